@@ -1,0 +1,3 @@
+"""Version, read by the build without importing kprune."""
+
+__version__ = "0.1.0"

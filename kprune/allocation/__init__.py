@@ -1,0 +1,17 @@
+"""Allocations: how many channels each group keeps, and which.
+
+`"global"`, `"uniform"`, a dictionary `{group name: share to remove}`, or any
+function `f(scores) -> priorities`.
+"""
+
+from kprune.allocation.api import allocate as allocate
+from kprune.allocation.api import check as check
+from kprune.allocation.api import get as get
+from kprune.allocation.api import names as names
+from kprune.allocation.base import Allocation as Allocation
+from kprune.allocation.base import Problem as Problem
+from kprune.allocation.base import RankedAllocation as RankedAllocation
+from kprune.allocation.base import register as register
+from kprune.allocation.manual import Manual as Manual
+from kprune.allocation.ranking import Global as Global
+from kprune.allocation.ranking import Uniform as Uniform

@@ -1,0 +1,148 @@
+"""From scores to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from kprune.allocation.base import Allocation
+from kprune.allocation.base import Problem
+from kprune.allocation.base import Vectors
+from kprune.allocation.base import check_reduce
+from kprune.allocation.base import pinned_reasons
+from kprune.allocation.base import registry
+from kprune.allocation.manual import Manual
+
+if TYPE_CHECKING:
+    from kprune.cost.model import CostModel
+    from kprune.graph import ChannelGraph
+
+DEFAULT_REDUCE = {"macs": 0.5}
+
+
+def get(identifier: Any) -> Allocation:
+    """Return an allocation.
+
+    Args:
+        identifier: `"global"`, `"uniform"` or another registered name, an
+            `Allocation`, a dictionary `{group name: share to remove}`, or a
+            function `f(scores) -> priorities`.
+
+    Returns:
+        An `Allocation`.
+
+    Raises:
+        ValueError: An unknown name; the message lists the known ones.
+    """
+    if isinstance(identifier, Mapping):
+        return Manual(identifier)
+    allocation: Allocation = registry.get(identifier)
+    return allocation
+
+
+def names() -> list[str]:
+    """Return all names that `get` knows."""
+    return registry.names
+
+
+def check(
+    graph: ChannelGraph, reduce: Any, allocation: Any, cost_model: CostModel
+) -> None:
+    """Raise now what `allocate` would raise at the whole target.
+
+    Args:
+        graph: The model's channels.
+        reduce: Share of each cost to remove, see `allocate`.
+        allocation: Name, object, dictionary or function, see `get`.
+        cost_model: Costs of `graph`.
+
+    Raises:
+        ValueError: Nothing can be pruned, the target is out of reach, or names
+            are unknown; the message says what to do.
+    """
+    allocation = get(allocation)
+    ones = {group.name: np.ones(group.size) for group in graph.prunable}
+    allocation.check(
+        _problem(graph, ones, reduce, allocation, cost_model, ones, 1.0)
+    )
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Vectors,
+    reduce: Any,
+    allocation: Any,
+    cost_model: CostModel,
+    alive: Mapping[str, np.ndarray] | None = None,
+    fraction: float = 1.0,
+) -> Vectors:
+    """Decide which channels are kept.
+
+    Args:
+        graph: The model's channels.
+        scores: For each prunable group's name `(size,)` scores, larger = keep.
+        reduce: Share of each cost to remove, `{"macs": 0.5}` or `{"params": 0.4}`
+            or both, counted against the unpruned model. `None` for half of the
+            MACs, and for nothing beyond a dictionary as `allocation`.
+        allocation: Name, object, dictionary or function, see `get`.
+        cost_model: Costs of `graph`.
+        alive: For each group's name `(size,)` masks; channels at 0 stay gone and
+            count as removed.
+        fraction: Share of the way to go now, from 0 to 1.
+
+    Returns:
+        For each prunable group's name a float32 mask `(size,)` of 0 and 1.
+
+    Raises:
+        ValueError: Nothing can be pruned, the target is out of reach, or names
+            are unknown; the message says what to do.
+
+    Example:
+
+    ```python
+    graph = kprune.trace(model)
+    scores = kprune.criteria.score_groups("l1", graph.prunable)
+    masks = kprune.allocation.allocate(
+        graph, scores, {"macs": 0.5}, "global", CostModel(graph)
+    )
+    ```
+    """
+    allocation = get(allocation)
+    living = {
+        group.name: np.asarray(
+            (alive or {}).get(group.name, np.ones(group.size))
+        )
+        != 0
+        for group in graph.prunable
+    }
+    kept = allocation.solve(
+        _problem(
+            graph, scores, reduce, allocation, cost_model, living, fraction
+        )
+    )
+    return {name: mask.astype("float32") for name, mask in kept.items()}
+
+
+def _problem(
+    graph: ChannelGraph,
+    scores: Vectors,
+    reduce: Any,
+    allocation: Allocation,
+    cost_model: CostModel,
+    alive: Vectors,
+    fraction: float,
+) -> Problem:
+    if not graph.prunable:
+        raise ValueError(
+            f"The model has no prunable channel. {pinned_reasons(graph)} Teach the "
+            "channel graph a custom layer with kprune.register_rule, or leave fewer "
+            "layers out with `skip`."
+        )
+    if reduce is None:
+        targets = {} if isinstance(allocation, Manual) else DEFAULT_REDUCE
+    else:
+        targets = check_reduce(reduce, cost_model.full)
+    return Problem(graph, cost_model, targets, scores, alive, fraction)

@@ -1,0 +1,267 @@
+"""What an allocation is: which channels each group keeps."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from kprune.allocation.solver import fits
+from kprune.allocation.solver import remove_until
+from kprune.registry import Registry
+from kprune.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from kprune.cost.model import CostModel
+    from kprune.graph import ChannelGraph
+
+Vectors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What has to be decided.
+
+    Args:
+        graph: The model's channels.
+        cost_model: Costs under any kept counts of `graph.prunable`.
+        reduce: Share of each cost that has to go in the end, `{"macs": 0.5}`;
+            empty where the allocation alone decides.
+        scores: For each prunable group's name `(size,)` scores, larger = keep.
+        alive: For each prunable group's name `(size,)` booleans; channels that
+            are gone already stay gone.
+        fraction: Share of the way to go now, from 0 to 1.
+    """
+
+    graph: ChannelGraph
+    cost_model: CostModel
+    reduce: Mapping[str, float]
+    scores: Vectors
+    alive: Vectors
+    fraction: float = 1.0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the prunable groups, in the order of all count vectors."""
+        return [group.name for group in self.graph.prunable]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """`(groups,)` channels of each prunable group before any pruning."""
+        return np.array([group.size for group in self.graph.prunable])
+
+    def ceilings(self, fraction: float | None = None) -> dict[str, float]:
+        """Return the highest cost allowed, for each key of `reduce`."""
+        share = self.fraction if fraction is None else fraction
+        full = self.cost_model.full
+        # A relative 1e-12, so that rounding does not cost a filter.
+        return {
+            key: float(full[key]) * (1.0 - share * goal + 1e-12)
+            for key, goal in self.reduce.items()
+        }
+
+
+class Allocation(abc.ABC):
+    """Decides which channels are kept so that a budget holds."""
+
+    @abc.abstractmethod
+    def check(self, problem: Problem) -> None:
+        """Raise if the whole target of `problem` is out of reach.
+
+        Scores are not looked at.
+        """
+
+    @abc.abstractmethod
+    def solve(self, problem: Problem) -> Vectors:
+        """Return, for each prunable group's name, `(size,)` booleans: kept."""
+
+
+class RankedAllocation(Allocation):
+    """Removes channels in the order of one ranking over all groups.
+
+    Args:
+        keep_min: Channels that each group keeps at least, 1 or more.
+        max_share: Largest share of a group's channels that may go.
+    """
+
+    restore: int | None = None
+    """How many channels per group may be put back against the ranking."""
+
+    def __init__(self, keep_min: int, max_share: float) -> None:
+        name = type(self).__name__
+        if (
+            isinstance(keep_min, bool)
+            or not isinstance(keep_min, int)
+            or keep_min < 1
+        ):
+            raise ValueError(
+                f"{name} needs a whole number, 1 or more, as `keep_min`: a group "
+                f"without channels cuts the model in two. Received: {keep_min!r}."
+            )
+        if not isinstance(max_share, numbers.Real) or not 0 < max_share <= 1:
+            raise ValueError(
+                f"{name} needs a share above 0, up to 1, as `max_share`. Received: "
+                f"{max_share!r}."
+            )
+        self.keep_min = keep_min
+        self.max_share = float(max_share)
+
+    @abc.abstractmethod
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        """Return, for each prunable group, `(size,)` values; lowest goes first."""
+
+    def floors(self, problem: Problem) -> np.ndarray:
+        """Return `(groups,)` channels that each group keeps at least."""
+        sizes = problem.sizes
+        removable = np.floor(self.max_share * sizes + 1e-9).astype(int)
+        return np.maximum(np.minimum(self.keep_min, sizes), sizes - removable)
+
+    def check(self, problem: Problem) -> None:
+        check_reachable(
+            problem,
+            self.floors(problem),
+            f"keep_min={self.keep_min} and max_share={self.max_share:g} of "
+            f"{type(self).__name__}",
+        )
+
+    def solve(self, problem: Problem) -> Vectors:
+        self.check(problem)
+        return solve_ranked(
+            problem,
+            self.priorities(problem),
+            self.floors(problem),
+            self.restore,
+        )
+
+
+def solve_ranked(
+    problem: Problem,
+    priorities: list[np.ndarray],
+    floors: np.ndarray,
+    restore: int | None,
+) -> Vectors:
+    """Run the budget solver on a problem; see `remove_until`."""
+    alive = [problem.alive[name].astype(bool) for name in problem.names]
+    living = np.array([int(a.sum()) for a in alive])
+    kept = remove_until(
+        priorities,
+        alive,
+        np.minimum(floors, living),
+        problem.cost_model.evaluate,
+        problem.ceilings(),
+        restore,
+    )
+    return dict(zip(problem.names, kept, strict=True))
+
+
+def check_reachable(problem: Problem, floors: np.ndarray, limits: str) -> None:
+    """Raise unless the target holds with all groups at their floors.
+
+    Args:
+        problem: The target.
+        floors: `(groups,)` smallest kept counts.
+        limits: What sets the floors, for the message.
+
+    Raises:
+        ValueError: The target is out of reach; the message says what is in reach
+            and why.
+    """
+    costs = problem.cost_model.evaluate(floors)
+    if fits(costs, problem.ceilings(1.0)):
+        return
+    full = problem.cost_model.full
+    most = {key: 1.0 - costs[key] / full[key] for key in problem.reduce}
+    wanted = ", ".join(f"{g:.1%} of the {k}" for k, g in problem.reduce.items())
+    reach = ", ".join(f"{r:.1%} of the {k}" for k, r in most.items())
+    lower = {
+        key: min(goal, math.floor(most[key] * 100) / 100)
+        for key, goal in problem.reduce.items()
+    }
+    raise ValueError(
+        f"Cannot remove {wanted}: at most {reach} can go, with every prunable group "
+        f"at the fewest channels allowed by {limits}. {pinned_reasons(problem.graph)} "
+        f"Ask for less, for example reduce={lower}, allow more per group with "
+        "kprune.allocation.Global(keep_min=1, max_share=1.0), or unpin channels."
+    )
+
+
+def pinned_reasons(graph: ChannelGraph) -> str:
+    """Return one sentence on what cannot be pruned and why."""
+    coverage = graph.coverage
+    if not coverage.pinned:
+        return "No channel is pinned."
+    reasons = "; ".join(f"{n}: {why}" for why, n in coverage.reasons.items())
+    return f"{coverage.pinned} of {coverage.total} channels are pinned ({reasons})."
+
+
+def check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
+    """Return `reduce` if it is well formed.
+
+    Args:
+        reduce: Share of each cost to remove, `{"macs": 0.5}`.
+        known: Costs that can be reduced, by name.
+
+    Raises:
+        TypeError: It is no dictionary.
+        ValueError: An unknown cost, or a share outside (0, 1).
+    """
+    if not isinstance(reduce, Mapping) or not reduce:
+        raise TypeError(
+            "`reduce` says which share of which cost to remove, for example "
+            f'reduce={{"macs": 0.5}} for half of the MACs. Received: {reduce!r}.'
+        )
+    for key, share in reduce.items():
+        if key not in known:
+            raise ValueError(
+                f"Cannot reduce {key!r}. {did_you_mean(key, known)}"
+            )
+        if (
+            isinstance(share, bool)
+            or not isinstance(share, numbers.Real)
+            or not 0 < share < 1
+        ):
+            percent = isinstance(share, numbers.Real) and 1 < share < 100
+            hint = f" Did you mean {share / 100:g}?" if percent else ""
+            raise ValueError(
+                f"`reduce` needs the share of the {key} to remove, a number between "
+                f"0 and 1. Received: {share!r}.{hint}"
+            )
+    return {key: float(share) for key, share in reduce.items()}
+
+
+class FunctionAllocation(RankedAllocation):
+    """A plain function `f(scores) -> priorities` as an allocation.
+
+    Args:
+        function: Takes the scores, `{group name: (size,)}`; returns values that
+            compare across groups, in the same form. The lowest go first.
+    """
+
+    def __init__(self, function: Callable[[Vectors], Vectors]) -> None:
+        super().__init__(keep_min=1, max_share=1.0)
+        self.function = function
+
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        result = self.function(dict(problem.scores))
+        name = getattr(self.function, "__name__", repr(self.function))
+        vectors = []
+        for group in problem.graph.prunable:
+            vector = np.asarray(result[group.name], dtype="float64")
+            if vector.shape != (group.size,) or not np.isfinite(vector).all():
+                raise ValueError(
+                    f"The allocation function {name} must return {group.size} finite "
+                    f"numbers for group '{group.name}'. Received: {vector!r}."
+                )
+            vectors.append(vector)
+        return vectors
+
+
+registry = Registry("allocation", Allocation, FunctionAllocation)
+register = registry.register

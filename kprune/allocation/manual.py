@@ -1,0 +1,125 @@
+"""Shares by hand."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+
+import numpy as np
+
+from kprune.allocation.base import Allocation
+from kprune.allocation.base import Problem
+from kprune.allocation.base import Vectors
+from kprune.allocation.base import check_reachable
+from kprune.allocation.base import solve_ranked
+from kprune.allocation.ranking import Global
+from kprune.registry import did_you_mean
+
+
+class Manual(Allocation):
+    """A given share of some groups; the others follow the target, if there is one.
+
+    Args:
+        shares: For a group's name the share of its channels to remove, from 0 to
+            below 1, rounded to the nearest filter. 0 leaves the group whole.
+        others: What the groups without a share do to reach the target; they stay
+            whole where no target is given.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, allocation={"conv1": 0.25, "conv2": 0.5})
+    # Leave conv1 whole, and take 40 % of the MACs from the others:
+    masked = kprune.prune(model, reduce={"macs": 0.4}, allocation={"conv1": 0.0})
+    ```
+    """
+
+    def __init__(
+        self, shares: Mapping[str, float], others: Global | None = None
+    ) -> None:
+        if not shares:
+            raise ValueError(
+                "An allocation by hand needs at least one group, for example "
+                'allocation={"conv1": 0.5}. Received an empty dictionary.'
+            )
+        for name, share in shares.items():
+            number = isinstance(share, numbers.Real) and not isinstance(
+                share, bool
+            )
+            if not number or not 0 <= share < 1:
+                raise ValueError(
+                    "The share to remove must be a number from 0 to below 1. "
+                    f"Received {share!r} for group {name!r}."
+                )
+        self.shares = {name: float(share) for name, share in shares.items()}
+        self.others = Global() if others is None else others
+
+    def check(self, problem: Problem) -> None:
+        known = problem.names
+        for name in self.shares:
+            if name in known:
+                continue
+            pinned = {
+                g.name: g.pinned for g in problem.graph.groups if g.pinned
+            }
+            if name in pinned:
+                raise ValueError(
+                    f"Group {name!r} cannot be pruned: {pinned[name]}. Leave it out "
+                    f"of the allocation. Prunable are: {', '.join(map(repr, known))}."
+                )
+            raise ValueError(
+                f"The allocation names the group {name!r}, which the model does not "
+                f"have. {did_you_mean(name, known)}"
+            )
+        if problem.reduce:
+            check_reachable(
+                problem,
+                self._floors(problem, 1.0),
+                "the shares given by hand and, in the other groups, "
+                f"keep_min={self.others.keep_min} and "
+                f"max_share={self.others.max_share:g}",
+            )
+
+    def solve(self, problem: Problem) -> Vectors:
+        self.check(problem)
+        kept = {}
+        for name, size in zip(problem.names, problem.sizes, strict=True):
+            alive = problem.alive[name].astype(bool)
+            remove = (
+                self._removed(name, size, problem.fraction) - (~alive).sum()
+            )
+            living = np.flatnonzero(alive)
+            order = living[
+                np.argsort(problem.scores[name][living], kind="stable")
+            ]
+            alive[order[: max(0, remove)]] = False
+            kept[name] = alive
+        if not problem.reduce:
+            return kept
+        rest = Problem(
+            problem.graph,
+            problem.cost_model,
+            problem.reduce,
+            problem.scores,
+            kept,
+            problem.fraction,
+        )
+        return solve_ranked(
+            rest,
+            self.others.priorities(rest),
+            self._floors(rest, problem.fraction),
+            self.others.restore,
+        )
+
+    def _removed(self, name: str, size: int, fraction: float) -> int:
+        share = self.shares.get(name, 0.0) * fraction
+        return min(int(share * size + 0.5), size - 1)
+
+    def _floors(self, problem: Problem, fraction: float) -> np.ndarray:
+        floors = self.others.floors(problem)
+        for i, (name, size) in enumerate(
+            zip(problem.names, problem.sizes, strict=True)
+        ):
+            if name in self.shares:
+                floors[i] = size - self._removed(name, size, fraction)
+        return floors

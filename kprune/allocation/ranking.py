@@ -1,0 +1,123 @@
+"""Allocations by one ranking: the same share everywhere, or one threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kprune.allocation.base import Problem
+from kprune.allocation.base import RankedAllocation
+from kprune.allocation.base import register
+from kprune.registry import did_you_mean
+
+
+@register("uniform")
+class Uniform(RankedAllocation):
+    """The same share of every group, up to one filter.
+
+    Args:
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, reduce={"macs": 0.5}, allocation="uniform")
+    ```
+    """
+
+    # More would undo the equal shares in groups whose filters cost little.
+    restore = 1
+
+    def __init__(self, keep_min: int = 1, max_share: float = 1.0) -> None:
+        super().__init__(keep_min, max_share)
+
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        vectors = []
+        for name in problem.names:
+            scores, alive = (
+                problem.scores[name],
+                problem.alive[name].astype(bool),
+            )
+            living = np.flatnonzero(alive)
+            order = living[np.argsort(scores[living], kind="stable")]
+            gone = len(scores) - len(living)
+            # The share at which a channel goes, rounded to the nearest filter.
+            shares = np.zeros(len(scores))
+            shares[order] = (gone + np.arange(len(order)) + 0.5) / len(scores)
+            vectors.append(shares)
+        return vectors
+
+
+@register("global")
+class Global(RankedAllocation):
+    """One threshold over all groups, on scores normalised inside each group.
+
+    Args:
+        normalize: What makes the scores of different groups comparable:
+            `"mean"` (score / mean of the group), `"max"`, `"l2"`, `"minmax"`
+            (0 to 1), `"zscore"`, `"rank"` (0 to 1 by position) or `"none"`.
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go. The default
+            keeps a tenth, since one threshold can otherwise thin out a group to
+            a single channel that starves all layers behind it.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model,
+        criterion="taylor",
+        data=(x_train[:512], y_train[:512]),
+        allocation=kprune.allocation.Global(normalize="none"),
+    )
+    ```
+    """
+
+    def __init__(
+        self, normalize: str = "mean", keep_min: int = 1, max_share: float = 0.9
+    ) -> None:
+        super().__init__(keep_min, max_share)
+        if normalize not in _NORMALIZATIONS:
+            raise ValueError(
+                f"Unknown normalization {normalize!r}. "
+                f"{did_you_mean(normalize, _NORMALIZATIONS)}"
+            )
+        self.normalize = normalize
+
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        normalize = _NORMALIZATIONS[self.normalize]
+        vectors = []
+        for name in problem.names:
+            scores, alive = (
+                problem.scores[name],
+                problem.alive[name].astype(bool),
+            )
+            values = np.zeros(len(scores))
+            if alive.any():
+                values[alive] = normalize(scores[alive])
+            vectors.append(values)
+        return vectors
+
+
+def _divide(scores: np.ndarray, by: float) -> np.ndarray:
+    """Divide; a group whose scores do not differ from 0 stays at 0."""
+    return scores / by if by else np.zeros_like(scores)
+
+
+def _rank(scores: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(scores, kind="stable")] = np.arange(len(scores))
+    return (ranks + 0.5) / len(scores)
+
+
+_NORMALIZATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda s: _divide(s, np.abs(s).mean()),
+    "max": lambda s: _divide(s, np.abs(s).max()),
+    "l2": lambda s: _divide(s, float(np.linalg.norm(s))),
+    "minmax": lambda s: _divide(s - s.min(), np.ptp(s)),
+    "zscore": lambda s: _divide(s - s.mean(), s.std()),
+    "rank": _rank,
+    "none": lambda s: s,
+}

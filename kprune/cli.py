@@ -1,0 +1,57 @@
+"""The `kprune` command line."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from kprune.__about__ import __version__
+from kprune.commands.bench import bench
+from kprune.commands.demo import demo
+from kprune.commands.export import export
+from kprune.commands.inspect import inspect
+from kprune.commands.prune import prune
+
+app = typer.Typer(
+    name="kprune",
+    help="Structured (filter) pruning for Keras 3: smaller, faster models.",
+    epilog="Example: kprune inspect model.keras",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (demo, inspect, prune, export, bench):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Runs the command line; the entry point of the `kprune` script."""
+    # TensorFlow's start-up notes would stand between the lines of a report.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app()

@@ -1,0 +1,54 @@
+"""What the commands share: common options and how errors are told."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+Result = TypeVar("Result")
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="On failure, print the whole traceback.")
+]
+
+
+def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Makes a command end in one line on standard error and exit code 1.
+
+    With `--debug` the traceback comes first. typer itself answers wrong usage
+    with exit code 2 before the command runs.
+
+    Args:
+        command: Function with a keyword argument `debug`.
+
+    Returns:
+        Function with the same signature.
+
+    Example:
+
+    ```python
+    @app.command()
+    @one_line_errors
+    def inspect(model: Path, debug: Debug = False) -> None: ...
+    ```
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: object, **kwargs: object) -> Result:
+        try:
+            return command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            message = " ".join(str(error).split()) or type(error).__name__
+            print(f"kprune: error: {message}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return guarded

@@ -1,0 +1,163 @@
+"""What the consumers of a channel see of it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import describe
+from kprune.criteria.base import register
+from kprune.criteria.data import as_source
+from kprune.criteria.data import check_steps
+from kprune.criteria.data import require_data
+from kprune.masking import filter_masks
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.graph import Member
+
+
+class _ActivationCriterion(Criterion):
+    """Means over samples and positions of what the consumers of a channel read."""
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = check_steps(steps, type(self).__name__)
+
+    @abc.abstractmethod
+    def statistic(self, activations: Any) -> Any:
+        """Return, element by element, what is averaged."""
+
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        require_data(data, describe(self))
+
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        observers = self._observe(groups, model, data)
+        scores = {}
+        for group in groups:
+            seen = [
+                observers[id(m.layer)].channels(m)
+                for m in _readers(group)
+                if id(m.layer) in observers
+            ]
+            if not seen:
+                raise ValueError(
+                    f"Criterion {describe(self)} found no layer that reads the "
+                    f"channels of group '{group.name}'. Leave its layers out with "
+                    "kprune.wrap(model, skip=[...]), or choose another criterion, "
+                    'for example criterion="l1".'
+                )
+            scores[group.name] = np.mean(seen, axis=0)
+        return scores
+
+    def _observe(
+        self, groups: Sequence[Group], model: Any, data: Any
+    ) -> dict[int, _Observer]:
+        """Run the model on the data; return what each reading layer saw."""
+        axes: dict[int, set[int]] = {}
+        for group in groups:
+            for member in _readers(group):
+                axes.setdefault(id(member.layer), set()).add(
+                    member.feature_axis
+                )
+        wrappers = [w for w in filter_masks(model) if id(w.layer) in axes]
+        observers = {
+            id(w.layer): _Observer(self.statistic, axes[id(w.layer)])
+            for w in wrappers
+        }
+        try:
+            for wrapper in wrappers:
+                wrapper.observer = observers[id(wrapper.layer)]
+            for x, _, _ in as_source(data).batches(self.steps):
+                model(x, training=False)
+        finally:
+            for wrapper in wrappers:
+                wrapper.observer = None
+        return {key: seen for key, seen in observers.items() if seen.called}
+
+
+@register("activation")
+class Activation(_ActivationCriterion):
+    """Mean absolute activation of a channel.
+
+    Averaged over samples and positions, and over the layers that read the
+    channel. Needs `data`; targets are not looked at.
+
+    Args:
+        steps: Batches to run; `None` for all.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion="activation", data=x_train[:512])
+    ```
+    """
+
+    def statistic(self, activations: Any) -> Any:
+        return ops.abs(activations)
+
+
+@register("apoz")
+class APoZ(_ActivationCriterion):
+    """Share of a channel's activations that are not zero.
+
+    One minus the "average percentage of zeros" of "Network Trimming" (Hu et al.,
+    arXiv 1607.03250). Of use behind activations that give exact zeros, such as
+    ReLU. Needs `data`; targets are not looked at.
+
+    Args:
+        steps: Batches to run; `None` for all.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion="apoz", data=x_train[:512])
+    ```
+    """
+
+    def statistic(self, activations: Any) -> Any:
+        return ops.cast(ops.not_equal(activations, 0), "float32")
+
+
+class _Observer:
+    """Running means along some axes of what one layer reads."""
+
+    def __init__(self, statistic: Any, axes: set[int]) -> None:
+        self._statistic = statistic
+        self._sums: dict[int, Any] = dict.fromkeys(axes, 0.0)
+        self._counts = dict.fromkeys(axes, 0)
+
+    @property
+    def called(self) -> bool:
+        return all(self._counts.values())
+
+    def __call__(self, inputs: Any) -> None:
+        first = keras.tree.flatten(inputs)[0]
+        # float16 sums overflow.
+        values = self._statistic(ops.cast(first, "float32"))
+        for axis in self._sums:
+            others = [a for a in range(values.ndim) if a != axis % values.ndim]
+            total = ops.convert_to_numpy(ops.sum(values, axis=others))
+            self._sums[axis] = self._sums[axis] + total.astype("float64")
+            self._counts[axis] += int(
+                np.prod([values.shape[a] for a in others])
+            )
+
+    def channels(self, member: Member) -> np.ndarray:
+        """Return the means of a group's channels, `(group.size,)`."""
+        axis = member.feature_axis
+        means = self._sums[axis] / self._counts[axis]
+        return means[member.index].mean(axis=1)
+
+
+def _readers(group: Group) -> list[Any]:
+    return [m for m in group.consumers if m.feature_axis is not None]

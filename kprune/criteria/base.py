@@ -1,0 +1,220 @@
+"""What a criterion is: scores per channel, larger = keep."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.registry import Registry
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+Scores = dict[str, np.ndarray]
+
+
+class Criterion(abc.ABC):
+    """Tells how much each channel of each group matters; larger = keep."""
+
+    @abc.abstractmethod
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        """Raise now what `scores` would lack later.
+
+        Args:
+            model: The masked model, or `None` if there is none.
+            data: What the user gave as `data=`.
+        """
+
+    @abc.abstractmethod
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        """Return the scores, a vector `(group.size,)` for each group's name.
+
+        Args:
+            groups: Groups of channels to score.
+            model: The masked model whose groups these are.
+            data: What the user gave as `data=`.
+        """
+
+
+class GroupCriterion(Criterion):
+    """A criterion that looks at one group's weights and at nothing else."""
+
+    @abc.abstractmethod
+    def score(self, group: Group) -> np.ndarray:
+        """Return the scores `(group.size,)` of one group; larger = keep."""
+
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        return None
+
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        return {group.name: self.score(group) for group in groups}
+
+
+class FunctionCriterion(GroupCriterion):
+    """A plain function `f(group) -> scores` as a criterion.
+
+    Args:
+        function: Takes a group, returns a vector `(group.size,)`.
+    """
+
+    def __init__(self, function: Callable[[Group], np.ndarray]) -> None:
+        self.function = function
+
+    def score(self, group: Group) -> np.ndarray:
+        return self.function(group)
+
+
+_registry = Registry("criterion", Criterion, FunctionCriterion)
+register = _registry.register
+
+
+def get(identifier: Any) -> Criterion:
+    """Return a criterion.
+
+    Args:
+        identifier: A registered name such as `"l1"`, a `Criterion`, or a function
+            `f(group) -> scores (group.size,)`, larger = keep.
+
+    Returns:
+        A `Criterion`.
+
+    Raises:
+        ValueError: An unknown name; the message lists the known ones.
+
+    Example:
+
+    >>> kprune.criteria.get("l1")
+    <kprune.criteria.magnitude.L1 object at ...>
+    """
+    return _registry.get(identifier)
+
+
+def names() -> list[str]:
+    """Return all names that `get` knows."""
+    return _registry.names
+
+
+def filters(group: Group) -> np.ndarray:
+    """Return what produces each channel of a group, without the biases.
+
+    Args:
+        group: A group of channels.
+
+    Returns:
+        float64 array `(group.size, d)`: the filters of all producers, flattened
+        and put side by side. `d` is 0 for channels that nothing produces, such
+        as those of a zero padding.
+    """
+    kernels = [m.matrix() for m in group.producers if m.name != "bias"]
+    empty = np.zeros((group.size, 0))
+    return np.concatenate(
+        [empty, *(k.astype("float64") for k in kernels)], axis=1
+    )
+
+
+def describe(criterion: Criterion) -> str:
+    """Return how messages call a criterion."""
+    if isinstance(criterion, FunctionCriterion):
+        return getattr(criterion.function, "__name__", repr(criterion.function))
+    return type(criterion).__name__
+
+
+def score_groups(
+    criterion: Any,
+    groups: Sequence[Group],
+    model: keras.Model | None = None,
+    data: Any = None,
+    alive: Mapping[str, np.ndarray] | None = None,
+) -> Scores:
+    """Score channels and check the result.
+
+    Args:
+        criterion: Name, object or function, see `get`.
+        groups: Groups to score, for example `graph.prunable`.
+        model: The masked model; data-driven criteria run it.
+        data: Samples for data-driven criteria: arrays `x` or `(x, y)`, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+        alive: For each group's name a vector `(size,)`, 0 for channels that are
+            gone. Their scores are not looked at.
+
+    Returns:
+        For each group's name float64 scores `(size,)`; 0 where not alive.
+
+    Raises:
+        ValueError: Scores of a wrong shape, NaN or infinite ones.
+
+    Example:
+
+    >>> graph = kprune.trace(model)
+    >>> kprune.criteria.score_groups("l2", graph.prunable)["conv1"].shape
+    (32,)
+    """
+    criterion = get(criterion)
+    criterion.check(model, data)
+    raw = criterion.scores(groups, model, data)
+    alive = alive or {}
+    return {
+        group.name: _checked(
+            raw[group.name],
+            group,
+            describe(criterion),
+            np.asarray(alive.get(group.name, np.ones(group.size))) != 0,
+        )
+        for group in groups
+    }
+
+
+def _checked(
+    scores: Any, group: Group, criterion: str, alive: np.ndarray
+) -> np.ndarray:
+    try:
+        vector = np.array(keras.ops.convert_to_numpy(scores), dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Criterion {criterion} must return one number per channel, a vector of "
+            f"shape ({group.size},) for group '{group.name}'. It returned "
+            f"{scores!r}."
+        ) from error
+    if vector.shape != (group.size,):
+        raise ValueError(
+            f"Criterion {criterion} must return one number per channel, a vector of "
+            f"shape ({group.size},) for group '{group.name}'. It returned shape "
+            f"{vector.shape}. Reduce over all axes but the channels', for example "
+            "`member.matrix().sum(axis=1)`."
+        )
+    vector[~alive] = 0.0
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if bad.size:
+        raise ValueError(
+            f"Criterion {criterion} gave {vector[bad[0]]} for {bad.size} of "
+            f"{group.size} channels of group '{group.name}' (first: channel "
+            f"{bad[0]}). {_blame(group)}"
+        )
+    return vector
+
+
+def _blame(group: Group) -> str:
+    for member in group.members:
+        if not np.isfinite(member.matrix().astype("float64")).all():
+            return (
+                f"The weight '{member.name}' of layer '{member.layer.name}' holds "
+                "NaN or infinite values: training has diverged. Lower the learning "
+                "rate or add keras.callbacks.TerminateOnNaN(), and start again from "
+                "weights that are finite."
+            )
+    return (
+        "The weights are finite, so the criterion or its data is at fault: look for "
+        "NaN in the data, divisions by 0 and logarithms of 0, or choose another "
+        'criterion, for example criterion="l1".'
+    )

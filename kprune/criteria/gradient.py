@@ -1,0 +1,118 @@
+"""How much the loss changes when a channel goes, to first order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import describe
+from kprune.criteria.base import register
+from kprune.criteria.data import as_source
+from kprune.criteria.data import check_steps
+from kprune.criteria.data import require_data
+from kprune.criteria.probe import GradientProbe
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+
+@register("taylor")
+class Taylor(Criterion):
+    """Squared first-order change of the loss when a channel is removed.
+
+    `mean over batches of (sum of weight * gradient) ** 2`, the sum taken over all
+    weights that go with the channel: filters, biases, scales and offsets, and
+    what reads it. The gradient is that of the compiled loss without penalties,
+    in inference mode. Needs a compiled model and `data` with targets. From
+    "Importance Estimation for Neural Network Pruning" (Molchanov et al.,
+    arXiv 1906.10771).
+
+    Args:
+        steps: Batches to use; `None` for all.
+
+    Example:
+
+    ```python
+    model.compile(loss="sparse_categorical_crossentropy")
+    masked = kprune.prune(
+        model, criterion="taylor", data=(x_train[:512], y_train[:512])
+    )
+    ```
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = check_steps(steps, type(self).__name__)
+        self._probes: weakref.WeakKeyDictionary[Any, GradientProbe] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        require_data(data, describe(self))
+        if (
+            model is None
+            or not model.compiled
+            or getattr(model, "loss", None) is None
+        ):
+            raise ValueError(
+                "Criterion Taylor needs the gradient of the loss, but the model is "
+                "not compiled with one. Call model.compile(loss=...) first; a model "
+                "with its own train_step needs it too, for the scores."
+            )
+
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        probe = self._probe(model)
+        sums = {group.name: np.zeros(group.size) for group in groups}
+        count = 0
+        for x, y, weight in as_source(data).batches(self.steps):
+            if y is None:
+                raise ValueError(
+                    "Criterion Taylor needs targets for the loss, but `data` has "
+                    "inputs alone. Pass (x, y)."
+                )
+            changes = _first_order(groups, probe(x, y, weight))
+            for name, change in changes.items():
+                sums[name] += change**2
+            count += 1
+        return {name: total / count for name, total in sums.items()}
+
+    def _probe(self, model: Any) -> GradientProbe:
+        """Return the model's probe; making one compiles a training step."""
+        probe = self._probes.get(model)
+        if probe is None or probe.loss is not model.loss:
+            probe = self._probes[model] = GradientProbe(model)
+        return probe
+
+
+def _first_order(
+    groups: Sequence[Group], gradients: Mapping[int, np.ndarray]
+) -> Scores:
+    """Return, per channel, the sum of weight * gradient over its weights."""
+    products: dict[int, np.ndarray] = {}
+    changes = {}
+    for group in groups:
+        total = np.zeros(group.size)
+        for member in group.members:
+            key = id(member.variable)
+            if member.role == "statistic" or key not in gradients:
+                continue
+            if key not in products:
+                value = ops.convert_to_numpy(member.variable)
+                products[key] = value.astype("float64") * gradients[key]
+            others = tuple(
+                a for a in range(products[key].ndim) if a != member.axis
+            )
+            along = products[key].sum(axis=others)
+            total += along[member.index].sum(axis=1)
+        changes[group.name] = total
+    return changes

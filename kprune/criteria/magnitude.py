@@ -1,0 +1,51 @@
+"""Norms of filters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kprune.criteria.base import GroupCriterion
+from kprune.criteria.base import filters
+from kprune.criteria.base import register
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+
+@register("l1")
+class L1(GroupCriterion):
+    """Sum of a filter's absolute weights.
+
+    Where several layers produce a channel, as in a residual stage, their filters
+    are put together to one vector. From "Pruning Filters for Efficient ConvNets"
+    (Li et al., arXiv 1608.08710).
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion="l1", reduce={"macs": 0.5})
+    ```
+    """
+
+    def score(self, group: Group) -> np.ndarray:
+        return np.abs(filters(group)).sum(axis=1)
+
+
+@register("l2")
+class L2(GroupCriterion):
+    """Euclidean length of a filter.
+
+    Where several layers produce a channel, their filters are put together to one
+    vector. As in soft filter pruning (He et al., arXiv 1808.06866).
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion="l2", reduce={"macs": 0.5})
+    ```
+    """
+
+    def score(self, group: Group) -> np.ndarray:
+        return np.linalg.norm(filters(group), axis=1)

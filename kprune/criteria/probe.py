@@ -1,0 +1,184 @@
+"""Gradients on any backend, without touching the model.
+
+Keras has no backend-free gradient function. But `train_on_batch` works on every
+backend and hands the gradients to the optimizer, so a second model over the same
+layers is given an optimizer that writes them down instead of applying them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+LOSS_SCALE = 2.0**12
+"""First loss scale tried under mixed_float16, as against underflow."""
+
+
+class Recorder(keras.optimizers.Optimizer):
+    """An optimizer that keeps the gradients and changes no weight.
+
+    Args:
+        loss_scale: Factor on the loss, so that float16 gradients do not vanish.
+    """
+
+    def __init__(self, loss_scale: float = 1.0) -> None:
+        super().__init__(learning_rate=0.0, name="recorder")
+        self._scale = loss_scale
+        self.gradients: list[Any] = []
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.gradients = [
+            self.add_variable_from_reference(v, name="gradient")
+            for v in variables
+        ]
+
+    def scale_loss(self, loss: Any) -> Any:
+        return loss * self._scale
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if trainable_variables is not None:
+            self.build(list(trainable_variables))
+        for gradient, slot in zip(grads, self.gradients, strict=True):
+            if gradient is None:
+                slot.assign(ops.zeros_like(slot))
+            else:
+                slot.assign(ops.convert_to_tensor(gradient, dtype=slot.dtype))
+        self.iterations.assign_add(1)
+
+
+class _Probe(keras.Model):
+    """The same layers in inference mode, with the compiled loss alone."""
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return super().call(inputs, training=False, mask=mask)
+
+    @property
+    def losses(self) -> list[Any]:
+        return []
+
+
+class GradientProbe:
+    """Gradients of a compiled model's loss with respect to all its weights.
+
+    The model runs in inference mode: with the batch statistics of training mode
+    the loss does not change when a filter before a BatchNormalization is scaled,
+    so that weight times gradient would sum to 0 there. Penalties on weights are
+    left out. Frozen layers are included.
+
+    Args:
+        model: A compiled functional model.
+
+    Example:
+
+    ```python
+    probe = GradientProbe(model)
+    gradients = probe(x, y)
+    gradients[id(model.get_layer("conv1").kernel)]
+    ```
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.loss = model.loss
+        self._user_model = weakref.ref(model)
+        inputs, outputs = _structures(model)
+        self._probe = _Probe(inputs=inputs, outputs=outputs)
+        self._variables: list[Any] = []
+        layers = model._flatten_layers()
+        float16 = any(layer.compute_dtype == "float16" for layer in layers)
+        self._scale = LOSS_SCALE if float16 else 1.0
+        self._compile()
+
+    def _compile(self) -> None:
+        model = self._user_model()
+        self._probe.compile(
+            optimizer=Recorder(self._scale),
+            loss=model.loss,
+            loss_weights=model._compile_loss._user_loss_weights,
+            jit_compile=model.jit_compile,
+            run_eagerly=model.run_eagerly,
+            auto_scale_loss=False,
+        )
+
+    def __call__(
+        self, x: Any, y: Any, sample_weight: Any = None
+    ) -> dict[int, np.ndarray]:
+        """Return the gradients of the mean loss of one batch.
+
+        Args:
+            x: Inputs, as for `train_on_batch`.
+            y: Targets.
+            sample_weight: Weights of the samples.
+
+        Returns:
+            For the `id` of each weight its gradient, a NumPy array.
+        """
+        with _unchanged(self._user_model()):
+            while True:
+                gradients = self._record(x, y, sample_weight)
+                finite = all(np.isfinite(g).all() for g in gradients.values())
+                if finite or self._scale <= 1.0:
+                    return gradients
+                self._scale = max(1.0, self._scale / 16)
+                self._compile()
+
+    def _record(
+        self, x: Any, y: Any, sample_weight: Any
+    ) -> dict[int, np.ndarray]:
+        recorder = self._probe.optimizer
+        if not recorder.built:
+            self._variables = list(self._probe.trainable_variables)
+            recorder.build(self._variables)
+        self._probe.train_on_batch(x, y, sample_weight=sample_weight)
+        return {
+            id(variable): _numpy(gradient) / self._scale
+            for variable, gradient in zip(
+                self._variables, recorder.gradients, strict=True
+            )
+        }
+
+
+@contextlib.contextmanager
+def _unchanged(model: Any) -> Iterator[None]:
+    """Let all weights learn; afterwards restore flags and all other state."""
+    layers = list(model._flatten_layers())
+    flags = [layer.trainable for layer in layers]
+    variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}
+    variable_flags = [(v, v.trainable) for v in variables.values()]
+    model.trainable = True
+    state = [(v, _numpy(v)) for v in variables.values() if not v.trainable]
+    try:
+        yield
+    finally:
+        # A layer's setter reaches the layers inside it: outer ones come first.
+        for layer, flag in zip(layers, flags, strict=True):
+            layer.trainable = flag
+        for variable, trainable in variable_flags:
+            variable.trainable = trainable
+        for variable, value in state:
+            if not np.array_equal(_numpy(variable), value, equal_nan=True):
+                variable.assign(value)
+
+
+def _structures(model: Any) -> tuple[Any, Any]:
+    """Return the symbolic inputs and outputs, nested as the model has them."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
+def _numpy(value: Any) -> np.ndarray:
+    array = ops.convert_to_numpy(value)
+    # bfloat16 is foreign to most of NumPy.
+    small = array.dtype.kind not in "fiub" or array.dtype.itemsize < 4
+    return (
+        array.astype("float32") if small and array.dtype.kind != "b" else array
+    )

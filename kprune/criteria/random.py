@@ -1,0 +1,43 @@
+"""Chance, the baseline every criterion has to beat."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kprune.criteria.base import GroupCriterion
+from kprune.criteria.base import register
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+
+@register("random")
+class Random(GroupCriterion):
+    """Uniformly random scores that depend on the seed and the group's name alone.
+
+    The same seed gives the same scores in every epoch and after a restart.
+
+    Args:
+        seed: A whole number, 0 or more.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion=kprune.criteria.Random(seed=3))
+    ```
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(
+                f"Random needs a whole number, 0 or more, as `seed`. "
+                f"Received: {seed!r}."
+            )
+        self.seed = seed
+
+    def score(self, group: Group) -> np.ndarray:
+        name = zlib.crc32(group.name.encode())
+        return np.random.default_rng([self.seed, name]).random(group.size)

@@ -1,0 +1,238 @@
+"""`export`: one call for every format, verified."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.export import onnx  # noqa: F401  (they register formats)
+from kprune.export import saved  # noqa: F401  (they register formats)
+from kprune.export import tflite  # noqa: F401  (they register formats)
+from kprune.export.atomic import atomic_file
+from kprune.export.atomic import atomic_folder
+from kprune.export.atomic import check_parent
+from kprune.export.differences import Difference
+from kprune.export.differences import compare_outputs
+from kprune.export.formats import Format
+from kprune.export.formats import Job
+from kprune.export.formats import check_backend
+from kprune.export.formats import format_for
+from kprune.export.operators import Operators
+from kprune.export.precision import float32_compute
+from kprune.export.precision import reduced_precision
+from kprune.export.report import ExportReport
+from kprune.export.report import path_size
+from kprune.export.samples import collect_samples
+from kprune.export.samples import random_samples
+from kprune.export.signature import ModelSignature
+from kprune.registry import did_you_mean
+
+logger = logging.getLogger("kprune")
+
+_FEW_CALIBRATION_SAMPLES = 20
+
+
+class VerificationError(ValueError):
+    """An exported file computes something else than the Keras model.
+
+    Args:
+        message: What differs, by how much, and the way out.
+        difference: The measured difference.
+    """
+
+    def __init__(self, message: str, difference: Difference) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    quantize: str | None = None,
+    calibration: Any = None,
+    tolerance: float | None = None,
+    samples: int = 64,
+    **options: Any,
+) -> ExportReport:
+    """Write a model for deployment and verify that it computes the same.
+
+    The suffix of `path` chooses the format: `.tflite`, `.onnx`, `.keras`, or
+    none for a SavedModel folder. The file is loaded on the runtime made for it
+    and compared with Keras before it appears under its name; if anything fails,
+    nothing appears and an existing file keeps its content.
+
+    A masked model is rebuilt into its compact form first. A model that computes
+    in mixed precision or float64 is written to `.tflite` and `.onnx` in float32,
+    from its float32 variables, and compared with Keras computing in float32.
+
+    Args:
+        model: Functional or Sequential model, masked or not.
+        path: File or folder to write. Its parent folder must exist.
+        quantize: For `.tflite`: None for float32; `"float16"` weights;
+            `"dynamic"` for int8 weights; `"int8"` for int8 weights and
+            activations, which needs `calibration`.
+        calibration: Real inputs: arrays (a list or dictionary of them for
+            several inputs), a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+            generator of batches, with or without targets. At most 512 samples
+            are read. They calibrate int8 and serve to verify any format.
+        tolerance: Largest accepted output difference relative to the output's
+            largest magnitude. By default 1e-4, 1e-2 for float16, and no limit
+            for `"dynamic"` and `"int8"`. `math.inf` accepts any difference.
+        samples: Number of verification samples; random ones (seeded) if there is
+            no calibration data.
+        **options: Options of the format. `.tflite`: `batch_size` (1; None makes
+            it dynamic), `io_dtype` (`"float32"`, or `"int8"`), `select_tf_ops`
+            (False). `.onnx`: `opset` (None: tf2onnx's default), `batch_size`
+            (None: dynamic).
+
+    Returns:
+        Size, differences, operators and everything else that was measured.
+
+    Raises:
+        ValueError: If an argument does not fit or the model cannot be converted.
+        VerificationError: If the difference is larger than `tolerance`.
+        RuntimeError: If the format needs the TensorFlow backend of Keras.
+        ImportError: If the format needs a package that is missing.
+
+    Example:
+
+    ```python
+    report = kprune.export(
+        compact, "model.tflite", quantize="int8", calibration=x_train[:256]
+    )
+    print(report)
+    ```
+    """
+    path = Path(path)
+    chosen = format_for(path)
+    settings = _check(chosen, quantize, samples, options)
+    check_parent(path)
+    if quantize == "int8" and calibration is None:
+        raise ValueError(
+            '`quantize="int8"` needs representative inputs to choose the ranges of '
+            "activations. Pass 100 to 500 of them: "
+            "export(..., calibration=x_train[:256])."
+        )
+    check_backend(chosen)
+    model, rebuilt = _compact(model)
+    signature = ModelSignature(model)
+    data = (
+        None if calibration is None else collect_samples(signature, calibration)
+    )
+    if quantize == "int8" and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
+        logger.warning(
+            "int8 calibration on only %d samples; 100 to 500 are usual",
+            len(data[0]),
+        )
+    job = Job(signature, quantize, data, settings)
+    chosen.check(job)
+    inputs = random_samples(signature, samples) if data is None else data
+    limit = chosen.tolerance(job) if tolerance is None else tolerance
+    with _computing(chosen, model) as notes, _target(chosen, path) as temporary:
+        chosen.write(job, temporary)
+        difference = _verify(
+            chosen, job, temporary, [a[:samples] for a in inputs]
+        )
+        _check_difference(difference, limit, path)
+        operators = chosen.operators(temporary) or Operators()
+    return ExportReport(
+        path=path,
+        format=chosen.name,
+        quantize=quantize,
+        size=path_size(path),
+        difference=difference,
+        tolerance=None if limit is None or math.isinf(limit) else limit,
+        data="random inputs" if data is None else "calibration data",
+        rebuilt=rebuilt,
+        operators=operators.counts,
+        custom_operators=operators.custom,
+        notes=(*notes, *chosen.notes(job)),
+    )
+
+
+def _check(
+    chosen: Format, quantize: str | None, samples: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    if quantize not in chosen.quantize:
+        accepted = ", ".join(map(repr, chosen.quantize))
+        hint = (
+            ""
+            if len(chosen.quantize) > 1
+            else " Quantised files are `.tflite`."
+        )
+        raise ValueError(
+            f"{chosen.name} export takes quantize={accepted}. Received: "
+            f"quantize={quantize!r}.{hint}"
+        )
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(
+            f"`samples` must be an integer >= 1. Received: {samples!r}."
+        )
+    for name in options:
+        if name not in chosen.options:
+            raise ValueError(
+                f"{chosen.name} export has no option {name!r}. "
+                f"{did_you_mean(name, chosen.options)}"
+            )
+    return {**chosen.options, **options}
+
+
+def _compact(model: keras.Model) -> tuple[keras.Model, bool]:
+    from kprune.masking import is_masked
+
+    if not isinstance(model, keras.Model) or not is_masked(model):
+        return model, False
+    from kprune.rebuild.api import rebuild
+
+    logger.info("export: model %r is masked; rebuilding it first", model.name)
+    return rebuild(model), True
+
+
+@contextlib.contextmanager
+def _computing(chosen: Format, model: keras.Model) -> Any:
+    """Switch the model to float32 if the format wants it; yield notes."""
+    reduced = sorted(reduced_precision(model))
+    if not chosen.float32 or not reduced:
+        yield []
+        return
+    note = f"computes in float32 (the Keras model in {', '.join(reduced)})"
+    logger.info("export: model %r %s", model.name, note)
+    with float32_compute(model):
+        yield [note]
+
+
+def _target(
+    chosen: Format, path: Path
+) -> contextlib.AbstractContextManager[Path]:
+    if chosen.folder_marker is not None:
+        return atomic_folder(path, chosen.folder_marker)
+    return atomic_file(path)
+
+
+def _verify(
+    chosen: Format, job: Job, path: Path, inputs: Sequence[np.ndarray]
+) -> Difference:
+    reference = job.signature.predict(inputs)
+    return compare_outputs(reference, chosen.run(job, path, inputs))
+
+
+def _check_difference(
+    difference: Difference, limit: float | None, path: Path
+) -> None:
+    if limit is None or difference.max_rel <= limit:
+        return
+    raise VerificationError(
+        f"{path.name} differs from Keras by {difference.max_rel:.2e} relative to "
+        f"the output's scale ({difference.max_abs:.2e} absolute) on "
+        f"{difference.samples} samples; at most {limit:.0e} is accepted. Nothing "
+        "was written. If this is acceptable, pass a larger `tolerance`.",
+        difference,
+    )

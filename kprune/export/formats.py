@@ -1,0 +1,136 @@
+"""What every export format provides, and the registry of formats."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import keras
+import numpy as np
+
+from kprune.export.operators import Operators
+from kprune.export.signature import ModelSignature
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on its way into one file.
+
+    Args:
+        signature: The model with its named inputs and outputs.
+        quantize: Kind of quantisation or None.
+        calibration: One array per input, or None.
+        options: Value of every option of the format.
+    """
+
+    signature: ModelSignature
+    quantize: str | None = None
+    calibration: Sequence[np.ndarray] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Format(abc.ABC):
+    """A file format: how to write it, run it and what to expect of it."""
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    quantize: ClassVar[tuple[str | None, ...]] = (None,)
+    """Accepted values of `quantize`."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Accepted options with their defaults."""
+    float32: ClassVar[bool] = False
+    """Whether mixed-precision models are written in float32."""
+    folder_marker: ClassVar[str | None] = None
+    """File that each artefact has, if it is a folder."""
+    any_backend: ClassVar[bool] = False
+    """Whether the format can be written without the TensorFlow backend."""
+
+    def check(self, job: Job) -> None:
+        """Raise before any work is done if `job` cannot be written."""
+
+    @abc.abstractmethod
+    def write(self, job: Job, path: Path) -> None:
+        """Write the model to `path`, which does not exist yet."""
+
+    @abc.abstractmethod
+    def run(
+        self, job: Job, path: Path, samples: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Load `path` on the runtime made for it and return its outputs."""
+
+    @abc.abstractmethod
+    def tolerance(self, job: Job) -> float | None:
+        """Largest accepted relative difference; None: reported, never an error."""
+
+    def operators(self, path: Path) -> Operators | None:
+        """List the operators in `path`, if the format has any."""
+        return None
+
+    def notes(self, job: Job) -> list[str]:
+        """Return what the user should know about this artefact."""
+        return []
+
+
+_FORMATS: dict[str, Format] = {}
+
+
+def register_format(cls: type[Format]) -> type[Format]:
+    """Add a format class to those that `kprune.export` chooses from.
+
+    Args:
+        cls: A concrete `Format`.
+
+    Returns:
+        The class itself.
+    """
+    _FORMATS[cls.suffix] = cls()
+    return cls
+
+
+def format_for(path: str | os.PathLike[str]) -> Format:
+    """Choose the format by a path's suffix; no suffix means SavedModel.
+
+    Args:
+        path: Where the model will be written.
+
+    Returns:
+        The format.
+
+    Raises:
+        ValueError: If no format has this suffix.
+    """
+    suffix = Path(path).suffix
+    if suffix not in _FORMATS:
+        known = ", ".join(sorted(filter(None, _FORMATS)))
+        raise ValueError(
+            f"Unknown export format {suffix!r} of {os.fspath(path)!r}. Expected a "
+            f"path ending in {known}, or a folder without suffix for a SavedModel."
+        )
+    return _FORMATS[suffix]
+
+
+def check_backend(chosen: Format) -> None:
+    """Raise if the format's converter needs another Keras backend.
+
+    Args:
+        chosen: The format to write.
+
+    Raises:
+        RuntimeError: With the way out.
+    """
+    backend = keras.config.backend()
+    if chosen.any_backend or backend == "tensorflow":
+        return
+    raise RuntimeError(
+        f"Exporting to {chosen.name} needs the TensorFlow backend of Keras; this "
+        f"process runs on {backend!r}. Save the compact model with "
+        '`kprune.export(model, "model.keras")`, then run '
+        f"`KERAS_BACKEND=tensorflow kprune export model.keras out{chosen.suffix}`."
+    )

@@ -1,0 +1,89 @@
+"""Keep converters from flooding the user's terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+logger = logging.getLogger("kprune")
+
+# Two threads swapping descriptor 2 could leave it on a closed file.
+_lock = threading.RLock()
+
+_CONVERTER_WARNINGS = (
+    # The converter calibrates through the interpreter it deprecates itself.
+    r"\s*Warning: tf\.lite\.Interpreter is deprecated",
+    # Raised on every full-integer conversion; the statistics come afterwards
+    # from the representative data.
+    r"Statistics for quantized inputs were expected",
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what TensorFlow's C++ code and converters print.
+
+    The converters write to file descriptor 2 from C++, which no Python logger
+    can stop. The text goes to the logger `kprune` at level DEBUG; with that
+    level enabled nothing is held back at all.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for message in _CONVERTER_WARNINGS:
+            warnings.filterwarnings(
+                "ignore", message=message, category=UserWarning
+            )
+        for name in ("tensorflow", "absl", "tf2onnx"):
+            stack.enter_context(_level(logging.getLogger(name), logging.ERROR))
+        if not logger.isEnabledFor(logging.DEBUG):
+            stack.enter_context(_stderr_held_back())
+        yield
+
+
+@contextlib.contextmanager
+def _level(target: logging.Logger, level: int) -> Iterator[None]:
+    before = target.level
+    target.setLevel(max(level, before))
+    try:
+        yield
+    finally:
+        target.setLevel(before)
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    with _lock, tempfile.TemporaryFile() as sink:
+        sys.stderr.flush()
+        try:
+            saved = os.dup(2)
+        except OSError:  # A process may run without a standard error.
+            yield
+            return
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def tf_interpreter(**kwargs: Any) -> Any:
+    """Create TensorFlow's own interpreter; call it inside `quiet`.
+
+    Args:
+        **kwargs: Passed to `tf.lite.Interpreter`.
+
+    Returns:
+        The interpreter.
+    """
+    import tensorflow as tf
+
+    return tf.lite.Interpreter(**kwargs)

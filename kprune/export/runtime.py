@@ -1,0 +1,282 @@
+"""One small class per runtime: load an exported model, run it."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kprune.export.operators import tflite_operators
+from kprune.export.quiet import quiet
+from kprune.export.quiet import tf_interpreter
+from kprune.export.signature import TensorSpec
+
+
+class Runtime(abc.ABC):
+    """A loaded model that runs on NumPy arrays.
+
+    `run` is `prepare` (copy inputs), `invoke` (compute, the part that a
+    benchmark times) and `fetch` (copy outputs).
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @abc.abstractmethod
+    def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Set the inputs, by name, of the next `invoke`."""
+
+    @abc.abstractmethod
+    def invoke(self) -> None:
+        """Compute the outputs of the prepared inputs."""
+
+    @abc.abstractmethod
+    def fetch(self) -> dict[str, np.ndarray]:
+        """Return the outputs of the last `invoke` by name."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute outputs from inputs.
+
+        Args:
+            inputs: One array per input name, with the batch size that the file
+                was made for, or any if it is dynamic.
+
+        Returns:
+            One array per output name.
+        """
+        self.prepare(inputs)
+        self.invoke()
+        return self.fetch()
+
+    def run_batched(
+        self, inputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Compute outputs for any number of samples.
+
+        Args:
+            inputs: One array per input name, samples along axis 0.
+
+        Returns:
+            One array per output name, samples along axis 0.
+        """
+        batch = self.inputs[0].shape[0] or 32
+        fixed = self.inputs[0].shape[0] is not None
+        count = len(next(iter(inputs.values())))
+        parts = []
+        for start in range(0, count, batch):
+            part = {
+                name: x[start : start + batch] for name, x in inputs.items()
+            }
+            size = min(batch, count - start)
+            if fixed and size < batch:
+                part = {name: _repeat_to(x, batch) for name, x in part.items()}
+            parts.append(
+                {k: np.array(v)[:size] for k, v in self.run(part).items()}
+            )
+        return {
+            k: np.concatenate([part[k] for part in parts]) for k in parts[0]
+        }
+
+
+def _repeat_to(array: np.ndarray, count: int) -> np.ndarray:
+    return array[np.arange(count) % len(array)]
+
+
+class LiteRT(Runtime):
+    """The LiteRT interpreter (formerly TensorFlow Lite).
+
+    Files with TensorFlow operators ("Flex") run on TensorFlow's own build of
+    the interpreter, the only one that brings them.
+
+    Args:
+        path: A `.tflite` file.
+        threads: Number of CPU threads.
+    """
+
+    name = "LiteRT"
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        flex = any(
+            op.startswith("Flex") for op in tflite_operators(path).custom
+        )
+        interpreter_class = None if flex else _litert_interpreter()
+        with quiet():
+            make = interpreter_class or tf_interpreter
+            self._interpreter = make(
+                model_path=os.fspath(path), num_threads=threads
+            )
+            self._interpreter.allocate_tensors()
+        self._inputs, self._outputs = self._details()
+        self.inputs = tuple(_litert_spec(n, d) for n, d in self._inputs.items())
+        self.outputs = tuple(
+            _litert_spec(n, d) for n, d in self._outputs.items()
+        )
+
+    def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        interpreter = self._interpreter
+        signatures = list(interpreter.get_signature_list())
+        if signatures:
+            runner = interpreter.get_signature_runner(signatures[0])
+            return runner.get_input_details(), runner.get_output_details()
+        return (
+            {d["name"]: d for d in interpreter.get_input_details()},
+            {d["name"]: d for d in interpreter.get_output_details()},
+        )
+
+    def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
+        details = self._inputs
+        resized = False
+        for name, x in inputs.items():
+            if tuple(details[name]["shape"]) != x.shape:
+                self._interpreter.resize_tensor_input(
+                    details[name]["index"], x.shape
+                )
+                resized = True
+        if resized:
+            with quiet():
+                self._interpreter.allocate_tensors()
+            self._inputs, self._outputs = self._details()
+        for name, x in inputs.items():
+            detail = self._inputs[name]
+            self._interpreter.set_tensor(detail["index"], _quantize(x, detail))
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def fetch(self) -> dict[str, np.ndarray]:
+        return {
+            name: _dequantize(self._interpreter.get_tensor(d["index"]), d)
+            for name, d in self._outputs.items()
+        }
+
+
+def _litert_interpreter() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        return None
+    return Interpreter
+
+
+def _litert_spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+    shape = tuple(None if n < 0 else int(n) for n in detail["shape_signature"])
+    quantized = detail["quantization"][0] != 0
+    dtype = "float32" if quantized else np.dtype(detail["dtype"]).name
+    return TensorSpec(name, shape, dtype)
+
+
+def _quantize(x: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    scale, zero_point = detail["quantization"]
+    dtype = np.dtype(detail["dtype"])
+    if scale == 0 or x.dtype == dtype:
+        return np.ascontiguousarray(x, dtype)
+    limits = np.iinfo(dtype)
+    levels = np.round(x / scale) + zero_point
+    return np.clip(levels, limits.min, limits.max).astype(dtype)
+
+
+def _dequantize(x: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    scale, zero_point = detail["quantization"]
+    if scale == 0 or np.issubdtype(x.dtype, np.floating):
+        return x
+    return ((x.astype(np.float32) - zero_point) * scale).astype(np.float32)
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU.
+
+    Args:
+        path: An `.onnx` file.
+        threads: Number of CPU threads inside one operator.
+
+    Raises:
+        ImportError: If ONNX Runtime is not installed.
+    """
+
+    name = "ONNX Runtime"
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                "Running .onnx files needs ONNX Runtime. Install it with "
+                '`pip install "kprune[onnx]"`.'
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+        self._feed: dict[str, np.ndarray] = {}
+        self._results: list[np.ndarray] = []
+        self.inputs = tuple(map(_onnx_spec, self._session.get_inputs()))
+        self.outputs = tuple(map(_onnx_spec, self._session.get_outputs()))
+
+    def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
+        dtypes = {spec.name: spec.dtype for spec in self.inputs}
+        self._feed = {
+            name: x.astype(dtypes[name]) for name, x in inputs.items()
+        }
+
+    def invoke(self) -> None:
+        self._results = self._session.run(None, self._feed)
+
+    def fetch(self) -> dict[str, np.ndarray]:
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._results, strict=True))
+
+
+_ONNX_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def _onnx_spec(value: Any) -> TensorSpec:
+    shape = tuple(n if isinstance(n, int) else None for n in value.shape)
+    inner = value.type.removeprefix("tensor(").removesuffix(")")
+    return TensorSpec(value.name, shape, _ONNX_DTYPES.get(inner, inner))
+
+
+_RUNTIMES: dict[str, type[Runtime]] = {".tflite": LiteRT, ".onnx": OnnxRuntime}
+
+
+def available_threads() -> int:
+    """Return how many CPU threads this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def open_runtime(path: str | os.PathLike[str], threads: int = 1) -> Runtime:
+    """Load an exported file on the runtime made for it.
+
+    Args:
+        path: A `.tflite` or `.onnx` file.
+        threads: Number of CPU threads.
+
+    Returns:
+        The loaded model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the suffix is another one, or `threads` is below 1.
+    """
+    path = Path(path)
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(
+            f"`threads` must be an integer >= 1. Received: {threads!r}."
+        )
+    runtime = _RUNTIMES.get(path.suffix)
+    if runtime is None:
+        raise ValueError(
+            f"No runtime for {str(path)!r}: expected a file ending in "
+            f"{' or '.join(sorted(_RUNTIMES))}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return runtime(path, threads)

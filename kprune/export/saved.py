@@ -1,0 +1,110 @@
+"""Keras files and SavedModel folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kprune.export.formats import Format
+from kprune.export.formats import Job
+from kprune.export.formats import register_format
+from kprune.export.precision import reduced_precision
+from kprune.export.quiet import quiet
+from kprune.export.signature import ModelSignature
+
+
+@register_format
+class KerasFile(Format):
+    """`.keras`, loadable without kprune and with `safe_mode=True`."""
+
+    name = "Keras"
+    suffix = ".keras"
+    any_backend = True
+
+    def write(self, job: Job, path: Path) -> None:
+        job.signature.model.save(path)
+
+    def run(
+        self, job: Job, path: Path, samples: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        model = job.signature.model
+        loaded = keras.models.load_model(
+            path,
+            custom_objects=_custom_classes(model),
+            compile=False,
+            # A Lambda's code is refused in safe mode. This file was written a
+            # moment ago from this process, so nothing foreign is executed.
+            safe_mode=not _has_lambda(model),
+        )
+        return ModelSignature(loaded).predict(samples)
+
+    def tolerance(self, job: Job) -> float:
+        # The same operations on the same weights; GPUs may reorder sums.
+        return 1e-2 if reduced_precision(job.signature.model) else 1e-5
+
+    def notes(self, job: Job) -> list[str]:
+        notes = []
+        custom = sorted(_custom_classes(job.signature.model))
+        if custom:
+            notes.append(
+                f"loading it needs the custom classes {', '.join(custom)}"
+            )
+        if _has_lambda(job.signature.model):
+            notes.append(
+                "it has Lambda layers: loading it needs safe_mode=False"
+            )
+        return notes
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def _has_lambda(model: keras.Model) -> bool:
+    return any(type(layer) is keras.layers.Lambda for layer in _layers(model))
+
+
+def _custom_classes(model: keras.Model) -> dict[str, type]:
+    classes = {type(layer) for layer in _layers(model)}
+    return {
+        cls.__name__: cls
+        for cls in classes
+        if cls.__module__.split(".")[0] != "keras"
+    }
+
+
+@register_format
+class SavedModel(Format):
+    """A TensorFlow SavedModel folder with the endpoint `serve`."""
+
+    name = "SavedModel"
+    suffix = ""
+    folder_marker = "saved_model.pb"
+
+    def write(self, job: Job, path: Path) -> None:
+        with quiet():
+            job.signature.model.export(
+                path, format="tf_saved_model", verbose=False
+            )
+
+    def run(
+        self, job: Job, path: Path, samples: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        import tensorflow as tf
+
+        with quiet():
+            loaded = tf.saved_model.load(str(path))
+        signature = job.signature
+        tensors = [
+            tf.convert_to_tensor(array, spec.dtype)
+            for array, spec in zip(samples, signature.inputs, strict=True)
+        ]
+        outputs = loaded.serve(signature.pack(tensors))
+        return [np.asarray(tensor) for tensor in keras.tree.flatten(outputs)]
+
+    def tolerance(self, job: Job) -> float:
+        # A compiled graph may keep half-precision results in float32.
+        return 5e-2 if reduced_precision(job.signature.model) else 1e-4

@@ -1,0 +1,153 @@
+"""A Keras model seen as one flat list of named inputs and outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of an input or output.
+
+    Args:
+        name: Unique name, made of letters, digits and underscores.
+        shape: Axis lengths, batch axis first; None where unknown.
+        dtype: Name of the dtype, `"float32"`.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    @property
+    def integer(self) -> bool:
+        """Whether the dtype is a signed or unsigned integer."""
+        return "int" in self.dtype
+
+
+class ModelSignature:
+    """Flat view of a functional or Sequential model.
+
+    Lists, dictionaries and deeper structures of inputs and outputs are
+    flattened in the order of `keras.tree.flatten`.
+
+    Args:
+        model: Built functional or Sequential model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model has no symbolic inputs.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                "Expected a keras.Model. Received: "
+                f"{model!r} of type {type(model).__name__}."
+            )
+        if not getattr(model, "inputs", None):
+            raise ValueError(
+                f"Model {model.name!r} has no symbolic inputs, so it cannot be "
+                "exported. Build it, or wrap a subclassed model: "
+                "`x = keras.Input(shape); keras.Model(x, model(x))`."
+            )
+        self.model = model
+        sequential = isinstance(model, keras.Sequential)
+        self._structure = model.inputs[0] if sequential else model.input
+        taken: set[str] = set()
+        self.inputs = _specs(model.inputs, self._structure, taken)
+        outputs = model.outputs[0] if sequential else model.output
+        self.outputs = _specs(model.outputs, outputs, taken)
+
+    def call(self, flat: Sequence[Any]) -> list[Any]:
+        """Run the model in inference mode on a flat list of tensors.
+
+        Args:
+            flat: One tensor per input, in the order of `inputs`.
+
+        Returns:
+            One tensor per output, in the order of `outputs`.
+        """
+        return keras.tree.flatten(self.model(self.pack(flat), training=False))
+
+    def pack(self, flat: Sequence[Any]) -> Any:
+        """Arrange a flat list of tensors as the model takes them.
+
+        Args:
+            flat: One tensor per input, in the order of `inputs`.
+
+        Returns:
+            A tensor, list or dictionary of tensors.
+        """
+        return keras.tree.pack_sequence_as(self._structure, list(flat))
+
+    def predict(
+        self, flat: Sequence[np.ndarray], batch_size: int = 32
+    ) -> list[np.ndarray]:
+        """Run the model on NumPy arrays, batch by batch.
+
+        Args:
+            flat: One array per input, samples along axis 0.
+            batch_size: Samples per call.
+
+        Returns:
+            One array per output.
+        """
+        batches = []
+        for start in range(0, len(flat[0]), batch_size):
+            part = [array[start : start + batch_size] for array in flat]
+            batches.append(
+                [keras.ops.convert_to_numpy(t) for t in self.call(part)]
+            )
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _specs(
+    tensors: Iterable[Any], structure: Any, taken: set[str]
+) -> tuple[TensorSpec, ...]:
+    tensors = list(tensors)
+    if isinstance(structure, dict) and len(structure) == len(tensors):
+        by_id = {id(tensor): key for key, tensor in structure.items()}
+        names = [str(by_id[id(tensor)]) for tensor in tensors]
+    else:
+        names = [tensor._keras_history.operation.name for tensor in tensors]
+    return tuple(
+        TensorSpec(
+            _unique(name, taken), tuple(tensor.shape), _dtype_name(tensor.dtype)
+        )
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    return keras.backend.standardize_dtype(dtype)
+
+
+def identifier(name: str) -> str:
+    """Turn a name into one that every format accepts.
+
+    Args:
+        name: Any name.
+
+    Returns:
+        The name with everything but letters, digits and underscores replaced.
+    """
+    base = re.sub(r"\W", "_", name)
+    return base if base[:1].isalpha() else f"t_{base}"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    base = unique = identifier(name)
+    count = 0
+    while unique in taken:
+        count += 1
+        unique = f"{base}_{count}"
+    taken.add(unique)
+    return unique

@@ -1,0 +1,195 @@
+"""LiteRT (TensorFlow Lite) files, with post-training quantisation."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import numpy as np
+
+from kprune.export.formats import Format
+from kprune.export.formats import Job
+from kprune.export.formats import register_format
+from kprune.export.operators import Operators
+from kprune.export.operators import tflite_operators
+from kprune.export.quiet import quiet
+from kprune.export.runtime import LiteRT
+from kprune.export.runtime import available_threads
+from kprune.export.serving import check_batch_size
+from kprune.export.serving import serving_function
+
+
+@register_format
+class TFLite(Format):
+    """`.tflite` through `tf.lite.TFLiteConverter`.
+
+    Options:
+        batch_size: Samples per call, 1 by default. With None the batch axis can
+            be resized freely, but recurrent layers do not convert without
+            TensorFlow operators, and accelerators often refuse dynamic shapes.
+        io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a
+            model with `quantize="int8"`.
+        select_tf_ops: Allow operators that need the larger TensorFlow runtime.
+    """
+
+    name = "LiteRT"
+    suffix = ".tflite"
+    quantize = (None, "float16", "dynamic", "int8")
+    options: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 1,
+        "io_dtype": "float32",
+        "select_tf_ops": False,
+    }
+    float32 = True
+
+    def check(self, job: Job) -> None:
+        check_batch_size(job.options["batch_size"])
+        io_dtype = job.options["io_dtype"]
+        if io_dtype not in ("float32", "int8"):
+            raise ValueError(
+                f"`io_dtype` must be 'float32' or 'int8'. Received: {io_dtype!r}."
+            )
+        if io_dtype == "int8" and job.quantize != "int8":
+            raise ValueError(
+                "`io_dtype='int8'` needs `quantize='int8'`. Received: "
+                f"quantize={job.quantize!r}."
+            )
+
+    def write(self, job: Job, path: Path) -> None:
+        path.write_bytes(convert(job))
+
+    def run(
+        self, job: Job, path: Path, samples: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        runtime = LiteRT(path, available_threads())
+        names = [spec.name for spec in job.signature.inputs]
+        outputs = runtime.run_batched(dict(zip(names, samples, strict=True)))
+        return [outputs[spec.name] for spec in job.signature.outputs]
+
+    def tolerance(self, job: Job) -> float | None:
+        # float16 keeps 11 significant bits per weight. What int8 costs depends
+        # on the model; that is for the user to judge.
+        return {None: 1e-4, "float16": 1e-2}.get(job.quantize)
+
+    def operators(self, path: Path) -> Operators:
+        return tflite_operators(path)
+
+
+def convert(job: Job) -> bytes:
+    """Convert a model to the content of a `.tflite` file.
+
+    Args:
+        job: The model and how to write it.
+
+    Returns:
+        The flatbuffer.
+
+    Raises:
+        ValueError: If the converter refuses; the message names the operators.
+    """
+    import tensorflow as tf
+
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        serve, _ = serving_function(job.signature, job.options["batch_size"])
+        module = tf.Module()
+        module.serve = serve
+        module.variables_in_use = [
+            v.value for v in job.signature.model.variables
+        ]
+        # Gradients would be stored too, and cannot be for every Keras model.
+        options = tf.saved_model.SaveOptions(
+            experimental_custom_gradients=False
+        )
+        tf.saved_model.save(
+            module, folder, serve.get_concrete_function(), options=options
+        )
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        _configure(converter, job)
+        try:
+            return converter.convert()
+        except Exception as error:
+            raise ValueError(_explain(error, job)) from error
+
+
+def _configure(converter: Any, job: Job) -> None:
+    import tensorflow as tf
+
+    ops = tf.lite.OpsSet
+    supported = [ops.TFLITE_BUILTINS]
+    if job.quantize is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job.quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if job.quantize == "int8":
+        supported = [ops.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = _representative(job)
+        io_dtype = tf.as_dtype(job.options["io_dtype"])
+        converter.inference_input_type = io_dtype
+        converter.inference_output_type = io_dtype
+    if job.options["select_tf_ops"]:
+        supported.append(ops.SELECT_TF_OPS)
+        if job.options["batch_size"] is None:
+            # What the converter's own message asks for where a recurrent
+            # layer's lists have no static shape.
+            converter._experimental_lower_tensor_list_ops = False
+    converter.target_spec.supported_ops = supported
+
+
+def _representative(job: Job) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+    names = [spec.name for spec in job.signature.inputs]
+    arrays = job.calibration or []
+    step = job.options["batch_size"] or 1
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, len(arrays[0]), step):
+            rows = np.arange(start, start + step) % len(arrays[0])
+            yield {
+                name: np.asarray(
+                    array[rows],
+                    np.float32
+                    if np.issubdtype(array.dtype, np.floating)
+                    else None,
+                )
+                for name, array in zip(names, arrays, strict=True)
+            }
+
+    return batches
+
+
+def _explain(error: Exception, job: Job) -> str:
+    text = str(error)
+    name = job.signature.model.name
+    found = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE)
+    if "TensorList" in text or "tensor list" in text:
+        if job.options["batch_size"] is None:
+            return (
+                f"LiteRT cannot convert the recurrent layers of model {name!r} "
+                "with a dynamic batch size. Export with `batch_size=1`, or allow "
+                "TensorFlow operators with `select_tf_ops=True`."
+            )
+    if found and not job.options["select_tf_ops"]:
+        return (
+            f"Model {name!r} uses operators outside LiteRT's builtins: "
+            f"{'; '.join(found)}. Replace the layers they come from, or allow "
+            "TensorFlow operators with `select_tf_ops=True` (the app must then "
+            "ship the larger TensorFlow runtime)."
+        )
+    if job.quantize == "int8":
+        return (
+            f"LiteRT cannot quantise all of model {name!r} to int8: "
+            f"{_last_line(text)} Use `quantize='dynamic'` (int8 weights, float "
+            "activations) or `quantize='float16'`."
+        )
+    return f"LiteRT cannot convert model {name!r}: {text}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given."

@@ -1,0 +1,154 @@
+"""Label arrays: which channel every position of a tensor belongs to.
+
+A tensor carries a list of integer arrays ("factors") of its own rank, each of
+size 1 along the axes where its labels do not vary: `(1, 1, 1, C)` for an NHWC
+feature map. One array is not enough where two axes carry channels of their
+own (tokens and features, heads and head dimensions). A position disappears
+when any of its labels is removed. Label 0 stands for "never removed".
+
+Everything here is pure NumPy and knows neither layers nor masks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Shape = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of one tensor.
+
+    Args:
+        shape: True shape, batch axis included, `None` where unknown. Kept
+            beside the factors because a real axis of size 1 is not the same
+            as an axis along which labels do not vary.
+        factors: Integer arrays of rank `len(shape)`; every axis has size 1 or
+            the true size.
+        zero: Whether removed positions are known to hold exactly 0 while they
+            are masked. Parameter-free contractions need it.
+        why: If there are no factors, why nothing here can be removed.
+    """
+
+    shape: Shape
+    factors: tuple[np.ndarray, ...] = ()
+    zero: bool = True
+    why: str = ""
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def along(self, axis: int) -> tuple[np.ndarray, ...]:
+        """The factors that vary along `axis`."""
+        return tuple(f for f in self.factors if f.shape[axis] > 1)
+
+    def replace(self, **changes) -> Labels:
+        return dataclasses.replace(self, **changes)
+
+
+def varying(factor: np.ndarray) -> tuple[int, ...]:
+    """Axes along which a factor has more than one position."""
+    return tuple(d for d, n in enumerate(factor.shape) if n > 1)
+
+
+def on_axis(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Lays a 1-D array along `axis` of an otherwise size-1 array."""
+    shape = [1] * rank
+    shape[axis] = values.size
+    return values.reshape(shape)
+
+
+def compress(factor: np.ndarray) -> np.ndarray:
+    """Shrinks to size 1 every axis along which the labels are constant."""
+    for axis in varying(factor):
+        first = factor.take([0], axis=axis)
+        if (factor == first).all():
+            factor = first
+    return factor
+
+
+def lift(labels: Labels, rank: int) -> Labels:
+    """Adds leading size-1 axes, as NumPy broadcasting does."""
+    extra = rank - labels.rank
+    if extra <= 0:
+        return labels
+    return labels.replace(
+        shape=(1,) * extra + labels.shape,
+        factors=tuple(f.reshape((1,) * extra + f.shape) for f in labels.factors),
+    )
+
+
+def _product(dims: Sequence[int | None]) -> int | None:
+    return None if None in dims else math.prod(dims)  # type: ignore[arg-type]
+
+
+def split_blocks(
+    old: Shape, new: Shape
+) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
+    """Pairs runs of old axes with the runs of new axes they turn into.
+
+    Returns `((i0, i1), (j0, j1))` pairs with equal element counts, as short
+    as possible, or None where unknown sizes hide the pairing. Equal axes at
+    both ends are matched first, so that an unknown middle stays one block.
+    """
+    head, tail = [], []
+    i, j, i_end, j_end = 0, 0, len(old), len(new)
+    while i_end > i and j_end > j and old[i_end - 1] == new[j_end - 1]:
+        if old[i_end - 1] is None:
+            break
+        i_end, j_end = i_end - 1, j_end - 1
+        tail.append(((i_end, i_end + 1), (j_end, j_end + 1)))
+    while i < i_end and j < j_end and old[i] == new[j]:
+        head.append(((i, i + 1), (j, j + 1)))
+        i, j = i + 1, j + 1
+    middle: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    if None in old[i:i_end] or None in new[j:j_end]:
+        middle = [((i, i_end), (j, j_end))]
+    else:
+        while i < i_end or j < j_end:
+            a, b = i, j
+            left = right = 1
+            while True:
+                if left == right and (i > a and j > b):
+                    break
+                if left <= right and i < i_end:
+                    left, i = left * old[i], i + 1  # type: ignore[operator]
+                elif j < j_end:
+                    right, j = right * new[j], j + 1  # type: ignore[operator]
+                elif i < i_end:
+                    left, i = left * old[i], i + 1  # type: ignore[operator]
+                else:
+                    break
+            if left != right:
+                return None
+            middle.append(((a, i), (b, j)))
+    return head + middle + tail[::-1]
+
+
+def reshape_factor(
+    factor: np.ndarray, old: Shape, new: Shape
+) -> np.ndarray | None:
+    """Reshapes one factor as its tensor is reshaped from `old` to `new`.
+
+    Returns None where unknown sizes make the new positions undecidable.
+    """
+    blocks = split_blocks(old, new)
+    if blocks is None:
+        return None
+    out_shape = []
+    expanded = list(factor.shape)
+    for (i0, i1), (j0, j1) in blocks:
+        if all(n == 1 for n in factor.shape[i0:i1]):
+            out_shape += [1] * (j1 - j0)
+            continue
+        if _product(old[i0:i1]) is None or None in new[j0:j1]:
+            return None
+        expanded[i0:i1] = list(old[i0:i1])  # type: ignore[list-item]
+        out_shape += list(new[j0:j1])  # type: ignore[arg-type]
+    return compress(np.broadcast_to(factor, expanded).reshape(out_shape))

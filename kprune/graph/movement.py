@@ -1,0 +1,198 @@
+"""Data movement run on label arrays: reshape, transpose, concat, slice, pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kprune.graph.call import Call
+from kprune.graph.kept import Kept
+from kprune.graph.labels import Labels
+from kprune.graph.labels import reshape_factor
+from kprune.graph.labels import varying
+
+
+def transpose(x: Labels, order: Sequence[int]) -> Labels:
+    return x.replace(
+        shape=tuple(x.shape[a] for a in order),
+        factors=tuple(f.transpose(order) for f in x.factors),
+    )
+
+
+def finish(call: Call, x: Labels, factors, shape) -> Labels:
+    """Drops factors that stopped varying, pinning what they held."""
+    live = []
+    for factor in factors:
+        if varying(factor):
+            live.append(factor)
+        else:
+            call.pin(factor, f"{call!r} picks a single channel")
+    why = x.why
+    if not live and factors:
+        why = f"{call!r} picks a single channel"
+    return x.replace(shape=tuple(shape), factors=tuple(live), why=why)
+
+
+def reshape(call: Call, x: Labels, shape) -> Labels:
+    factors = []
+    why = x.why
+    for factor in x.factors:
+        moved = reshape_factor(factor, x.shape, tuple(shape))
+        if moved is None:
+            why = f"{call!r} mixes this axis with one of unknown size"
+            call.pin(factor, why)
+        else:
+            factors.append(moved)
+    return finish(call, x.replace(why=why), factors, shape)
+
+
+def concatenate(call: Call, inputs: Sequence[Labels], axis: int, shape) -> Labels:
+    """Lays labels end to end along `axis`, joins them along all others."""
+    rest = [
+        x.replace(
+            shape=tuple(1 if a == axis else n for a, n in enumerate(x.shape)),
+            factors=tuple(call.rest(x, axis)),
+        )
+        for x in inputs
+    ]
+    joined = call.join(rest, shape)
+    count = max((len(x.along(axis)) for x in inputs), default=0)
+    factors = list(joined.factors)
+    for k in range(count):
+        pieces = []
+        for x in inputs:
+            along = x.along(axis)
+            if k < len(along):
+                pieces.append(along[k])
+            else:
+                length = x.shape[axis] or 1
+                blank = [1] * x.rank
+                blank[axis] = length
+                pieces.append(np.zeros(blank, dtype=int))
+        wide = [max(p.shape[a] for p in pieces) for a in range(len(shape))]
+        for n, piece in enumerate(pieces):
+            target = list(wide)
+            target[axis] = piece.shape[axis]
+            pieces[n] = np.broadcast_to(piece, target)
+        factors.append(np.concatenate(pieces, axis=axis))
+    zero = all(x.zero for x in inputs if x.factors)
+    reasons = [x.why for x in inputs if x.why]
+    return Labels(tuple(shape), tuple(factors), zero, reasons[0] if reasons else "")
+
+
+def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
+    """Basic indexing; `key` is normalised (see `normalise_key`)."""
+    factors = []
+    for factor in x.factors:
+        adapted: list[Any] = []
+        axis = 0
+        for entry in key:
+            if entry is None:
+                adapted.append(None)
+                continue
+            size = factor.shape[axis]
+            if size == 1:
+                entry = 0 if not isinstance(entry, slice) else slice(None)
+            elif not isinstance(entry, slice):
+                picked = factor.take(entry, axis=axis)
+                call.pin(picked, f"{call!r} picks a single channel")
+            adapted.append(entry)
+            axis += 1
+        factors.append(factor[tuple(adapted)])
+    return finish(call, x, factors, shape)
+
+
+def normalise_key(key: Any, rank: int) -> tuple | None:
+    """Expands Ellipsis and missing axes; None if it is not basic indexing."""
+    key = key if isinstance(key, tuple) else (key,)
+    allowed = (int, np.integer, slice, type(None), type(Ellipsis))
+    if not all(isinstance(k, allowed) for k in key):
+        return None
+    used = sum(k is not None and k is not Ellipsis for k in key)
+    fill = [slice(None)] * (rank - used)
+    if Ellipsis in key:
+        at = key.index(Ellipsis)
+        return (*key[:at], *fill, *key[at + 1 :])
+    return (*key, *fill)
+
+
+def pad(call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape) -> Labels:
+    """Padding; on an axis of labelled channels the pad owns new slots."""
+    padded = [a for a, (low, high) in enumerate(widths) if low or high]
+    last = x.rank - 1
+    factors = []
+    labelled: set[int] = set()
+    for factor in x.factors:
+        for axis in [a for a in padded if factor.shape[a] > 1]:
+            factor = _pad_factor(call, factor, axis, widths[axis], axis in labelled)
+            labelled.add(axis)
+        factors.append(factor)
+    if last in padded and last not in labelled and (x.shape[last] or 0) > 1:
+        blank = np.zeros([1] * last + [x.shape[last]], dtype=int)  # type: ignore[list-item]
+        factors.append(_pad_factor(call, blank, last, widths[last], False))
+    zero = x.zero and not np.any(value)
+    return x.replace(shape=tuple(shape), factors=tuple(factors), zero=zero)
+
+
+def _pad_factor(call: Call, factor, axis, width, blank: bool) -> np.ndarray:
+    pieces = []
+    for part, size in ((0, width[0]), (1, width[1])):
+        dims = list(factor.shape)
+        dims[axis] = size
+        count = int(np.prod(dims))
+        slots = np.zeros(count, dtype=int) if blank else call.new_slots(count)
+        pieces.append(slots.reshape(dims))
+        if part == 0:
+            pieces.append(factor)
+    return np.concatenate(pieces, axis=axis)
+
+
+def expand(x: Labels, axis: int) -> Labels:
+    """Labels of a tensor with a new axis of size 1."""
+    shape = list(x.shape)
+    shape.insert(axis, 1)
+    factors = tuple(np.expand_dims(f, axis) for f in x.factors)
+    return x.replace(shape=tuple(shape), factors=factors)
+
+
+def shrink_key(key: tuple, x: Labels, kept: Kept):
+    """Rewrites a basic index for the kept positions.
+
+    Returns:
+        The new key, and `(axis, indices)` of axes whose picks are no regular
+        slice any more (the key then takes all of them).
+    """
+    new: list[Any] = []
+    irregular = []
+    axis = 0
+    for entry in key:
+        if entry is None:
+            new.append(None)
+            continue
+        index = kept.positions(x, axis)
+        if index is not None:
+            length = x.shape[axis] or 0
+            if isinstance(entry, slice):
+                wanted = np.arange(length)[entry]
+                picked = np.searchsorted(index, wanted[np.isin(wanted, index)])
+                start = int(picked[0])
+                if (picked == np.arange(start, start + picked.size)).all():
+                    entry = slice(start, start + picked.size)
+                else:
+                    irregular.append((axis, picked))
+                    entry = slice(None)
+            else:
+                entry = int(np.searchsorted(index, entry % length))
+        new.append(entry)
+        axis += 1
+    return tuple(new), irregular
+
+
+def broadcast(x: Labels, shape) -> Labels:
+    """Labels of a tensor broadcast or repeated along unlabelled axes."""
+    extra = len(shape) - x.rank
+    factors = tuple(f.reshape((1,) * extra + f.shape) for f in x.factors)
+    return x.replace(shape=tuple(shape), factors=factors)
+

@@ -1,0 +1,252 @@
+"""Walks a functional model once and carries labels along every edge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+import kprune.graph.rules  # noqa: F401  (registers the rules)
+from kprune.graph import walk
+from kprune.graph.activations import describe_activation
+from kprune.graph.call import STATISTIC
+from kprune.graph.call import Call
+from kprune.graph.call import Ledger
+from kprune.graph.call import Visit
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.labels import Labels
+from kprune.graph.registry import Rule
+from kprune.graph.registry import find_rule
+
+
+def trace(model: keras.Model, skip: Iterable[Any] | None = None) -> ChannelGraph:
+    """Finds which channels of a model live and die together.
+
+    Args:
+        model: A functional or Sequential `keras.Model`, plain or wrapped by
+            `kprune.wrap`, with any nesting of such models inside.
+        skip: Layers, or names of layers, whose channels must stay.
+
+    Returns:
+        A `ChannelGraph`: its `groups` name every set of coupled channels, the
+        places they sit on, and why pinned ones cannot be removed.
+
+    Raises:
+        TypeError: If the model (or what is given) is not a functional graph.
+        ValueError: If a Sequential model is not built, or `skip` names a
+            layer the model does not have.
+
+    Example:
+
+    ```python
+    graph = kprune.trace(keras.applications.MobileNetV2(weights=None))
+    print(graph)
+    ```
+    """
+    tracer = Tracer(skip)
+    functional = walk.require_functional(model)
+    inputs = [
+        Labels(tuple(t.shape), why=f"model input '{t.name}'")
+        for t in functional.inputs
+    ]
+    outputs = tracer.trace_functional(functional, inputs)
+    names = functional.output_names
+    for name, labels in zip(names, outputs, strict=True):
+        for factor in labels.factors:
+            why = f"feeds the model output '{name}'"
+            tracer.ledger.slots.pin(factor, why, foremost=True)
+    tracer.finish(model)
+    return ChannelGraph(model, tracer)
+
+
+@dataclasses.dataclass(slots=True)
+class NestedVisit:
+    """The first call of a nested model: later calls join its labels."""
+
+    inputs: list[Labels]
+    outputs: list[Labels]
+
+
+class Tracer:
+    """Labels of all tensors and variables of one model.
+
+    Args:
+        skip: Layers or layer names whose channels are pinned.
+    """
+
+    def __init__(self, skip: Iterable[Any] | None = None):
+        self.ledger = Ledger()
+        self.visits: dict[int, Visit] = {}
+        self.nested: dict[int, NestedVisit] = {}
+        self.wrappers: list[walk.Transparent] = []
+        self._skip = _names(skip)
+        self._skipped: set[str] = set()
+        self._first: dict[int, Visit] = {}
+
+    # -- walking -----------------------------------------------------------
+
+    def trace_functional(self, functional, inputs: list[Labels]) -> list[Labels]:
+        state = {
+            id(t): labels
+            for t, labels in zip(functional.inputs, inputs, strict=True)
+        }
+        for node in walk.nodes(functional):
+            args, kwargs = node.arguments.convert(
+                lambda x: state[id(x)] if isinstance(x, keras.KerasTensor) else x
+            )
+            inner = walk.functional_of(node.operation)
+            if inner is not None:
+                outputs = self._trace_nested(inner, args, kwargs)
+            else:
+                outputs = self._trace_operation(node, args, kwargs)
+            for tensor, labels in zip(node.outputs, outputs, strict=True):
+                state[id(tensor)] = labels
+        return [state[id(t)] for t in functional.outputs]
+
+    def _trace_nested(self, inner, args, kwargs) -> list[Labels]:
+        given = align_inputs(inner, args, kwargs)
+        first = self.nested.get(id(inner))
+        if first is None:
+            outputs = self.trace_functional(inner, given)
+            self.nested[id(inner)] = NestedVisit(given, outputs)
+            return outputs
+        self._same_labels(first.inputs, given, f"model '{inner.name}'")
+        return first.outputs
+
+    def _same_labels(self, old: list[Labels], new: list[Labels], what: str) -> None:
+        why = f"{what} is called on tensors of different origin"
+        for a, b in zip(old, new, strict=True):
+            shapes = [f.shape for f in a.factors] == [f.shape for f in b.factors]
+            if shapes:
+                for f, g in zip(a.factors, b.factors, strict=True):
+                    self.ledger.slots.union(f, g, why)
+            else:
+                for factor in (*a.factors, *b.factors):
+                    self.ledger.slots.pin(factor, why)
+
+    def _trace_operation(self, node, args, kwargs) -> list[Labels]:
+        operation = walk.unwrap(node.operation)
+        if operation is not node.operation and id(operation) not in self._first:
+            self.wrappers.append(node.operation)
+        kwargs = self._without_masks(kwargs)
+        shapes = [tuple(t.shape) for t in node.outputs]
+        call = Call(operation, args, kwargs, shapes, self.ledger)
+        rule = find_rule(operation)
+        outputs = self._apply(rule, call)
+        visit = Visit(operation, args, kwargs, outputs, rule, call.constants)
+        self.visits[id(node)] = visit
+        first = self._first.setdefault(id(operation), visit)
+        reshapes = rule is not None and type(rule).config is not Rule.config
+        if first is not visit and reshapes:
+            # One configuration serves all calls, so all must shrink alike.
+            self._same_labels(first.inputs, visit.inputs, repr(call))
+        if operation.name in self._skip:
+            self._skipped.add(operation.name)
+            for labels in outputs:
+                call.pin(labels.factors, "named in skip")
+        return outputs
+
+    def _without_masks(self, kwargs: dict) -> dict:
+        mask = kwargs.get("mask")
+        for labels in keras.tree.flatten(mask):
+            if isinstance(labels, Labels):
+                for factor in labels.factors:
+                    self.ledger.slots.pin(factor, "used as a mask")
+        return {k: v for k, v in kwargs.items() if k != "mask"}
+
+    def _apply(self, rule: Rule | None, call: Call) -> list[Labels]:
+        if rule is None:
+            return self._unknown(call)
+        outputs = rule.trace(call)
+        outputs = [outputs] if isinstance(outputs, Labels) else list(outputs)
+        for labels, shape in zip(outputs, call.output_shapes, strict=True):
+            for factor in labels.factors:
+                fits = len(factor.shape) == len(shape) and all(
+                    n in (1, m) for n, m in zip(factor.shape, shape, strict=True)
+                )
+                if not fits:
+                    raise ValueError(
+                        f"The rule {type(rule).__name__} of {call!r} returned "
+                        f"labels of shape {factor.shape} for an output of shape "
+                        f"{shape}. Every axis must have size 1 or the true size."
+                    )
+        return outputs
+
+    def _unknown(self, call: Call) -> list[Labels]:
+        operation = call.operation
+        kind = type(operation).__name__
+        if isinstance(operation, keras.layers.Lambda):
+            why = f"Lambda '{operation.name}' may do anything to channels"
+            return call.pin_all(why)
+        if isinstance(operation, keras.Model):
+            why = f"nested model '{operation.name}' ({kind}) is not functional"
+            return call.pin_all(why)
+        if isinstance(operation, keras.layers.Layer):
+            why = (
+                f"layer '{operation.name}' has no rule: register one with "
+                f"@kprune.register_rule({kind})"
+            )
+            return call.pin_all(why)
+        single = len(call.inputs) == 1 and isinstance(call.args[0], Labels)
+        if single and call.output_shapes == [call.input.shape]:
+            extra, kwargs = call.args[1:], call.kwargs
+            probe = describe_activation(
+                lambda x: operation.call(x, *extra, **kwargs)
+            )
+            if probe.elementwise:
+                zero = call.input.zero and probe.zero_at_zero
+                return [call.input.replace(zero=zero)]
+        return call.pin_all(f"operation {kind} has no rule")
+
+    # -- finishing -----------------------------------------------------------
+
+    def finish(self, model: keras.Model) -> None:
+        unknown = self._skip - self._skipped
+        if unknown:
+            raise ValueError(
+                f"skip names {sorted(unknown)}, but model '{model.name}' calls "
+                "no such layer. model.summary(expand_nested=True) lists them."
+            )
+        if not self.wrappers:
+            return
+        masked: set[tuple[int, int]] = set()
+        for wrapper in self.wrappers:
+            masked |= wrapper.masked_axes()
+        for binding in self.ledger.bindings.values():
+            for axis, bound in binding.axes.items():
+                if bound.role == STATISTIC:
+                    continue
+                if (id(binding.variable), axis) not in masked:
+                    for labels in bound.labels:
+                        name = binding.layer.name
+                        why = f"layer '{name}' was left out of wrap()"
+                        self.ledger.slots.pin(labels, why)
+
+
+def _names(skip: Iterable[Any] | None) -> set[str]:
+    if skip is None:
+        return set()
+    if isinstance(skip, str) or isinstance(skip, keras.layers.Layer):
+        skip = [skip]
+    names = set()
+    for entry in skip:
+        if isinstance(entry, str):
+            names.add(entry)
+        elif isinstance(entry, keras.layers.Layer):
+            names.add(entry.name)
+        else:
+            raise TypeError(
+                "skip takes layers or layer names. Received: "
+                f"{entry!r} (of type {type(entry).__name__})."
+            )
+    return names
+
+
+def align_inputs(functional, args: tuple, kwargs: dict) -> list[Any]:
+    """The values given to a nested model in the order of its inputs."""
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, dict) and not isinstance(functional.input, dict):
+        return [given[t.name] for t in functional.inputs]
+    return keras.tree.flatten(given)

@@ -1,0 +1,10 @@
+"""Filter masks: what training sees of a pruned model."""
+
+from kprune.masking.filter_mask import FilterMask as FilterMask
+from kprune.masking.wrapping import filter_masks as filter_masks
+from kprune.masking.wrapping import is_masked as is_masked
+from kprune.masking.wrapping import masks as masks
+from kprune.masking.wrapping import require_masked as require_masked
+from kprune.masking.wrapping import require_prunable as require_prunable
+from kprune.masking.wrapping import set_masks as set_masks
+from kprune.masking.wrapping import wrap as wrap

@@ -1,0 +1,46 @@
+"""Carries a model's compile configuration over to a copy of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def copy_compilation(
+    model: keras.Model, copy: keras.Model, optimizer_state: bool = True
+) -> None:
+    """Compiles `copy` as `model` is compiled, if it is.
+
+    Loss functions and the like are reused as they are (a round trip through
+    serialisation would lose plain Python functions); objects with state
+    (optimizer, metrics) are made anew from their configuration.
+
+    Args:
+        model: The model whose configuration is read.
+        copy: The model to compile.
+        optimizer_state: Whether the values of the optimizer's variables are
+            copied too. The trainable variables of both models must then have
+            equal shapes.
+    """
+    if not model.compiled or getattr(model, "_compile_config", None) is None:
+        return
+    config = dict(model._compile_config.config)
+    config["optimizer"] = fresh(model.optimizer)
+    for name in ("metrics", "weighted_metrics"):
+        config[name] = keras.tree.map_structure(fresh, config.get(name))
+    copy.compile(**config)
+    if copy.optimizer is None:
+        return
+    copy.optimizer.build(copy.trainable_variables)
+    if optimizer_state and model.optimizer.built:
+        pairs = zip(model.optimizer.variables, copy.optimizer.variables, strict=True)
+        for source, target in pairs:
+            target.assign(source.value)
+
+
+def fresh(value: Any) -> Any:
+    """A new object of the same configuration, for objects that hold state."""
+    if isinstance(value, keras.Metric | keras.Optimizer):
+        return type(value).from_config(value.get_config())
+    return value

@@ -1,0 +1,283 @@
+"""The wrapper that scales a layer's variables by masks and factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph.walk import Transparent
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class FilterMask(Transparent, keras.layers.Wrapper):
+    """Holds a mask and an attenuation factor for the filters of a layer.
+
+    The wrapped layer computes with its variables multiplied by 0/1 masks, one
+    vector per masked axis, and (output axes of producers only) by a factor
+    per filter. The variables themselves are not changed, masked entries get
+    no gradient, and masks survive saving because they are weights.
+
+    `kprune.wrap` places these wrappers; write one yourself only to mask a
+    single layer by hand.
+
+    Args:
+        layer: The `keras.layers.Layer` to wrap.
+        axes: `[weight index, axis]` pairs that get a mask, where the index
+            counts `layer.weights`. Default: every axis longer than 1 of
+            every trainable weight.
+        filters: The `[weight index, axis]` pairs among them that are output
+            axes of a producer, scaled by `factor` too. Default: the last
+            axis of every trainable weight, of kernels and biases alike.
+        **kwargs: As of `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    layer = kprune.FilterMask(keras.layers.Conv2D(8, 3))
+    y = layer(x)
+    layer.mask = [1, 1, 0, 1, 1, 1, 1, 1]      # filter 2 is gone
+    ```
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        axes: Iterable[Iterable[int]] | None = None,
+        filters: Iterable[Iterable[int]] | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("name", getattr(layer, "name", None))
+        kwargs.setdefault("dtype", getattr(layer, "dtype_policy", None))
+        super().__init__(layer, **kwargs)
+        self._axes = None if axes is None else _pairs(axes)
+        self._filters = None if filters is None else _pairs(filters)
+        self._masks: dict[tuple[int, int], keras.Variable] = {}
+        self._factor: keras.Variable | None = None
+        self.supports_masking = layer.supports_masking
+        # Called with the layer's inputs in eager forward passes.
+        self.observer: Callable[[Any], None] | None = None
+
+    # -- building ----------------------------------------------------------
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+            self.layer.built = True
+        self._add_masks()
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        if not self.layer.built and config.get("layer") is not None:
+            self.layer.build_from_config(config["layer"])
+            self.layer.built = True
+        if not self.built:
+            self._add_masks()
+            self.built = True
+
+    def _add_masks(self) -> None:
+        weights = self.layer.weights
+        if self._axes is None:
+            self._axes = [
+                (n, a)
+                for n, w in enumerate(weights)
+                for a, size in enumerate(w.shape)
+                if w.trainable and size > 1
+            ]
+        if self._filters is None:
+            self._filters = [
+                (n, len(w.shape) - 1)
+                for n, w in enumerate(weights)
+                if w.trainable and len(w.shape) and w.shape[-1] > 1
+            ]
+        for n, a in self._axes:
+            self._masks[n, a] = self.add_weight(
+                shape=(weights[n].shape[a],),
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+                name=f"mask_{n}_{a}",
+            )
+        if self._filters:
+            n, a = self._filters[0]
+            self._factor = self.add_weight(
+                shape=(weights[n].shape[a],),
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+                name="factor",
+            )
+
+    # -- masks -------------------------------------------------------------
+
+    @property
+    def mask(self) -> np.ndarray:
+        """0/1 vector over the layer's filters (or channels)."""
+        return self._read(self._masks[self._main_axis()])
+
+    @mask.setter
+    def mask(self, value: Any) -> None:
+        main = self._main_axis()
+        size = self._masks[main].shape[0]
+        vector = _vector(value, size, f"mask of layer '{self.name}'")
+        same = [p for p in self._filters or [] if p in self._masks]
+        for pair in same if main in same else [main]:
+            if self._masks[pair].shape[0] == size:
+                self._masks[pair].assign(vector)
+
+    @property
+    def factor(self) -> np.ndarray | None:
+        """Attenuation factor per filter; None if the layer has no filters."""
+        return None if self._factor is None else self._read(self._factor)
+
+    @factor.setter
+    def factor(self, value: Any) -> None:
+        if self._factor is None:
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self.layer).__name__}) produces no "
+                "filters, so it has no attenuation factor. Set the factor of "
+                "the layer that produces its channels."
+            )
+        size = self._factor.shape[0]
+        self._factor.assign(_vector(value, size, f"factor of layer '{self.name}'"))
+
+    def _main_axis(self) -> tuple[int, int]:
+        for pair in [*(self._filters or []), *(self._axes or [])]:
+            if pair in self._masks:
+                return pair
+        raise ValueError(
+            f"FilterMask '{self.name}' has no masks yet: call the layer (or "
+            "build the model) first."
+        )
+
+    def axis_mask(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+        """The mask on one axis of one variable of the layer, or None."""
+        mask = self._masks.get((self._index(variable), axis))
+        return None if mask is None else self._read(mask)
+
+    def set_axis_mask(self, variable: keras.Variable, axis: int, value) -> None:
+        """Sets the mask on one axis of one variable of the layer."""
+        self._masks[self._index(variable), axis].assign(value)
+
+    def _index(self, variable: keras.Variable) -> int:
+        for n, weight in enumerate(self.layer.weights):
+            if weight is variable:
+                return n
+        raise ValueError(f"'{variable.path}' is no weight of layer '{self.name}'.")
+
+    @staticmethod
+    def _read(variable: keras.Variable) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+    def inner(self) -> keras.layers.Layer:
+        return self.layer
+
+    def masked_axes(self) -> set[tuple[int, int]]:
+        weights = self.layer.weights
+        return {(id(weights[n]), a) for n, a in self._masks}
+
+    # -- computing ---------------------------------------------------------
+
+    def effective(self, index: int) -> Any:
+        """Tensor of weight `index` of the layer, masks and factor applied."""
+        variable = self.layer.weights[index]
+        value = variable.value
+        rank = len(variable.shape)
+        scale = None
+        for axis in range(rank):
+            vector = self._scale(index, axis, value.dtype)
+            if vector is not None:
+                shape = [1] * rank
+                shape[axis] = -1
+                vector = keras.ops.reshape(vector, shape)
+                scale = vector if scale is None else scale * vector
+        return value if scale is None else value * scale
+
+    def folded(self, index: int) -> np.ndarray:
+        """Weight `index` with the attenuation factor folded in, masks not.
+
+        Masked entries are cut away by a rebuild, not multiplied.
+        """
+        variable = self.layer.weights[index]
+        value = self._read(variable)
+        for axis in range(len(variable.shape)):
+            if self._factor is not None and (index, axis) in (self._filters or []):
+                shape = [1] * value.ndim
+                shape[axis] = -1
+                value = value * self._read(self._factor).reshape(shape)
+        return value.astype(variable.dtype, copy=False)
+
+    def _scale(self, index: int, axis: int, dtype: Any) -> Any:
+        mask = self._masks.get((index, axis))
+        vector = None if mask is None else keras.ops.cast(mask.value, dtype)
+        if self._factor is not None and (index, axis) in (self._filters or []):
+            factor = keras.ops.cast(self._factor.value, dtype)
+            vector = factor if vector is None else vector * factor
+        return vector
+
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.observer is not None:
+            self.observer(inputs)
+        masked = {n for n, _ in self._masks}
+        weights = self.layer.weights
+        before = [
+            (v, self.effective(n) if n in masked else v.value)
+            for n, v in enumerate(weights)
+        ]
+        known = {id(v) for v in weights}
+        before += [(v, v.value) for v in self.layer.variables if id(v) not in known]
+        # An inner scope replaces the outer one, so what the layer updates in
+        # it (moving statistics, seeds) and the losses it adds are handed on.
+        scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
+        start = {id(v): scope.get_current_value(v) for v, _ in before}
+        with scope:
+            outputs = self.layer(inputs, *args, **kwargs)
+        for variable, _ in before:
+            value = scope.get_current_value(variable)
+            if value is not start[id(variable)]:
+                variable.assign(value)
+        for loss in scope.losses:
+            outer = scope.original_scope
+            self.add_loss(loss) if outer is None else outer.add_loss(loss)
+        return outputs
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config["axes"] = None if self._axes is None else [list(p) for p in self._axes]
+        config["filters"] = (
+            None if self._filters is None else [list(p) for p in self._filters]
+        )
+        return config
+
+
+def _pairs(pairs: Iterable[Iterable[int]]) -> list[tuple[int, int]]:
+    return [(int(n), int(a)) for n, a in pairs]
+
+
+def _vector(value: Any, size: int, what: str) -> np.ndarray:
+    vector = np.asarray(value, dtype="float32")
+    if vector.shape != (size,):
+        raise ValueError(
+            f"The {what} must have shape ({size},). Received shape {vector.shape}."
+        )
+    if not ((vector >= 0) & (vector <= 1)).all():
+        raise ValueError(
+            f"The {what} must lie between 0 (removed) and 1 (kept). "
+            f"Received values from {vector.min()} to {vector.max()}."
+        )
+    return vector

@@ -1,0 +1,273 @@
+"""wrap(), masks() and set_masks()."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph import walk
+from kprune.graph.call import FILTER
+from kprune.graph.call import STATISTIC
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.channel_graph import Group
+from kprune.graph.tracer import trace
+from kprune.masking.clone import Cloner
+from kprune.masking.compilation import copy_compilation
+from kprune.masking.filter_mask import FilterMask
+
+
+def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
+    """Copies a model so that its filters can be masked while it trains.
+
+    Every layer with removable channels is wrapped in a `FilterMask` of the
+    same name, in nested models too. All masks start at 1, so the outputs are
+    those of `model`. If `model` is compiled, so is the copy, optimizer state
+    included.
+
+    Args:
+        model: A built functional or Sequential `keras.Model`.
+        skip: Layers, or names of layers, whose channels must stay.
+
+    Returns:
+        A new model with its own weights. `model` is not changed.
+
+    Raises:
+        ValueError: If no channel can be removed; the message lists why. If
+            the model is wrapped already.
+        TypeError: If the model is not functional.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model, skip=["stem"])
+    masked.compile("adam", "categorical_crossentropy")
+    masked.fit(x, y, callbacks=[kprune.callbacks.PruneCallback()])
+    ```
+    """
+    if filter_masks(model):
+        raise ValueError(
+            f"Model '{model.name}' is wrapped already: use it as it is, or "
+            "kprune.rebuild(model) first to prune its compact version further."
+        )
+    graph = trace(model, skip)
+    require_prunable(graph)
+    cloner = Cloner(
+        _Wrapping(graph).make,
+        lambda node, args, kwargs: (args, kwargs),
+        lambda functional, index: functional.inputs[index].shape,
+    )
+    masked = cloner.clone(model)
+    for old in walk.layers_of(model):
+        new = walk.unwrap(cloner.layers[id(old)])
+        for source, target in zip(old.variables, new.variables, strict=True):
+            target.assign(source.value)
+    copy_compilation(model, masked)
+    return masked
+
+
+def require_prunable(graph: ChannelGraph) -> None:
+    """Raises a `ValueError` that lists why, if no channel can be removed."""
+    if graph.prunable:
+        return
+    reasons = "\n".join(
+        f"  {g.name} ({g.size} channels): {g.pinned}" for g in graph.groups
+    )
+    raise ValueError(
+        f"Model '{graph.model.name}' has no channel that can be removed.\n"
+        f"{reasons or '  It has no layer that produces channels.'}\n"
+        "Way out: teach kprune unknown layers with @kprune.register_rule, take "
+        "layers out of skip=, or replace Lambda layers by keras.ops calls."
+    )
+
+
+class _Wrapping:
+    """Makes the layers of the wrapped model."""
+
+    def __init__(self, graph: ChannelGraph):
+        prunable = np.zeros(int(graph.classes.max()) + 1, dtype=bool)
+        for group in graph.prunable:
+            prunable[group.classes] = True
+        self._axes: dict[int, list[tuple[int, int, str]]] = {}
+        for binding in graph.bindings.values():
+            for axis, bound in binding.axes.items():
+                live = any(prunable[graph.classes[a]].any() for a in bound.labels)
+                if live and bound.role != STATISTIC:
+                    place = (id(binding.variable), axis, bound.role)
+                    self._axes.setdefault(id(binding.layer), []).append(place)
+
+    def make(self, node: Any) -> Any:
+        operation = node.operation
+        new = _copy(operation)
+        places = self._axes.get(id(operation))
+        if not places:
+            return new
+        number = {id(w): n for n, w in enumerate(operation.weights)}
+        axes = [(number[v], a) for v, a, _ in places]
+        filters = [(number[v], a) for v, a, role in places if role == FILTER]
+        wrapper = FilterMask(new, axes, filters)
+        wrapper.build_from_config({"layer": operation.get_build_config()})
+        return wrapper
+
+
+def _copy(operation: Any) -> Any:
+    from keras.src.saving.serialization_lib import SafeModeScope
+
+    from kprune.graph.registry import configuration
+
+    # A Lambda of a model that runs in this process already is no foreign code.
+    with SafeModeScope(False):
+        return type(operation).from_config(configuration(operation))
+
+
+def filter_masks(model: keras.Model) -> list[FilterMask]:
+    """All `FilterMask` wrappers of a model, nested models included."""
+    return [l for l in walk.layers_of(model) if isinstance(l, FilterMask)]
+
+
+def is_masked(model: keras.Model) -> bool:
+    """Whether a model holds `FilterMask` wrappers."""
+    return any(
+        isinstance(layer, FilterMask)
+        for layer in model._flatten_layers(include_self=False)
+    )
+
+
+def require_masked(model: Any) -> None:
+    """Raises the error that says how to wrap, if `model` is not wrapped."""
+    if not isinstance(model, keras.Model) or not is_masked(model):
+        name = getattr(model, "name", model)
+        raise ValueError(
+            f"Model '{name}' has no filter masks. Wrap it first: "
+            "masked = kprune.wrap(model), then compile and fit `masked`."
+        )
+
+
+def wrappers_by_layer(model: keras.Model) -> dict[int, FilterMask]:
+    """Wrappers by the id of the layer inside."""
+    return {id(w.layer): w for w in filter_masks(model)}
+
+
+def masks(
+    masked: keras.Model, graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Reads what is kept of every prunable group.
+
+    Args:
+        masked: A model made by `kprune.wrap` or `kprune.prune`.
+        graph: `kprune.trace(masked)`, if it is at hand already.
+
+    Returns:
+        Group name -> float vector of shape `(group.size,)`: 0 removed, 1
+        kept, between them the attenuation factor. It can be stored and given
+        back to `set_masks` on any wrapped copy of the model.
+    """
+    require_masked(masked)
+    graph = graph or trace(masked)
+    wrappers = wrappers_by_layer(masked)
+    return {g.name: _group_vector(g, wrappers) for g in graph.prunable}
+
+
+def _group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
+    vector = np.ones(group.size, dtype="float32")
+    for member in group.members:
+        if member.role == STATISTIC:
+            continue
+        wrapper = wrappers[id(member.layer)]
+        mask = wrapper.axis_mask(member.variable, member.axis)
+        if mask is None:
+            continue
+        vector = mask[member.index].max(axis=1)
+        break
+    for member in group.producers:
+        factor = wrappers[id(member.layer)].factor
+        if factor is not None and member.variable.shape[member.axis] == factor.size:
+            return vector * factor[member.index].max(axis=1)
+    return vector
+
+
+def set_masks(
+    masked: keras.Model,
+    masks: Mapping[str, Any],
+    graph: ChannelGraph | None = None,
+) -> None:
+    """Sets what is kept of the named groups, at all their members.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        masks: Group name -> vector of shape `(group.size,)` of values from 0
+            (removed) over attenuation factors to 1 (kept). Groups left out
+            stay as they are.
+        graph: `kprune.trace(masked)`, if it is at hand already.
+
+    Raises:
+        ValueError: If a name is no prunable group, a vector has the wrong
+            shape or values, or a group would keep no channel at all.
+    """
+    require_masked(masked)
+    graph = graph or trace(masked)
+    vectors = {name: _check(graph, name, value) for name, value in masks.items()}
+    current = {**_current(masked, graph), **vectors}
+    _write(masked, graph, current)
+
+
+def _current(masked: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
+    wrappers = wrappers_by_layer(masked)
+    return {g.name: _group_vector(g, wrappers) for g in graph.prunable}
+
+
+def _check(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
+    prunable = {g.name: g for g in graph.prunable}
+    if name not in prunable:
+        if name in graph:
+            why = f"it cannot be pruned: {graph[name].pinned}"
+        else:
+            close = difflib.get_close_matches(name, prunable, n=3)
+            why = f"there is no such group. Close names: {close or list(prunable)}"
+        raise ValueError(f"Masks were given for group '{name}', but {why}.")
+    vector = np.asarray(value, dtype="float32")
+    size = prunable[name].size
+    if vector.shape != (size,):
+        raise ValueError(
+            f"The mask of group '{name}' must have shape ({size},). Received "
+            f"shape {vector.shape}."
+        )
+    if not ((vector >= 0) & (vector <= 1)).all():
+        raise ValueError(
+            f"The mask of group '{name}' must lie between 0 (removed) and 1 "
+            f"(kept). Received {vector}."
+        )
+    if not vector.any():
+        raise ValueError(
+            f"The mask of group '{name}' removes all {size} channels, which "
+            "would leave a layer without outputs. Keep at least one."
+        )
+    return vector
+
+
+def _write(masked, graph: ChannelGraph, vectors: dict[str, np.ndarray]) -> None:
+    value = np.ones(int(graph.classes.max()) + 1, dtype="float32")
+    for name, vector in vectors.items():
+        value[graph[name].classes] = vector
+    alive = (value > 0).astype("float32")
+    wrappers = wrappers_by_layer(masked)
+    factors: dict[int, np.ndarray] = {}
+    for binding in graph.bindings.values():
+        wrapper = wrappers.get(id(binding.layer))
+        if wrapper is None:
+            continue
+        for axis, bound in binding.axes.items():
+            if wrapper.axis_mask(binding.variable, axis) is None:
+                continue
+            classes = [graph.classes[a] for a in bound.labels]
+            mask = np.prod([alive[c] for c in classes], axis=0)
+            wrapper.set_axis_mask(binding.variable, axis, mask)
+            if bound.role == FILTER and id(wrapper) not in factors:
+                live = np.where(value[classes[0]] > 0, value[classes[0]], 1.0)
+                factors[id(wrapper)] = live
+                if wrapper.factor is not None and wrapper.factor.shape == live.shape:
+                    wrapper.factor = live

@@ -1,0 +1,3 @@
+"""From the masked model to the compact one."""
+
+from kprune.rebuild.api import rebuild as rebuild

@@ -1,0 +1,154 @@
+"""A model before and after pruning, measured on the same test set."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.table import Table
+
+import kprune
+from kprune.export.compare import compare
+from kprune.export.runtime import open_runtime
+from kprune.report.measure import accuracy
+from kprune.report.measure import predict
+from kprune.report.measure import relative_difference
+from kprune.report.rows import Row
+from kprune.report.rows import rows_markdown
+from kprune.report.rows import rows_table
+
+
+class Evaluation:
+    """Measures models and files on one test set, a row each.
+
+    For classifiers with one input and one output.
+
+    Args:
+        x: Test inputs `(n, ...)`.
+        y: Integer labels `(n,)`.
+        folder: Where files are written; made if missing.
+
+    Example:
+
+    ```python
+    evaluation = Evaluation(x_test, y_test, "out")
+    evaluation.add_model("original", model)
+    evaluation.add_file("TFLite", compact, "model.tflite")
+    evaluation.measure_latency()
+    rich.print(evaluation.table())
+    ```
+    """
+
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, folder: str | os.PathLike[str]
+    ) -> None:
+        self.x = x
+        self.y = y
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows: list[Row] = []
+
+    def __getitem__(self, name: str) -> Row:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(
+            f"No row is named {name!r}; there are {[row.name for row in self.rows]}."
+        )
+
+    def add_model(
+        self, name: str, model: keras.Model, file: str | None = None
+    ) -> np.ndarray:
+        """Adds a Keras model, perhaps with a file it is written to.
+
+        Args:
+            name: Text of the row.
+            model: Plain or masked model; of a masked one the costs are those
+                its compact model will have.
+            file: Name of the file to write in `folder`, e.g.
+                `"original.tflite"`. A masked model has none.
+
+        Returns:
+            The scores on the test inputs.
+        """
+        scores = predict(model, self.x)
+        cost = kprune.cost(model)
+        row = Row(name, cost.macs, cost.params, accuracy=accuracy(scores, self.y))
+        if file is not None:
+            row = dataclasses.replace(row, **self._write(model, file))
+        self.rows.append(row)
+        return scores
+
+    def add_file(self, name: str, model: keras.Model, file: str, **options: Any) -> Row:
+        """Exports a model and adds a row measured on the file itself.
+
+        Args:
+            name: Text of the row.
+            model: Compact or plain model.
+            file: Name of the file in `folder`, ending in `.tflite` or `.onnx`.
+            **options: `quantize` and `calibration` of `kprune.export`.
+
+        Returns:
+            The row; `difference` and `agreement` compare all test outputs
+            with Keras.
+        """
+        measured = self._write(model, file, **options)
+        runtime = open_runtime(self.folder / file)
+        outputs = runtime.run_batched({runtime.inputs[0].name: self.x})
+        scores = outputs[runtime.outputs[0].name]
+        reference = predict(model, self.x)
+        cost = kprune.cost(model)
+        row = Row(
+            name,
+            cost.macs,
+            cost.params,
+            accuracy=accuracy(scores, self.y),
+            difference=relative_difference(reference, scores),
+            agreement=accuracy(scores, reference.argmax(axis=-1)),
+            **measured,
+        )
+        self.rows.append(row)
+        return row
+
+    def measure_latency(self, seconds: float = 1.0) -> None:
+        """Times all files in turns and fills the column `latency`.
+
+        In turns, so that a disturbance of the machine hits all of them alike.
+
+        Args:
+            seconds: Least time spent on each file.
+        """
+        timed = [row for row in self.rows if row.file and _runs(row.file)]
+        paths = [self.folder / str(row.file) for row in timed]
+        if len(paths) == 1:
+            measured = [kprune.benchmark(paths[0], seconds=seconds)]
+        else:
+            measured = list(compare(paths, seconds=seconds).latencies)
+        medians = {
+            row.name: latency.median
+            for row, latency in zip(timed, measured, strict=True)
+        }
+        self.rows = [
+            dataclasses.replace(row, latency=medians.get(row.name))
+            for row in self.rows
+        ]
+
+    def _write(self, model: keras.Model, file: str, **options: Any) -> dict[str, Any]:
+        report = kprune.export(model, self.folder / file, **options)
+        return {"file": file, "bytes": report.size}
+
+    def table(self, title: str | None = None) -> Table:
+        """The rows for the terminal."""
+        return rows_table(self.rows, title)
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table."""
+        return rows_markdown(self.rows)
+
+
+def _runs(file: str) -> bool:
+    return Path(file).suffix in (".tflite", ".onnx")

@@ -1,0 +1,107 @@
+"""Lines about models, set as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.table import Table
+
+from kprune.report import units
+
+COLUMNS = ("", "MACs", "parameters", "file size", "latency", "test accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table; None where a column does not apply.
+
+    Args:
+        name: What the line is about.
+        macs: Multiply-accumulates of one example.
+        params: Number of parameters.
+        file: Name of the file.
+        bytes: Its size.
+        latency: Median milliseconds of one example on the file's runtime.
+        accuracy: Share of test examples classified correctly.
+        difference: Largest difference of the file's outputs from Keras, as a
+            share of the largest output.
+        agreement: Share of test examples put into the class Keras chose.
+    """
+
+    name: str
+    macs: float | None = None
+    params: float | None = None
+    file: str | None = None
+    bytes: int | None = None
+    latency: float | None = None
+    accuracy: float | None = None
+    difference: float | None = None
+    agreement: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """The texts of the columns `COLUMNS`."""
+        return (
+            self.name,
+            units.count(self.macs),
+            units.count(self.params),
+            units.size(self.bytes),
+            units.milliseconds(self.latency),
+            units.percent(self.accuracy),
+        )
+
+
+def _filled(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Leaves out the columns in which no row has a value."""
+    lines = [row.cells() for row in rows]
+    shown = [
+        number
+        for number in range(len(COLUMNS))
+        if any(line[number] != units.MISSING for line in lines)
+    ]
+    head = tuple(COLUMNS[number] for number in shown)
+    return head, [tuple(line[number] for number in shown) for line in lines]
+
+
+def rows_table(rows: list[Row], title: str | None = None) -> Table:
+    """Sets rows as a table for the terminal.
+
+    Args:
+        rows: Lines from top to bottom.
+        title: Text above the table.
+
+    Returns:
+        `rich.table.Table`, without the columns nobody filled.
+
+    Example:
+
+    ```python
+    rich.print(rows_table([Row("original", macs=2e6), Row("compact", macs=1e6)]))
+    ```
+    """
+    head, lines = _filled(rows)
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def rows_markdown(rows: list[Row]) -> str:
+    """Sets rows as a Markdown table.
+
+    Args:
+        rows: Lines from top to bottom.
+
+    Returns:
+        Text, without the columns nobody filled.
+
+    Example:
+
+    ```python
+    print(rows_markdown([Row("original", macs=2e6), Row("compact", macs=1e6)]))
+    ```
+    """
+    head, lines = _filled(rows)
+    rule = ("---",) + ("---:",) * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))

@@ -1,0 +1,31 @@
+"""Settings shared by all tests: quiet logs, fixed seeds, untouched globals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis
+import keras
+import pytest
+
+# A failing example must fail on every run, and the first call of a model
+# compiles, which says nothing about the tested code's speed.
+hypothesis.settings.register_profile(
+    "kprune", derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile("kprune")
+
+
+@pytest.fixture(autouse=True)
+def _same_start_for_every_test() -> Iterator[None]:
+    """Reset layer names, dtype policy and seeds; keep other settings as found."""
+    floatx = keras.config.floatx()
+    image_data_format = keras.config.image_data_format()
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_image_data_format(image_data_format)
