@@ -7,7 +7,9 @@ function `f(scores) -> priorities`.
 from kprune.allocation.api import allocate as allocate
 from kprune.allocation.api import check as check
 from kprune.allocation.api import get as get
+from kprune.allocation.api import met as met
 from kprune.allocation.api import names as names
+from kprune.allocation.api import targets as targets
 from kprune.allocation.base import Allocation as Allocation
 from kprune.allocation.base import Problem as Problem
 from kprune.allocation.base import RankedAllocation as RankedAllocation

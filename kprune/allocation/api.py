@@ -48,6 +48,27 @@ def names() -> list[str]:
     return registry.names
 
 
+def targets(
+    reduce: Any, allocation: Allocation, cost_model: CostModel
+) -> dict[str, float]:
+    """Return the checked target.
+
+    Args:
+        reduce: Share of each cost to remove; `None` for half of the MACs, and
+            for nothing beyond a dictionary as `allocation`. `{}` for nothing.
+        allocation: An `Allocation`.
+        cost_model: Costs that can be reduced.
+
+    Raises:
+        ValueError: An unknown cost, or a share outside (0, 1).
+    """
+    if reduce is None:
+        return {} if isinstance(allocation, Manual) else dict(DEFAULT_REDUCE)
+    if reduce == {} and isinstance(allocation, Manual):
+        return {}
+    return check_reduce(reduce, cost_model.full)
+
+
 def check(
     graph: ChannelGraph, reduce: Any, allocation: Any, cost_model: CostModel
 ) -> None:
@@ -126,6 +147,30 @@ def allocate(
     return {name: mask.astype("float32") for name, mask in kept.items()}
 
 
+def met(
+    graph: ChannelGraph,
+    reduce: Any,
+    allocation: Any,
+    cost_model: CostModel,
+    alive: Mapping[str, np.ndarray],
+    fraction: float = 1.0,
+) -> bool:
+    """Return whether `allocate` would remove nothing more.
+
+    Args:
+        graph: The model's channels.
+        reduce: As of `allocate`.
+        allocation: As of `allocate`.
+        cost_model: Costs of `graph`.
+        alive: For each group's name `(size,)` masks; 0 = gone.
+        fraction: Share of the way to go, from 0 to 1.
+    """
+    allocation = get(allocation)
+    living = {name: np.asarray(mask) != 0 for name, mask in alive.items()}
+    problem = _problem(graph, {}, reduce, allocation, cost_model, living, fraction)
+    return allocation.met(problem)
+
+
 def _problem(
     graph: ChannelGraph,
     scores: Vectors,
@@ -141,8 +186,5 @@ def _problem(
             "channel graph a custom layer with kprune.register_rule, or leave fewer "
             "layers out with `skip`."
         )
-    if reduce is None:
-        targets = {} if isinstance(allocation, Manual) else DEFAULT_REDUCE
-    else:
-        targets = check_reduce(reduce, cost_model.full)
-    return Problem(graph, cost_model, targets, scores, alive, fraction)
+    goals = targets(reduce, allocation, cost_model)
+    return Problem(graph, cost_model, goals, scores, alive, fraction)

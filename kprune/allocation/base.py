@@ -53,6 +53,11 @@ class Problem:
         return [group.name for group in self.graph.prunable]
 
     @property
+    def living(self) -> np.ndarray:
+        """`(groups,)` channels of each prunable group that are not gone."""
+        return np.array([int(self.alive[name].astype(bool).sum()) for name in self.names])
+
+    @property
     def sizes(self) -> np.ndarray:
         """`(groups,)` channels of each prunable group before any pruning."""
         return np.array([group.size for group in self.graph.prunable])
@@ -77,6 +82,10 @@ class Allocation(abc.ABC):
 
         Scores are not looked at.
         """
+
+    @abc.abstractmethod
+    def met(self, problem: Problem) -> bool:
+        """Return whether `problem` asks for nothing beyond what is gone."""
 
     @abc.abstractmethod
     def solve(self, problem: Problem) -> Vectors:
@@ -131,6 +140,9 @@ class RankedAllocation(Allocation):
             f"{type(self).__name__}",
         )
 
+    def met(self, problem: Problem) -> bool:
+        return within_budget(problem)
+
     def solve(self, problem: Problem) -> Vectors:
         self.check(problem)
         return solve_ranked(
@@ -148,17 +160,20 @@ def solve_ranked(
     restore: int | None,
 ) -> Vectors:
     """Run the budget solver on a problem; see `remove_until`."""
-    alive = [problem.alive[name].astype(bool) for name in problem.names]
-    living = np.array([int(a.sum()) for a in alive])
     kept = remove_until(
         priorities,
-        alive,
-        np.minimum(floors, living),
+        [problem.alive[name].astype(bool) for name in problem.names],
+        np.minimum(floors, problem.living),
         problem.cost_model.evaluate,
         problem.ceilings(),
         restore,
     )
     return dict(zip(problem.names, kept, strict=True))
+
+
+def within_budget(problem: Problem) -> bool:
+    """Return whether the budgets hold with the channels that are alive."""
+    return fits(problem.cost_model.evaluate(problem.living), problem.ceilings())
 
 
 def check_reachable(problem: Problem, floors: np.ndarray, limits: str) -> None:

@@ -12,6 +12,7 @@ from kprune.allocation.base import Problem
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import solve_ranked
+from kprune.allocation.base import within_budget
 from kprune.allocation.ranking import Global
 from kprune.registry import did_you_mean
 
@@ -79,6 +80,13 @@ class Manual(Allocation):
                 f"keep_min={self.others.keep_min} and "
                 f"max_share={self.others.max_share:g}",
             )
+
+    def met(self, problem: Problem) -> bool:
+        wanted = [
+            size - self._removed(name, size, problem.fraction)
+            for name, size in zip(problem.names, problem.sizes, strict=True)
+        ]
+        return bool((problem.living <= wanted).all()) and within_budget(problem)
 
     def solve(self, problem: Problem) -> Vectors:
         self.check(problem)

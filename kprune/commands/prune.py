@@ -83,6 +83,7 @@ def prune(
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
+    from kprune.export.report import path_size
     from kprune.report.rows import Row
     from kprune.report.rows import rows_table
     from kprune.report.progress import progress
@@ -105,11 +106,11 @@ def prune(
         with step(bars, "rebuilding"):
             compact = kprune.rebuild(masked)
         with step(bars, f"writing {out.name}"):
-            report = kprune.export(compact, out)
-    rows = [
-        _row("original", original, model.stat().st_size),
-        _row("compact", compact, report.size),
-    ]
+            kprune.export(compact, out)
+    rows = []
+    for name, network, path in (("original", original, model), (out.name, compact, out)):
+        cost = kprune.cost(network)
+        rows.append(Row(name, cost.macs, cost.params, bytes=path_size(path)))
     console = Console()
     console.print(rows_table(rows))
     console.print(f"wrote {out}", highlight=False, soft_wrap=True)

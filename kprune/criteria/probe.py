@@ -90,7 +90,7 @@ class GradientProbe:
         self.loss = model.loss
         self._user_model = weakref.ref(model)
         inputs, outputs = _structures(model)
-        self._probe = _Probe(inputs=inputs, outputs=outputs)
+        self._probe = _Probe(inputs=inputs, outputs=outputs, name="probe")
         self._variables: list[Any] = []
         layers = model._flatten_layers()
         float16 = any(layer.compute_dtype == "float16" for layer in layers)

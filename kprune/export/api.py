@@ -89,9 +89,8 @@ def export(
         samples: Number of verification samples; random ones (seeded) if there is
             no calibration data.
         **options: Options of the format. `.tflite`: `batch_size` (1; None makes
-            it dynamic), `io_dtype` (`"float32"`, or `"int8"`), `select_tf_ops`
-            (False). `.onnx`: `opset` (None: tf2onnx's default), `batch_size`
-            (None: dynamic).
+            it dynamic) and `io_dtype` (`"float32"` or `"int8"`). `.onnx`:
+            `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic).
 
     Returns:
         Size, differences, operators and everything else that was measured.

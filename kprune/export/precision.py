@@ -1,4 +1,4 @@
-"""Run a mixed-precision model in float32 while it is converted."""
+"""Change how a model computes while it is converted, and nothing for good."""
 
 from __future__ import annotations
 
@@ -37,18 +37,74 @@ def float32_compute(model: keras.Model) -> Iterator[None]:
     Args:
         model: Model whose layers are switched in place.
     """
-    before = []
-    try:
+    with contextlib.ExitStack() as stack:
         for layer in _sublayers(model):
-            if (
-                layer.quantization_mode is None
-                and layer.compute_dtype in _REPLACED
-            ):
-                # Through the public setter a DTypePolicyMap shared by many
-                # layers would be edited and could not be put back.
-                before.append((layer, layer._dtype_policy))
-                layer._dtype_policy = keras.DTypePolicy("float32")
+            if layer.quantization_mode or layer.compute_dtype not in _REPLACED:
+                continue
+            # Through the public setter a DTypePolicyMap shared by many layers
+            # would be edited and could not be put back.
+            policy = _float32_policy(layer.variable_dtype)
+            stack.enter_context(replaced(layer, "_dtype_policy", policy))
+            if isinstance(layer, keras.layers.Normalization):
+                # Its constants were cast when it was built.
+                for name in ("mean", "variance"):
+                    constant = keras.ops.cast(getattr(layer, name), "float32")
+                    stack.enter_context(replaced(layer, name, constant))
+        yield
+
+
+def _float32_policy(variable_dtype: str) -> keras.DTypePolicy:
+    policy = keras.DTypePolicy("float32")
+    # No policy name says "float64 variables, float32 arithmetic"; without the
+    # true dtype the layer would not cast its variables.
+    policy._variable_dtype = variable_dtype
+    return policy
+
+
+def rolled_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """List the recurrent layers that are computed as a loop.
+
+    Args:
+        model: Any Keras model.
+
+    Returns:
+        The layers, nested ones included.
+    """
+    return [
+        layer
+        for layer in _sublayers(model)
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll
+    ]
+
+
+@contextlib.contextmanager
+def unrolled(model: keras.Model) -> Iterator[None]:
+    """Unroll recurrent layers of known length inside the block.
+
+    The int8 calibrator crashes the whole process on the loops that recurrent
+    layers are written as (tensorflow/tensorflow#87468); unrolled ones are fine.
+
+    Args:
+        model: Model whose layers are switched in place.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in rolled_layers(model):
+            stack.enter_context(replaced(layer, "unroll", True))
+        yield
+
+
+@contextlib.contextmanager
+def replaced(target: object, name: str, value: object) -> Iterator[None]:
+    """Set an attribute inside the block and put the old value back afterwards.
+
+    Args:
+        target: Object that has the attribute.
+        name: Name of the attribute.
+        value: Its value inside the block.
+    """
+    before = getattr(target, name)
+    setattr(target, name, value)
+    try:
         yield
     finally:
-        for layer, policy in before:
-            layer._dtype_policy = policy
+        setattr(target, name, before)

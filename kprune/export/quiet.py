@@ -10,7 +10,6 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 logger = logging.getLogger("kprune")
 
@@ -73,17 +72,3 @@ def _stderr_held_back() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def tf_interpreter(**kwargs: Any) -> Any:
-    """Create TensorFlow's own interpreter; call it inside `quiet`.
-
-    Args:
-        **kwargs: Passed to `tf.lite.Interpreter`.
-
-    Returns:
-        The interpreter.
-    """
-    import tensorflow as tf
-
-    return tf.lite.Interpreter(**kwargs)

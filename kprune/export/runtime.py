@@ -12,7 +12,6 @@ import numpy as np
 
 from kprune.export.operators import tflite_operators
 from kprune.export.quiet import quiet
-from kprune.export.quiet import tf_interpreter
 from kprune.export.signature import TensorSpec
 
 
@@ -90,9 +89,6 @@ def _repeat_to(array: np.ndarray, count: int) -> np.ndarray:
 class LiteRT(Runtime):
     """The LiteRT interpreter (formerly TensorFlow Lite).
 
-    Files with TensorFlow operators ("Flex") run on TensorFlow's own build of
-    the interpreter, the only one that brings them.
-
     Args:
         path: A `.tflite` file.
         threads: Number of CPU threads.
@@ -101,12 +97,16 @@ class LiteRT(Runtime):
     name = "LiteRT"
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
-        flex = any(
-            op.startswith("Flex") for op in tflite_operators(path).custom
-        )
-        interpreter_class = None if flex else _litert_interpreter()
+        flex = [
+            op for op in tflite_operators(path).custom if op.startswith("Flex")
+        ]
+        if flex:
+            raise ValueError(
+                f"{os.fspath(path)!r} uses TensorFlow operators ({', '.join(flex)}), "
+                "which the LiteRT interpreter for Python does not have."
+            )
         with quiet():
-            make = interpreter_class or tf_interpreter
+            make = _interpreter_class()
             self._interpreter = make(
                 model_path=os.fspath(path), num_threads=threads
             )
@@ -155,11 +155,14 @@ class LiteRT(Runtime):
         }
 
 
-def _litert_interpreter() -> Any:
+def _interpreter_class() -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        return None
+        # No wheel for this platform: TensorFlow brings an older interpreter.
+        import tensorflow as tf
+
+        return tf.lite.Interpreter
     return Interpreter
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Callable
@@ -19,11 +20,20 @@ from kprune.export.formats import Job
 from kprune.export.formats import register_format
 from kprune.export.operators import Operators
 from kprune.export.operators import tflite_operators
+from kprune.export.precision import rolled_layers
+from kprune.export.precision import unrolled
 from kprune.export.quiet import quiet
 from kprune.export.runtime import LiteRT
 from kprune.export.runtime import available_threads
 from kprune.export.serving import check_batch_size
+from kprune.export.serving import has_loops
 from kprune.export.serving import serving_function
+
+_LOOPS = (
+    "Model {name!r} has loops that the int8 converter cannot calibrate (recurrent "
+    "layers with an unknown number of steps, or `keras.ops.while_loop`, `scan`). "
+    "Give sequences a fixed length, or use `quantize='dynamic'`."
+)
 
 
 @register_format
@@ -32,11 +42,10 @@ class TFLite(Format):
 
     Options:
         batch_size: Samples per call, 1 by default. With None the batch axis can
-            be resized freely, but recurrent layers do not convert without
-            TensorFlow operators, and accelerators often refuse dynamic shapes.
+            be resized freely, but recurrent layers do not convert, and
+            accelerators often refuse dynamic shapes.
         io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a
             model with `quantize="int8"`.
-        select_tf_ops: Allow operators that need the larger TensorFlow runtime.
     """
 
     name = "LiteRT"
@@ -45,7 +54,6 @@ class TFLite(Format):
     options: ClassVar[Mapping[str, Any]] = {
         "batch_size": 1,
         "io_dtype": "float32",
-        "select_tf_ops": False,
     }
     float32 = True
 
@@ -81,6 +89,11 @@ class TFLite(Format):
     def operators(self, path: Path) -> Operators:
         return tflite_operators(path)
 
+    def notes(self, job: Job) -> list[str]:
+        if job.quantize == "int8" and rolled_layers(job.signature.model):
+            return ["recurrent layers are unrolled, which int8 needs"]
+        return []
+
 
 def convert(job: Job) -> bytes:
     """Convert a model to the content of a `.tflite` file.
@@ -96,13 +109,15 @@ def convert(job: Job) -> bytes:
     """
     import tensorflow as tf
 
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    model = job.signature.model
+    int8 = job.quantize == "int8"
+    unrolling = unrolled(model) if int8 else contextlib.nullcontext()
+    with quiet(), unrolling, tempfile.TemporaryDirectory() as folder:
         serve, _ = serving_function(job.signature, job.options["batch_size"])
+        if int8 and has_loops(serve):
+            raise ValueError(_LOOPS.format(name=model.name))
         module = tf.Module()
         module.serve = serve
-        module.variables_in_use = [
-            v.value for v in job.signature.model.variables
-        ]
         # Gradients would be stored too, and cannot be for every Keras model.
         options = tf.saved_model.SaveOptions(
             experimental_custom_gradients=False
@@ -133,12 +148,6 @@ def _configure(converter: Any, job: Job) -> None:
         io_dtype = tf.as_dtype(job.options["io_dtype"])
         converter.inference_input_type = io_dtype
         converter.inference_output_type = io_dtype
-    if job.options["select_tf_ops"]:
-        supported.append(ops.SELECT_TF_OPS)
-        if job.options["batch_size"] is None:
-            # What the converter's own message asks for where a recurrent
-            # layer's lists have no static shape.
-            converter._experimental_lower_tensor_list_ops = False
     converter.target_spec.supported_ops = supported
 
 
@@ -166,20 +175,21 @@ def _representative(job: Job) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
 def _explain(error: Exception, job: Job) -> str:
     text = str(error)
     name = job.signature.model.name
-    found = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE)
-    if "TensorList" in text or "tensor list" in text:
-        if job.options["batch_size"] is None:
-            return (
-                f"LiteRT cannot convert the recurrent layers of model {name!r} "
-                "with a dynamic batch size. Export with `batch_size=1`, or allow "
-                "TensorFlow operators with `select_tf_ops=True`."
-            )
-    if found and not job.options["select_tf_ops"]:
+    if "tensor list ops" in text and job.options["batch_size"] is None:
+        return (
+            f"LiteRT cannot convert the recurrent layers of model {name!r} with a "
+            "dynamic batch size. Export with `batch_size=1`."
+        )
+    outside = re.findall(
+        r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE
+    )
+    if outside:
+        # TensorFlow operators would need the Flex delegate, which no Python
+        # package has shipped since TensorFlow 2.20: nothing could be verified.
         return (
             f"Model {name!r} uses operators outside LiteRT's builtins: "
-            f"{'; '.join(found)}. Replace the layers they come from, or allow "
-            "TensorFlow operators with `select_tf_ops=True` (the app must then "
-            "ship the larger TensorFlow runtime)."
+            f"{'; '.join(outside)}. Replace the layers they come from, or export "
+            "to '.onnx'."
         )
     if job.quantize == "int8":
         return (

@@ -106,6 +106,8 @@ def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
 
 def normalise_key(key: Any, rank: int) -> tuple | None:
     """Expands Ellipsis and missing axes; None if it is not basic indexing."""
+    if isinstance(key, list):  # a loaded model has lists where tuples were
+        key = tuple(key)
     key = key if isinstance(key, tuple) else (key,)
     allowed = (int, np.integer, slice, type(None), type(Ellipsis))
     if not all(isinstance(k, allowed) for k in key):

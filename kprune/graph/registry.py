@@ -46,8 +46,27 @@ class Rule(abc.ABC):
         """Call arguments for the kept channels: `(args, kwargs)`."""
         return args, kwargs
 
-    def arrange(self, layer: Any, new: Any, kept: Kept) -> None:
-        """Last adjustments of `new` once its sliced weights are loaded."""
+    def masked_axis(self, layer: Any) -> tuple[Any, int] | None:
+        """`(variable, axis)` whose mask `masked_call` wants, or None.
+
+        Only layers whose output at one channel depends on the others (layer
+        normalisation) need it: plain masking of their weights is not exact.
+        """
+        return None
+
+    def masked_call(self, layer: Any, inputs: Any, mask: Any) -> Any:
+        """Computes the layer as if only channels with mask 1 existed.
+
+        Called with the layer's variables already masked, in training too:
+        `keras.ops` only. `mask` is a 1-D tensor of zeros and ones.
+        """
+        raise TypeError(
+            f"{type(self).__name__} defines masked_axis() for layer "
+            f"'{layer.name}' but no masked_call()."
+        )
+
+    def arrange(self, layer: Any, new: Any) -> None:
+        """Last adjustments of a copy once its weights are loaded."""
 
 
 def _trusted():

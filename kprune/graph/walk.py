@@ -70,12 +70,15 @@ def require_functional(model: Any) -> keras.Model:
 
 
 def nodes(functional: keras.Model) -> Iterator[Any]:
-    """The calls of a functional model in execution order, inputs left out."""
+    """The calls of a functional model in execution order, inputs left out.
+
+    Calls of equal depth come in the order of their names: Keras' own order
+    changes when a model is saved and loaded, and group names follow it.
+    """
     by_depth = functional._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
-            if not node.is_input and node.operation is not None:
-                yield node
+        calls = [n for n in by_depth[depth] if not n.is_input]
+        yield from sorted(calls, key=lambda n: n.operation.name)
 
 
 def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:

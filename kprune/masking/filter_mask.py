@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.graph.registry import find_rule
 from kprune.graph.walk import Transparent
 
 
@@ -237,7 +238,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
         start = {id(v): scope.get_current_value(v) for v, _ in before}
         with scope:
-            outputs = self.layer(inputs, *args, **kwargs)
+            outputs = self._compute(inputs, *args, **kwargs)
         for variable, _ in before:
             value = scope.get_current_value(variable)
             if value is not start[id(variable)]:
@@ -246,6 +247,16 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             outer = scope.original_scope
             self.add_loss(loss) if outer is None else outer.add_loss(loss)
         return outputs
+
+    def _compute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        rule = find_rule(self.layer)
+        wanted = None if rule is None else rule.masked_axis(self.layer)
+        if rule is None or wanted is None:
+            return self.layer(inputs, *args, **kwargs)
+        mask = self._masks.get((self._index(wanted[0]), wanted[1]))
+        if mask is None:
+            return self.layer(inputs, *args, **kwargs)
+        return rule.masked_call(self.layer, inputs, mask.value)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)

@@ -15,6 +15,7 @@ from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
+from kprune.graph.registry import find_rule
 from kprune.graph.tracer import trace
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
@@ -66,6 +67,9 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         new = walk.unwrap(cloner.layers[id(old)])
         for source, target in zip(old.variables, new.variables, strict=True):
             target.assign(source.value)
+        rule = find_rule(old)
+        if rule is not None:
+            rule.arrange(old, new)
     copy_compilation(model, masked)
     return masked
 

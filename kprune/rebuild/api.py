@@ -116,7 +116,7 @@ def _load_weights(masked, graph: ChannelGraph, kept: Kept, cloner: Cloner) -> Pa
             pairs[id(old)] = target
         rule = rules.get(id(layer))
         if rule is not None:
-            rule.arrange(layer, new, kept)
+            rule.arrange(layer, new)
     return pairs
 
 

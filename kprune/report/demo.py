@@ -81,21 +81,21 @@ def build_model() -> keras.Model:
     """
 
     def conv_bn(
-        x: keras.KerasTensor, filters: int, strides: int, name: str
+        x: keras.KerasTensor, filters: int, name: str, strides: int = 1, size: int = 3
     ) -> keras.KerasTensor:
         x = layers.Conv2D(
-            filters, 3, strides, padding="same", use_bias=False, name=f"{name}_conv"
+            filters, size, strides, padding="same", use_bias=False, name=f"{name}_conv"
         )(x)
         return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
 
     inputs = keras.Input((8, 8, 1), name="image")
-    x = layers.ReLU(name="stem_relu")(conv_bn(inputs, 16, 1, "stem"))
+    x = layers.ReLU(name="stem_relu")(conv_bn(inputs, 16, "stem"))
     for number, (filters, strides) in enumerate([(16, 1), (16, 1), (32, 2), (32, 1)]):
         name = f"block{number + 1}"
-        y = conv_bn(x, filters, strides, f"{name}_a")
-        y = conv_bn(layers.ReLU(name=f"{name}_relu1")(y), filters, 1, f"{name}_b")
+        y = conv_bn(x, filters, f"{name}_a", strides)
+        y = conv_bn(layers.ReLU(name=f"{name}_relu1")(y), filters, f"{name}_b")
         if strides > 1:
-            x = conv_bn(x, filters, strides, f"{name}_shortcut")
+            x = conv_bn(x, filters, f"{name}_shortcut", strides, size=1)
         x = layers.Add(name=f"{name}_add")([x, y])
         x = layers.ReLU(name=f"{name}_relu2")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)

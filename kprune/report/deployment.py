@@ -148,6 +148,8 @@ def _lines(evaluation: Evaluation, deployment: Deployment) -> Iterator[str]:
                 f"{units.percent(row.agreement)}"
             )
     yield from deployment.notes
+    if original.file is not None:
+        yield f"size and latency of {original.name}: those of {original.file}"
     yield (
         "latency: median on one thread, one example at a time; ONNX on ONNX "
         "Runtime, the others on LiteRT"

@@ -69,8 +69,9 @@ class Evaluation:
             name: Text of the row.
             model: Plain or masked model; of a masked one the costs are those
                 its compact model will have.
-            file: Name of the file to write in `folder`, e.g.
-                `"original.tflite"`. A masked model has none.
+            file: Name of the file to write in `folder`: size and latency of
+                a `.tflite` or `.onnx` file go into the row. None for a masked
+                model.
 
         Returns:
             The scores on the test inputs.
@@ -124,6 +125,8 @@ class Evaluation:
         """
         timed = [row for row in self.rows if row.file and _runs(row.file)]
         paths = [self.folder / str(row.file) for row in timed]
+        if not paths:
+            return
         if len(paths) == 1:
             measured = [kprune.benchmark(paths[0], seconds=seconds)]
         else:
@@ -139,7 +142,8 @@ class Evaluation:
 
     def _write(self, model: keras.Model, file: str, **options: Any) -> dict[str, Any]:
         report = kprune.export(model, self.folder / file, **options)
-        return {"file": file, "bytes": report.size}
+        # A .keras file holds the optimizer too, so its size compares to nothing.
+        return {"file": file, "bytes": report.size if _runs(file) else None}
 
     def table(self, title: str | None = None) -> Table:
         """The rows for the terminal."""

@@ -60,7 +60,9 @@ def milliseconds(value: float | None) -> str:
     milliseconds(0.01234)  # "0.0123 ms"
     ```
     """
-    return MISSING if value is None else f"{value:#.3g} ms"
+    if value is None:
+        return MISSING
+    return f"{value:.0f} ms" if value >= 99.95 else f"{value:#.3g} ms"
 
 
 def percent(share: float | None) -> str:

@@ -78,6 +78,6 @@ class NormalizationRule(Rule):
         config["mean"], config["variance"] = mean.tolist(), variance.tolist()
         return config
 
-    def arrange(self, layer, new, kept):
+    def arrange(self, layer, new):
         if new.input_mean is None:
             new.finalize_state()

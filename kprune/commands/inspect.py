@@ -1,0 +1,34 @@
+"""`kprune inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kprune.commands.options import Debug
+from kprune.commands.options import one_line_errors
+
+
+@one_line_errors
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show which channels of a model can be pruned, and why others cannot.
+
+    Coverage comes first, then every group of channels that live and die
+    together: its size, where it sits, and the MACs and parameters that touch it.
+
+    Example: `kprune inspect model.keras --json`
+    """
+    import json
+
+    from kprune.commands.files import load_model
+    from kprune.report.inspection import inspection
+    from kprune.report.inspection import inspection_text
+
+    data = inspection(load_model(model))
+    print(json.dumps(data, indent=2) if as_json else inspection_text(data))

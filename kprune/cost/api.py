@@ -1,0 +1,113 @@
+"""cost(): what a model costs, or will cost once it is rebuilt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from kprune.cost.model import CostModel
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.tracer import trace
+from kprune.masking.wrapping import is_masked
+from kprune.masking.wrapping import masks
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """Cost of one layer.
+
+    Args:
+        name: Layer name.
+        kind: Layer class name.
+        macs: Multiply-accumulates for one sample, all calls together.
+        params: Number of weights.
+        bytes: Bytes of the weights.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    params: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Cost of a model.
+
+    Args:
+        macs: Multiply-accumulates for one sample.
+        params: Number of weights, non-trainable ones included.
+        bytes: Bytes of the weights in their own data types.
+        table: One `LayerCost` per layer that has any cost.
+    """
+
+    macs: int
+    params: int
+    bytes: int
+    table: tuple[LayerCost, ...]
+
+    def __str__(self) -> str:
+        rows = [("layer", "class", "MACs", "params", "bytes")]
+        rows += [
+            (r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", f"{r.bytes:,}")
+            for r in self.table
+        ]
+        rows.append(("total", "", f"{self.macs:,}", f"{self.params:,}", f"{self.bytes:,}"))
+        widths = [max(len(row[c]) for row in rows) for c in range(5)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(w) if c < 2 else cell.rjust(w)
+                for c, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
+    """Counts MACs, parameters and bytes.
+
+    MACs (multiply-accumulates) are counted for layers with kernels, as papers
+    do: `Hout x Wout x kh x kw x cin x cout / groups` for a convolution. One
+    MAC is two FLOPs. Unknown spatial sizes count as 1.
+
+    Args:
+        model: A functional `keras.Model`. A masked model costs what its
+            compact version will cost, which is found without building it.
+        graph: `kprune.trace(model)`, if it is at hand already.
+
+    Returns:
+        A `Cost` with `.macs`, `.params`, `.bytes` and a per-layer `.table`.
+
+    Example:
+
+    ```python
+    before = kprune.cost(model)
+    after = kprune.cost(masked)
+    print(f"{1 - after.macs / before.macs:.1%} fewer MACs")
+    ```
+    """
+    graph = graph or trace(model)
+    costs = CostModel(graph)
+    kept = costs.sizes
+    if is_masked(model):
+        vectors = masks(model, graph)
+        kept = np.array([(vectors[g.name] > 0).sum() for g in graph.prunable])
+    lengths = costs.lengths(kept)
+    macs, params = costs.macs.each(lengths), costs.params.each(lengths)
+    sizes = params * costs._itemsize
+    rows: dict[int, list] = {}
+    for owner, value in zip(costs.params.owners, zip(params, sizes), strict=True):
+        row = rows.setdefault(id(owner), [owner, 0.0, 0.0, 0.0])
+        row[2] += value[0]
+        row[3] += value[1]
+    for owner, value in zip(costs.macs.owners, macs, strict=True):
+        rows.setdefault(id(owner), [owner, 0.0, 0.0, 0.0])[1] += value
+    table = tuple(
+        LayerCost(o.name, type(o).__name__, round(m), round(p), round(b))
+        for o, m, p, b in rows.values()
+    )
+    total = [sum(getattr(r, f) for r in table) for f in ("macs", "params", "bytes")]
+    return Cost(*total, table)

@@ -1,0 +1,209 @@
+"""Cost as a function of how many channels each group keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph.channel_graph import ChannelGraph
+
+
+class Terms:
+    """A sum of products of axis lengths, each length linear in kept counts.
+
+    Every term is `coefficient x length(axis 1) x length(axis 2) x ...`, and
+    an axis keeps `constant + sum over groups (multiplicity x kept channels)`
+    positions. Nothing is built to evaluate it.
+    """
+
+    def __init__(self, axes: AxisTable):
+        self._axes = axes
+        self._coefficients: list[float] = []
+        self._rows: list[list[int]] = []
+        self.owners: list[Any] = []
+
+    def add(self, owner: Any, coefficient: float, axes: list[int]) -> None:
+        self._coefficients.append(coefficient)
+        self._rows.append(axes)
+        self.owners.append(owner)
+
+    def freeze(self) -> None:
+        width = max((len(r) for r in self._rows), default=0)
+        one = self._axes.one
+        rows = [r + [one] * (width - len(r)) for r in self._rows]
+        self._table = np.array(rows, dtype=int).reshape(len(rows), width)
+        self._values = np.array(self._coefficients)
+
+    def each(self, lengths: np.ndarray) -> np.ndarray:
+        """Value of every term: shape `(..., terms)`."""
+        return self._values * lengths[..., self._table].prod(axis=-1)
+
+    def total(self, lengths: np.ndarray) -> np.ndarray:
+        return self.each(lengths).sum(axis=-1)
+
+
+class AxisTable:
+    """Lengths of all labelled axes as linear functions of kept counts."""
+
+    def __init__(self, graph: ChannelGraph):
+        self._graph = graph
+        self._number = {g.name: n for n, g in enumerate(graph.prunable)}
+        self._rows: list[tuple[float, dict[int, float]]] = []
+        self._known: dict[int, int] = {}
+        self._keep: list[np.ndarray] = []
+        self.one = self._append(1.0, {})
+        groups = graph.groups
+        self._prunable = np.array(
+            [self._number.get(g.name, -1) for g in groups] + [-1], dtype=int
+        )
+
+    def _append(self, constant: float, slopes: dict[int, float]) -> int:
+        self._rows.append((constant, slopes))
+        return len(self._rows) - 1
+
+    def axis(self, labels: np.ndarray) -> int:
+        """Number of the axis with these 1-D labels."""
+        known = self._known.get(id(labels))
+        if known is None:
+            graph = self._graph
+            group = self._prunable[graph.group_of[graph.classes[labels]]]
+            counts = np.bincount(group + 1, minlength=1)
+            slopes = {
+                int(g) - 1: counts[g] / graph.prunable[g - 1].size
+                for g in np.flatnonzero(counts)
+                if g > 0
+            }
+            # Multiplicities count per channel of the group, and every channel
+            # of a group sits on its axes equally often.
+            slopes = {g: float(s) for g, s in slopes.items()}
+            known = self._known[id(labels)] = self._append(float(counts[0]), slopes)
+            self._keep.append(labels)
+        return known
+
+    def axes(self, lists: list[np.ndarray], size: int) -> tuple[float, list[int]]:
+        """`(factor, axis numbers)` of one axis with several label arrays.
+
+        Two label arrays on one axis come from flattening two axes; what
+        survives is then the product of both shares.
+        """
+        if not lists:
+            return float(size), []
+        return float(size) ** (1 - len(lists)), [self.axis(a) for a in lists]
+
+    def freeze(self) -> None:
+        count = len(self._graph.prunable)
+        self._constants = np.array([c for c, _ in self._rows])
+        self._slopes = np.zeros((count, len(self._rows)))
+        for n, (_, slopes) in enumerate(self._rows):
+            for group, slope in slopes.items():
+                self._slopes[group, n] = slope
+
+    def lengths(self, kept: np.ndarray) -> np.ndarray:
+        """Lengths of all axes for kept counts `(..., groups)`."""
+        return self._constants + np.asarray(kept, dtype=float) @ self._slopes
+
+
+class CostModel:
+    """MACs and parameters of the compact model, without building it.
+
+    MACs (multiply-accumulates) are those of convolutions, dense and other
+    layers with kernels, for one sample; unknown spatial sizes count as 1.
+    Parameters are all weights, non-trainable ones included, masks not.
+
+    Args:
+        graph: A `ChannelGraph`.
+
+    Example:
+
+    ```python
+    costs = CostModel(kprune.trace(model))
+    half = costs.sizes // 2
+    costs.evaluate(half)["macs"] / costs.full["macs"]
+    ```
+    """
+
+    def __init__(self, graph: ChannelGraph):
+        self.graph = graph
+        self.sizes = np.array([g.size for g in graph.prunable], dtype=int)
+        self._axes = AxisTable(graph)
+        self.macs = Terms(self._axes)
+        self.params = Terms(self._axes)
+        self._bytes_per_term: list[int] = []
+        self._add_params()
+        self._add_macs()
+        self._axes.freeze()
+        self.macs.freeze()
+        self.params.freeze()
+        self._itemsize = np.array(self._bytes_per_term)
+
+    def _shape(self, variable: keras.Variable) -> tuple[float, list[int]]:
+        coefficient, numbers = 1.0, []
+        binding = self.graph.bindings.get(id(variable))
+        for axis, size in enumerate(variable.shape):
+            bound = None if binding is None else binding.axes.get(axis)
+            labels = [] if bound is None else bound.labels
+            factor, found = self._axes.axes(labels, size)
+            coefficient *= factor
+            numbers += found
+        return coefficient, numbers
+
+    def _add_params(self) -> None:
+        for layer in unique_layers(self.graph):
+            for weight in layer.weights:
+                self.params.add(layer, *self._shape(weight))
+                self._bytes_per_term.append(itemsize(weight.dtype))
+
+    def _add_macs(self) -> None:
+        for work in self.graph.tracer.ledger.work:
+            coefficient, numbers = 1.0, []
+            if work.variable is not None:
+                coefficient, numbers = self._shape(work.variable)
+            for labels in work.axes:
+                factor, found = self._axes.axes(labels, labels[0].size)
+                coefficient *= factor
+                numbers = numbers + found
+            self.macs.add(work.layer, coefficient * work.count, numbers)
+
+    def lengths(self, kept: Any) -> np.ndarray:
+        return self._axes.lengths(kept)
+
+    def evaluate(self, kept: Any) -> dict[str, Any]:
+        """Cost for kept counts.
+
+        Args:
+            kept: `(groups,)` or `(n, groups)` kept channels of every group of
+                `graph.prunable`, in that order.
+
+        Returns:
+            `{"macs": ..., "params": ...}`, floats or arrays of shape `(n,)`.
+        """
+        lengths = self.lengths(kept)
+        return {"macs": self.macs.total(lengths), "params": self.params.total(lengths)}
+
+    def bytes(self, kept: Any) -> float:
+        """Bytes of all weights in their own data types."""
+        return float((self.params.each(self.lengths(kept)) * self._itemsize).sum())
+
+    @property
+    def full(self) -> dict[str, float]:
+        """Cost with all channels kept."""
+        return {k: float(v) for k, v in self.evaluate(self.sizes).items()}
+
+
+def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
+    """Every layer of the graph once, in call order."""
+    seen: dict[int, Any] = {}
+    for visit in graph.tracer.visits.values():
+        if isinstance(visit.operation, keras.layers.Layer):
+            seen.setdefault(id(visit.operation), visit.operation)
+    return seen.values()
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of a Keras data type."""
+    if dtype == "bfloat16":
+        return 2
+    return np.dtype(dtype).itemsize
