@@ -30,6 +30,7 @@ def bench(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     import kprune
     from kprune.commands.files import load_model
@@ -38,7 +39,7 @@ def bench(
     from kprune.report.progress import step
 
     table = Table()
-    table.add_column("file", no_wrap=True)
+    table.add_column("file", overflow="fold")
     for column in ("size", "median", "p10", "p90"):
         table.add_column(column, justify="right", no_wrap=True)
     with progress() as bars:
@@ -48,7 +49,7 @@ def bench(
                 subject = load_model(file) if kerasfile else file
                 latency = kprune.benchmark(subject, threads=threads)
             table.add_row(
-                str(file),
+                Text(str(file)),
                 units.size(file.stat().st_size),
                 units.milliseconds(latency.median),
                 units.milliseconds(latency.p10),

@@ -42,7 +42,7 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     def guarded(*args: object, **kwargs: object) -> Result:
         try:
             return command(*args, **kwargs)
-        except typer.Exit:
+        except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
             if kwargs.get("debug"):

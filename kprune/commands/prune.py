@@ -113,4 +113,4 @@ def prune(
         rows.append(Row(name, cost.macs, cost.params, bytes=path_size(path)))
     console = Console()
     console.print(rows_table(rows))
-    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)

@@ -95,7 +95,6 @@ class GradientProbe:
         layers = model._flatten_layers()
         float16 = any(layer.compute_dtype == "float16" for layer in layers)
         self._scale = LOSS_SCALE if float16 else 1.0
-        self._compile()
 
     def _compile(self) -> None:
         model = self._user_model()
@@ -122,6 +121,9 @@ class GradientProbe:
             For the `id` of each weight its gradient, a NumPy array.
         """
         with _unchanged(self._user_model()):
+            # What is trainable is settled when a model is compiled.
+            if not self._probe.compiled:
+                self._compile()
             while True:
                 gradients = self._record(x, y, sample_weight)
                 finite = all(np.isfinite(g).all() for g in gradients.values())
@@ -153,7 +155,8 @@ def _unchanged(model: Any) -> Iterator[None]:
     flags = [layer.trainable for layer in layers]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}
     variable_flags = [(v, v.trainable) for v in variables.values()]
-    model.trainable = True
+    for layer in layers:
+        layer.trainable = True
     state = [(v, _numpy(v)) for v in variables.values() if not v.trainable]
     try:
         yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,13 @@ from kprune.registry import did_you_mean
 logger = logging.getLogger("kprune")
 
 _FEW_CALIBRATION_SAMPLES = 20
+_LARGE_DIFFERENCE = 0.2
+
+_NO_CALIBRATION = (
+    '`quantize="int8"` needs representative inputs to choose the ranges of '
+    "activations. Pass 100 to 500 of them: "
+    "export(..., calibration=x_train[:256])."
+)
 
 
 class VerificationError(ValueError):
@@ -114,47 +123,70 @@ def export(
     chosen = format_for(path)
     settings = _check(chosen, quantize, samples, options)
     check_parent(path)
-    if quantize == "int8" and calibration is None:
-        raise ValueError(
-            '`quantize="int8"` needs representative inputs to choose the ranges of '
-            "activations. Pass 100 to 500 of them: "
-            "export(..., calibration=x_train[:256])."
-        )
     check_backend(chosen)
+    if quantize == "int8" and calibration is None:
+        raise ValueError(_NO_CALIBRATION)
     model, rebuilt = _compact(model)
     signature = ModelSignature(model)
-    data = (
-        None if calibration is None else collect_samples(signature, calibration)
-    )
-    if quantize == "int8" and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
-        logger.warning(
-            "int8 calibration on only %d samples; 100 to 500 are usual",
-            len(data[0]),
-        )
+    data = _calibration(signature, calibration, quantize)
     job = Job(signature, quantize, data, settings)
     chosen.check(job)
     inputs = random_samples(signature, samples) if data is None else data
+    inputs = [array[:samples] for array in inputs]
+    report = _write_verified(chosen, job, path, inputs, tolerance)
+    return dataclasses.replace(report, rebuilt=rebuilt)
+
+
+def _write_verified(
+    chosen: Format,
+    job: Job,
+    path: Path,
+    inputs: Sequence[np.ndarray],
+    tolerance: float | None,
+) -> ExportReport:
     limit = chosen.tolerance(job) if tolerance is None else tolerance
-    with _computing(chosen, model) as notes, _target(chosen, path) as temporary:
+    with (
+        _computing(chosen, job.signature.model) as notes,
+        _target(chosen, path) as temporary,
+    ):
         chosen.write(job, temporary)
-        difference = _verify(
-            chosen, job, temporary, [a[:samples] for a in inputs]
-        )
+        reference = job.signature.predict(inputs)
+        outputs = chosen.run(job, temporary, inputs)
+        difference = compare_outputs(reference, outputs)
         _check_difference(difference, limit, path)
+        if difference.constant:
+            notes.append(
+                "the Keras model gives the same output for all samples, which "
+                "verifies little: pass real inputs as `calibration`"
+            )
         operators = chosen.operators(temporary) or Operators()
+        size = path_size(temporary)
     return ExportReport(
         path=path,
         format=chosen.name,
-        quantize=quantize,
-        size=path_size(path),
+        quantize=job.quantize,
+        size=size,
         difference=difference,
         tolerance=None if limit is None or math.isinf(limit) else limit,
-        data="random inputs" if data is None else "calibration data",
-        rebuilt=rebuilt,
+        data="random inputs" if job.calibration is None else "calibration data",
         operators=operators.counts,
         custom_operators=operators.custom,
         notes=(*notes, *chosen.notes(job)),
     )
+
+
+def _calibration(
+    signature: ModelSignature, calibration: Any, quantize: str | None
+) -> list[np.ndarray] | None:
+    if calibration is None:
+        return None
+    data = collect_samples(signature, calibration)
+    if quantize == "int8" and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
+        logger.warning(
+            "export: int8 calibration on only %d samples; 100 to 500 are usual",
+            len(data[0]),
+        )
+    return data
 
 
 def _check(
@@ -171,7 +203,7 @@ def _check(
             f"{chosen.name} export takes quantize={accepted}. Received: "
             f"quantize={quantize!r}.{hint}"
         )
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+    if type(samples) is not int or samples < 1:
         raise ValueError(
             f"`samples` must be an integer >= 1. Received: {samples!r}."
         )
@@ -196,7 +228,7 @@ def _compact(model: keras.Model) -> tuple[keras.Model, bool]:
 
 
 @contextlib.contextmanager
-def _computing(chosen: Format, model: keras.Model) -> Any:
+def _computing(chosen: Format, model: keras.Model) -> Iterator[list[str]]:
     """Switch the model to float32 if the format wants it; yield notes."""
     reduced = sorted(reduced_precision(model))
     if not chosen.float32 or not reduced:
@@ -216,16 +248,16 @@ def _target(
     return atomic_file(path)
 
 
-def _verify(
-    chosen: Format, job: Job, path: Path, inputs: Sequence[np.ndarray]
-) -> Difference:
-    reference = job.signature.predict(inputs)
-    return compare_outputs(reference, chosen.run(job, path, inputs))
-
-
 def _check_difference(
     difference: Difference, limit: float | None, path: Path
 ) -> None:
+    if limit is None and difference.max_rel > _LARGE_DIFFERENCE:
+        logger.warning(
+            "export: %s differs from Keras by %.0f %% of the output's scale; "
+            "check its accuracy on real data",
+            path.name,
+            100 * difference.max_rel,
+        )
     if limit is None or difference.max_rel <= limit:
         return
     raise VerificationError(

@@ -19,12 +19,15 @@ class Difference:
         top1: Share of samples with the same largest class, the lowest over all
             outputs that look like class scores; None without such an output.
         samples: Number of samples compared.
+        constant: Whether the reference hardly varies between samples, so that
+            agreement proves little.
     """
 
     max_abs: float
     max_rel: float
     top1: float | None
     samples: int
+    constant: bool = False
 
 
 def compare_outputs(
@@ -61,7 +64,9 @@ def compare_outputs(
             same = expected.argmax(-1) == got.argmax(-1)
             agreements.append(float(same.mean()))
     top1 = min(agreements) if agreements else None
-    return Difference(max_abs, max_rel, top1, len(reference[0]))
+    samples = len(reference[0])
+    constant = samples > 1 and all(map(_constant, reference))
+    return Difference(max_abs, max_rel, top1, samples, constant)
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -89,3 +94,11 @@ def _compare(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
 def _class_scores(output: np.ndarray) -> bool:
     floating = "float" in output.dtype.name
     return floating and output.ndim == 2 and output.shape[1] >= 2
+
+
+def _constant(output: np.ndarray) -> bool:
+    values = _wide(output)
+    with np.errstate(invalid="ignore"):
+        spread = values.max(axis=0) - values.min(axis=0)
+    scale = np.abs(values).max(initial=0.0)
+    return bool(spread.max(initial=0.0) <= 1e-6 * scale)

@@ -48,7 +48,7 @@ def trace(model: keras.Model, skip: Iterable[Any] | None = None) -> ChannelGraph
     tracer = Tracer(skip)
     functional = walk.require_functional(model)
     inputs = [
-        Labels(tuple(t.shape), why=f"model input '{t.name}'")
+        Labels(tuple(t.shape), why=f"model input '{walk.input_name(t)}'")
         for t in functional.inputs
     ]
     outputs = tracer.trace_functional(functional, inputs)

@@ -34,8 +34,6 @@ def unwrap(operation: Any) -> Any:
 def functional_of(operation: Any) -> keras.Model | None:
     """The functional graph of a Functional or Sequential model, else None."""
     if isinstance(operation, keras.Sequential):
-        if operation._functional is None:
-            operation.build(None) if operation.inputs else None
         return operation._functional
     if isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth"):
         return operation
@@ -67,6 +65,12 @@ def require_functional(model: Any) -> keras.Model:
         "overridden; or build a functional model from its blocks with "
         "keras.Model(x, block(x)) and copy the weights."
     )
+
+
+def input_name(tensor: Any) -> str:
+    """Name of the input layer a model input comes from."""
+    operation = tensor._keras_history.operation
+    return tensor.name if operation is None else operation.name
 
 
 def nodes(functional: keras.Model) -> Iterator[Any]:

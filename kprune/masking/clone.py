@@ -45,7 +45,7 @@ class Cloner:
                 batch_shape=self._input_shape(functional, index),
                 dtype=tensor.dtype,
                 sparse=tensor.sparse,
-                name=tensor.name,
+                name=walk.input_name(tensor),
             )
         for node in walk.nodes(functional):
             args, kwargs = node.arguments.fill_in(tensors)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
+
+logger = logging.getLogger("kprune")
 
 
 def copy_compilation(
@@ -24,6 +27,13 @@ def copy_compilation(
             equal shapes.
     """
     if not model.compiled or getattr(model, "_compile_config", None) is None:
+        return
+    if type(copy).compile is not keras.Model.compile:
+        logger.warning(
+            "Model '%s' (%s) overrides compile(): compile the copy yourself.",
+            model.name,
+            type(model).__name__,
+        )
         return
     config = dict(model._compile_config.config)
     config["optimizer"] = fresh(model.optimizer)

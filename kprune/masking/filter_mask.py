@@ -64,10 +64,8 @@ class FilterMask(Transparent, keras.layers.Wrapper):
 
     # -- building ----------------------------------------------------------
 
-    def build(self, *args: Any, **kwargs: Any) -> None:
-        if not self.layer.built:
-            self.layer.build(*args, **kwargs)
-            self.layer.built = True
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
         self._add_masks()
         self.built = True
 

@@ -39,8 +39,6 @@ def slot_variables(
     for value in vars(optimizer).values():
         if not isinstance(value, list | tuple) or len(value) != count:
             continue
-        if value is trainable_variables or value == list(trainable_variables):
-            continue
         for n, (slot, variable) in enumerate(
             zip(value, trainable_variables, strict=True)
         ):

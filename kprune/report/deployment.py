@@ -127,7 +127,7 @@ def print_result(
     """
     console.print(evaluation.table())
     for line in _lines(evaluation, deployment):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _lines(evaluation: Evaluation, deployment: Deployment) -> Iterator[str]:

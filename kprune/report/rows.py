@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from rich.table import Table
+from rich.text import Text
 
 from kprune.report import units
 
@@ -80,10 +81,12 @@ def rows_table(rows: list[Row], title: str | None = None) -> Table:
     """
     head, lines = _filled(rows)
     table = Table(title=title, title_justify="left")
-    for number, column in enumerate(head):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    table.add_column(head[0], overflow="fold")
+    for column in head[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(*line)
+        # Text, so that a name in brackets is not taken for markup.
+        table.add_row(*(Text(cell) for cell in line))
     return table
 
 

@@ -93,6 +93,10 @@ def test_table_leaves_out_columns_nobody_filled():
     assert "latency" not in text and "file size" not in text
 
 
+def test_names_are_not_taken_for_markup():
+    assert "a[bold]b" in printed(rows_table([Row("a[bold]b", macs=1)]))
+
+
 def test_markdown_table():
     assert rows_markdown([Row("a", macs=1e6, accuracy=0.5), Row("b", macs=5e5)]) == (
         "|  | MACs | test accuracy |\n"

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from typer.testing import CliRunner
+
+import kprune
+from kprune.__about__ import __version__
+from kprune.cli import app
+from kprune.commands.prune import parse_reduce
+
+COMMANDS = ("demo", "inspect", "prune", "export", "bench")
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def assert_fails(result, *texts: str) -> None:
+    """Exit code 1 and one line on standard error that holds `texts`."""
+    assert result.exit_code == 1, result.output
+    # Bars, if any were opened before, are drawn on the lines above.
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("kprune: error: ")
+    for text in texts:
+        assert text in line
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(12, 3, activation="relu", name="first"),
+            layers.Conv2D(16, 3, activation="relu", name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, name="scores"),
+        ],
+        name="small",
+    )
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "model.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(24, 8, 8, 1)).astype("float32")
+
+
+# -- help, version, usage --------------------------------------------------
+
+
+def test_version():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"kprune {__version__}\n"
+
+
+def test_help_lists_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_an_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"kprune {command}" in result.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("inspect",),
+        ("inspect", "a.keras", "--nonsense"),
+        ("prune", "a.keras"),
+        ("prune", "a.keras", "b.keras", "--reduce", "macs"),
+        ("prune", "a.keras", "b.keras", "--reduce", "macs=1.5"),
+        ("prune", "a.keras", "b.keras", "--reduce", "flops=0.5"),
+        ("export", "a.keras", "b.tflite", "--quantize", "int4"),
+        ("export", "a.keras", "b.tflite", "--quantize", "int8"),
+        ("bench", "a.tflite", "--threads", "0"),
+        ("demo", "--reduce", "1"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("macs=0.5", {"macs": 0.5}), ("params=.25", {"params": 0.25})],
+)
+def test_reduce(text, expected):
+    assert parse_reduce(text) == expected
+
+
+# -- inspect ---------------------------------------------------------------
+
+
+def test_inspect_prints_coverage_first(saved):
+    result = run("inspect", saved)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("28 of 32 channels prunable (87.50 %)\n  4 pinned")
+    assert "first  12 channels" in result.stdout
+    assert "pinned: feeds the model output" in result.stdout
+
+
+def test_inspect_json(saved, model):
+    data = json.loads(run("inspect", saved, "--json").stdout)
+    assert data["params"] == model.count_params()
+    assert [g["name"] for g in data["groups"]] == ["first", "second", "scores"]
+
+
+# -- prune -----------------------------------------------------------------
+
+
+def test_prune_writes_the_compact_model(saved, tmp_path, model):
+    out = tmp_path / "small.keras"
+    result = run("prune", saved, out, "--reduce", "macs=0.4", "--criterion", "l2")
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(out)
+    before, after = kprune.cost(model), kprune.cost(compact)
+    assert 0.4 <= 1 - after.macs / before.macs < 0.55
+    expected = kprune.rebuild(kprune.prune(model, "l2", {"macs": 0.4}))
+    for one, other in zip(compact.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "original" in result.stdout and "small.keras" in result.stdout
+    assert f"wrote {out}" in result.stdout.replace("\n", "")
+
+
+def test_prune_with_data_and_uniform_allocation(saved, tmp_path, x, model):
+    np.savez(tmp_path / "data.npz", x=x, y=np.zeros(24, "int32"))
+    out = tmp_path / "small.keras"
+    result = run(
+        "prune",
+        saved,
+        out,
+        *("--reduce", "params=0.5", "--criterion", "activation"),
+        *("--allocation", "uniform", "--data", tmp_path / "data.npz"),
+    )
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(out)
+    assert 0.5 <= 1 - compact.count_params() / model.count_params() < 0.65
+
+
+def test_prune_to_tflite(saved, tmp_path):
+    out = tmp_path / "small.tflite"
+    assert run("prune", saved, out).exit_code == 0
+    assert out.read_bytes()[4:8] == b"TFL3"
+
+
+def test_prune_with_an_unknown_criterion(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    result = run("prune", saved, out, "--criterion", "l3")
+    assert_fails(result, "'l3'", "'l1'")
+    assert not out.exists()
+
+
+def test_a_criterion_that_lacks_data(saved, tmp_path):
+    result = run("prune", saved, tmp_path / "o.keras", "--criterion", "activation")
+    assert_fails(result, "data")
+
+
+# -- export ----------------------------------------------------------------
+
+
+def test_export_tflite(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run("export", saved, out)
+    assert result.exit_code == 0, result.output
+    assert out.exists() and "difference to Keras" in result.stdout
+
+
+def test_export_int8(saved, tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    small, large = tmp_path / "int8.tflite", tmp_path / "float.tflite"
+    run("export", saved, large)
+    result = run(
+        "export",
+        saved,
+        small,
+        *("--quantize", "int8", "--calibration", tmp_path / "x.npy"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "int8" in result.stdout
+    assert small.stat().st_size < large.stat().st_size
+
+
+def test_export_rebuilds_a_masked_model(model, tmp_path):
+    masked = kprune.prune(model, reduce={"macs": 0.5})
+    masked.save(tmp_path / "masked.keras")
+    out = tmp_path / "compact.keras"
+    result = run("export", tmp_path / "masked.keras", out)
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(out)
+    assert kprune.cost(compact).macs <= 0.5 * kprune.cost(model).macs
+
+
+# -- bench -----------------------------------------------------------------
+
+
+def test_bench(saved, tmp_path, monkeypatch):
+    tflite = tmp_path / "model.tflite"
+    kprune.export(keras.saving.load_model(saved), tflite)
+    asked = []
+
+    def timed(subject, threads):
+        asked.append((subject, threads))
+        return original(subject, threads, runs=3, seconds=0.0)
+
+    original = kprune.benchmark
+    monkeypatch.setattr(kprune, "benchmark", timed)
+    result = run("bench", tflite, saved, "--threads", 2)
+    assert result.exit_code == 0, result.output
+    assert [threads for _, threads in asked] == [2, 2]
+    assert asked[0][0] == tflite and asked[1][0].name == "small"
+    assert "median" in result.stdout and result.stdout.count(" ms") == 6
+
+
+# -- failures --------------------------------------------------------------
+
+
+def test_a_missing_model():
+    assert_fails(run("inspect", "absent.keras"), "'absent.keras'")
+    assert_fails(run("bench", "absent.tflite"), "'absent.tflite'")
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_text("hello")
+    assert_fails(run("inspect", path), "not a Keras model file")
+
+
+def test_debug_prints_the_traceback():
+    result = run("inspect", "absent.keras", "--debug")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr and "FileNotFoundError" in result.stderr
+
+
+def test_python_code_in_a_model_is_not_run(tmp_path):
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x * 2)]).save(path)
+    assert_fails(run("inspect", path), "Lambda", "safe_mode=False")
+
+
+def test_a_custom_layer_is_named(tmp_path):
+    class Strange(layers.Layer):
+        def call(self, x):
+            return x
+
+    path = tmp_path / "custom.keras"
+    keras.Sequential([keras.Input((4,)), Strange()]).save(path)
+    assert_fails(run("inspect", path), "'Strange'", "Python script")
+
+
+def test_a_custom_loss_does_not_stand_in_the_way(model, tmp_path):
+    def strange_loss(y_true, y_pred):
+        return keras.ops.mean(y_pred - y_true)
+
+    model.compile("sgd", strange_loss)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    assert run("inspect", path).exit_code == 0
+
+
+@pytest.mark.parametrize("name, content", [("data.npz", "z"), ("data.npy", "pickled")])
+def test_data_that_do_not_fit(saved, tmp_path, name, content):
+    path = tmp_path / name
+    if content == "z":
+        np.savez(path, z=np.zeros(3))
+    else:
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    result = run("prune", saved, tmp_path / "out.keras", "--data", path)
+    assert_fails(result, name, "np.savez")
+
+
+def test_an_unwritable_target(saved, tmp_path):
+    result = run("export", saved, tmp_path / "no" / "model.tflite")
+    assert_fails(result, "folder")
+
+
+def test_the_command_line_module_needs_no_keras():
+    """`kprune --help` is fast only if nothing heavy is imported for it."""
+    code = (
+        "import sys, types, pathlib\n"
+        "package = types.ModuleType('kprune')\n"
+        f"package.__path__ = [{str(list(kprune.__path__)[0])!r}]\n"
+        "sys.modules['kprune'] = package\n"
+        "import kprune.cli\n"
+        "print(sorted({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_the_installed_script(saved):
+    result = subprocess.run(
+        [sys.executable, "-c", "from kprune.cli import main; main()", "inspect", saved],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("28 of 32 channels prunable")

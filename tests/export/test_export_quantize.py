@@ -1,0 +1,135 @@
+"""Quantised LiteRT files."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from export import zoo
+
+import kprune
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Large enough that weights dominate the file."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(64, 3, activation="relu"),
+            keras.layers.Conv2D(64, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, activation="softmax"),
+        ]
+    )
+
+
+def details(path):
+    interpreter = Interpreter(model_path=str(path))
+    return [d["dtype"] for d in interpreter.get_tensor_details()], (
+        interpreter.get_input_details()[0]["dtype"],
+        interpreter.get_output_details()[0]["dtype"],
+    )
+
+
+def test_sizes_shrink_as_promised(wide, tmp_path):
+    plain = kprune.export(wide, tmp_path / "f.tflite").size
+    half = kprune.export(wide, tmp_path / "h.tflite", quantize="float16")
+    dynamic = kprune.export(wide, tmp_path / "d.tflite", quantize="dynamic")
+    full = kprune.export(
+        wide, tmp_path / "i.tflite", quantize="int8", calibration=zoo.images(40)
+    )
+    assert half.size < 0.55 * plain
+    assert dynamic.size < 0.32 * plain
+    assert full.size < 0.32 * plain
+    assert half.max_rel < 5e-3 and half.tolerance == 1e-2
+    assert 0 < dynamic.max_rel < 0.05 and dynamic.tolerance is None
+    assert 0 < full.max_rel < 0.05 and full.tolerance is None
+    assert full.top1 >= 0.9 and full.data == "calibration data"
+
+
+@pytest.mark.parametrize("io_dtype", ["float32", "int8"])
+def test_int8_is_integer_throughout(wide, tmp_path, io_dtype):
+    path = tmp_path / "model.tflite"
+    report = kprune.export(
+        wide,
+        path,
+        quantize="int8",
+        calibration=zoo.images(40),
+        io_dtype=io_dtype,
+    )
+    dtypes, io = details(path)
+    assert io == (np.dtype(io_dtype).type,) * 2
+    floats = [d for d in dtypes if np.issubdtype(d, np.floating)]
+    assert len(floats) == (2 if io_dtype == "float32" else 0)
+    assert report.max_rel < 0.05
+
+
+def test_int8_needs_calibration(tmp_path):
+    with pytest.raises(ValueError, match=r"calibration=x_train\[:256\]"):
+        kprune.export(zoo.conv_net(), tmp_path / "m.tflite", quantize="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_few_calibration_samples_are_logged(tmp_path, caplog):
+    kprune.export(
+        zoo.conv_net(),
+        tmp_path / "m.tflite",
+        quantize="int8",
+        calibration=zoo.images(3),
+    )
+    assert "only 3 samples" in caplog.text
+
+
+@pytest.mark.parametrize("layer", ["SimpleRNN", "LSTM", "GRU"])
+def test_int8_recurrent_layers_are_unrolled(tmp_path, layer):
+    model = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            getattr(keras.layers, layer)(5, name="cell"),
+            keras.layers.Dense(3),
+        ]
+    )
+    x = np.random.default_rng(0).standard_normal((32, 4, 3)).astype("float32")
+    path = tmp_path / "m.tflite"
+    report = kprune.export(model, path, quantize="int8", calibration=x)
+    assert "unrolled" in str(report)
+    assert "WHILE" not in report.operators
+    assert report.max_rel < 0.15
+    assert model.get_layer("cell").unroll is False
+
+
+def test_int8_of_unknown_sequence_length_is_an_error_not_a_crash(tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(5)])
+    x = np.zeros((32, 4, 3), "float32")
+    with pytest.raises(ValueError, match="int8|steps|length"):
+        kprune.export(
+            model, tmp_path / "m.tflite", quantize="int8", calibration=x
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_quantisation_error_is_logged(tmp_path, caplog, monkeypatch):
+    # Calibrated on tiny inputs, the ranges clip everything that comes later.
+    model, x = zoo.conv_net(), zoo.images(64)
+    x[:32] *= 1e-4
+    monkeypatch.setattr("kprune.export.samples.MAX_SAMPLES", 64)
+    from kprune.export import tflite
+
+    represent = tflite._representative
+    monkeypatch.setattr(
+        tflite,
+        "_representative",
+        lambda job: represent(
+            type(job)(
+                job.signature, "int8", [job.calibration[0][:32]], job.options
+            )
+        ),
+    )
+    report = kprune.export(
+        model, tmp_path / "m.tflite", quantize="int8", calibration=x
+    )
+    assert report.max_rel > 0.2
+    assert "check its accuracy" in caplog.text

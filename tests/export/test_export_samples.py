@@ -1,0 +1,165 @@
+"""Calibration data of every kind, and random inputs that models accept."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from export import zoo
+from keras import layers
+
+from kprune.export.samples import collect_samples
+from kprune.export.samples import random_samples
+from kprune.export.signature import ModelSignature
+
+X, Y = zoo.images(10), np.arange(10)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        part = slice(2 * index, 2 * index + 2)
+        return X[part], Y[part]
+
+
+class Endless(Batches):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return super().__getitem__(index % 5)
+
+
+def dataset(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else X)
+
+
+SINGLE = {
+    "array": lambda: X,
+    "tensor": lambda: tf.constant(X),
+    "array_and_targets": lambda: (X, Y),
+    "list_of_batches": lambda: [X[:4], X[4:]],
+    "list_of_samples": lambda: list(X),
+    "dictionary": lambda: {"image": X},
+    "dataset": lambda: dataset(X).batch(3),
+    "dataset_with_targets": lambda: dataset(X, Y).batch(3),
+    "dataset_with_weights": lambda: dataset(X, Y, Y).batch(3),
+    "dataset_unbatched": lambda: dataset(X, Y),
+    "pydataset": Batches,
+    "generator": lambda: ((X[i : i + 5], Y[i : i + 5]) for i in (0, 5)),
+    "function": lambda: lambda: iter([X[:5], X[5:]]),
+}
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_one_input(kind):
+    (got,) = collect_samples(ModelSignature(zoo.conv_net()), SINGLE[kind]())
+    np.testing.assert_array_equal(got, X)
+
+
+IDS = np.arange(50).reshape(10, 5) % 11
+DOUBLE = {
+    "list": lambda: [X, IDS],
+    "list_and_targets": lambda: ([X, IDS], Y),
+    "tuple": lambda: (X, IDS),
+    "dictionary": lambda: {"tokens": IDS, "image": X},
+    "dataset_of_tuples": lambda: dataset(X, IDS).batch(4),
+    "dataset_nested": lambda: tf.data.Dataset.from_tensor_slices(
+        ((X, IDS), Y)
+    ).batch(4),
+    "dataset_of_dictionaries": lambda: tf.data.Dataset.from_tensor_slices(
+        ({"image": X, "tokens": IDS}, Y)
+    ).batch(4),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBLE)
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_two_inputs(kind, structure):
+    if structure == "dict" and "dict" not in kind:
+        pytest.skip("arrays without names have no order for dictionary inputs")
+    signature = ModelSignature(zoo.two_inputs(structure))
+    by_name = dict(
+        zip(
+            [spec.name for spec in signature.inputs],
+            collect_samples(signature, DOUBLE[kind]()),
+            strict=True,
+        )
+    )
+    np.testing.assert_array_equal(by_name["image"], X)
+    np.testing.assert_array_equal(by_name["tokens"], IDS)
+    assert by_name["tokens"].dtype == "int32"
+
+
+def test_reading_stops_at_the_limit():
+    signature = ModelSignature(zoo.conv_net())
+    (got,) = collect_samples(signature, Endless(), limit=17)
+    assert len(got) == 17
+    np.testing.assert_array_equal(got[10:], X[:7])
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (np.zeros((4, 8, 8, 1)), ValueError, r"shape \(4, 8, 8, 1\).*8, 8, 3"),
+        (np.zeros((0, 8, 8, 3)), ValueError, "is empty"),
+        (iter([]), ValueError, "is empty"),
+        (3, TypeError, "Received: 3 of type int"),
+        ({"picture": X}, ValueError, r"no entry for the inputs \['image'\]"),
+    ],
+)
+def test_unfit_data_is_explained(data, error, message):
+    with pytest.raises(error, match=message):
+        collect_samples(ModelSignature(zoo.conv_net()), data)
+
+
+def test_arrays_must_agree_in_number():
+    signature = ModelSignature(zoo.two_inputs("list"))
+    with pytest.raises(ValueError, match="image 10, tokens 9"):
+        collect_samples(signature, [X, IDS[:9]])
+    with pytest.raises(ValueError, match=r"has 2 inputs \(image, tokens\)"):
+        collect_samples(signature, [X])
+
+
+def test_random_samples_are_seeded_and_scaled():
+    signature = ModelSignature(zoo.conv_net())
+    (a,), (b,) = random_samples(signature, 40), random_samples(signature, 40)
+    np.testing.assert_array_equal(a, b)
+    assert a.shape == (40, 8, 8, 3) and a.dtype == "float32"
+    assert abs(a.std() - 1) < 0.05
+
+
+def test_random_indices_fit_the_smallest_embedding_they_reach():
+    ids = keras.Input((6,), dtype="int32")
+    flags = keras.Input((2,), dtype="bool")
+    floats = keras.Input((3,))
+    inner_ids = keras.Input((3,))
+    inner = keras.Model(inner_ids, layers.Embedding(7, 2)(inner_ids))
+    outputs = [
+        layers.Embedding(40, 2)(ids[:, :3]),
+        inner(layers.Reshape((3,))(ids[:, 3:])),
+        keras.ops.cast(flags, "float32"),
+        inner(floats),
+    ]
+    signature = ModelSignature(keras.Model([ids, flags, floats], outputs))
+    x, y, z = random_samples(signature, 200)
+    assert x.min() == 0 and x.max() == 6 and x.dtype == "int32"
+    assert y.dtype == bool and 0.4 < y.mean() < 0.6
+    # A float input that is an index of a table holds whole numbers.
+    assert z.max() == 6 and z.dtype == "float32" and np.all(z == np.round(z))
+
+
+def test_unknown_axes_get_a_length():
+    model = keras.Sequential(
+        [keras.Input((None, None, 3)), layers.Conv2D(2, 3)]
+    )
+    assert random_samples(ModelSignature(model), 2)[0].shape == (2, 32, 32, 3)
+
+
+def test_undrawable_dtype_is_explained():
+    inputs = keras.Input((1,), dtype="complex64")
+    model = keras.Model(inputs, keras.ops.real(inputs))
+    with pytest.raises(ValueError, match="Pass real ones"):
+        random_samples(ModelSignature(model), 2)

@@ -1,0 +1,132 @@
+"""The wrapper computes with masked variables and changes none."""
+
+import keras
+import numpy as np
+import pytest
+from harness import outputs
+from keras import layers
+
+import kprune
+
+
+def conv_mask():
+    layer = kprune.FilterMask(layers.Conv2D(4, 3, bias_initializer="ones"))
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    layer(x)
+    return layer, x
+
+
+def test_masked_filters_are_zero_and_others_untouched():
+    layer, x = conv_mask()
+    plain = np.asarray(layer.layer(x))
+    layer.mask = [1, 0, 1, 0]
+    masked = np.asarray(layer(x))
+    assert (masked[..., [1, 3]] == 0).all()
+    np.testing.assert_array_equal(masked[..., [0, 2]], plain[..., [0, 2]])
+    assert (np.asarray(layer.layer.kernel)[..., 1] != 0).any()
+
+
+def test_factor_scales_a_filter():
+    layer, x = conv_mask()
+    plain = np.asarray(layer(x))
+    layer.factor = [1, 0.5, 1, 0]
+    np.testing.assert_allclose(
+        np.asarray(layer(x)), plain * [1, 0.5, 1, 0], rtol=1e-5, atol=1e-6
+    )
+    assert layer.mask.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [[1, 0], [1, 0, 2, 1], [1, 0, float("nan"), 1]])
+def test_bad_masks_are_refused(value):
+    layer, _ = conv_mask()
+    with pytest.raises(ValueError, match="mask of layer 'conv2d'"):
+        layer.mask = value
+
+
+def test_no_filters_no_factor():
+    layer = kprune.FilterMask(layers.Conv2D(4, 1), axes=[[0, 2]], filters=[])
+    layer(np.ones((1, 2, 2, 3), "float32"))
+    assert layer.factor is None
+    with pytest.raises(ValueError, match="produces no filters"):
+        layer.factor = [1, 1, 1, 1]
+
+
+def test_unbuilt_wrapper_says_so():
+    with pytest.raises(ValueError, match="call the layer"):
+        kprune.FilterMask(layers.Dense(3)).mask  # noqa: B018
+
+
+class Penalised(layers.Dense):
+    """A layer that adds a loss and updates a variable in its call."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.calls = self.add_weight(shape=(), trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign(self.calls + 1)
+        self.add_loss(keras.ops.sum(self.kernel * 0 + 0.25))
+        return super().call(x)
+
+
+def test_added_losses_and_updates_reach_the_model():
+    wrapper = kprune.FilterMask(Penalised(4))
+    model = keras.Sequential([keras.Input((3,)), wrapper])
+    model.compile("sgd", "mse", run_eagerly=False)
+    before = float(wrapper.layer.calls.value)
+    x, y = np.zeros((2, 3)), np.zeros((2, 4))
+    loss = model.train_on_batch(x, y)
+    assert float(np.ravel(loss)[0]) == pytest.approx(12 * 0.25)
+    assert float(wrapper.layer.calls.value) == before + 1
+
+
+def test_masked_entries_get_no_gradient_in_a_compiled_step():
+    layer, x = conv_mask()
+    model = keras.Sequential([keras.Input((6, 6, 3)), layer, layers.Flatten()])
+    layer.mask = [1, 0, 1, 1]
+    before = np.asarray(layer.layer.kernel).copy()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(x, np.ones((2, 64)))
+    moved = np.abs(np.asarray(layer.layer.kernel) - before).max(axis=(0, 1, 2))
+    assert moved[1] == 0 and (moved[[0, 2, 3]] > 0).all()
+
+
+def test_batch_normalization_statistics_follow_the_plain_layer():
+    x = np.random.default_rng(0).normal(2, 3, size=(8, 5)).astype("float32")
+    plain = layers.BatchNormalization()
+    wrapper = kprune.FilterMask(layers.BatchNormalization())
+    for _ in range(3):
+        plain(x, training=True)
+        wrapper(x, training=True)
+    for a, b in zip(plain.weights, wrapper.layer.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_dropout_inside_draws_new_numbers_each_step():
+    recurrent = kprune.FilterMask(layers.Dense(3))
+    noisy = kprune.FilterMask(layers.LSTM(4, dropout=0.5, seed=1))
+    x = np.ones((2, 3, 3), "float32")
+    a, b = (np.asarray(noisy(recurrent(x), training=True)) for _ in range(2))
+    assert (a != b).any()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    layer = layers.Dense(4, dtype=policy)
+    wrapper = kprune.FilterMask(layer)
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+    y = wrapper(x)
+    assert keras.backend.standardize_dtype(y.dtype) == policy.split("_")[1]
+    assert layer.kernel.dtype == "float32"
+    np.testing.assert_array_equal(outputs(wrapper, x)[0], outputs(layer, x)[0])
+
+
+def test_round_trip_keeps_masks_and_factors(tmp_path):
+    layer, x = conv_mask()
+    model = keras.Sequential([keras.Input((6, 6, 3)), layer])
+    layer.mask, layer.factor = [1, 0, 1, 1], [1, 1, 0.5, 1]
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.layers[0].mask.tolist() == [1, 0, 1, 1]
+    assert loaded.layers[0].factor.tolist() == [1, 1, 0.5, 1]
+    np.testing.assert_array_equal(outputs(model, x)[0], outputs(loaded, x)[0])

@@ -1,0 +1,159 @@
+"""wrap(), masks() and set_masks()."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from harness import outputs
+from harness import random_inputs
+from harness import random_masks
+from keras import layers
+
+import kprune
+from kprune.masking import filter_masks
+from kprune.masking import is_masked
+
+
+def test_wrap_keeps_names_weights_and_outputs():
+    model = zoo.nested_backbone()
+    masked = kprune.wrap(model)
+    assert [l.name for l in masked.layers] == [l.name for l in model.layers]
+    assert isinstance(masked.get_layer("hidden"), kprune.FilterMask)
+    x = random_inputs(model)
+    np.testing.assert_array_equal(outputs(model, x)[0], outputs(masked, x)[0])
+    assert not is_masked(model) and is_masked(masked)
+
+
+def test_the_original_is_not_tied_to_the_copy():
+    model = zoo.sequential()
+    masked = kprune.wrap(model)
+    masked.get_layer("conv1").layer.kernel.assign(
+        np.zeros(model.get_layer("conv1").kernel.shape)
+    )
+    assert np.asarray(model.get_layer("conv1").kernel).any()
+
+
+def test_wrapping_twice_is_refused():
+    with pytest.raises(ValueError, match="wrapped already"):
+        kprune.wrap(kprune.wrap(zoo.sequential()))
+
+
+def test_nothing_to_prune_lists_why():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="only")])
+    with pytest.raises(ValueError, match=r"no channel.*\n.*only.*model output"):
+        kprune.wrap(model)
+
+
+def test_masks_act_at_every_member():
+    masked = kprune.wrap(zoo.projection_resnet())
+    kprune.set_masks(masked, {"stem": [0, 1, 1, 1, 1, 1, 1, 1]})
+    by_name = {w.name: w for w in filter_masks(masked)}
+    for producer in ("stem", "b0"):
+        assert by_name[producer].mask[0] == 0
+    project = by_name["project1"]
+    assert project.axis_mask(project.layer.kernel, 2)[0] == 0
+    assert by_name["stem_bn"].mask[0] == 0
+
+
+def test_masks_can_be_replayed_on_another_copy():
+    model = zoo.option_a_resnet()
+    first, second = kprune.wrap(model), kprune.wrap(model)
+    kprune.set_masks(first, random_masks(kprune.trace(first)))
+    kprune.set_masks(second, kprune.masks(first))
+    x = random_inputs(model)
+    np.testing.assert_array_equal(outputs(first, x)[0], outputs(second, x)[0])
+
+
+def test_partial_masks_leave_other_groups_alone():
+    masked = kprune.wrap(zoo.sequential())
+    kprune.set_masks(masked, {"conv1": [1, 0, 1, 1, 1, 1]})
+    kprune.set_masks(masked, {"conv2": [0, 1, 1, 1, 1, 1, 1, 1]})
+    assert kprune.masks(masked)["conv1"].tolist() == [1, 0, 1, 1, 1, 1]
+
+
+def test_masking_can_be_undone():
+    model = zoo.inception()
+    masked = kprune.wrap(model)
+    kprune.set_masks(masked, random_masks(kprune.trace(masked)))
+    kprune.set_masks(
+        masked, {k: np.ones_like(v) for k, v in kprune.masks(masked).items()}
+    )
+    x = random_inputs(model)
+    np.testing.assert_array_equal(outputs(model, x)[0], outputs(masked, x)[0])
+
+
+def test_factors_are_read_back():
+    masked = kprune.wrap(zoo.sequential())
+    kprune.set_masks(masked, {"conv1": [1, 0, 0.25, 1, 1, 1]})
+    assert kprune.masks(masked)["conv1"].tolist() == [1, 0, 0.25, 1, 1, 1]
+    assert masked.get_layer("conv1").factor.tolist() == [1, 1, 0.25, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"conv9": [1]}, "no such group.*conv1"),
+        ({"head": [1, 0, 1, 1]}, "cannot be pruned: feeds the model output"),
+        ({"conv1": [1, 0]}, r"shape \(6,\)"),
+        ({"conv1": [1, 0, 1, 1, 1, -1]}, "between 0"),
+        ({"conv1": [0] * 6}, "removes all 6 channels"),
+    ],
+)
+def test_bad_masks_are_refused_and_nothing_changes(given, message):
+    masked = kprune.wrap(zoo.sequential())
+    with pytest.raises(ValueError, match=message):
+        kprune.set_masks(masked, {"conv2": [0, 1, 1, 1, 1, 1, 1, 1], **given})
+    assert all(v.all() for v in kprune.masks(masked).values())
+
+
+def test_an_unwrapped_model_says_how_to_wrap():
+    with pytest.raises(ValueError, match=r"kprune.wrap\(model\)"):
+        kprune.masks(zoo.sequential())
+
+
+def test_skipped_groups_stay_whole_after_loading(tmp_path):
+    masked = kprune.wrap(zoo.sequential(), skip=["conv1"])
+    assert list(kprune.masks(masked)) == ["conv2", "dense"]
+    masked.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert list(kprune.masks(loaded)) == ["conv2", "dense"]
+
+
+def test_compiled_model_stays_compiled():
+    model = zoo.sequential()
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    x = random_inputs(model)
+    model.train_on_batch(x, np.zeros((3, 4)))
+    masked = kprune.wrap(model)
+    assert masked.optimizer is not model.optimizer
+    assert int(masked.optimizer.iterations.value) == 1
+    first = model.train_on_batch(x, np.ones((3, 4)), return_dict=True)
+    second = masked.train_on_batch(x, np.ones((3, 4)), return_dict=True)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    a, b = outputs(model, x)[0], outputs(masked, x)[0]
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+class Stepping(keras.Model):
+    """A functional model with a training step of its own."""
+
+    def train_step(self, data):
+        return {**super().train_step(data), "mine": keras.ops.ones(())}
+
+
+def test_the_model_class_is_kept():
+    base = zoo.sequential()
+    inputs = keras.Input((8, 8, 3))
+    model = Stepping(inputs, base(inputs))
+    masked = kprune.wrap(model)
+    assert isinstance(masked, Stepping)
+    assert isinstance(kprune.rebuild(masked), Stepping)
+
+
+def test_frozen_layers_stay_frozen():
+    model = zoo.sequential()
+    model.get_layer("conv1").trainable = False
+    masked = kprune.wrap(model)
+    compact = kprune.rebuild(masked)
+    for copy in (masked, compact):
+        assert len(copy.trainable_variables) == 6

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import kprune
+from kprune.pruning import Plan
+
+
+def net():
+    inputs = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(8, 3, name="conv1")(inputs)
+    x = keras.layers.BatchNormalization(name="norm1")(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Conv2D(12, 3, activation="sigmoid", name="conv2")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(16, activation="relu", name="hidden")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        layer.set_weights([rng.uniform(0.1, 1, w.shape) for w in layer.weights])
+    return model
+
+
+@pytest.fixture
+def model():
+    return net()
+
+
+def share_removed(masked, model):
+    full, now = kprune.cost(model), kprune.cost(masked)
+    return {"macs": 1 - now.macs / full.macs, "params": 1 - now.params / full.params}
+
+
+def test_the_default_removes_half_of_the_macs_and_leaves_the_model_alone(model):
+    before = model.get_weights()
+    masked = kprune.prune(model)
+    assert 0.5 <= share_removed(masked, model)["macs"] < 0.6
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("key", ["macs", "params"])
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_targets_are_met_by_the_compact_model(model, key, allocation):
+    masked = kprune.prune(model, "l2", {key: 0.6}, allocation)
+    compact = kprune.rebuild(masked)
+    removed = share_removed(compact, model)
+    assert removed[key] >= 0.6
+    assert removed == pytest.approx(Plan(masked).removed())
+    assert share_removed(masked, model) == pytest.approx(removed)
+
+
+def test_no_single_filter_could_be_put_back(model):
+    masked = kprune.prune(model, reduce={"macs": 0.5})
+    masks = kprune.masks(masked)
+    for name, mask in masks.items():
+        if mask.all():
+            continue
+        more = mask.copy()
+        more[np.flatnonzero(mask == 0)[0]] = 1
+        other = kprune.wrap(model)
+        kprune.set_masks(other, {**masks, name: more})
+        assert share_removed(other, model)["macs"] < 0.5
+
+
+def test_the_weakest_filters_of_each_group_go(model):
+    masked = kprune.prune(model, "l1", {"params": 0.7})
+    kernel = model.get_layer("conv2").kernel.numpy()
+    strength = np.abs(kernel).sum((0, 1, 2))
+    mask = kprune.masks(masked)["conv2"] == 1
+    assert not mask.all()
+    assert strength[~mask].max() <= strength[mask].min()
+
+
+def test_masked_and_compact_outputs_agree(model):
+    masked = kprune.prune(model, "fpgm", {"macs": 0.5})
+    x = np.random.default_rng(1).normal(size=(4, 8, 8, 2))
+    expected = masked.predict_on_batch(x)
+    np.testing.assert_allclose(
+        kprune.rebuild(masked).predict_on_batch(x), expected, rtol=1e-5
+    )
+
+
+def test_weights_of_removed_filters_are_zero_everywhere(model):
+    masked = kprune.prune(model, allocation={"conv1": 0.5})
+    gone = kprune.masks(masked)["conv1"] == 0
+    assert gone.sum() == 4
+    layers = {w.name: w.layer for w in masked.layers if hasattr(w, "layer")}
+    assert (layers["conv1"].kernel.numpy()[..., gone] == 0).all()
+    assert (layers["conv1"].bias.numpy()[gone] == 0).all()
+    assert (layers["norm1"].gamma.numpy()[gone] == 0).all()
+    assert (layers["norm1"].beta.numpy()[gone] == 0).all()
+    assert (layers["conv2"].kernel.numpy()[:, :, gone] == 0).all()
+    assert (layers["conv2"].kernel.numpy()[:, :, ~gone] != 0).all()
+    assert (layers["norm1"].moving_variance.numpy() > 0).all()
+
+
+def test_a_wrapped_model_is_pruned_in_place_and_further(model):
+    masked = kprune.wrap(model)
+    assert kprune.prune(masked, reduce={"macs": 0.3}) is masked
+    first = kprune.masks(masked)
+    kprune.prune(masked, reduce={"macs": 0.6})
+    assert share_removed(masked, model)["macs"] >= 0.6
+    for name, mask in kprune.masks(masked).items():
+        assert (mask <= first[name]).all()
+        assert mask.any()
+
+
+def test_a_compiled_model_stays_compiled(model):
+    model.compile("sgd", "mse", metrics=["mae"])
+    masked = kprune.prune(model)
+    assert masked.compiled
+    assert masked.loss == "mse"
+    assert isinstance(masked.optimizer, keras.optimizers.SGD)
+
+
+def test_skipped_layers_keep_their_filters(model):
+    masked = kprune.prune(model, reduce={"params": 0.3}, skip=["conv1"])
+    assert "conv1" not in kprune.masks(masked)
+    with pytest.raises(ValueError, match=r"`skip` comes too late"):
+        kprune.prune(masked, skip=["conv2"])
+
+
+def test_data_reaches_the_criterion(model):
+    x = np.random.default_rng(1).normal(size=(8, 8, 8, 2))
+    masked = kprune.prune(model, "activation", {"macs": 0.3}, data=x)
+    assert share_removed(masked, model)["macs"] >= 0.3
+    with pytest.raises(ValueError, match="as `data=`"):
+        kprune.prune(model, "activation")
+    with pytest.raises(ValueError, match=r"model.compile\(loss=...\)"):
+        kprune.prune(model, "taylor", data=(x, np.zeros((8, 3))))
+
+
+def test_out_of_reach_is_said_before_any_scoring(model):
+    def never(group):
+        raise AssertionError("scored")
+
+    with pytest.raises(ValueError, match="Cannot remove 99.9% of the macs"):
+        kprune.prune(model, never, {"macs": 0.999})
+
+
+def test_two_prunings_with_the_same_seed_agree(model):
+    criterion = kprune.criteria.Random(seed=3)
+    first = kprune.masks(kprune.prune(model, criterion))
+    second = kprune.masks(kprune.prune(net(), kprune.criteria.Random(seed=3)))
+    np.testing.assert_equal(first, second)
