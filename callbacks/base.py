@@ -63,7 +63,7 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
     def candidates(self, plan: Plan) -> dict[str, np.ndarray]:
         """Return, for each group's name, booleans: channels to choose from.
 
-        The others count as removed.
+        Called right before scoring. The others count as removed.
         """
 
     @abc.abstractmethod
@@ -89,12 +89,17 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             removed = self._plan().removed()
-            logs.update({f"pruned_{key}": removed[key] for key in ("macs", "params")})
+            logs.update(
+                {f"pruned_{key}": removed[key] for key in ("macs", "params")}
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         plan = self._plan()
         if not plan.met():
-            removed = ", ".join(f"{s:.1%} of the {k}" for k, s in plan.removed().items())
+            shares = plan.removed().items()
+            removed = ", ".join(
+                f"{share:.1%} of the {key}" for key, share in shares
+            )
             _log.warning(
                 "Training ended before the pruning target was reached: %s are gone, "
                 "the target is reduce=%s with allocation %s. Either it stopped before "

@@ -62,7 +62,7 @@ class PruneCallback(PruningCallback):
         return not plan.met(fraction)
 
     def candidates(self, plan: Plan) -> dict[str, np.ndarray]:
-        return plan.alive()
+        return plan.settle()
 
     def act(self, plan: Plan, masks: dict[str, np.ndarray]) -> None:
         plan.remove(masks)

@@ -41,7 +41,9 @@ PUBLISHED = {20: 91.73, 32: 92.63, 44: 93.10, 56: 93.39}
 def build_resnet(depth: int = 20) -> keras.Model:
     """Builds a CIFAR ResNet; layer names follow the names of the weights."""
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"depth must be 6n + 2 (20, 32, 44, 56), received {depth}.")
+        raise ValueError(
+            f"depth must be 6n + 2 (20, 32, 44, 56), received {depth}."
+        )
 
     def conv_bn(x, filters, strides, name, index):
         # Padding both sides also where the stride is 2: "same" would not.
@@ -117,7 +119,9 @@ def fine_tune(masked: keras.Model, x, y, options: argparse.Namespace) -> None:
     steps = options.epochs * len(train)
     masked.compile(
         keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(options.learning_rate, steps),
+            keras.optimizers.schedules.CosineDecay(
+                options.learning_rate, steps
+            ),
             momentum=0.9,
             nesterov=True,
             weight_decay=1e-4,
@@ -137,13 +141,20 @@ def fine_tune(masked: keras.Model, x, y, options: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--depth", type=int, default=20, choices=sorted(PUBLISHED))
     add("--data-dir", help="folder of TensorFlow Datasets that holds cifar10/")
-    add("--download", action="store_true", help="fetch CIFAR-10 if it is missing")
-    add("--weights", type=Path, required=True, help="an .npz file or its folder")
+    add(
+        "--download",
+        action="store_true",
+        help="fetch CIFAR-10 if it is missing",
+    )
+    add(
+        "--weights", type=Path, required=True, help="an .npz file or its folder"
+    )
     add("--epochs", type=int, default=2)
     add("--reduce", type=float, default=0.5, help="share of the MACs to remove")
     add("--criterion", default="l1")
@@ -151,7 +162,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--schedule", default="one_shot", help="one_shot, linear or polynomial")
     add("--learning-rate", type=float, default=0.02)
     add("--batch-size", type=int, default=128)
-    add("--train-images", type=int, default=50000, help="use only the first ones")
+    add(
+        "--train-images",
+        type=int,
+        default=50000,
+        help="use only the first ones",
+    )
     add("--test-on", choices=["half", "all"], default="half")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("cifar10-resnet"))
@@ -183,7 +199,9 @@ def main(arguments: list[str] | None = None) -> Evaluation:
         ("test[5000:]", slice(5000, None)),
         ("all 10000", slice(None)),
     ):
-        print(f"pruned, {name}: {100 * accuracy(scores[part], y_test[part]):.2f} %")
+        print(
+            f"pruned, {name}: {100 * accuracy(scores[part], y_test[part]):.2f} %"
+        )
     with progress() as bars:
         calibration = normalize_cifar10(x[:512])
         deployment = deploy(evaluation, masked, calibration, bars)

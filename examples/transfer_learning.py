@@ -44,7 +44,9 @@ def build_model(weights: str | None = None) -> keras.Model:
     image = keras.Input((32, 32, 3), name="image")
     x = layers.GlobalAveragePooling2D(name="pool")(backbone(image))
     x = layers.Dense(64, activation="relu", name="hidden")(x)
-    return keras.Model(image, layers.Dense(10, name="scores")(x), name="transfer")
+    return keras.Model(
+        image, layers.Dense(10, name="scores")(x), name="transfer"
+    )
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
@@ -53,17 +55,24 @@ def enlarge(images: np.ndarray) -> np.ndarray:
     return 2 * large - 1
 
 
-def fit(model: keras.Model, data, epochs: int, rate: float, callbacks=()) -> None:
+def fit(
+    model: keras.Model, data, epochs: int, rate: float, callbacks=()
+) -> None:
     train = batches(*data, 64, shuffle=True)
     model.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
     model.fit(
-        train, epochs=epochs, verbose=2, shuffle=False, callbacks=list(callbacks)
+        train,
+        epochs=epochs,
+        verbose=2,
+        shuffle=False,
+        callbacks=list(callbacks),
     )
 
 
 def main(arguments: list[str] | None = None) -> Evaluation:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--weights", choices=["imagenet"])
     parser.add_argument("--epochs", type=int, default=15)
@@ -85,7 +94,6 @@ def main(arguments: list[str] | None = None) -> Evaluation:
         backbone.trainable = True
     fit(model, train, options.epochs, 1e-3)
     evaluation.add_model("original", model, "original.tflite")
-    print(kprune.trace(model).coverage)
 
     masked = kprune.wrap(model)
     prune = PruneCallback(criterion="bn_scale", reduce={"macs": options.reduce})

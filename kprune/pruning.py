@@ -79,7 +79,7 @@ def prune(
     masked = _masked(model, skip)
     plan = Plan(masked, criterion, reduce, allocation, data)
     plan.check()
-    alive = plan.alive()
+    alive = plan.settle()
     plan.remove(plan.allocate(plan.score(alive), alive=alive))
     return masked
 
@@ -131,12 +131,16 @@ class Plan:
         self.graph: ChannelGraph = trace(masked)
         require_prunable(self.graph)
         self.cost_model = CostModel(self.graph)
-        self.reduce = allocations.targets(reduce, self.allocation, self.cost_model)
+        self.reduce = allocations.targets(
+            reduce, self.allocation, self.cost_model
+        )
 
     def check(self) -> None:
         """Raise what scoring or allocating would raise at the whole target."""
         self.criterion.check(self.masked, self.data)
-        allocations.check(self.graph, self.reduce, self.allocation, self.cost_model)
+        allocations.check(
+            self.graph, self.reduce, self.allocation, self.cost_model
+        )
 
     def alive(self) -> Vectors:
         """Return, for each prunable group's name, booleans: not removed."""
@@ -144,6 +148,16 @@ class Plan:
             name: vector > 0
             for name, vector in read_masks(self.masked, self.graph).items()
         }
+
+    def settle(self) -> Vectors:
+        """Zero the weights of all that is removed; return `alive()`.
+
+        To be called before scoring: masks set by hand leave weights behind that
+        a criterion would count.
+        """
+        alive = self.alive()
+        zero_removed(self.masked, self.graph, alive)
+        return alive
 
     def score(self, alive: Mapping[str, np.ndarray] | None = None) -> Vectors:
         """Return the scores of all prunable groups by name."""
@@ -192,7 +206,9 @@ class Plan:
         )
 
 
-def zero_removed(masked: keras.Model, graph: ChannelGraph, masks: Vectors) -> None:
+def zero_removed(
+    masked: keras.Model, graph: ChannelGraph, masks: Vectors
+) -> None:
     """Set to 0 what training could revive or penalise in removed channels.
 
     A mask alone makes removed weights act as 0. But momentum and weight decay

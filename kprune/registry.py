@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import numbers
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +24,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{hint}Known names: {', '.join(map(repr, names)) or 'none'}."
+
+
+def as_number(value: object) -> float:
+    """Return a real number as a float, and NaN for all else (truth values too)."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if real else math.nan  # type: ignore[arg-type]
 
 
 class Registry:

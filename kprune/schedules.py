@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from kprune.registry import Registry
+from kprune.registry import as_number
 
 
 class Schedule(abc.ABC):
@@ -40,10 +40,9 @@ class Schedule(abc.ABC):
         return cls(**config)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            type(self) is type(other)
-            and self.get_config() == other.get_config()
-        )  # type: ignore[attr-defined]
+        if not isinstance(other, Schedule) or type(self) is not type(other):
+            return NotImplemented
+        return self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(self.get_config().items())))
@@ -143,7 +142,7 @@ class Polynomial(_Rounds):
         every: int = 1,
     ) -> None:
         super().__init__(begin, end, every)
-        if not isinstance(power, numbers.Real) or not 0 < power < math.inf:
+        if not 0 < as_number(power) < math.inf:
             raise ValueError(
                 "Polynomial needs a power above 0 (1 is linear, 3 is cubic). "
                 f"Received: power={power!r}."
@@ -197,7 +196,7 @@ class _Function(Schedule):
 
     def fraction(self, epoch: int, epochs: int | None = None) -> float:
         share = self.function(epoch)
-        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+        if not 0 <= as_number(share) <= 1:
             raise ValueError(
                 f"The schedule function {_name(self.function)} must return the "
                 "share of the target that is reached in an epoch, a number from 0 "
@@ -213,14 +212,14 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", repr(function))
 
 
-def _whole(value: object, schedule: str, argument: str, least: int) -> int:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:  # type: ignore[operator]
+def _whole(value: int, schedule: str, argument: str, least: int) -> int:
+    number = as_number(value)
+    if not number >= least or number % 1:
         raise ValueError(
             f"{schedule} needs a whole number of epochs, {least} or more, as "
             f"`{argument}`. Received: {argument}={value!r}."
         )
-    return int(value)  # type: ignore[call-overload]
+    return int(number)
 
 
 _registry = Registry("schedule", Schedule, _Function)

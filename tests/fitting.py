@@ -9,9 +9,9 @@ import tensorflow as tf
 
 def small_net(width=16):
     inputs = keras.Input((8, 8, 1))
-    x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name="conv1")(
-        inputs
-    )
+    x = keras.layers.Conv2D(
+        width, 3, padding="same", use_bias=False, name="conv1"
+    )(inputs)
     x = keras.layers.BatchNormalization(name="norm1")(x)
     x = keras.layers.ReLU()(x)
     y = keras.layers.Conv2D(width, 3, padding="same", name="conv2")(x)

@@ -15,5 +15,7 @@ def shared_data(*parts: str) -> Path:
     default = ROOT.parent / "shared" / "data"
     path = Path(os.environ.get("KPRUNE_DATA", default)).joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"no {'/'.join(parts)}: set KPRUNE_DATA to the folder with it")
+        pytest.skip(
+            f"no {'/'.join(parts)}: set KPRUNE_DATA to the folder with it"
+        )
     return path

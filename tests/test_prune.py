@@ -30,7 +30,10 @@ def model():
 
 def share_removed(masked, model):
     full, now = kprune.cost(model), kprune.cost(masked)
-    return {"macs": 1 - now.macs / full.macs, "params": 1 - now.params / full.params}
+    return {
+        "macs": 1 - now.macs / full.macs,
+        "params": 1 - now.params / full.params,
+    }
 
 
 def test_the_default_removes_half_of_the_macs_and_leaves_the_model_alone(model):
@@ -123,6 +126,22 @@ def test_skipped_layers_keep_their_filters(model):
         kprune.prune(masked, skip=["conv2"])
 
 
+def test_what_masks_removed_before_does_not_count_in_scores(model):
+    masked = kprune.wrap(model)
+    kprune.set_masks(masked, {"conv1": [1, 1, 0, 0, 0, 0, 0, 0]})
+    seen = {}
+
+    def spy(group):
+        seen[group.name] = np.abs(kprune.criteria.filters(group)).sum(axis=1)
+        return seen[group.name]
+
+    kprune.prune(masked, spy, {"macs": 0.8})
+    kernel = model.get_layer("conv2").kernel.numpy()[:, :, :2]
+    np.testing.assert_allclose(
+        seen["conv2"], np.abs(kernel).sum((0, 1, 2)), rtol=1e-6
+    )
+
+
 def test_data_reaches_the_criterion(model):
     x = np.random.default_rng(1).normal(size=(8, 8, 8, 2))
     masked = kprune.prune(model, "activation", {"macs": 0.3}, data=x)
@@ -137,7 +156,7 @@ def test_out_of_reach_is_said_before_any_scoring(model):
     def never(group):
         raise AssertionError("scored")
 
-    with pytest.raises(ValueError, match="Cannot remove 99.9% of the macs"):
+    with pytest.raises(ValueError, match=r"Cannot remove 99.9% of the macs"):
         kprune.prune(model, never, {"macs": 0.999})
 
 

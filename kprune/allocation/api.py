@@ -167,7 +167,9 @@ def met(
     """
     allocation = get(allocation)
     living = {name: np.asarray(mask) != 0 for name, mask in alive.items()}
-    problem = _problem(graph, {}, reduce, allocation, cost_model, living, fraction)
+    problem = _problem(
+        graph, {}, reduce, allocation, cost_model, living, fraction
+    )
     return allocation.met(problem)
 
 

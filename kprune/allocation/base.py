@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 from kprune.allocation.solver import fits
 from kprune.allocation.solver import remove_until
 from kprune.registry import Registry
+from kprune.registry import as_number
 from kprune.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class Problem:
     @property
     def living(self) -> np.ndarray:
         """`(groups,)` channels of each prunable group that are not gone."""
-        return np.array([int(self.alive[name].astype(bool).sum()) for name in self.names])
+        return np.array(
+            [int(self.alive[name].astype(bool).sum()) for name in self.names]
+        )
 
     @property
     def sizes(self) -> np.ndarray:
@@ -114,7 +116,7 @@ class RankedAllocation(Allocation):
                 f"{name} needs a whole number, 1 or more, as `keep_min`: a group "
                 f"without channels cuts the model in two. Received: {keep_min!r}."
             )
-        if not isinstance(max_share, numbers.Real) or not 0 < max_share <= 1:
+        if not 0 < as_number(max_share) <= 1:
             raise ValueError(
                 f"{name} needs a share above 0, up to 1, as `max_share`. Received: "
                 f"{max_share!r}."
@@ -237,13 +239,11 @@ def check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
             raise ValueError(
                 f"Cannot reduce {key!r}. {did_you_mean(key, known)}"
             )
-        if (
-            isinstance(share, bool)
-            or not isinstance(share, numbers.Real)
-            or not 0 < share < 1
-        ):
-            percent = isinstance(share, numbers.Real) and 1 < share < 100
-            hint = f" Did you mean {share / 100:g}?" if percent else ""
+        number = as_number(share)
+        if not 0 < number < 1:
+            hint = (
+                f" Did you mean {number / 100:g}?" if 1 < number < 100 else ""
+            )
             raise ValueError(
                 f"`reduce` needs the share of the {key} to remove, a number between "
                 f"0 and 1. Received: {share!r}.{hint}"

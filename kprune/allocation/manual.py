@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +13,7 @@ from kprune.allocation.base import check_reachable
 from kprune.allocation.base import solve_ranked
 from kprune.allocation.base import within_budget
 from kprune.allocation.ranking import Global
+from kprune.registry import as_number
 from kprune.registry import did_you_mean
 
 
@@ -44,10 +44,7 @@ class Manual(Allocation):
                 'allocation={"conv1": 0.5}. Received an empty dictionary.'
             )
         for name, share in shares.items():
-            number = isinstance(share, numbers.Real) and not isinstance(
-                share, bool
-            )
-            if not number or not 0 <= share < 1:
+            if not 0 <= as_number(share) < 1:
                 raise ValueError(
                     "The share to remove must be a number from 0 to below 1. "
                     f"Received {share!r} for group {name!r}."

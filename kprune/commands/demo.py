@@ -17,15 +17,20 @@ def demo(
         "kprune-demo"
     ),
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the split, the weights and the order.")
+        int,
+        typer.Option(
+            min=0, help="Seed of the split, the weights and the order."
+        ),
     ] = 0,
     reduce: Annotated[
-        float, typer.Option(help="Share of the MACs to remove, between 0 and 1.")
+        float,
+        typer.Option(help="Share of the MACs to remove, between 0 and 1."),
     ] = 0.6,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Train for 2 + 2 epochs only: a try-out of the installation."
+            "--quick",
+            help="Train for 2 + 2 epochs only: a try-out of the installation.",
         ),
     ] = False,
     debug: Debug = False,

@@ -25,7 +25,9 @@ def export(
     model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
     out: Annotated[
         Path,
-        typer.Argument(help="File to write: .tflite, .onnx or .keras; or a folder."),
+        typer.Argument(
+            help="File to write: .tflite, .onnx or .keras; or a folder."
+        ),
     ],
     quantize: Annotated[
         Quantize | None, typer.Option(help="Number format of a .tflite file.")
@@ -57,7 +59,9 @@ def export(
     with progress() as bars:
         with step(bars, "loading"):
             keras_model = load_model(model)
-            samples = None if calibration is None else load_arrays(calibration)[0]
+            samples = (
+                None if calibration is None else load_arrays(calibration)[0]
+            )
         with step(bars, f"writing {out.name}"):
             report = kprune.export(
                 keras_model,

@@ -57,7 +57,9 @@ def _load(path: Path, compile_model: bool) -> keras.Model:
     import keras
 
     try:
-        return keras.saving.load_model(path, compile=compile_model, safe_mode=True)
+        return keras.saving.load_model(
+            path, compile=compile_model, safe_mode=True
+        )
     except Exception as error:
         raise ValueError(_explain(path, str(error))) from error
 
@@ -70,7 +72,9 @@ def _explain(path: Path, message: str) -> str:
             "layer; or, if you trust the file, load it in Python with "
             "keras.saving.load_model(path, safe_mode=False) and call kprune there."
         )
-    missing = re.search(r"Could not locate (?:class|function) '([^']+)'", message)
+    missing = re.search(
+        r"Could not locate (?:class|function) '([^']+)'", message
+    )
     if missing:
         return (
             f"{str(path)!r} needs {missing[1]!r}, a custom layer or function that "

@@ -14,7 +14,9 @@ from kprune.commands.options import one_line_errors
 @one_line_errors
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.

@@ -6,7 +6,8 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
+from typing import TypeVar
 
 import typer
 

@@ -47,7 +47,9 @@ def parse_reduce(text: str) -> dict[str, float]:
 
 @one_line_errors
 def prune(
-    model: Annotated[Path, typer.Argument(help="Trained model, a .keras file.")],
+    model: Annotated[
+        Path, typer.Argument(help="Trained model, a .keras file.")
+    ],
     out: Annotated[
         Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
     ],
@@ -55,7 +57,10 @@ def prune(
         str, typer.Option(help="What to remove: macs=0.5 or params=0.5.")
     ] = "macs=0.5",
     criterion: Annotated[
-        str, typer.Option(help="How filters are scored: l1, l2, bn_scale, fpgm, ...")
+        str,
+        typer.Option(
+            help="How filters are scored: l1, l2, bn_scale, fpgm, ..."
+        ),
     ] = "l1",
     allocation: Annotated[
         str, typer.Option(help="How the cut is shared out: global or uniform.")
@@ -84,31 +89,32 @@ def prune(
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
     from kprune.export.report import path_size
-    from kprune.report.rows import Row
-    from kprune.report.rows import rows_table
     from kprune.report.progress import progress
     from kprune.report.progress import step
+    from kprune.report.rows import Row
+    from kprune.report.rows import rows_table
 
     with progress() as bars:
         with step(bars, "loading"):
             original = load_model(model)
-            samples = None if data is None else load_arrays(data)
-            if samples is not None and samples[1] is None:
-                samples = samples[0]
+            x, y = (None, None) if data is None else load_arrays(data)
         with step(bars, "pruning"):
             masked = kprune.prune(
                 original,
                 criterion=criterion,
                 reduce=target,
                 allocation=allocation,
-                data=samples,
+                data=x if y is None else (x, y),
             )
         with step(bars, "rebuilding"):
             compact = kprune.rebuild(masked)
         with step(bars, f"writing {out.name}"):
             kprune.export(compact, out)
     rows = []
-    for name, network, path in (("original", original, model), (out.name, compact, out)):
+    for name, network, path in (
+        ("original", original, model),
+        (out.name, compact, out),
+    ):
         cost = kprune.cost(network)
         rows.append(Row(name, cost.macs, cost.params, bytes=path_size(path)))
     console = Console()

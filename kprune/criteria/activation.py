@@ -154,7 +154,7 @@ class _Observer:
 
     def channels(self, member: Member) -> np.ndarray:
         """Return the means of a group's channels, `(group.size,)`."""
-        axis = member.feature_axis
+        axis: Any = member.feature_axis
         means = self._sums[axis] / self._counts[axis]
         return means[member.index].mean(axis=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ class GradientProbe:
 
     def __init__(self, model: keras.Model) -> None:
         self.loss = model.loss
-        self._user_model = weakref.ref(model)
+        self._user_model: Callable[[], Any] = weakref.ref(model)
         inputs, outputs = _structures(model)
         self._probe = _Probe(inputs=inputs, outputs=outputs, name="probe")
         self._variables: list[Any] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def load_cifar10(
     return images, labels
 
 
-def normalize_cifar10(images):
+def normalize_cifar10(images: Any) -> Any:
     """Scales CIFAR-10 images the way the pretrained ResNets expect them.
 
     Args:

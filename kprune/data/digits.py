@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from kprune.data.splits import Splits
 
 NUM_VALIDATION = 297
@@ -45,7 +47,7 @@ def load_digits(seed: int = 0) -> Splits:
     images = (digits.images / 16.0).astype("float32")[..., None]
     labels = digits.target.astype("int32")
 
-    def split(x, y, size):
+    def split(x: np.ndarray, y: np.ndarray, size: int) -> list[np.ndarray]:
         return model_selection.train_test_split(
             x, y, test_size=size, random_state=seed, stratify=y
         )

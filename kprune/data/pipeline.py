@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def batches(
@@ -15,7 +20,7 @@ def batches(
     seed: int = 0,
     augment: Callable | None = None,
     preprocess: Callable | None = None,
-):
+) -> tf.data.Dataset:
     """Turns arrays into a `tf.data.Dataset` of batches.
 
     The order and the augmentation depend on `seed` and on the epoch alone.
@@ -67,7 +72,7 @@ def batches(
     return dataset.with_options(options).prefetch(2)
 
 
-def flip_and_crop(images, seed, padding: int = 4):
+def flip_and_crop(images: Any, seed: Any, padding: int = 4) -> tf.Tensor:
     """Mirrors images at random and shifts them by up to `padding` pixels.
 
     Pads with zeros, crops back to the size, flips left to right with

@@ -93,7 +93,7 @@ def export(
             generator of batches, with or without targets. At most 512 samples
             are read. They calibrate int8 and serve to verify any format.
         tolerance: Largest accepted output difference relative to the output's
-            largest magnitude. By default 1e-4, 1e-2 for float16, and no limit
+            largest magnitude. By default 1e-3, 5e-2 for float16, and no limit
             for `"dynamic"` and `"int8"`. `math.inf` accepts any difference.
         samples: Number of verification samples; random ones (seeded) if there is
             no calibration data.

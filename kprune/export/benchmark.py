@@ -60,8 +60,9 @@ def benchmark(
     """Measure how long one inference takes.
 
     Args:
-        path_or_model: A `.tflite` or `.onnx` file, or a Keras model, which is
-            converted to a temporary float32 `.tflite` file with batch size 1.
+        path_or_model: A `.tflite` or `.onnx` file, or a Keras model (in memory or
+            a `.keras` file), which is converted to a temporary float32 `.tflite`
+            file with batch size 1.
         threads: Number of CPU threads.
         runs: Least number of timed runs.
         seconds: Least time spent on timed runs; a tenth of it warms up.
@@ -101,14 +102,17 @@ def opened(
     Yields:
         The runtime.
     """
+    if not isinstance(path_or_model, (str, os.PathLike, keras.Model)):
+        raise TypeError(
+            "Expected a path or a keras.Model. Received: "
+            f"{path_or_model!r} of type {type(path_or_model).__name__}."
+        )
     if not isinstance(path_or_model, keras.Model):
-        if not isinstance(path_or_model, (str, os.PathLike)):
-            raise TypeError(
-                "Expected a path or a keras.Model. Received: "
-                f"{path_or_model!r} of type {type(path_or_model).__name__}."
-            )
-        yield open_runtime(path_or_model, threads)
-        return
+        path = Path(path_or_model)
+        if path.suffix != ".keras" or not path.is_file():
+            yield open_runtime(path, threads)
+            return
+        path_or_model = keras.models.load_model(path, compile=False)
     from kprune.export.api import export
 
     with tempfile.TemporaryDirectory() as folder:
@@ -144,9 +148,11 @@ def _inputs(
                 f"Input {spec.name!r} has the shape {spec.shape}; give the unknown "
                 f"axes by passing inputs={{{spec.name!r}: array, ...}}."
             )
-        shape = (spec.shape[0] or 1, *spec.shape[1:])
-        values = rng.standard_normal(shape) if "float" in spec.dtype else 0
-        drawn[spec.name] = np.broadcast_to(values, shape).astype(spec.dtype)
+        # What is left unknown is the batch axis.
+        shape = tuple(1 if n is None else n for n in spec.shape)
+        drawn[spec.name] = np.zeros(shape, spec.dtype)
+        if "float" in spec.dtype:
+            drawn[spec.name] += rng.standard_normal(shape).astype(spec.dtype)
     return drawn
 
 
@@ -173,7 +179,7 @@ def time_runs(
     Returns:
         Milliseconds of each run.
     """
-    times = []
+    times: list[float] = []
     clock = time.perf_counter
     collecting = gc.isenabled()
     gc.disable()

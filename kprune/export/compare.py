@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import keras
 import numpy as np
@@ -129,7 +130,7 @@ def compare(
     return Comparison(
         tuple(_name(model) for model in models),
         tuple(
-            latency(np.concatenate(rows), threads, runtime.name)
+            latency(list(chain.from_iterable(rows)), threads, runtime.name)
             for rows, runtime in zip(blocks, runtimes, strict=True)
         ),
         tuple(_ratio(row / medians[0], rng) for row in medians),

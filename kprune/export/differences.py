@@ -84,7 +84,7 @@ def _compare(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     alike = np.array_equal(expected[~finite], got[~finite], equal_nan=True)
     if not alike or not np.isfinite(got[finite]).all():
         return float("inf"), float("inf")
-    absolute = float(np.abs(expected - got)[finite].max(initial=0.0))
+    absolute = float(np.abs(expected[finite] - got[finite]).max(initial=0.0))
     scale = float(np.abs(expected[finite]).max(initial=0.0))
     if absolute == 0.0:
         return 0.0, 0.0

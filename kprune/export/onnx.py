@@ -63,7 +63,7 @@ class Onnx(Format):
         return [outputs[spec.name] for spec in job.signature.outputs]
 
     def tolerance(self, job: Job) -> float:
-        return 1e-4
+        return 1e-3  # see TFLite.tolerance
 
     def operators(self, path: Path) -> Operators:
         return onnx_operators(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ class LiteRT(Runtime):
             self._interpreter = make(
                 model_path=os.fspath(path), num_threads=threads
             )
-            self._interpreter.allocate_tensors()
+        # With length 1 in place of unknown axes, as in the file, a convolution
+        # may not fit: memory is allocated when the inputs are known.
+        self._allocated = False
         self._inputs, self._outputs = self._details()
         self.inputs = tuple(_litert_spec(n, d) for n, d in self._inputs.items())
         self.outputs = tuple(
@@ -129,17 +132,15 @@ class LiteRT(Runtime):
         )
 
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
-        details = self._inputs
-        resized = False
         for name, x in inputs.items():
-            if tuple(details[name]["shape"]) != x.shape:
-                self._interpreter.resize_tensor_input(
-                    details[name]["index"], x.shape
-                )
-                resized = True
-        if resized:
+            detail = self._inputs[name]
+            if tuple(detail["shape"]) != x.shape:
+                self._interpreter.resize_tensor_input(detail["index"], x.shape)
+                self._allocated = False
+        if not self._allocated:
             with quiet():
                 self._interpreter.allocate_tensors()
+            self._allocated = True
             self._inputs, self._outputs = self._details()
         for name, x in inputs.items():
             detail = self._inputs[name]
@@ -246,7 +247,10 @@ def _onnx_spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, shape, _ONNX_DTYPES.get(inner, inner))
 
 
-_RUNTIMES: dict[str, type[Runtime]] = {".tflite": LiteRT, ".onnx": OnnxRuntime}
+_RUNTIMES: dict[str, Callable[..., Runtime]] = {
+    ".tflite": LiteRT,
+    ".onnx": OnnxRuntime,
+}
 
 
 def available_threads() -> int:
@@ -278,7 +282,7 @@ def open_runtime(path: str | os.PathLike[str], threads: int = 1) -> Runtime:
     if runtime is None:
         raise ValueError(
             f"No runtime for {str(path)!r}: expected a file ending in "
-            f"{' or '.join(sorted(_RUNTIMES))}."
+            f"{', '.join(sorted(_RUNTIMES))} or .keras."
         )
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")

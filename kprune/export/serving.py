@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from kprune.export.signature import ModelSignature
@@ -42,8 +44,10 @@ def serving_function(
 
     # Captured constants, such as the mean of Normalization, would become inputs
     # of an ONNX file. Constant weights also halve the time of conversion.
+    with _inlined_functions():
+        traced = trace.get_concrete_function()
     frozen = convert_to_constants.convert_variables_to_constants_v2(
-        trace.get_concrete_function(), lower_control_flow=False
+        traced, lower_control_flow=False
     )
 
     @tf.function(input_signature=specs, autograph=False)
@@ -51,6 +55,23 @@ def serving_function(
         return dict(zip(names, frozen(*flat), strict=True))
 
     return serve, specs
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Trace through nested `tf.function`s instead of calling them.
+
+    Keras computes grouped convolutions in one that is compiled by XLA, which
+    tf2onnx cannot look into.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def has_loops(serve: Any) -> bool:

@@ -82,9 +82,10 @@ class TFLite(Format):
         return [outputs[spec.name] for spec in job.signature.outputs]
 
     def tolerance(self, job: Job) -> float | None:
-        # float16 keeps 11 significant bits per weight. What int8 costs depends
-        # on the model; that is for the user to judge.
-        return {None: 1e-4, "float16": 1e-2}.get(job.quantize)
+        # Rounding alone reaches 7e-5 in an untrained ResNet50, and 9e-3 with
+        # float16 weights in an untrained MobileNetV2; a wrong operator gives
+        # far more. What int8 costs depends on the model: the user must judge.
+        return {None: 1e-3, "float16": 5e-2}.get(job.quantize)
 
     def operators(self, path: Path) -> Operators:
         return tflite_operators(path)
@@ -109,13 +110,13 @@ def convert(job: Job) -> bytes:
     """
     import tensorflow as tf
 
-    model = job.signature.model
-    int8 = job.quantize == "int8"
-    unrolling = unrolled(model) if int8 else contextlib.nullcontext()
+    unrolling = (
+        unrolled(job.signature.model)
+        if job.quantize == "int8"
+        else contextlib.nullcontext()
+    )
     with quiet(), unrolling, tempfile.TemporaryDirectory() as folder:
-        serve, _ = serving_function(job.signature, job.options["batch_size"])
-        if int8 and has_loops(serve):
-            raise ValueError(_LOOPS.format(name=model.name))
+        serve = _traced(job)
         module = tf.Module()
         module.serve = serve
         # Gradients would be stored too, and cannot be for every Keras model.
@@ -131,6 +132,20 @@ def convert(job: Job) -> bytes:
             return converter.convert()
         except Exception as error:
             raise ValueError(_explain(error, job)) from error
+
+
+def _traced(job: Job) -> Any:
+    int8 = job.quantize == "int8"
+    loops = ValueError(_LOOPS.format(name=job.signature.model.name))
+    try:
+        serve, _ = serving_function(job.signature, job.options["batch_size"])
+    except ValueError as error:
+        if int8 and "Cannot unroll" in str(error):
+            raise loops from error
+        raise
+    if int8 and has_loops(serve):
+        raise loops
+    return serve
 
 
 def _configure(converter: Any, job: Job) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,87 +9,22 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.graph.activations import ActivationKind
 from kprune.graph.activations import describe_activation
 from kprune.graph.labels import Labels
 from kprune.graph.labels import lift
 from kprune.graph.labels import on_axis
 from kprune.graph.labels import varying
-from kprune.graph.slots import SlotTable
-
-# How a group's channels use an axis of a variable.
-FILTER = "filter"  # output axis of a producer
-SCALE = "scale"  # per-channel parameter passed through
-STATISTIC = "statistic"  # per-channel running statistic
-INPUT = "input"  # input axis of a consumer
-
-
-@dataclasses.dataclass(slots=True)
-class Axis:
-    """The labels of one axis of one variable.
-
-    Args:
-        labels: 1-D label arrays of the axis length; an index survives if it
-            survives in all of them.
-        role: One of "filter", "scale", "statistic", "input".
-        feature_axis: For consumers, the axis of the layer's input tensor
-            that is contracted with this axis.
-    """
-
-    labels: list[np.ndarray]
-    role: str
-    feature_axis: int | None = None
-
-
-@dataclasses.dataclass(slots=True)
-class Binding:
-    """All labelled axes of one variable."""
-
-    layer: keras.layers.Layer
-    variable: keras.Variable
-    axes: dict[int, Axis]
-
-
-@dataclasses.dataclass(slots=True)
-class Work:
-    """Multiply-accumulates of one call: `count` x the kept axis lengths.
-
-    Args:
-        layer: The layer or operation that does the work.
-        count: Multiplications per element of the variable (output positions).
-        variable: The variable whose size counts, or None.
-        axes: Further axes that count, each a list of 1-D label arrays.
-    """
-
-    layer: Any
-    count: float
-    variable: keras.Variable | None
-    axes: list[list[np.ndarray]] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(slots=True)
-class Visit:
-    """What one call saw: kept for rebuilding it with fewer channels."""
-
-    operation: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    outputs: list[Labels]
-    rule: Any = None
-    constants: dict[int, Labels] = dataclasses.field(default_factory=dict)
-
-    @property
-    def inputs(self) -> list[Labels]:
-        flat = keras.tree.flatten((self.args, self.kwargs))
-        return [x for x in flat if isinstance(x, Labels)]
-
-
-class Ledger:
-    """Everything collected while a model is walked."""
-
-    def __init__(self):
-        self.slots = SlotTable()
-        self.bindings: dict[int, Binding] = {}
-        self.work: list[Work] = []
+from kprune.graph.ledger import FILTER as FILTER
+from kprune.graph.ledger import INPUT as INPUT
+from kprune.graph.ledger import SCALE as SCALE
+from kprune.graph.ledger import STATISTIC as STATISTIC
+from kprune.graph.ledger import Axis as Axis
+from kprune.graph.ledger import Binding as Binding
+from kprune.graph.ledger import Ledger as Ledger
+from kprune.graph.ledger import Need as Need
+from kprune.graph.ledger import Visit as Visit
+from kprune.graph.ledger import Work as Work
 
 
 class Call:
@@ -106,10 +40,17 @@ class Call:
 
     def __init__(self, operation, args, kwargs, output_shapes, ledger: Ledger):
         self.operation = operation
+        # Whose variables, masks and work these are: a wrapper that hands the
+        # call on to the rule of its inner layer says so here.
+        self.owner = operation
         self.args = args
         self.kwargs = kwargs
         self.output_shapes: list[tuple[int | None, ...]] = output_shapes
-        self.constants: dict[int, Labels] = {}
+        self.constants: dict[int | str, Labels] = {}
+        # What the layer inside a wrapper saw, for `Rule.config` of the latter.
+        self.inner: Visit | None = None
+        # How often the wrapper calls its inner layer.
+        self.repeats = 1
         self._ledger = ledger
 
     def __repr__(self) -> str:
@@ -131,6 +72,13 @@ class Call:
     @property
     def output_shape(self) -> tuple[int | None, ...]:
         return self.output_shapes[0]
+
+    def within(self, layer: Any, args: tuple, output_shapes, repeats: int = 1) -> Call:
+        """The call of the layer inside this wrapper, for that layer's rule."""
+        call = Call(layer, args, {}, output_shapes, self._ledger)
+        call.owner = self.owner
+        call.repeats = self.repeats * repeats
+        return call
 
     # -- labels ----------------------------------------------------------
 
@@ -201,8 +149,8 @@ class Call:
             why: Reason told where a channel meets one that must stay.
 
         Returns:
-            The factors of the result, with `zero` true if it is for all
-            operands (as in addition).
+            The factors of the result, with `zero` true if every operand is
+            0 at every removed position (as in addition).
         """
         rank = len(shape)
         tensors = [lift(t, rank) for t in tensors]
@@ -210,7 +158,7 @@ class Call:
         owners: list[Labels] = []
         for labels in tensors:
             result, owners = self._join_two(result, owners, labels, why)
-        zero = all(t.zero for t in tensors if t.factors)
+        zero = all(t.zero and covers(t, result) for t in tensors)
         reasons = [t.why for t in tensors if t.why]
         return Labels(shape, tuple(result), zero, reasons[0] if reasons else "")
 
@@ -259,19 +207,28 @@ class Call:
         """Passes labels through an activation function."""
         if function is None:
             return labels
-        kind = describe_activation(function)
+        return self.pass_function(
+            labels,
+            describe_activation(function, labels.rank),
+            f"activation '{getattr(function, '__name__', type(function).__name__)}'",
+        )
+
+    def pass_function(self, labels: Labels, kind: ActivationKind, name: str) -> Labels:
+        """Passes labels through a function of one tensor of known kind."""
         if not kind.elementwise:
-            name = getattr(function, "__name__", type(function).__name__)
-            why = f"activation '{name}' of {self!r} mixes channels"
+            why = f"{name} of {self!r} mixes channels"
             last = labels.along(labels.rank - 1)
             if not kind.along_last_axis:
                 last = labels.factors
             self.pin(last, why)
             return labels.replace(zero=False)
+        if not kind.tolerates(labels.zero):
+            why = f"{name} of {self!r} is not finite at removed channels"
+            self.pin(labels.factors, why)
         return labels.replace(zero=labels.zero and kind.zero_at_zero)
 
-    def constant(self, index: int, shape) -> Labels:
-        """Labels of an array constant at positional argument `index`.
+    def constant(self, index: int | str, shape) -> Labels:
+        """Labels of an array constant at argument `index` (or keyword).
 
         It is cut with whatever it meets, so each of its axes gets slots.
         """
@@ -294,6 +251,13 @@ class Call:
             return known.axes[axis].labels[0]
         return self.new_slots(variable.shape[axis])
 
+    def bound(self, variable: keras.Variable, axis: int) -> list[np.ndarray]:
+        """The labels an axis of a variable has got so far."""
+        known = self._ledger.bindings.get(id(variable))
+        if known is None or axis not in known.axes:
+            return []
+        return list(known.axes[axis].labels)
+
     def bind(self, variable: keras.Variable | None, axes: dict[int, Axis]) -> None:
         """Ties axes of a variable to labels.
 
@@ -306,11 +270,13 @@ class Call:
         axes = {a % rank: axis for a, axis in axes.items()}
         known = self._ledger.bindings.get(id(variable))
         if known is None:
-            binding = Binding(self.operation, variable, axes)
+            binding = Binding(self.owner, variable, axes)
             self._ledger.bindings[id(variable)] = binding
             return
-        for a, axis in axes.items():
-            self._same_axis(known.axes[a].labels, axis.labels)
+        for a in known.axes.keys() | axes.keys():
+            axis = axes.get(a) or Axis([], known.axes[a].role)
+            old = known.axes.setdefault(a, Axis([], axis.role, axis.feature_axis))
+            self._same_axis(old.labels, axis.labels)
 
     def _same_axis(self, old: list[np.ndarray], new: list[np.ndarray]) -> None:
         if len(old) == len(new):
@@ -326,6 +292,21 @@ class Call:
         for variable in variables:
             self.bind(variable, {0: Axis(list(labels), role)})
 
+    def need(self, name: str, labels: list[np.ndarray]) -> None:
+        """Gives `Rule.masked_call` the mask of an axis, as `masks[name]`.
+
+        Where a layer's output at one channel depends on the others, masking
+        its variables is not enough. Without labels there is nothing to mask.
+        """
+        if not labels:
+            return
+        known = self._ledger.needs.get((id(self.owner), name))
+        if known is None:
+            need = Need(self.owner, name, list(labels))
+            self._ledger.needs[id(self.owner), name] = need
+        else:
+            self._same_axis(known.labels, labels)
+
     # -- cost ------------------------------------------------------------
 
     def work(self, variable, positions: Sequence[int | None], axes=()) -> None:
@@ -333,9 +314,15 @@ class Call:
 
         Unknown positions (dynamic axes) count as 1.
         """
-        count = math.prod(n or 1 for n in positions)
-        entry = Work(self.operation, float(count), variable, [list(a) for a in axes])
+        count = self.repeats * math.prod(n or 1 for n in positions)
+        entry = Work(self.owner, float(count), variable, [list(a) for a in axes])
         self._ledger.work.append(entry)
+
+
+def covers(labels: Labels, factors: Iterable[np.ndarray]) -> bool:
+    """Whether some factor of `labels` varies along the axes of each of these."""
+    own = [set(varying(f)) for f in labels.factors]
+    return all(any(set(varying(f)) & axes for axes in own) for f in factors)
 
 
 def channel_factor(slots: np.ndarray, axis: int, rank: int) -> np.ndarray:

@@ -94,41 +94,41 @@ def split_blocks(
     """Pairs runs of old axes with the runs of new axes they turn into.
 
     Returns `((i0, i1), (j0, j1))` pairs with equal element counts, as short
-    as possible, or None where unknown sizes hide the pairing. Equal axes at
-    both ends are matched first, so that an unknown middle stays one block.
+    as possible, or None where the sizes do not fit. Elements are counted from
+    the last axis: what stands in front of it, unknown sizes included, does
+    not change where an element of a trailing run goes.
     """
-    head, tail = [], []
-    i, j, i_end, j_end = 0, 0, len(old), len(new)
-    while i_end > i and j_end > j and old[i_end - 1] == new[j_end - 1]:
-        if old[i_end - 1] is None:
+    i, j = len(old), len(new)
+    tail: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    while i and j:
+        start = _trailing_run(old[:i], new[:j])
+        if start is None:
             break
-        i_end, j_end = i_end - 1, j_end - 1
-        tail.append(((i_end, i_end + 1), (j_end, j_end + 1)))
-    while i < i_end and j < j_end and old[i] == new[j]:
-        head.append(((i, i + 1), (j, j + 1)))
-        i, j = i + 1, j + 1
-    middle: list[tuple[tuple[int, int], tuple[int, int]]] = []
-    if None in old[i:i_end] or None in new[j:j_end]:
-        middle = [((i, i_end), (j, j_end))]
+        tail.append(((start[0], i), (start[1], j)))
+        i, j = start
+    if old[:i] == new[:j]:
+        head = [((a, a + 1), (a, a + 1)) for a in range(i)]
+    elif None in old[:i] or None in new[:j] or math.prod(old[:i] + new[:j]) == 1:  # type: ignore[arg-type]
+        head = [((0, i), (0, j))]
     else:
-        while i < i_end or j < j_end:
-            a, b = i, j
-            left = right = 1
-            while True:
-                if left == right and (i > a and j > b):
-                    break
-                if left <= right and i < i_end:
-                    left, i = left * old[i], i + 1  # type: ignore[operator]
-                elif j < j_end:
-                    right, j = right * new[j], j + 1  # type: ignore[operator]
-                elif i < i_end:
-                    left, i = left * old[i], i + 1  # type: ignore[operator]
-                else:
-                    break
-            if left != right:
-                return None
-            middle.append(((a, i), (b, j)))
-    return head + middle + tail[::-1]
+        return None
+    return head + tail[::-1]
+
+
+def _trailing_run(old: Shape, new: Shape) -> tuple[int, int] | None:
+    """Where the shortest trailing runs of equal element count start."""
+    i, j = len(old) - 1, len(new) - 1
+    left, right = old[i], new[j]
+    while left != right and left is not None and right is not None:
+        if left < right and i:
+            i -= 1
+            left = _product((left, old[i]))
+        elif right < left and j:
+            j -= 1
+            right = _product((right, new[j]))
+        else:
+            return None
+    return None if left is None or right is None else (i, j)
 
 
 def reshape_factor(

@@ -35,35 +35,38 @@ class Rule(abc.ABC):
     def shrink(self, visit: Visit, kept: Kept) -> Any:
         """A new layer or operation for the kept channels, without weights."""
         operation = visit.operation
+        config = self.config(visit, kept)
         if isinstance(operation, keras.layers.Layer):
             # A Lambda taken from a model that already runs in this process
             # is no foreign code.
             with _trusted():
-                return type(operation).from_config(self.config(visit, kept))
-        return type(operation).from_config(self.config(visit, kept))
+                return type(operation).from_config(without_arrays(config))
+        return type(operation).from_config(config)
 
     def arguments(self, visit: Visit, kept: Kept, args: tuple, kwargs: dict):
         """Call arguments for the kept channels: `(args, kwargs)`."""
         return args, kwargs
 
-    def masked_axis(self, layer: Any) -> tuple[Any, int] | None:
-        """`(variable, axis)` whose mask `masked_call` wants, or None.
-
-        Only layers whose output at one channel depends on the others (layer
-        normalisation) need it: plain masking of their weights is not exact.
-        """
-        return None
-
-    def masked_call(self, layer: Any, inputs: Any, mask: Any) -> Any:
+    def masked_call(self, layer: Any, masks: dict, inputs: Any, *args, **kwargs):
         """Computes the layer as if only channels with mask 1 existed.
 
-        Called with the layer's variables already masked, in training too:
-        `keras.ops` only. `mask` is a 1-D tensor of zeros and ones.
+        Only layers whose output at one channel depends on the others (layer
+        normalisation) override it: for all others, masked variables do.
+        Called with the layer's variables already masked, in training too, so
+        `keras.ops` only.
+
+        Args:
+            layer: The layer.
+            masks: 1-D tensors of zeros and ones: those of `call.need(name,
+                labels)` of which some channel can be removed, by name.
+            inputs: First argument of the call.
+            *args: Further arguments.
+            **kwargs: Further arguments.
+
+        Returns:
+            What calling the layer returns.
         """
-        raise TypeError(
-            f"{type(self).__name__} defines masked_axis() for layer "
-            f"'{layer.name}' but no masked_call()."
-        )
+        return layer(inputs, *args, **kwargs)
 
     def arrange(self, layer: Any, new: Any) -> None:
         """Last adjustments of a copy once its weights are loaded."""
@@ -73,6 +76,23 @@ def _trusted():
     from keras.src.saving.serialization_lib import SafeModeScope
 
     return SafeModeScope(False)
+
+
+def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
+    """Replaces initializers that hold whole arrays (pretrained weights).
+
+    They fit the old shape only, and the kept weights are loaded anyway.
+    """
+    new = dict(config)
+    for key, value in config.items():
+        inner = value.get("config") if isinstance(value, dict) else None
+        if not isinstance(inner, dict):
+            continue
+        if not key.endswith("_initializer"):
+            new[key] = {**value, "config": without_arrays(inner)}
+        elif any(isinstance(v, dict | list) for v in inner.values()):
+            new[key] = "zeros"
+    return new
 
 
 def configuration(operation: Any) -> dict[str, Any]:
@@ -108,7 +128,8 @@ def register_rule(*classes: type) -> Callable[[Any], Any]:
 
     Args:
         *classes: Layer or `keras.Operation` classes. Subclasses are covered
-            only if they override neither `call` nor `build`.
+            only if they override nothing of theirs: a convolution with
+            another constructor or `convolution_op` needs its own rule.
 
     Returns:
         The decorator.
@@ -151,16 +172,26 @@ class _FunctionRule(Rule):
         return self._trace(call)
 
 
+# What a subclass may define anew without computing anything else.
+_HARMLESS = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__"}
+_HARMLESS |= {"__annotations__", "__static_attributes__", "__firstlineno__"}
+
+
 def find_rule(operation: Any) -> Rule | None:
     """The rule of an operation's class, or of a parent it computes like."""
     cls = type(operation)
     rule = _RULES.get(cls)
     if rule is not None:
         return rule
-    for parent in cls.__mro__[1:]:
+    own: set[str] = set()
+    for parent in cls.__mro__:
         rule = _RULES.get(parent)
         if rule is not None:
-            same_call = cls.call is parent.call  # type: ignore[attr-defined]
-            same_build = getattr(cls, "build", None) is getattr(parent, "build", None)
-            return rule if same_call and same_build else None
+            changed = {n for n in own if hasattr(parent, n)}
+            return None if changed else rule
+        own |= {n for n in vars(parent) if not _harmless(n)}
     return None
+
+
+def _harmless(name: str) -> bool:
+    return name in _HARMLESS or name.startswith(("_api_export", "_abc_"))

@@ -10,7 +10,7 @@ import keras
 
 import kprune.graph.rules  # noqa: F401  (registers the rules)
 from kprune.graph import walk
-from kprune.graph.activations import describe_activation
+from kprune.graph.activations import probe_operation
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Call
 from kprune.graph.call import Ledger
@@ -98,28 +98,53 @@ class Tracer:
             )
             inner = walk.functional_of(node.operation)
             if inner is not None:
-                outputs = self._trace_nested(inner, args, kwargs)
+                outputs = self._trace_nested(inner, args, kwargs, node.outputs)
             else:
                 outputs = self._trace_operation(node, args, kwargs)
             for tensor, labels in zip(node.outputs, outputs, strict=True):
                 state[id(tensor)] = labels
         return [state[id(t)] for t in functional.outputs]
 
-    def _trace_nested(self, inner, args, kwargs) -> list[Labels]:
-        given = align_inputs(inner, args, kwargs)
+    def _trace_nested(self, inner, args, kwargs, tensors) -> list[Labels]:
+        given = [
+            self._enter(inner, labels, tuple(t.shape))
+            for labels, t in zip(
+                align_inputs(inner, args, kwargs), inner.inputs, strict=True
+            )
+        ]
         first = self.nested.get(id(inner))
         if first is None:
             outputs = self.trace_functional(inner, given)
-            self.nested[id(inner)] = NestedVisit(given, outputs)
-            return outputs
-        self._same_labels(first.inputs, given, f"model '{inner.name}'")
-        return first.outputs
+            first = self.nested[id(inner)] = NestedVisit(given, outputs)
+        else:
+            self._same_labels(first.inputs, given, f"model '{inner.name}'")
+        # The same model may be called on images of several sizes.
+        return [
+            labels.replace(shape=tuple(t.shape))
+            for labels, t in zip(first.outputs, tensors, strict=True)
+        ]
+
+    def _enter(self, inner, given: Any, shape) -> Labels:
+        """The labels of an input as the nested model itself sees its shape."""
+        if not isinstance(given, Labels):
+            return Labels(shape, why=f"constant input of model '{inner.name}'")
+        call = Call(inner, (given,), {}, [shape], self.ledger)
+        if given.rank != len(shape):
+            return call.pin_all(f"model '{inner.name}' reshapes its input")[0]
+        unknown = [a for a, n in enumerate(shape) if n is None]
+        why = f"model '{inner.name}' does not know the size of this axis"
+        return call.settle(given, unknown, why).replace(shape=shape)
 
     def _same_labels(self, old: list[Labels], new: list[Labels], what: str) -> None:
         why = f"{what} is called on tensors of different origin"
+        if len(old) != len(new):
+            for labels in (*old, *new):
+                for factor in labels.factors:
+                    self.ledger.slots.pin(factor, why)
+            return
         for a, b in zip(old, new, strict=True):
             shapes = [f.shape for f in a.factors] == [f.shape for f in b.factors]
-            if shapes:
+            if shapes and a.zero <= b.zero:
                 for f, g in zip(a.factors, b.factors, strict=True):
                     self.ledger.slots.union(f, g, why)
             else:
@@ -135,7 +160,9 @@ class Tracer:
         call = Call(operation, args, kwargs, shapes, self.ledger)
         rule = find_rule(operation)
         outputs = self._apply(rule, call)
-        visit = Visit(operation, args, kwargs, outputs, rule, call.constants)
+        visit = Visit(
+            operation, args, kwargs, outputs, rule, call.constants, call.inner
+        )
         self.visits[id(node)] = visit
         first = self._first.setdefault(id(operation), visit)
         reshapes = rule is not None and type(rule).config is not Rule.config
@@ -189,15 +216,16 @@ class Tracer:
                 f"@kprune.register_rule({kind})"
             )
             return call.pin_all(why)
-        single = len(call.inputs) == 1 and isinstance(call.args[0], Labels)
-        if single and call.output_shapes == [call.input.shape]:
-            extra, kwargs = call.args[1:], call.kwargs
-            probe = describe_activation(
-                lambda x: operation.call(x, *extra, **kwargs)
-            )
-            if probe.elementwise:
-                zero = call.input.zero and probe.zero_at_zero
-                return [call.input.replace(zero=zero)]
+        return self._unknown_operation(call)
+
+    def _unknown_operation(self, call: Call) -> list[Labels]:
+        """Functions of one tensor are tried out; others pin what they touch."""
+        kind = type(call.operation).__name__
+        single = len(call.inputs) == 1 and call.output_shapes == [call.input.shape]
+        if single and call.input.factors:
+            found = probe_operation(call.operation, call.args, call.kwargs)
+            if found.elementwise:
+                return [call.pass_function(call.input, found, f"operation {kind}")]
         return call.pin_all(f"operation {kind} has no rule")
 
     # -- finishing -----------------------------------------------------------
@@ -211,7 +239,7 @@ class Tracer:
             )
         if not self.wrappers:
             return
-        masked: set[tuple[int, int]] = set()
+        masked: set[tuple[int, Any]] = set()
         for wrapper in self.wrappers:
             masked |= wrapper.masked_axes()
         for binding in self.ledger.bindings.values():
@@ -219,10 +247,15 @@ class Tracer:
                 if bound.role == STATISTIC:
                     continue
                 if (id(binding.variable), axis) not in masked:
-                    for labels in bound.labels:
-                        name = binding.layer.name
-                        why = f"layer '{name}' was left out of wrap()"
-                        self.ledger.slots.pin(labels, why)
+                    self._pin_left_out(binding.layer, bound.labels)
+        for need in self.ledger.needs.values():
+            if (id(need.layer), need.name) not in masked:
+                self._pin_left_out(need.layer, need.labels)
+
+    def _pin_left_out(self, layer: Any, arrays: list) -> None:
+        for labels in arrays:
+            why = f"layer '{layer.name}' was left out of wrap()"
+            self.ledger.slots.pin(labels, why)
 
 
 def _names(skip: Iterable[Any] | None) -> set[str]:

@@ -19,8 +19,11 @@ class Transparent(keras.layers.Layer):
         """The layer that is wrapped."""
         return self.layer  # type: ignore[attr-defined]
 
-    def masked_axes(self) -> set[tuple[int, int]]:
-        """`(id(variable), axis)` of all variable axes that have a mask."""
+    def masked_axes(self) -> set[tuple[int, Any]]:
+        """What has a mask: `(id(variable), axis)` and `(id(layer), name)`.
+
+        The latter are the needs of the layer's rule (`Call.need`).
+        """
         raise TypeError(f"{type(self).__name__} must define masked_axes().")
 
 

@@ -33,6 +33,8 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         filters: The `[weight index, axis]` pairs among them that are output
             axes of a producer, scaled by `factor` too. Default: the last
             axis of every trainable weight, of kernels and biases alike.
+        tensors: `{name: size}` of further masks, on axes of the layer's
+            tensors: layers that compute across channels need them.
         **kwargs: As of `keras.layers.Layer`.
 
     Example:
@@ -49,6 +51,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         layer: keras.layers.Layer,
         axes: Iterable[Iterable[int]] | None = None,
         filters: Iterable[Iterable[int]] | None = None,
+        tensors: dict[str, int] | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", getattr(layer, "name", None))
@@ -56,9 +59,13 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self._axes = None if axes is None else _pairs(axes)
         self._filters = None if filters is None else _pairs(filters)
+        self._tensors = dict(tensors or {})
         self._masks: dict[tuple[int, int], keras.Variable] = {}
-        self._factor: keras.Variable | None = None
+        self._factors: dict[tuple[int, int], keras.Variable] = {}
+        self._tensor_masks: dict[str, keras.Variable] = {}
         self.supports_masking = layer.supports_masking
+        # Layers that want their inputs in full precision get them so.
+        self.autocast = layer.autocast
         # Called with the layer's inputs in eager forward passes.
         self.observer: Callable[[Any], None] | None = None
 
@@ -96,22 +103,22 @@ class FilterMask(Transparent, keras.layers.Wrapper):
                 if w.trainable and len(w.shape) and w.shape[-1] > 1
             ]
         for n, a in self._axes:
-            self._masks[n, a] = self.add_weight(
-                shape=(weights[n].shape[a],),
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-                name=f"mask_{n}_{a}",
-            )
-        if self._filters:
-            n, a = self._filters[0]
-            self._factor = self.add_weight(
-                shape=(weights[n].shape[a],),
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-                name="factor",
-            )
+            size = weights[n].shape[a]
+            self._masks[n, a] = self._add_vector(size, f"mask_{n}_{a}")
+        for n, a in self._filters:
+            size = weights[n].shape[a]
+            self._factors[n, a] = self._add_vector(size, f"factor_{n}_{a}")
+        for name, size in self._tensors.items():
+            self._tensor_masks[name] = self._add_vector(size, f"mask_{name}")
+
+    def _add_vector(self, size: int, name: str) -> keras.Variable:
+        return self.add_weight(
+            shape=(size,),
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+            name=name,
+        )
 
     # -- masks -------------------------------------------------------------
 
@@ -133,18 +140,24 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     @property
     def factor(self) -> np.ndarray | None:
         """Attenuation factor per filter; None if the layer has no filters."""
-        return None if self._factor is None else self._read(self._factor)
+        return self._read(self._main_factor()) if self._factors else None
 
     @factor.setter
     def factor(self, value: Any) -> None:
-        if self._factor is None:
+        if not self._factors:
             raise ValueError(
                 f"Layer '{self.name}' ({type(self.layer).__name__}) produces no "
                 "filters, so it has no attenuation factor. Set the factor of "
                 "the layer that produces its channels."
             )
-        size = self._factor.shape[0]
-        self._factor.assign(_vector(value, size, f"factor of layer '{self.name}'"))
+        size = self._main_factor().shape[0]
+        vector = _vector(value, size, f"factor of layer '{self.name}'")
+        for factor in self._factors.values():
+            if factor.shape[0] == size:
+                factor.assign(vector)
+
+    def _main_factor(self) -> keras.Variable:
+        return next(iter(self._factors.values()))
 
     def _main_axis(self) -> tuple[int, int]:
         for pair in [*(self._filters or []), *(self._axes or [])]:
@@ -164,6 +177,19 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         """Sets the mask on one axis of one variable of the layer."""
         self._masks[self._index(variable), axis].assign(value)
 
+    def axis_factor(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+        """The factor on one axis of one variable of the layer, or None."""
+        factor = self._factors.get((self._index(variable), axis))
+        return None if factor is None else self._read(factor)
+
+    def set_axis_factor(self, variable: keras.Variable, axis: int, value) -> None:
+        """Sets the factor on one axis of one variable of the layer."""
+        self._factors[self._index(variable), axis].assign(value)
+
+    def set_tensor_mask(self, name: str, value: Any) -> None:
+        """Sets the mask of the tensor axis that the layer's rule calls `name`."""
+        self._tensor_masks[name].assign(value)
+
     def _index(self, variable: keras.Variable) -> int:
         for n, weight in enumerate(self.layer.weights):
             if weight is variable:
@@ -177,26 +203,47 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     def inner(self) -> keras.layers.Layer:
         return self.layer
 
-    def masked_axes(self) -> set[tuple[int, int]]:
+    def masked_axes(self) -> set[tuple[int, Any]]:
         weights = self.layer.weights
-        return {(id(weights[n]), a) for n, a in self._masks}
+        axes: set[tuple[int, Any]] = {(id(weights[n]), a) for n, a in self._masks}
+        return axes | {(id(self.layer), name) for name in self._tensor_masks}
 
     # -- computing ---------------------------------------------------------
 
     def effective(self, index: int) -> Any:
         """Tensor of weight `index` of the layer, masks and factor applied."""
-        variable = self.layer.weights[index]
-        value = variable.value
-        rank = len(variable.shape)
+        value = self.layer.weights[index].value
+        scale = self._scale(index, value.dtype)
+        return value if scale is None else value * scale
+
+    def _scale(self, index: int, dtype: Any) -> Any:
+        """What weight `index` is multiplied with, broadcastable, or None."""
+        rank = len(self.layer.weights[index].shape)
         scale = None
         for axis in range(rank):
-            vector = self._scale(index, axis, value.dtype)
-            if vector is not None:
-                shape = [1] * rank
-                shape[axis] = -1
-                vector = keras.ops.reshape(vector, shape)
-                scale = vector if scale is None else scale * vector
-        return value if scale is None else value * scale
+            for vectors in (self._masks, self._factors):
+                vector = vectors.get((index, axis))
+                if vector is not None:
+                    shape = [1] * rank
+                    shape[axis] = -1
+                    vector = keras.ops.cast(vector.value, dtype)
+                    vector = keras.ops.reshape(vector, shape)
+                    scale = vector if scale is None else scale * vector
+        return scale
+
+    def _unscaled(self, index: int, value: Any) -> Any:
+        """The weight that masks and factors turn into `value`.
+
+        A layer that assigns to a masked weight in its call (spectral
+        normalisation) has seen the scaled one; masked entries stay.
+        """
+        old = self.layer.weights[index].value
+        scale = self._scale(index, value.dtype)
+        if scale is None:
+            return value
+        dead = keras.ops.equal(scale, 0)
+        safe = keras.ops.where(dead, keras.ops.ones_like(scale), scale)
+        return keras.ops.where(dead, keras.ops.cast(old, value.dtype), value / safe)
 
     def folded(self, index: int) -> np.ndarray:
         """Weight `index` with the attenuation factor folded in, masks not.
@@ -206,19 +253,12 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         variable = self.layer.weights[index]
         value = self._read(variable)
         for axis in range(len(variable.shape)):
-            if self._factor is not None and (index, axis) in (self._filters or []):
+            factor = self._factors.get((index, axis))
+            if factor is not None:
                 shape = [1] * value.ndim
                 shape[axis] = -1
-                value = value * self._read(self._factor).reshape(shape)
+                value = value * self._read(factor).reshape(shape)
         return value.astype(variable.dtype, copy=False)
-
-    def _scale(self, index: int, axis: int, dtype: Any) -> Any:
-        mask = self._masks.get((index, axis))
-        vector = None if mask is None else keras.ops.cast(mask.value, dtype)
-        if self._factor is not None and (index, axis) in (self._filters or []):
-            factor = keras.ops.cast(self._factor.value, dtype)
-            vector = factor if vector is None else vector * factor
-        return vector
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.observer is not None:
@@ -237,10 +277,10 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         start = {id(v): scope.get_current_value(v) for v, _ in before}
         with scope:
             outputs = self._compute(inputs, *args, **kwargs)
-        for variable, _ in before:
+        for n, (variable, _) in enumerate(before):
             value = scope.get_current_value(variable)
             if value is not start[id(variable)]:
-                variable.assign(value)
+                variable.assign(self._unscaled(n, value) if n in masked else value)
         for loss in scope.losses:
             outer = scope.original_scope
             self.add_loss(loss) if outer is None else outer.add_loss(loss)
@@ -248,13 +288,17 @@ class FilterMask(Transparent, keras.layers.Wrapper):
 
     def _compute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         rule = find_rule(self.layer)
-        wanted = None if rule is None else rule.masked_axis(self.layer)
-        if rule is None or wanted is None:
+        if rule is None and not self._tensor_masks:
             return self.layer(inputs, *args, **kwargs)
-        mask = self._masks.get((self._index(wanted[0]), wanted[1]))
-        if mask is None:
-            return self.layer(inputs, *args, **kwargs)
-        return rule.masked_call(self.layer, inputs, mask.value)
+        if rule is None:
+            kind = type(self.layer).__name__
+            raise ValueError(
+                f"Layer '{self.name}' ({kind}) was wrapped with the help of a "
+                "rule that is not registered now. Import the module that calls "
+                f"@kprune.register_rule({kind}) before the model is loaded."
+            )
+        masks = {name: mask.value for name, mask in self._tensor_masks.items()}
+        return rule.masked_call(self.layer, masks, inputs, *args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)
@@ -271,6 +315,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         config["filters"] = (
             None if self._filters is None else [list(p) for p in self._filters]
         )
+        config["tensors"] = dict(self._tensors)
         return config
 
 

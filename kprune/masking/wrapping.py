@@ -103,17 +103,23 @@ class _Wrapping:
                 if live and bound.role != STATISTIC:
                     place = (id(binding.variable), axis, bound.role)
                     self._axes.setdefault(id(binding.layer), []).append(place)
+        self._tensors: dict[int, dict[str, int]] = {}
+        for need in graph.tracer.ledger.needs.values():
+            if any(prunable[graph.classes[a]].any() for a in need.labels):
+                sizes = self._tensors.setdefault(id(need.layer), {})
+                sizes[need.name] = int(need.labels[0].size)
 
     def make(self, node: Any) -> Any:
         operation = node.operation
         new = _copy(operation)
-        places = self._axes.get(id(operation))
-        if not places:
+        places = self._axes.get(id(operation), [])
+        tensors = self._tensors.get(id(operation), {})
+        if not places and not tensors:
             return new
         number = {id(w): n for n, w in enumerate(operation.weights)}
         axes = [(number[v], a) for v, a, _ in places]
         filters = [(number[v], a) for v, a, role in places if role == FILTER]
-        wrapper = FilterMask(new, axes, filters)
+        wrapper = FilterMask(new, axes, filters, tensors)
         wrapper.build_from_config({"layer": operation.get_build_config()})
         return wrapper
 
@@ -188,8 +194,9 @@ def _group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
         vector = mask[member.index].max(axis=1)
         break
     for member in group.producers:
-        factor = wrappers[id(member.layer)].factor
-        if factor is not None and member.variable.shape[member.axis] == factor.size:
+        wrapper = wrappers[id(member.layer)]
+        factor = wrapper.axis_factor(member.variable, member.axis)
+        if factor is not None:
             return vector * factor[member.index].max(axis=1)
     return vector
 
@@ -259,7 +266,11 @@ def _write(masked, graph: ChannelGraph, vectors: dict[str, np.ndarray]) -> None:
         value[graph[name].classes] = vector
     alive = (value > 0).astype("float32")
     wrappers = wrappers_by_layer(masked)
-    factors: dict[int, np.ndarray] = {}
+    for need in graph.tracer.ledger.needs.values():
+        wrapper = wrappers.get(id(need.layer))
+        if wrapper is not None and (id(need.layer), need.name) in wrapper.masked_axes():
+            mask = np.prod([alive[graph.classes[a]] for a in need.labels], axis=0)
+            wrapper.set_tensor_mask(need.name, mask)
     for binding in graph.bindings.values():
         wrapper = wrappers.get(id(binding.layer))
         if wrapper is None:
@@ -270,8 +281,8 @@ def _write(masked, graph: ChannelGraph, vectors: dict[str, np.ndarray]) -> None:
             classes = [graph.classes[a] for a in bound.labels]
             mask = np.prod([alive[c] for c in classes], axis=0)
             wrapper.set_axis_mask(binding.variable, axis, mask)
-            if bound.role == FILTER and id(wrapper) not in factors:
-                live = np.where(value[classes[0]] > 0, value[classes[0]], 1.0)
-                factors[id(wrapper)] = live
-                if wrapper.factor is not None and wrapper.factor.shape == live.shape:
-                    wrapper.factor = live
+            if wrapper.axis_factor(binding.variable, axis) is not None:
+                live = [np.where(value[c] > 0, value[c], 1.0) for c in classes]
+                wrapper.set_axis_factor(
+                    binding.variable, axis, np.prod(live, axis=0)
+                )

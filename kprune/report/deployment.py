@@ -97,7 +97,9 @@ def deploy(
             calibration=calibration,
         )
     notes = []
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None
+    ]
     if missing:
         left_out = f"ONNX left out: {', '.join(missing)} missing; "
         notes.append(f'{left_out}run pip install "kprune[onnx]"')

@@ -170,7 +170,9 @@ def _paragraph(group: dict[str, Any]) -> list[str]:
     head = f"{group['name']}  {group['size']} channels"
     if group["kept"] != group["size"]:
         head += f" ({group['kept']} kept)"
-    head += f", {units.count(group['macs'])} MACs, {units.count(group['params'])} "
+    head += (
+        f", {units.count(group['macs'])} MACs, {units.count(group['params'])} "
+    )
     lines = [head + "parameters"]
     if group["pinned"] is not None:
         lines.append(f"  pinned: {group['pinned']}")
@@ -181,5 +183,7 @@ def _paragraph(group: dict[str, Any]) -> list[str]:
             if member["role"] == role
         ]
         if places:
-            lines.append(f"  {title + ':':<13}{', '.join(dict.fromkeys(places))}")
+            lines.append(
+                f"  {title + ':':<13}{', '.join(dict.fromkeys(places))}"
+            )
     return lines

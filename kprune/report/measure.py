@@ -6,7 +6,9 @@ import keras
 import numpy as np
 
 
-def predict(model: keras.Model, x: np.ndarray, batch_size: int = 250) -> np.ndarray:
+def predict(
+    model: keras.Model, x: np.ndarray, batch_size: int = 250
+) -> np.ndarray:
     """Runs a model over many examples.
 
     Args:

@@ -71,7 +71,9 @@ class FitProgress(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.bars.update(self._task, total=self.params.get("epochs"))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         known = logs or {}
         shown = [name for name in self.metrics if name in known]
         note = "  ".join(f"{name} {float(known[name]):.3g}" for name in shown)

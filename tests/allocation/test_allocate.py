@@ -29,7 +29,10 @@ class Coverage:
 class Graph:
     def __init__(self, **sizes):
         self.prunable = tuple(Group(n, s) for n, s in sizes.items())
-        self.groups = (*self.prunable, Group("head", 10, "feeds the model output"))
+        self.groups = (
+            *self.prunable,
+            Group("head", 10, "feeds the model output"),
+        )
         total = 10 + sum(sizes.values())
         self.coverage = Coverage(10, total, {"feeds the model output": 10})
 
@@ -71,9 +74,13 @@ def reduction(cost, masks, key="macs"):
     return 1 - cost.evaluate(counts(masks))[key] / cost.full[key]
 
 
-@pytest.mark.parametrize("kind", ["uniform", "global", Global(normalize="rank")])
+@pytest.mark.parametrize(
+    "kind", ["uniform", "global", Global(normalize="rank")]
+)
 @pytest.mark.parametrize("target", [{"macs": 0.3}, {"params": 0.75}, None])
-def test_targets_are_reached_from_the_safe_side(graph, cost, scores, kind, target):
+def test_targets_are_reached_from_the_safe_side(
+    graph, cost, scores, kind, target
+):
     masks = allocate(graph, scores, target, kind, cost)
     for key, share in (target or {"macs": 0.5}).items():
         assert 0 <= reduction(cost, masks, key) - share < 0.06
@@ -83,7 +90,9 @@ def test_targets_are_reached_from_the_safe_side(graph, cost, scores, kind, targe
 
 
 def test_two_targets_hold_together(graph, cost, scores):
-    masks = allocate(graph, scores, {"macs": 0.3, "params": 0.7}, "global", cost)
+    masks = allocate(
+        graph, scores, {"macs": 0.3, "params": 0.7}, "global", cost
+    )
     assert reduction(cost, masks, "macs") >= 0.3
     assert reduction(cost, masks, "params") >= 0.7
 
@@ -125,7 +134,9 @@ def test_global_is_blind_to_a_groups_scale(graph, cost, scores, how):
 
 def test_global_without_normalisation_sees_the_scale(graph, cost, scores):
     scaled = {**scores, "a": scores["a"] * 1000}
-    masks = allocate(graph, scaled, {"macs": 0.3}, Global(normalize="none"), cost)
+    masks = allocate(
+        graph, scaled, {"macs": 0.3}, Global(normalize="none"), cost
+    )
     assert masks["a"].all()
 
 
@@ -154,7 +165,9 @@ def test_normalisations(how, expected):
     np.testing.assert_allclose(values[:4], expected)
 
 
-@pytest.mark.parametrize("how", ["mean", "max", "l2", "minmax", "zscore", "rank"])
+@pytest.mark.parametrize(
+    "how", ["mean", "max", "l2", "minmax", "zscore", "rank"]
+)
 def test_groups_of_equal_or_zero_scores_are_no_trouble(graph, cost, how):
     zeros = {g.name: np.zeros(g.size) for g in graph.prunable}
     masks = allocate(graph, zeros, None, Global(normalize=how), cost)
@@ -179,9 +192,7 @@ def test_met_agrees_with_allocate(graph, cost, scores, kind):
     assert not allocation.met(graph, goal, kind, cost, everything)
     masks = allocate(graph, scores, goal, kind, cost)
     assert allocation.met(graph, goal, kind, cost, masks)
-    assert allocation.met(graph, goal, kind, cost, everything, fraction=0.0) == (
-        True
-    )
+    assert allocation.met(graph, goal, kind, cost, everything, fraction=0.0)
     again = allocate(graph, scores, goal, kind, cost, alive=masks)
     np.testing.assert_equal(again, masks)
 
@@ -216,7 +227,9 @@ def test_a_dictionary_that_cannot_reach_the_target_says_so(graph, cost, scores):
 def test_dictionaries_with_wrong_names_or_shares(graph, cost, scores):
     with pytest.raises(ValueError, match=r"group 'bb'.*Did you mean 'b'"):
         allocate(graph, scores, None, {"bb": 0.5}, cost)
-    with pytest.raises(ValueError, match="'head' cannot be pruned: feeds the model"):
+    with pytest.raises(
+        ValueError, match="'head' cannot be pruned: feeds the model"
+    ):
         allocate(graph, scores, None, {"head": 0.5}, cost)
     for share in (1.0, -0.1, "half", True, float("nan")):
         with pytest.raises(ValueError, match="from 0 to below 1"):
@@ -233,25 +246,37 @@ def test_a_function_ranks_channels_over_all_groups(graph, cost, scores):
     assert counts(masks)[:2].tolist() == [16, 32]
     assert reduction(cost, masks, "params") >= 0.4
     with pytest.raises(ValueError, match="must return 16 finite numbers"):
-        allocate(graph, scores, None, lambda s: {n: v[:1] for n, v in s.items()}, cost)
+        allocate(
+            graph,
+            scores,
+            None,
+            lambda s: {n: v[:1] for n, v in s.items()},
+            cost,
+        )
 
 
 def test_keep_min_and_max_share_hold(graph, cost, scores):
     for kind in (Global(keep_min=6, max_share=1.0), Uniform(keep_min=6)):
         masks = allocate(graph, scores, {"macs": 0.85}, kind, cost)
         assert counts(masks).min() >= 6
-    masks = allocate(graph, scores, {"macs": 0.85}, Global(max_share=0.75), cost)
+    masks = allocate(
+        graph, scores, {"macs": 0.85}, Global(max_share=0.75), cost
+    )
     assert (counts(masks) >= [4, 8, 16]).all()
 
 
 def test_a_group_smaller_than_keep_min_stays_whole():
     graph = Graph(a=2, b=32)
     scores = {"a": np.ones(2), "b": np.ones(32)}
-    masks = allocate(graph, scores, {"macs": 0.2}, Uniform(keep_min=4), Chain(graph))
+    masks = allocate(
+        graph, scores, {"macs": 0.2}, Uniform(keep_min=4), Chain(graph)
+    )
     assert masks["a"].all()
 
 
-def test_an_unreachable_target_says_what_is_in_reach_and_why(graph, cost, scores):
+def test_an_unreachable_target_says_what_is_in_reach_and_why(
+    graph, cost, scores
+):
     floors = cost.evaluate(np.array([2, 4, 7]))["macs"]
     most = f"{1 - floors / cost.full['macs']:.1%}"
     with pytest.raises(
@@ -267,7 +292,9 @@ def test_an_unreachable_target_says_what_is_in_reach_and_why(graph, cost, scores
 
 
 def test_no_prunable_channel_lists_why(cost):
-    with pytest.raises(ValueError, match=r"no prunable channel.*feeds the model"):
+    with pytest.raises(
+        ValueError, match=r"no prunable channel.*feeds the model"
+    ):
         allocate(Graph(), {}, None, "global", cost)
 
 

@@ -14,7 +14,9 @@ from kprune.callbacks import PruneCallback
 
 OPTIMIZERS = {
     "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
-    "decay": lambda: keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.01),
+    "decay": lambda: keras.optimizers.SGD(
+        0.05, momentum=0.9, weight_decay=0.01
+    ),
     "adam": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
     "ema": lambda: keras.optimizers.Adam(
@@ -23,7 +25,9 @@ OPTIMIZERS = {
     "accumulation": lambda: keras.optimizers.Adam(
         0.01, gradient_accumulation_steps=2
     ),
-    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(
+        0.01, momentum=0.9, centered=True
+    ),
 }
 
 
@@ -87,7 +91,9 @@ def test_penalties_do_not_revive_removed_filters():
             layer.kernel_regularizer = keras.regularizers.L1L2(0.01, 0.01)
     model = keras.models.clone_model(model)
     masked = kprune.wrap(model)
-    masked.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss(), jit_compile=False)
+    masked.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9), loss(), jit_compile=False
+    )
     callback = PruneCallback(schedule="one_shot")
     masked.fit(dataset(), epochs=2, verbose=0, callbacks=[callback])
     for variable, gone in zip(

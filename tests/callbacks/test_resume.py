@@ -72,7 +72,9 @@ def in_a_process_that_is_killed(folder, save_freq, epoch):
 
 
 # Saved at the end of epoch 2 or, within epoch 3, after its pruning.
-@pytest.mark.parametrize("save_freq", ["epoch", 1])
+@pytest.mark.parametrize(
+    "save_freq", ["epoch", pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_masks_and_schedule_survive_a_killed_process(
     save_freq, uninterrupted, tmp_path
 ):
@@ -85,5 +87,7 @@ def test_masks_and_schedule_survive_a_killed_process(
     assert rest.history["pruned_macs"] == history.history["pruned_macs"][3:]
     if save_freq == "epoch":
         # Masks, weights and optimizer: as if nothing had happened.
-        for a, b in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        for a, b in zip(
+            resumed.get_weights(), whole.get_weights(), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

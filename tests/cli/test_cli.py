@@ -118,7 +118,9 @@ def test_reduce(text, expected):
 def test_inspect_prints_coverage_first(saved):
     result = run("inspect", saved)
     assert result.exit_code == 0
-    assert result.stdout.startswith("28 of 32 channels prunable (87.50 %)\n  4 pinned")
+    assert result.stdout.startswith(
+        "28 of 32 channels prunable (87.50 %)\n  4 pinned"
+    )
     assert "first  12 channels" in result.stdout
     assert "pinned: feeds the model output" in result.stdout
 
@@ -134,7 +136,9 @@ def test_inspect_json(saved, model):
 
 def test_prune_writes_the_compact_model(saved, tmp_path, model):
     out = tmp_path / "small.keras"
-    result = run("prune", saved, out, "--reduce", "macs=0.4", "--criterion", "l2")
+    result = run(
+        "prune", saved, out, "--reduce", "macs=0.4", "--criterion", "l2"
+    )
     assert result.exit_code == 0, result.output
     compact = keras.saving.load_model(out)
     before, after = kprune.cost(model), kprune.cost(compact)
@@ -175,7 +179,9 @@ def test_prune_with_an_unknown_criterion(saved, tmp_path):
 
 
 def test_a_criterion_that_lacks_data(saved, tmp_path):
-    result = run("prune", saved, tmp_path / "o.keras", "--criterion", "activation")
+    result = run(
+        "prune", saved, tmp_path / "o.keras", "--criterion", "activation"
+    )
     assert_fails(result, "data")
 
 
@@ -257,7 +263,9 @@ def test_debug_prints_the_traceback():
 
 def test_python_code_in_a_model_is_not_run(tmp_path):
     path = tmp_path / "lambda.keras"
-    keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x * 2)]).save(path)
+    keras.Sequential([keras.Input((4,)), layers.Lambda(lambda x: x * 2)]).save(
+        path
+    )
     assert_fails(run("inspect", path), "Lambda", "safe_mode=False")
 
 
@@ -281,7 +289,9 @@ def test_a_custom_loss_does_not_stand_in_the_way(model, tmp_path):
     assert run("inspect", path).exit_code == 0
 
 
-@pytest.mark.parametrize("name, content", [("data.npz", "z"), ("data.npy", "pickled")])
+@pytest.mark.parametrize(
+    "name, content", [("data.npz", "z"), ("data.npy", "pickled")]
+)
 def test_data_that_do_not_fit(saved, tmp_path, name, content):
     path = tmp_path / name
     if content == "z":
@@ -302,7 +312,7 @@ def test_the_command_line_module_needs_no_keras():
     code = (
         "import sys, types, pathlib\n"
         "package = types.ModuleType('kprune')\n"
-        f"package.__path__ = [{str(list(kprune.__path__)[0])!r}]\n"
+        f"package.__path__ = [{str(next(iter(kprune.__path__)))!r}]\n"
         "sys.modules['kprune'] = package\n"
         "import kprune.cli\n"
         "print(sorted({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)))\n"
@@ -315,7 +325,13 @@ def test_the_command_line_module_needs_no_keras():
 
 def test_the_installed_script(saved):
     result = subprocess.run(
-        [sys.executable, "-c", "from kprune.cli import main; main()", "inspect", saved],
+        [
+            sys.executable,
+            "-c",
+            "from kprune.cli import main; main()",
+            "inspect",
+            saved,
+        ],
         capture_output=True,
         text=True,
     )

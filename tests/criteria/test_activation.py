@@ -29,7 +29,9 @@ def plain():
 
 
 def images(count=70):
-    return np.random.default_rng(1).normal(size=(count, 6, 6, 2)).astype("float32")
+    return (
+        np.random.default_rng(1).normal(size=(count, 6, 6, 2)).astype("float32")
+    )
 
 
 def outputs(model, x, *names):
@@ -42,7 +44,9 @@ def score(criterion, plain, data):
     masked = kprune.wrap(plain)
     groups = kprune.trace(masked).prunable
     result = criteria.score_groups(criterion, groups, masked, data)
-    assert all(w.observer is None for w in masked.layers if hasattr(w, "observer"))
+    assert all(
+        w.observer is None for w in masked.layers if hasattr(w, "observer")
+    )
     return result
 
 
@@ -103,11 +107,13 @@ def test_masks_are_seen_downstream(plain):
 
 def test_large_float16_activations_do_not_overflow(plain):
     keras.config.set_dtype_policy("mixed_float16")
-    model = keras.Sequential([
-        keras.Input((4,)),
-        keras.layers.Dense(3, kernel_initializer="ones", name="a"),
-        keras.layers.Dense(1),
-    ])
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, kernel_initializer="ones", name="a"),
+            keras.layers.Dense(1),
+        ]
+    )
     x = np.full((64, 4), 2000.0)
     np.testing.assert_allclose(score("activation", model, x)["a"], 8000.0)
 
@@ -116,8 +122,12 @@ def test_observers_are_taken_off_after_an_error(plain):
     masked = kprune.wrap(plain)
     groups = kprune.trace(masked).prunable
     with pytest.raises(ValueError):
-        criteria.score_groups("activation", groups, masked, np.zeros((4, 6, 6, 3)))
-    assert all(w.observer is None for w in masked.layers if hasattr(w, "observer"))
+        criteria.score_groups(
+            "activation", groups, masked, np.zeros((4, 6, 6, 3))
+        )
+    assert all(
+        w.observer is None for w in masked.layers if hasattr(w, "observer")
+    )
 
 
 def test_missing_data_says_what_to_pass(plain):

@@ -33,7 +33,8 @@ def joined(source, steps=None):
     """All inputs, targets and weights, put together again."""
     x, y, weight = zip(*source.batches(steps), strict=True)
     return [
-        None if part[0] is None else np.concatenate(part) for part in (x, y, weight)
+        None if part[0] is None else np.concatenate(part)
+        for part in (x, y, weight)
     ]
 
 
@@ -42,7 +43,9 @@ def test_arrays_come_in_batches_and_in_order(count):
     given = (X, Y, WEIGHT)[:count]
     source = Source(given, batch_size=2)
     assert [len(x) for x, _, _ in source.batches()] == [2, 2, 1]
-    for got, expected in zip(joined(source), (*given, None, None), strict=False):
+    for got, expected in zip(
+        joined(source), (*given, None, None), strict=False
+    ):
         np.testing.assert_equal(got, expected)
 
 
@@ -152,7 +155,9 @@ def test_unequal_and_too_many_arrays_are_refused():
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True])
 def test_steps_are_whole_and_positive(steps):
-    with pytest.raises(ValueError, match="Taylor needs a whole number of batches"):
+    with pytest.raises(
+        ValueError, match="Taylor needs a whole number of batches"
+    ):
         check_steps(steps, "Taylor")
     assert check_steps(None, "Taylor") is None
     assert check_steps(3, "Taylor") == 3

@@ -14,7 +14,9 @@ def residual():
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(6, 3, padding="same", name="stem")(inputs)
     x = keras.layers.BatchNormalization(name="stem_bn")(x)
-    y = keras.layers.Conv2D(6, 3, padding="same", use_bias=False, name="branch")(x)
+    y = keras.layers.Conv2D(
+        6, 3, padding="same", use_bias=False, name="branch"
+    )(x)
     y = keras.layers.BatchNormalization(name="branch_bn")(y)
     x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -27,7 +29,9 @@ def residual():
 
 def flat_filters(model, *names):
     kernels = [model.get_layer(n).kernel.numpy() for n in names]
-    return np.concatenate([k.reshape(-1, k.shape[-1]).T for k in kernels], axis=1)
+    return np.concatenate(
+        [k.reshape(-1, k.shape[-1]).T for k in kernels], axis=1
+    )
 
 
 def scores(criterion, model):
@@ -40,26 +44,36 @@ def test_l1_sums_absolute_weights_of_all_producers_without_biases(residual):
     expected = np.abs(flat_filters(residual, "stem", "branch")).sum(axis=1)
     np.testing.assert_allclose(result["stem"], expected, rtol=1e-6)
     hidden = residual.get_layer("hidden").kernel.numpy()
-    np.testing.assert_allclose(result["hidden"], np.abs(hidden).sum(0), rtol=1e-6)
+    np.testing.assert_allclose(
+        result["hidden"], np.abs(hidden).sum(0), rtol=1e-6
+    )
 
 
 def test_l2_is_the_length_of_the_joined_filters(residual):
-    expected = np.sqrt((flat_filters(residual, "stem", "branch") ** 2).sum(axis=1))
-    np.testing.assert_allclose(scores("l2", residual)["stem"], expected, rtol=1e-6)
+    expected = np.sqrt(
+        (flat_filters(residual, "stem", "branch") ** 2).sum(axis=1)
+    )
+    np.testing.assert_allclose(
+        scores("l2", residual)["stem"], expected, rtol=1e-6
+    )
 
 
 def test_fpgm_sums_euclidean_distances(residual):
     rows = flat_filters(residual, "stem", "branch").astype("float64")
     expected = np.linalg.norm(rows[:, None] - rows[None, :], axis=2).sum(axis=1)
-    np.testing.assert_allclose(scores("fpgm", residual)["stem"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        scores("fpgm", residual)["stem"], expected, rtol=1e-6
+    )
 
 
 def test_fpgm_scores_a_filter_amid_the_others_lowest_whatever_its_length():
-    model = keras.Sequential([
-        keras.Input((2,)),
-        keras.layers.Dense(4, use_bias=False, name="a"),
-        keras.layers.Dense(1),
-    ])
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(4, use_bias=False, name="a"),
+            keras.layers.Dense(1),
+        ]
+    )
     filters = np.array([[9.0, 0.0], [11.0, 0.0], [10.0, 1.0], [10.0, 0.1]])
     model.get_layer("a").kernel.assign(filters.T)
     assert scores("fpgm", model)["a"].argmin() == 3
@@ -74,31 +88,39 @@ def test_fpgm_leaves_dead_filters_out(residual):
         kernel.assign(value)
     rows = flat_filters(residual, "stem", "branch").astype("float64")
     lives = [0, 2, 3, 5]
-    distances = np.linalg.norm(rows[lives][:, None] - rows[lives][None, :], axis=2)
+    distances = np.linalg.norm(
+        rows[lives][:, None] - rows[lives][None, :], axis=2
+    )
     result = scores("fpgm", residual)["stem"]
     np.testing.assert_allclose(result[lives], distances.sum(axis=1), rtol=1e-6)
     assert (result[[1, 4]] == 0).all()
 
 
 def test_bn_scale_is_the_mean_absolute_gamma(residual):
-    gammas = [residual.get_layer(n).gamma.numpy() for n in ("stem_bn", "branch_bn")]
+    gammas = [
+        residual.get_layer(n).gamma.numpy() for n in ("stem_bn", "branch_bn")
+    ]
     expected = np.abs(gammas).mean(axis=0)
     np.testing.assert_allclose(scores("bn_scale", residual)["stem"], expected)
 
 
 def test_bn_scale_rescales_lengths_where_there_is_no_normalization(residual):
     result = scores("bn_scale", residual)
-    lengths = np.linalg.norm(residual.get_layer("hidden").kernel.numpy(), axis=0)
+    lengths = np.linalg.norm(
+        residual.get_layer("hidden").kernel.numpy(), axis=0
+    )
     np.testing.assert_allclose(
-        result["hidden"] / result["hidden"].sum(), lengths / lengths.sum(), rtol=1e-6
+        result["hidden"] / result["hidden"].sum(),
+        lengths / lengths.sum(),
+        rtol=1e-6,
     )
     assert result["hidden"].mean() == pytest.approx(result["stem"].mean())
 
 
 def test_bn_scale_without_any_normalization_is_an_error():
-    model = keras.Sequential([
-        keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)
-    ])
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]
+    )
     with pytest.raises(ValueError, match="none of the 1 prunable groups"):
         scores("bn_scale", model)
 
@@ -110,7 +132,8 @@ def test_random_depends_on_seed_and_group_alone(residual):
     np.testing.assert_equal(first, again)
     assert not np.array_equal(first["stem"], other["stem"])
     assert not np.array_equal(first["stem"][:5], first["hidden"])
-    np.testing.assert_equal(scores("random", residual), scores(criteria.Random(0), residual))
+    default = scores("random", residual)
+    np.testing.assert_equal(default, scores(criteria.Random(0), residual))
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, None])
@@ -124,7 +147,9 @@ def test_a_plain_function_is_a_criterion(residual):
         return np.abs(criteria.filters(group)).max(axis=1)
 
     expected = np.abs(flat_filters(residual, "stem", "branch")).max(axis=1)
-    np.testing.assert_allclose(scores(largest, residual)["stem"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        scores(largest, residual)["stem"], expected, rtol=1e-6
+    )
 
 
 def test_functions_may_return_tensors_and_lists(residual):
@@ -135,7 +160,9 @@ def test_functions_may_return_tensors_and_lists(residual):
 
 def test_a_registered_criterion_has_a_name(residual, monkeypatch):
     monkeypatch.setattr(
-        criteria.base._registry, "_factories", dict(criteria.base._registry._factories)
+        criteria.base._registry,
+        "_factories",
+        dict(criteria.base._registry._factories),
     )
 
     @criteria.register("position")
@@ -161,7 +188,7 @@ def test_bad_shapes_are_refused_with_group_and_criterion(residual):
     def two(group):
         return np.zeros((group.size, 2))
 
-    with pytest.raises(ValueError, match=r"two must.*\(6,\) for group 'stem'.*\(6, 2\)"):
+    with pytest.raises(ValueError, match=r"two must.*\(6,\).*'stem'.*\(6, 2\)"):
         scores(two, residual)
     with pytest.raises(ValueError, match="one number per channel"):
         scores(lambda group: ["a"] * group.size, residual)
@@ -202,10 +229,16 @@ def test_channels_that_are_gone_score_zero_and_may_be_nan(residual):
 
 def test_small_floats_are_scored_in_float64():
     keras.config.set_floatx("bfloat16")
-    model = keras.Sequential([
-        keras.Input((3,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(2)
-    ])
-    expected = np.abs(model.get_layer("a").kernel.numpy().astype("float64")).sum(0)
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, name="a"),
+            keras.layers.Dense(2),
+        ]
+    )
+    expected = np.abs(
+        model.get_layer("a").kernel.numpy().astype("float64")
+    ).sum(0)
     for name in ("l1", "l2", "fpgm"):
         assert scores(name, model)["a"].dtype == np.float64
     np.testing.assert_allclose(scores("l1", model)["a"], expected)

@@ -39,7 +39,9 @@ def sparse_loss():
 @pytest.fixture
 def masked():
     model = kprune.wrap(small_net())
-    model.compile(keras.optimizers.Adam(0.01), sparse_loss(), metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(0.01), sparse_loss(), metrics=["accuracy"]
+    )
     return model
 
 
@@ -55,21 +57,33 @@ def reference(model, batches):
     for x, y in batches:
         with tf.GradientTape() as tape:
             loss = sparse_loss()(y, model(x, training=False))
-        layers = {layer.layer.name: layer.layer for layer in kprune_wrappers(model)}
+        layers = {
+            layer.layer.name: layer.layer for layer in kprune_wrappers(model)
+        }
         conv, norm = layers["conv"], layers["norm"]
         hidden, head = layers["hidden"], layers["head"]
         weights = [
-            conv.kernel, conv.bias, norm.gamma, norm.beta,
-            hidden.kernel, hidden.bias, head.kernel,
+            conv.kernel,
+            conv.bias,
+            norm.gamma,
+            norm.beta,
+            hidden.kernel,
+            hidden.bias,
+            head.kernel,
         ]
         gradients = tape.gradient(loss, [w.value for w in weights])
-        p = [w.numpy() * g.numpy() for w, g in zip(weights, gradients, strict=True)]
+        p = [
+            w.numpy() * g.numpy()
+            for w, g in zip(weights, gradients, strict=True)
+        ]
         # Flatten turns (4, 4, 5) maps into rows of the next kernel.
         rows = p[4].reshape(16, 5, 4)
-        totals.append((
-            p[0].sum((0, 1, 2)) + p[1] + p[2] + p[3] + rows.sum((0, 2)),
-            p[4].sum(0) + p[5] + p[6].sum(1),
-        ))
+        totals.append(
+            (
+                p[0].sum((0, 1, 2)) + p[1] + p[2] + p[3] + rows.sum((0, 2)),
+                p[4].sum(0) + p[5] + p[6].sum(1),
+            )
+        )
     conv, hidden = zip(*totals, strict=True)
     return {
         "conv": np.mean(np.square(conv), axis=0),
@@ -126,7 +140,9 @@ def test_nothing_of_the_model_changes(masked):
     taylor(masked, (x, y))
     for old, variable in zip(before, masked.variables, strict=True):
         np.testing.assert_equal(variable.numpy(), old)
-    for old, variable in zip(optimizer, masked.optimizer.variables, strict=True):
+    for old, variable in zip(
+        optimizer, masked.optimizer.variables, strict=True
+    ):
         np.testing.assert_equal(variable.numpy(), old)
     for old, variable in zip(metrics, masked.metrics_variables, strict=True):
         np.testing.assert_equal(variable.numpy(), old)
@@ -173,7 +189,9 @@ def test_a_second_scoring_sees_new_weights_and_reuses_the_compiled_step(masked):
     second = criteria.score_groups(criterion, groups, masked, samples())
     assert criterion._probe(masked) is probe
     assert not np.allclose(first["hidden"], second["hidden"])
-    np.testing.assert_allclose(second["hidden"], taylor(masked, samples())["hidden"])
+    np.testing.assert_allclose(
+        second["hidden"], taylor(masked, samples())["hidden"]
+    )
 
 
 def test_compiling_anew_changes_the_loss_that_is_used(masked):
@@ -204,16 +222,24 @@ def test_several_outputs_with_losses_by_name_and_weights():
         return taylor(model, (x, targets))["shared"]
 
     only_a = score({"a": 1.0, "b": 0.0})
-    np.testing.assert_allclose(score({"a": 3.0, "b": 0.0}), 9 * only_a, rtol=1e-5)
+    np.testing.assert_allclose(
+        score({"a": 3.0, "b": 0.0}), 9 * only_a, rtol=1e-5
+    )
     assert not np.allclose(score({"a": 1.0, "b": 1.0}), only_a)
 
 
 def test_sequential_and_unsupported_constraints_are_fine():
-    model = kprune.wrap(keras.Sequential([
-        keras.Input((3,)),
-        keras.layers.Dense(4, kernel_constraint=keras.constraints.MaxNorm(0.1)),
-        keras.layers.Dense(1),
-    ]))
+    model = kprune.wrap(
+        keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(
+                    4, kernel_constraint=keras.constraints.MaxNorm(0.1)
+                ),
+                keras.layers.Dense(1),
+            ]
+        )
+    )
     model.compile("sgd", "mse")
     before = model.get_weights()
     taylor(model, (np.ones((2, 3)), np.ones((2, 1))))
@@ -231,13 +257,17 @@ def test_mixed_precision_gives_about_the_same_scores(policy):
         result = taylor(model, samples())["conv"]
         if expected is None:
             expected = result
-    np.testing.assert_allclose(result, expected, rtol=0.1, atol=0.02 * expected.max())
+    np.testing.assert_allclose(
+        result, expected, rtol=0.1, atol=0.02 * expected.max()
+    )
 
 
 def test_float16_gradients_that_overflow_are_taken_again_with_a_smaller_scale():
     keras.config.set_dtype_policy("mixed_float16")
     model = kprune.wrap(small_net())
-    model.compile("sgd", lambda y_true, y_pred: 1e3 * keras.ops.mean(y_pred, axis=-1))
+    model.compile(
+        "sgd", lambda y_true, y_pred: 1e3 * keras.ops.mean(y_pred, axis=-1)
+    )
     result = taylor(model, samples())["conv"]
     assert np.isfinite(result).all()
     assert result.max() > 0
@@ -250,12 +280,16 @@ def test_gradients_of_a_probe_are_those_of_the_mean_loss(masked):
     with tf.GradientTape() as tape:
         loss = sparse_loss()(y, masked(x, training=False))
     expected = tape.gradient(loss, kernel.value)
-    np.testing.assert_allclose(gradients[id(kernel)], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        gradients[id(kernel)], expected, rtol=1e-4, atol=1e-7
+    )
 
 
 def test_an_uncompiled_model_says_what_to_call():
     model = kprune.wrap(small_net())
-    with pytest.raises(ValueError, match=r"Call model.compile\(loss=...\) first"):
+    with pytest.raises(
+        ValueError, match=r"Call model.compile\(loss=...\) first"
+    ):
         taylor(model, samples())
     model.compile("sgd")
     with pytest.raises(ValueError, match="not compiled with one"):

@@ -31,7 +31,9 @@ def test_digits_are_scikit_learns_images_each_in_one_split():
         for image, label in zip(rows(x * 16), y, strict=True)
     )
     expected = raw.images.astype("float32")[..., None]
-    assert together == sorted(zip(rows(expected), raw.target.tolist(), strict=True))
+    assert together == sorted(
+        zip(rows(expected), raw.target.tolist(), strict=True)
+    )
 
 
 def test_digits_have_the_documented_form():
@@ -84,11 +86,16 @@ def test_cifar10_slices_are_slices_of_the_whole():
 
 
 def test_cifar10_normalisation_is_that_of_the_pretrained_networks():
-    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype("uint8")
+    images = (
+        np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype("uint8")
+    )
     mean = np.array([0.485, 0.456, 0.406])
     std = np.array([0.229, 0.224, 0.225])
     expected = (images / 255.0 - mean) / std
-    for result in (normalize_cifar10(images), normalize_cifar10(tf.constant(images))):
+    for result in (
+        normalize_cifar10(images),
+        normalize_cifar10(tf.constant(images)),
+    ):
         assert result.dtype == "float32"
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
@@ -139,14 +146,20 @@ def test_preprocessing_follows_augmentation():
     assert (inputs == 80).all() and (targets == 7).all()
 
 
-def shifted(image: np.ndarray, down: int, right: int, padding: int) -> np.ndarray:
+def shifted(
+    image: np.ndarray, down: int, right: int, padding: int
+) -> np.ndarray:
     height, width, _ = image.shape
     wide = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
     return wide[down : down + height, right : right + width]
 
 
 def test_flip_and_crop_gives_shifted_and_mirrored_images():
-    images = np.random.default_rng(0).integers(1, 256, (200, 6, 5, 3)).astype("uint8")
+    images = (
+        np.random.default_rng(0)
+        .integers(1, 256, (200, 6, 5, 3))
+        .astype("uint8")
+    )
     results = flip_and_crop(images, np.array([1, 2]), padding=1).numpy()
     assert results.dtype == np.uint8
     seen = set()

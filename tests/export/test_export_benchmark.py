@@ -60,8 +60,12 @@ def test_files(files, suffix, runtime):
     assert 0 < found.p10 <= found.median <= found.p90
 
 
-def test_keras_model_is_converted():
-    found = kprune.benchmark(zoo.conv_net(), seconds=0.01, runs=5)
+@pytest.mark.parametrize("saved", [False, True])
+def test_keras_model_is_converted(tmp_path, saved):
+    model = zoo.conv_net()
+    model.save(tmp_path / "model.keras")
+    source = tmp_path / "model.keras" if saved else model
+    found = kprune.benchmark(source, seconds=0.01, runs=5)
     assert found.runtime == "LiteRT" and found.median < 100
 
 

@@ -58,7 +58,7 @@ def test_other_things_than_models(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
 def test_operators_outside_the_format_are_named(tmp_path, suffix):
-    with pytest.raises(ValueError, match="(?i)erfinv"):
+    with pytest.raises(ValueError, match=r"(?i)erfinv"):
         kprune.export(zoo.outside_builtins(), tmp_path / f"m{suffix}")
     assert list(tmp_path.iterdir()) == []
 
@@ -106,7 +106,7 @@ def test_difference_beyond_tolerance_leaves_the_old_file(
     path.write_bytes(b"old")
     with pytest.raises(VerificationError, match="Nothing was written") as error:
         kprune.export(zoo.conv_net(), path)
-    assert error.value.difference.max_rel > 1e-4
+    assert error.value.difference.max_rel > 1e-3
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -116,7 +116,7 @@ def test_difference_can_be_accepted(tmp_path, wrong_converter, tolerance):
     report = kprune.export(
         zoo.conv_net(), tmp_path / "m.tflite", tolerance=tolerance
     )
-    assert report.max_rel > 1e-4
+    assert report.max_rel > 1e-3
     assert (tmp_path / "m.tflite").stat().st_size == report.size
 
 

@@ -16,6 +16,7 @@ STRUCTURES = {
     "dict_inputs": lambda: zoo.two_inputs("dict"),
     "list_inputs": lambda: zoo.two_inputs("list"),
     "nested": zoo.nested,
+    "grouped": zoo.grouped,
     "recurrent": zoo.recurrent,
     "attention_gelu": zoo.gelu_attention,
     "normalization": zoo.normalized,
@@ -108,8 +109,8 @@ def test_onnx_opset_is_chosen(tmp_path, opset):
 def test_saved_model_serves_in_plain_tensorflow(tmp_path):
     model, x = zoo.conv_net(), zoo.images(3)
     report = kprune.export(model, tmp_path / "folder")
-    served = tf.saved_model.load(str(tmp_path / "folder")).serve(x)
-    np.testing.assert_allclose(served, model(x), atol=1e-6)
+    loaded = tf.saved_model.load(str(tmp_path / "folder"))
+    np.testing.assert_allclose(loaded.serve(x), model(x), atol=1e-6)
     files = [f for f in (tmp_path / "folder").rglob("*") if f.is_file()]
     assert report.size == sum(f.stat().st_size for f in files)
 
@@ -131,9 +132,14 @@ def test_keras_file_with_lambda_is_written_with_a_note(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "policy", ["mixed_float16", "mixed_bfloat16", "float64"]
+    ("policy", "suffix"),
+    [
+        ("mixed_float16", ".tflite"),
+        ("mixed_bfloat16", ".tflite"),
+        ("float64", ".tflite"),
+        ("mixed_float16", ".onnx"),
+    ],
 )
-@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
 def test_other_precisions_are_written_in_float32(tmp_path, policy, suffix):
     model = zoo.mixed(policy)
     reference = zoo.conv_net()

@@ -44,7 +44,7 @@ def test_sizes_shrink_as_promised(wide, tmp_path):
     assert half.size < 0.55 * plain
     assert dynamic.size < 0.32 * plain
     assert full.size < 0.32 * plain
-    assert half.max_rel < 5e-3 and half.tolerance == 1e-2
+    assert half.max_rel < 5e-3 and half.tolerance == 5e-2
     assert 0 < dynamic.max_rel < 0.05 and dynamic.tolerance is None
     assert 0 < full.max_rel < 0.05 and full.tolerance is None
     assert full.top1 >= 0.9 and full.data == "calibration data"
@@ -104,32 +104,23 @@ def test_int8_recurrent_layers_are_unrolled(tmp_path, layer):
 def test_int8_of_unknown_sequence_length_is_an_error_not_a_crash(tmp_path):
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(5)])
     x = np.zeros((32, 4, 3), "float32")
-    with pytest.raises(ValueError, match="int8|steps|length"):
+    with pytest.raises(ValueError, match="cannot calibrate"):
         kprune.export(
             model, tmp_path / "m.tflite", quantize="int8", calibration=x
         )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_quantisation_error_is_logged(tmp_path, caplog, monkeypatch):
-    # Calibrated on tiny inputs, the ranges clip everything that comes later.
-    model, x = zoo.conv_net(), zoo.images(64)
-    x[:32] *= 1e-4
-    monkeypatch.setattr("kprune.export.samples.MAX_SAMPLES", 64)
-    from kprune.export import tflite
-
-    represent = tflite._representative
-    monkeypatch.setattr(
-        tflite,
-        "_representative",
-        lambda job: represent(
-            type(job)(
-                job.signature, "int8", [job.calibration[0][:32]], job.options
-            )
-        ),
-    )
+def test_large_quantisation_error_is_logged(tmp_path, caplog):
+    # Probabilities near 1/1000 vanish in an int8 output with steps of 1/256.
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(1000, activation="softmax")(0.1 * inputs)
+    x = np.random.default_rng(0).standard_normal((30, 4)).astype("float32")
     report = kprune.export(
-        model, tmp_path / "m.tflite", quantize="int8", calibration=x
+        keras.Model(inputs, outputs),
+        tmp_path / "m.tflite",
+        quantize="int8",
+        calibration=x,
     )
     assert report.max_rel > 0.2
     assert "check its accuracy" in caplog.text

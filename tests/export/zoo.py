@@ -67,16 +67,28 @@ def nested() -> keras.Model:
 
 
 def recurrent(layer: str = "GRU") -> keras.Model:
-    """Embedding with mask, bidirectional recurrent layer, Dense."""
-    inner = getattr(layers, layer)(4)
+    """Embedding with mask, recurrent layer, Dense."""
     return keras.Sequential(
         [
             keras.Input((5,), dtype="int32"),
             layers.Embedding(11, 4, mask_zero=True),
-            layers.Bidirectional(inner),
+            getattr(layers, layer)(4),
             layers.Dense(3),
         ],
         name="recurrent",
+    )
+
+
+def grouped() -> keras.Model:
+    """Grouped and depthwise convolution."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            layers.Conv2D(8, 3, groups=2),
+            layers.DepthwiseConv2D(3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
     )
 
 

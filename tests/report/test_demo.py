@@ -41,7 +41,9 @@ def demo(folder, *arguments: str) -> str:
 
 
 def accuracy(text: str, row: str) -> float:
-    line = next(line for line in text.splitlines() if line.startswith(f"│ {row} "))
+    line = next(
+        line for line in text.splitlines() if line.startswith(f"│ {row} ")
+    )
     return float(line.split("│")[6].strip(" %"))
 
 
@@ -65,7 +67,9 @@ def test_the_demo_keeps_the_accuracy_that_the_bare_cut_loses(tmp_path):
 
 @pytest.mark.slow
 def test_a_quick_demo_with_other_settings(tmp_path):
-    text = demo(tmp_path, "--quick", "--reduce", "0.3", "--out", "here", "--seed", "7")
+    text = demo(
+        tmp_path, "--quick", "--reduce", "0.3", "--out", "here", "--seed", "7"
+    )
     removed = re.search(r"([\d.]+) % fewer MACs", text)
     assert removed and 30 <= float(removed[1]) < 33
     assert (tmp_path / "here" / "compact.tflite").exists()

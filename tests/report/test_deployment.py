@@ -17,7 +17,12 @@ from kprune.report.deployment import print_result
 from kprune.report.evaluation import Evaluation
 from kprune.report.rows import Row
 
-FILES = ("compact.keras", "compact.tflite", "compact-int8.tflite", "compact.onnx")
+FILES = (
+    "compact.keras",
+    "compact.tflite",
+    "compact-int8.tflite",
+    "compact.onnx",
+)
 
 
 @pytest.fixture
@@ -40,7 +45,9 @@ def model() -> keras.Model:
 @pytest.fixture
 def evaluation(model, x, tmp_path, monkeypatch) -> Evaluation:
     measure = Evaluation.measure_latency
-    monkeypatch.setattr(Evaluation, "measure_latency", lambda self: measure(self, 0.05))
+    monkeypatch.setattr(
+        Evaluation, "measure_latency", lambda self: measure(self, 0.05)
+    )
     y = np.asarray(model(x)).argmax(axis=-1)
     result = Evaluation(x, y, tmp_path)
     result.add_model("original", model, "original.tflite")
@@ -102,7 +109,9 @@ def test_without_onnx_its_row_is_left_out_and_the_extra_named(
     )
 
 
-def test_a_compact_model_that_differs_is_an_error(model, x, evaluation, monkeypatch):
+def test_a_compact_model_that_differs_is_an_error(
+    model, x, evaluation, monkeypatch
+):
     masked = kprune.prune(model, reduce={"macs": 0.5})
     wrong = kprune.rebuild(masked)
     wrong.get_layer("scores").bias.assign([0.1, 0, 0])

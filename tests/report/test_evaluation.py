@@ -55,7 +55,9 @@ def test_relative_difference():
 
 
 def test_a_row_for_a_model(model, x, tmp_path):
-    evaluation = Evaluation(x, labels_with(model, x, 21), tmp_path / "new" / "folder")
+    evaluation = Evaluation(
+        x, labels_with(model, x, 21), tmp_path / "new" / "folder"
+    )
     scores = evaluation.add_model("original", model)
     np.testing.assert_allclose(scores, model(x), atol=1e-6)
     row = evaluation["original"]
@@ -65,7 +67,9 @@ def test_a_row_for_a_model(model, x, tmp_path):
     assert row.bytes is None and row.latency is None and row.file is None
 
 
-def test_the_costs_of_a_masked_model_are_those_of_its_compact_one(model, x, tmp_path):
+def test_the_costs_of_a_masked_model_are_those_of_its_compact_one(
+    model, x, tmp_path
+):
     masked = kprune.prune(model, reduce={"macs": 0.5})
     evaluation = Evaluation(x, labels_with(model, x, 30), tmp_path)
     evaluation.add_model("masked", masked)
@@ -82,7 +86,9 @@ def test_a_row_for_a_file_is_measured_on_the_file(model, x, tmp_path):
     runtime = open_runtime(path)
     scores = np.concatenate(
         [
-            runtime.run({runtime.inputs[0].name: image[None]})[runtime.outputs[0].name]
+            runtime.run({runtime.inputs[0].name: image[None]})[
+                runtime.outputs[0].name
+            ]
             for image in x
         ]
     )
@@ -110,7 +116,10 @@ def test_latency_fills_the_rows_of_runtime_files(model, x, tmp_path):
     evaluation.measure_latency(seconds=0.01)
     assert evaluation["original"].latency > 0
     assert evaluation["original"].bytes > 0
-    assert evaluation["saved"].latency is None and evaluation["saved"].bytes is None
+    assert (
+        evaluation["saved"].latency is None
+        and evaluation["saved"].bytes is None
+    )
     evaluation.add_file("TFLite", model, "model.tflite")
     evaluation.measure_latency(seconds=0.05)
     assert evaluation["TFLite"].latency > 0

@@ -30,7 +30,9 @@ def by_name(data: dict) -> dict:
 def test_coverage_and_totals():
     data = inspection(residual_model())
     assert data["model"] == "tiny"
-    assert data["coverage"]["prunable"] == 12 and data["coverage"]["pinned"] == 5
+    assert (
+        data["coverage"]["prunable"] == 12 and data["coverage"]["pinned"] == 5
+    )
     assert data["coverage"]["share"] == pytest.approx(12 / 17)
     assert sum(data["coverage"]["reasons"].values()) == 5
     assert data["macs"] == kprune.cost(residual_model()).macs
@@ -41,7 +43,9 @@ def test_groups_say_where_they_sit():
     groups = by_name(inspection(residual_model()))
     assert set(groups) == {"stem", "narrow", "head"}
     assert [groups[n]["size"] for n in ("stem", "narrow", "head")] == [8, 4, 5]
-    assert groups["stem"]["pinned"] is None and groups["narrow"]["pinned"] is None
+    assert (
+        groups["stem"]["pinned"] is None and groups["narrow"]["pinned"] is None
+    )
     assert "output" in groups["head"]["pinned"]
     places = [
         (m["layer"], m["variable"], m["axis"], m["role"])
@@ -87,7 +91,9 @@ def test_the_page_starts_with_coverage():
     assert lines[0] == "12 of 17 channels prunable (70.59 %)"
     assert lines[1].startswith("  5 pinned: ")
     assert lines[2].startswith("model tiny: ")
-    start = lines.index(next(line for line in lines if line.startswith("narrow  4")))
+    start = lines.index(
+        next(line for line in lines if line.startswith("narrow  4"))
+    )
     assert "  written by:  narrow.kernel, narrow.bias" in lines[start:]
     assert any("  pinned: feeds the model output" in line for line in lines)
 

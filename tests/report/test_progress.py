@@ -24,7 +24,9 @@ def test_one_bar_for_a_whole_fit(console):
     data = batches(np.ones((8, 2)), np.ones((8, 1)), 4)
     with progress(console) as bars:
         bar = FitProgress(bars, "training", ("loss", "absent"))
-        history = model.fit(data, epochs=3, verbose=0, shuffle=False, callbacks=[bar])
+        history = model.fit(
+            data, epochs=3, verbose=0, shuffle=False, callbacks=[bar]
+        )
         (task,) = bars.tasks
         assert task.finished and task.total == 3
     text = console.file.getvalue()

@@ -81,7 +81,11 @@ def test_table_shows_every_row_in_80_columns():
         next(line for line in text.splitlines() if name in line)
         for name in ("original", "compact", "TFLite")
     )
-    assert original.count("–") == 2 and "2.00 M" in original and "99.00 %" in original
+    assert (
+        original.count("–") == 2
+        and "2.00 M" in original
+        and "99.00 %" in original
+    )
     assert compact.count("–") == 1 and "52.1 kB" in compact
     for cell in ("800 k", "4.00 k", "20.5 kB", "0.0221 ms", "98.50 %"):
         assert cell in tflite
@@ -98,7 +102,9 @@ def test_names_are_not_taken_for_markup():
 
 
 def test_markdown_table():
-    assert rows_markdown([Row("a", macs=1e6, accuracy=0.5), Row("b", macs=5e5)]) == (
+    assert rows_markdown(
+        [Row("a", macs=1e6, accuracy=0.5), Row("b", macs=5e5)]
+    ) == (
         "|  | MACs | test accuracy |\n"
         "| --- | ---: | ---: |\n"
         "| a | 1.00 M | 50.00 % |\n"

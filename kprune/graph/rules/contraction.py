@@ -1,0 +1,372 @@
+"""Sums of products over named axes: EinsumDense, einsum, matmul, Dot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from keras import layers
+from keras.src import backend
+from keras.src import ops
+
+from kprune.graph.call import FILTER
+from kprune.graph.call import INPUT
+from kprune.graph.call import SCALE
+from kprune.graph.call import Axis
+from kprune.graph.call import Call
+from kprune.graph.labels import Labels
+from kprune.graph.labels import on_axis
+from kprune.graph.labels import varying
+from kprune.graph.registry import Rule
+from kprune.graph.registry import register_rule
+from kprune.graph.rules.operations import BinaryRule
+
+# The letters of one operand, ellipses written out: one name per axis.
+Spec = tuple[str, ...]
+
+
+def parse(subscripts: str, ranks: Sequence[int]) -> tuple[list[Spec], Spec]:
+    """Names of all axes of the operands and of the result of an einsum.
+
+    Axes under an ellipsis are named by their distance from its end, as
+    broadcasting pairs them.
+    """
+    left, arrow, right = subscripts.replace(" ", "").partition("->")
+    specs = [
+        _expand(text, rank - len(text.replace("...", "")))
+        for text, rank in zip(left.split(","), ranks, strict=True)
+    ]
+    hidden = max((_hidden(s) for s in specs), key=len, default=())
+    if arrow:
+        return specs, _expand(right, len(hidden))
+    letters = [t for s in specs for t in s if t not in hidden]
+    once = sorted(t for t in set(letters) if letters.count(t) == 1)
+    return specs, (*hidden, *once)
+
+
+def _expand(text: str, count: int) -> Spec:
+    head, dots, tail = text.partition("...")
+    middle = [f"...{n}" for n in range(count, 0, -1)] if dots else []
+    return (*head, *middle, *tail)
+
+
+def _hidden(spec: Spec) -> Spec:
+    return tuple(t for t in spec if t.startswith("..."))
+
+
+def untangle(call: Call, x: Labels, prefer: Sequence[int] = ()) -> Labels:
+    """Makes every factor vary along one axis only.
+
+    Channels that a reshape has spread over two axes (heads and their parts)
+    keep one of them: the first of `prefer`, else the last.
+    """
+    factors: list[np.ndarray] = []
+    for factor in x.factors:
+        axes = varying(factor)
+        if len(axes) > 1:
+            keep = next((a for a in prefer if a in axes), axes[-1])
+            others = [a for a in axes if a != keep]
+            one = x.replace(factors=(factor,))
+            factors += call.settle(one, others, "").factors
+        else:
+            factors.append(factor)
+    return x.replace(factors=tuple(factors))
+
+
+def arrays(x: Labels, axis: int) -> list[np.ndarray]:
+    """1-D label arrays along `axis` of untangled labels."""
+    return [f.ravel() for f in x.along(axis)]
+
+
+def contract(
+    call: Call,
+    operands: Sequence[Labels],
+    specs: Sequence[Spec],
+    output: Spec,
+    masked: bool = False,
+) -> tuple[Labels, dict[str, list[np.ndarray]]]:
+    """Labels of a sum of products without parameters.
+
+    A removed position that is summed over is harmless if one of the factors
+    is exactly 0 there.
+
+    Args:
+        call: The call that is traced.
+        operands: Labels of the operands.
+        specs: Names of their axes; axes of one name are multiplied.
+        output: Names of the axes of the result; all others are summed over.
+        masked: Whether the layer masks the axes it sums over itself.
+
+    Returns:
+        Labels of the result, of the shape the names imply, and the label
+        arrays of every labelled name.
+    """
+    names = list(dict.fromkeys(t for spec in specs for t in spec))
+    summed = [t for t in names if t not in output]
+    # A channel axis that is summed over keeps its own labels, then one that
+    # only one operand has; heads shared by all operands come last.
+    alone = [t for t in names if sum(t in s for s in specs) == 1]
+    ranked = [*summed, *alone, *names[::-1]]
+    operands = [
+        untangle(call, x, [spec.index(t) for t in ranked if t in spec])
+        for x, spec in zip(operands, specs, strict=True)
+    ]
+    found: dict[str, list[np.ndarray]] = {}
+    sizes: dict[str, int | None] = {}
+    zero = True
+    for name in names:
+        users = [
+            (x, spec.index(name))
+            for x, spec in zip(operands, specs, strict=True)
+            if name in spec
+        ]
+        full = [(x, a) for x, a in users if x.shape[a] != 1]
+        sizes[name] = full[0][0].shape[full[0][1]] if full else 1
+        labels = _meet(call, full)
+        if not labels:
+            continue
+        found[name] = labels
+        exact = any(x.zero for x, _ in full)
+        if name in output:
+            zero = zero and exact
+        elif not exact and not masked:
+            call.pin(labels, f"{call!r} sums channels that are not 0 once masked")
+    shape = tuple(sizes[t] for t in output)
+    factors = [
+        on_axis(a, axis, len(shape))
+        for axis, name in enumerate(output)
+        for a in found.get(name, [])
+    ]
+    _count(call, specs, sizes, found, output)
+    reasons = [x.why for x in operands if x.why]
+    why = reasons[0] if reasons else f"{call!r} sums over the channels"
+    return Labels(shape, tuple(factors), zero, why), found
+
+
+def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
+    """Unions the labels of axes that are multiplied with each other."""
+    lists = [arrays(x, axis) for x, axis in users]
+    if len({len(v) for v in lists}) > 1:
+        bare = [x for (x, _), v in zip(users, lists, strict=True) if not v]
+        why = next((x.why for x in bare if x.why), "")
+        why = why or f"meets an axis in {call!r} whose channels cannot be removed"
+        call.pin([a for v in lists for a in v], why)
+        return []
+    for other in lists[1:]:
+        for a, b in zip(lists[0], other, strict=True):
+            call.union(a, b)
+    return lists[0] if lists else []
+
+
+def _count(call: Call, specs, sizes, found, output: Spec) -> None:
+    """Counts one multiplication per combination of all names but the batch."""
+    batch = output[0] if output and output[0] == specs[0][0] else None
+    free = [n for t, n in sizes.items() if t != batch and not found.get(t)]
+    call.work(None, free, [a for t, a in found.items() if t != batch])
+
+
+def _repeats(specs: Sequence[Spec]) -> bool:
+    return any(len(set(s)) < len(s) for s in specs)
+
+
+class ContractionRule(BinaryRule):
+    """An operation that is an einsum in other words."""
+
+    def trace(self, call: Call) -> Labels | list[Labels]:
+        operands = self.operands(call)
+        found = self.names(call, [x.rank for x in operands])
+        if found is None or _repeats(found[0]):
+            return call.pin_all(f"{call!r} is no plain sum of products")
+        labels, _ = contract(call, operands, *found)
+        return labels.replace(shape=call.output_shape)
+
+    def names(self, call: Call, ranks: list[int]) -> tuple[list[Spec], Spec] | None:
+        raise NotImplementedError
+
+
+@register_rule(ops.numpy.Einsum)
+class EinsumRule(ContractionRule):
+    def names(self, call: Call, ranks: list[int]):
+        return parse(call.operation.subscripts, ranks)
+
+
+@register_rule(ops.numpy.Matmul)
+class MatmulRule(ContractionRule):
+    def names(self, call: Call, ranks: list[int]):
+        if len(ranks) != 2:
+            return None
+        left = "...k" if ranks[0] == 1 else "...mk"
+        right = "...k" if ranks[1] == 1 else "...kn"
+        out = "..." + "m" * (ranks[0] > 1) + "n" * (ranks[1] > 1)
+        return parse(f"{left},{right}->{out}", ranks)
+
+
+@register_rule(ops.numpy.Dot)
+class DotOpRule(ContractionRule):
+    def names(self, call: Call, ranks: list[int]):
+        if len(ranks) != 2:
+            return None
+        return _paired(ranks, [ranks[0] - 1], [max(ranks[1] - 2, 0)])
+
+
+@register_rule(ops.numpy.Tensordot)
+class TensordotRule(ContractionRule):
+    def names(self, call: Call, ranks: list[int]):
+        axes = call.operation.axes
+        if len(ranks) != 2:
+            return None
+        if isinstance(axes, int):
+            left = list(range(ranks[0] - axes, ranks[0]))
+            return _paired(ranks, left, list(range(axes)))
+        pairs = [[a] if isinstance(a, int) else list(a) for a in axes]
+        return _paired(ranks, *pairs)
+
+
+def _paired(ranks, left: list[int], right: list[int]) -> tuple[list[Spec], Spec]:
+    """Names where `left[i]` of one operand meets `right[i]` of the other."""
+    first = [f"a{n}" for n in range(ranks[0])]
+    second = [f"b{n}" for n in range(ranks[1])]
+    for a, b in zip(left, right, strict=True):
+        second[b] = first[a]
+    out = [t for t in first if t not in second] + [t for t in second if t not in first]
+    return [tuple(first), tuple(second)], tuple(out)
+
+
+@register_rule(layers.Dot)
+class DotRule(Rule):
+    """Masks the axis it sums over where that is not 0 by itself."""
+
+    def trace(self, call: Call) -> Labels:
+        layer, (x, y) = call.layer, call.inputs
+        a, b = self._axes(layer, x.rank, y.rank)
+        (first, second), _ = _paired([x.rank, y.rank], [0, a], [0, b])
+        output = tuple(t for t in dict.fromkeys((*first, *second)) if t != first[a])
+        zeros = [x.zero, y.zero]
+        safe = all(zeros) if layer.normalize else any(zeros)
+        out, found = contract(call, [x, y], [first, second], output, masked=True)
+        if not safe:
+            call.need("summed", found.get(first[a], []))
+        return out.replace(
+            shape=call.output_shape,
+            factors=tuple(
+                f.reshape(f.shape + (1,) * (len(call.output_shape) - f.ndim))
+                for f in out.factors
+            ),
+            zero=out.zero and not layer.normalize,
+        )
+
+    @staticmethod
+    def _axes(layer, *ranks: int) -> list[int]:
+        axes = layer.axes
+        axes = [axes, axes] if isinstance(axes, int) else list(axes)
+        return [a % rank for a, rank in zip(axes, ranks, strict=True)]
+
+    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+        mask = masks.get("summed")
+        if mask is not None:
+            axes = self._axes(layer, *(len(x.shape) for x in inputs))
+            inputs = [
+                masked_axis(x, mask, a) for x, a in zip(inputs, axes, strict=True)
+            ]
+        return layer(inputs, *args, **kwargs)
+
+
+def masked_axis(x, mask, axis: int):
+    """A tensor times a mask along one axis; its Keras mask stays with it."""
+    shape = [1] * len(x.shape)
+    shape[axis] = -1
+    out = x * ops.reshape(ops.cast(mask, x.dtype), shape)
+    kept = backend.get_keras_mask(x)
+    if kept is not None:
+        backend.set_keras_mask(out, kept)
+    return out
+
+
+@register_rule(layers.EinsumDense)
+class EinsumDenseRule(Rule):
+    def trace(self, call: Call) -> Labels:
+        layer, x = call.layer, call.input
+        specs, output = parse(layer.equation, [x.rank, len(layer._kernel.shape)])
+        if _repeats([*specs, output]):
+            return call.pin_all(f"{call!r} is no plain sum of products")[0]
+        given, kernel = specs
+        read = [t for t in kernel if t not in output and t in given]
+        x = untangle(call, x, [given.index(t) for t in read])
+        labels = {t: arrays(x, a) for a, t in enumerate(given)}
+        self._bind_kernel(call, given, kernel, output, labels)
+        self._bind_bias(call, given, output, labels)
+        if not x.zero:
+            for name in set(given) - set(kernel) - set(output):
+                why = f"{call!r} sums channels that are not 0 once masked"
+                call.pin(labels[name], why)
+        self._count(call, x, given, kernel, labels)
+        shape = call.output_shape
+        factors = [
+            on_axis(a, axis, len(shape))
+            for axis, name in enumerate(output)
+            for a in labels.get(name, [])
+        ]
+        bias = _bias_names(layer, output)
+        zero = all(
+            (t in kernel or x.zero) and (layer.bias is None or t in bias)
+            for t in output
+            if labels.get(t)
+        )
+        out = Labels(shape, tuple(factors), zero, x.why)
+        return call.activate(out, layer.activation)
+
+    @staticmethod
+    def _bind_kernel(call: Call, given, kernel, output, labels) -> None:
+        variable = call.layer._kernel
+        axes = {}
+        for axis, name in enumerate(kernel):
+            if name not in given:
+                if variable.shape[axis] > 1:
+                    labels[name] = [call.filters(variable, axis)]
+                    axes[axis] = Axis(labels[name], FILTER)
+            elif name in output:
+                axes[axis] = Axis(labels[name], SCALE)
+            else:
+                axes[axis] = Axis(labels[name], INPUT, given.index(name))
+        call.bind(variable, axes)
+
+    @staticmethod
+    def _bind_bias(call: Call, given, output, labels) -> None:
+        bias = call.layer.bias
+        if bias is None:
+            return
+        axes = {}
+        start = len(output) - len(bias.shape)
+        for axis, size in enumerate(bias.shape):
+            name = output[start + axis]
+            if size > 1 and labels.get(name):
+                role = SCALE if name in given else FILTER
+                axes[axis] = Axis(labels[name], role)
+        call.bind(bias, axes)
+
+    @staticmethod
+    def _count(call: Call, x: Labels, given, kernel, labels) -> None:
+        outside = [a for a, t in enumerate(given) if a and t not in kernel]
+        free = [x.shape[a] for a in outside if not labels[given[a]]]
+        extra = [labels[given[a]] for a in outside if labels[given[a]]]
+        call.work(call.layer._kernel, free, extra)
+
+    def config(self, visit, kept):
+        layer = visit.operation
+        config = layer.get_config()
+        old = layer.partial_output_shape
+        new = kept.shape(visit.outputs[0])
+        start = 1
+        if layer.equation.startswith("..."):
+            start = len(new) - len(old)
+        sizes = [None if n is None else new[start + i] for i, n in enumerate(old)]
+        config["output_shape"] = tuple(sizes)
+        return config
+
+
+def _bias_names(layer, output: Spec) -> Spec:
+    if layer.bias is None:
+        return ()
+    sizes = layer.bias.shape
+    tail = output[len(output) - len(sizes) :]
+    return tuple(t for t, n in zip(tail, sizes, strict=True) if n > 1)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from shared_data import ROOT
+from shared_data import shared_data
+
+import kprune
+from kprune.data import load_cifar10
+from kprune.data import normalize_cifar10
+from kprune.report.measure import accuracy
+from kprune.report.measure import predict
+
+EXAMPLES = ROOT / "examples"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(folder: Path, name: str, *arguments: object) -> str:
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+# -- quickstart ------------------------------------------------------------
+
+
+def test_quickstart_is_short():
+    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 25
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    text = run(tmp_path, "quickstart")
+    assert (tmp_path / "model.tflite").read_bytes()[4:8] == b"TFL3"
+    removed = re.findall(r"pruned_macs: ([\d.]+)", text)
+    assert 0.6 <= float(removed[-1]) < 0.63
+    reached = re.findall(r"accuracy: ([\d.]+)", text)
+    assert float(reached[-1]) > 0.95
+
+
+# -- transfer learning -----------------------------------------------------
+
+
+def test_channels_of_a_nested_backbone_are_prunable():
+    model = load("transfer_learning").build_model()
+    assert isinstance(model.get_layer("backbone"), keras.Model)
+    graph = kprune.trace(model)
+    assert set(graph.coverage.reasons) == {"feeds the model output 'scores'"}
+    inside = {layer.name for layer in model.get_layer("backbone").layers}
+    assert sum(group.name in inside for group in graph.prunable) > 5
+
+
+@pytest.mark.slow
+def test_transfer_learning(tmp_path):
+    text = run(tmp_path, "transfer_learning", "--epochs", 4, "--reduce", 0.3)
+    removed = re.search(r"([\d.]+) % fewer MACs", text)
+    assert removed and 30 <= float(removed[1]) < 40
+    assert (tmp_path / "transfer-learning" / "compact-int8.tflite").exists()
+
+
+# -- CIFAR-10 ResNets ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    return load("cifar10_resnet")
+
+
+@pytest.mark.parametrize(
+    "depth, trainable",
+    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)],
+)
+def test_resnets_have_the_published_number_of_parameters(
+    cifar, depth, trainable
+):
+    model = cifar.build_resnet(depth)
+    shapes = [v.shape for v in model.trainable_variables]
+    assert sum(int(np.prod(shape)) for shape in shapes) == trainable
+    assert len([n for n in model.layers if "conv" in n.name]) == depth - 1
+
+
+def test_a_resnet_of_another_depth_is_refused(cifar):
+    with pytest.raises(ValueError, match=r"6n \+ 2 .* received 21"):
+        cifar.build_resnet(21)
+
+
+def test_option_a_shortcut_is_a_strided_and_padded_input(cifar):
+    model = cifar.build_resnet(8)
+    add = model.get_layer("layer2_0_add")
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    before = model.get_layer("layer1_0_relu2").output
+    shortcut = next(
+        t for t in add.input if "bn2" not in t._keras_history[0].name
+    )
+    inner, outer = keras.Model(model.input, [before, shortcut])(x)
+    expected = np.zeros((2, 16, 16, 32), "float32")
+    expected[..., 8:24] = np.asarray(inner)[:, ::2, ::2]
+    np.testing.assert_array_equal(outer, expected)
+
+
+def test_weights_are_loaded_by_name(cifar, tmp_path):
+    model = cifar.build_resnet(8)
+    rng = np.random.default_rng(0)
+    bn = {"weight": "gamma", "bias": "beta"}
+    bn |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
+    arrays, expected = {}, {}
+    for layer in model.layers:
+        key = layer.name.replace("_", ".")
+        names = {"kernel": "weight", "bias": "bias"}
+        if "bn" in layer.name:
+            names = {keras_name: name for name, keras_name in bn.items()}
+        for variable in layer.weights:
+            value = rng.normal(size=variable.shape).astype("float32")
+            arrays[f"{key}.{names[variable.name]}"] = value
+            expected[variable.path] = value
+    np.savez(tmp_path / "w.npz", **arrays)
+    cifar.load_weights(model, tmp_path / "w.npz")
+    for variable in model.weights:
+        np.testing.assert_array_equal(variable, expected[variable.path])
+
+
+def test_a_baseline_that_is_not_the_published_one_stops_the_example(cifar):
+    model = cifar.build_resnet(8)
+    x = np.zeros((4, 32, 32, 3), "float32")
+    with pytest.raises(SystemExit, match=r"published are 91\.73"):
+        cifar.check_baseline(model, 20, x, np.arange(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "depth, published", [(20, 91.73), (32, 92.63), (44, 93.10), (56, 93.39)]
+)
+def test_pretrained_weights_reach_the_published_accuracy(
+    cifar, depth, published
+):
+    weights = shared_data("weights", f"cifar10_resnet{depth}.npz")
+    x, y = load_cifar10("test", shared_data("tfds"))
+    model = cifar.build_resnet(depth)
+    cifar.load_weights(model, weights)
+    measured = 100 * accuracy(predict(model, normalize_cifar10(x)), y)
+    assert measured == pytest.approx(published, abs=0.001)
+
+
+@pytest.mark.slow
+def test_the_cifar10_example_prunes_and_prints_the_table(tmp_path):
+    text = run(
+        tmp_path,
+        "cifar10_resnet",
+        *(
+            "--data-dir",
+            shared_data("tfds"),
+            "--weights",
+            shared_data("weights"),
+        ),
+        *("--epochs", 1, "--train-images", 1280, "--reduce", 0.3),
+    )
+    assert "baseline on all 10000 test images: 91.73 %" in text
+    removed = re.search(r"([\d.]+) % fewer MACs", text)
+    assert removed and 30 <= float(removed[1]) < 32
+    for row in (
+        "original",
+        "masked",
+        "compact",
+        "TFLite",
+        "TFLite-int8",
+        "ONNX",
+    ):
+        assert f"│ {row} " in text

@@ -1,0 +1,189 @@
+"""Recurrent layers and the wrappers around them."""
+
+import keras
+import pytest
+from harness import prunable_sizes
+from harness import run_pruning_test
+from keras import layers
+
+import kprune
+
+
+def head(inputs, x):
+    if len(x.shape) > 2:
+        x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def stacked():
+    x = inputs = keras.Input((4, 3))
+    x = layers.SimpleRNN(4, activation="sigmoid", return_sequences=True, name="a")(x)
+    x = layers.LSTM(5, return_sequences=True, go_backwards=True, name="b")(x)
+    x = layers.GRU(6, return_sequences=True, name="c")(x)
+    x = layers.GRU(4, reset_after=False, use_bias=False, name="d")(x)
+    return head(inputs, x)
+
+
+def states():
+    """Final states of an encoder start a decoder."""
+    inputs = keras.Input((4, 3))
+    _, h, c = layers.LSTM(5, return_state=True, name="encoder")(inputs)
+    y, h, _ = layers.LSTM(5, return_sequences=True, return_state=True, name="decoder")(
+        inputs, initial_state=[h, c]
+    )
+    z = layers.GRU(5, name="reader")(y, initial_state=layers.ReLU()(h))
+    return head(inputs, layers.Concatenate()([z, h]))
+
+
+def state_from_dense():
+    inputs = keras.Input((4, 3))
+    first = layers.Dense(4, activation="softplus", name="start")(inputs[:, 0])
+    x = layers.SimpleRNN(4, name="rnn")(inputs, initial_state=first)
+    return head(inputs, x)
+
+
+def bidirectional(mode):
+    def build():
+        x = inputs = keras.Input((4, 3))
+        x = layers.Conv1D(4, 2, name="conv")(x)
+        inner = layers.LSTM(4, return_sequences=True)
+        x = layers.Bidirectional(inner, merge_mode=mode, name="both")(x)
+        if mode is None:
+            x = layers.Subtract()(x)
+        x = layers.Bidirectional(layers.GRU(3), name="top")(x)
+        return head(inputs, x)
+
+    return build
+
+
+def bidirectional_states():
+    inputs = keras.Input((4, 3))
+    y, *first = layers.Bidirectional(
+        layers.LSTM(4, return_state=True, return_sequences=True), name="one"
+    )(inputs)
+    z = layers.Bidirectional(
+        layers.LSTM(4, activation="relu"),
+        backward_layer=layers.LSTM(4, activation="tanh", go_backwards=True),
+        name="two",
+    )(y, initial_state=first)
+    return head(inputs, layers.Concatenate()([z, *first]))
+
+
+def distributed():
+    x = inputs = keras.Input((3, 6, 6, 2))
+    x = layers.TimeDistributed(layers.Conv2D(5, 3), name="conv")(x)
+    x = layers.TimeDistributed(layers.BatchNormalization(), name="bn")(x)
+    x = layers.TimeDistributed(layers.Activation("sigmoid"))(x)
+    x = layers.TimeDistributed(layers.MaxPooling2D(2))(x)
+    x = layers.TimeDistributed(layers.Flatten())(x)
+    x = layers.TimeDistributed(layers.Dense(6, activation="tanh"), name="dense")(x)
+    x = layers.TimeDistributed(layers.Dropout(0.0))(x)
+    x = layers.LSTM(4, name="rnn")(x)
+    return head(inputs, x)
+
+
+def distributed_twice():
+    x = inputs = keras.Input((2, 3, 4))
+    inner = layers.TimeDistributed(layers.Dense(5))
+    x = layers.TimeDistributed(inner, name="frames")(x)
+    x = layers.TimeDistributed(
+        layers.Bidirectional(layers.SimpleRNN(3)), name="words"
+    )(x)
+    return head(inputs, x)
+
+
+def cells():
+    x = inputs = keras.Input((4, 3))
+    x = layers.RNN(layers.LSTMCell(4), return_sequences=True, name="one")(x)
+    stack = [layers.GRUCell(4), layers.LSTMCell(5), layers.SimpleRNNCell(3)]
+    x, *last = layers.RNN(
+        layers.StackedRNNCells(stack), return_state=True, name="stack"
+    )(x)
+    flat = keras.tree.flatten(last)
+    return head(inputs, layers.Concatenate()([x, *flat]))
+
+
+def conv_lstm():
+    x = inputs = keras.Input((2, 5, 5, 2))
+    x = layers.ConvLSTM2D(4, 3, return_sequences=True, name="a")(x)
+    x, h, c = layers.ConvLSTM2D(
+        3, 2, activation="sigmoid", return_state=True, name="b"
+    )(x)
+    x = layers.Add()([x, c])
+    return head(inputs, layers.GlobalAveragePooling2D()(x))
+
+
+def conv_lstm_bidirectional():
+    x = inputs = keras.Input((3, 6, 2))
+    x = layers.Bidirectional(layers.ConvLSTM1D(3, 2, strides=2), name="both")(x)
+    return head(inputs, x)
+
+
+def timestep_mask():
+    inputs = keras.Input((4, 3))
+    x = layers.Masking()(inputs)
+    x = layers.GRU(4, return_sequences=True, name="a")(x)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="b")(x)
+    x = layers.TimeDistributed(layers.Dense(4), name="c")(x)
+    return head(inputs, layers.LSTM(3, name="d")(x))
+
+
+CASES = {
+    stacked: {"a": 4, "b": 5, "c": 6, "d": 4},
+    states: {"encoder": 5},
+    state_from_dense: {"start": 4},
+    bidirectional("concat"): {"conv": 4, "both": 4, "top": 3},
+    bidirectional("sum"): {"conv": 4, "both": 4, "top": 3},
+    bidirectional("mul"): {"conv": 4, "both": 4, "top": 3},
+    bidirectional("ave"): {"conv": 4, "both": 4, "top": 3},
+    bidirectional(None): {"conv": 4, "both": 4, "top": 3},
+    bidirectional_states: {"one": 4},
+    distributed: {"conv": 5, "dense": 6, "rnn": 4},
+    distributed_twice: {"frames": 5, "words": 3},
+    cells: {"one": 4, "stack": 4, "stack:2": 5, "stack:3": 3},
+    conv_lstm: {"a": 4, "b": 3},
+    conv_lstm_bidirectional: {"both": 3},
+    timestep_mask: {"a": 4, "b": 3, "c": 4, "d": 3},
+}
+
+
+@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__qualname__)
+def test_recurrent(build, tmp_path):
+    run_pruning_test(build, tmp_path, expected=CASES[build])
+
+
+@keras.saving.register_keras_serializable("test_recurrent")
+class _Own(layers.SimpleRNNCell):
+    def call(self, inputs, states, training=False):
+        return super().call(inputs, states, training)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.LSTM(4, stateful=True, name="x"), "keeps states between calls"),
+        (layers.RNN(_Own(4), name="x"), "cell without rule (_Own)"),
+        (layers.LSTM(4, activation="softmax", name="x"), "mixes units"),
+        (layers.Bidirectional(layers.RNN(_Own(4)), name="x"), "without rule"),
+    ],
+    ids=["stateful", "own cell", "softmax", "bidirectional"],
+)
+def test_what_stays_and_why(layer, reason):
+    x = inputs = keras.Input(batch_shape=(2, 4, 3))
+    x = layers.Dense(5, name="before")(x)
+    x = layer(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert "x" not in prunable_sizes(model)
+    told = kprune.trace(model).coverage.reasons
+    assert any(reason in r for r in told), told
+
+
+def test_model_inside_time_distributed_is_pinned():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    x = inputs = keras.Input((2, 4))
+    x = layers.Dense(4, name="before")(x)
+    x = layers.TimeDistributed(inner)(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    graph = kprune.trace(model)
+    assert not graph.prunable
+    assert "which has no rule" in graph["before"].pinned
