@@ -6,7 +6,9 @@ from kprune import criteria as criteria
 from kprune import schedules as schedules
 from kprune.cost.api import Cost as Cost
 from kprune.cost.api import cost as cost
+from kprune.export import VerificationError as VerificationError
 from kprune.export import benchmark as benchmark
+from kprune.export import compare as compare
 from kprune.export import export as export
 from kprune.graph import ChannelGraph as ChannelGraph
 from kprune.graph import register_rule as register_rule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -52,6 +51,4 @@ for _command in (demo, inspect, prune, export, bench):
 
 def main() -> None:
     """Runs the command line; the entry point of the `kprune` script."""
-    # TensorFlow's start-up notes would stand between the lines of a report.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app()

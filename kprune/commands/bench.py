@@ -9,6 +9,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
 
 
 @one_line_errors
@@ -28,6 +29,7 @@ def bench(
 
     Example: `kprune bench original.tflite compact.tflite --threads 2`
     """
+    start_keras()
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

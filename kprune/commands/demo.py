@@ -9,6 +9,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
 
 
 @one_line_errors
@@ -48,6 +49,7 @@ def demo(
             "and below 1.",
             param_hint="--reduce",
         )
+    start_keras()
     from rich.console import Console
 
     from kprune.report.demo import DemoSettings

@@ -10,6 +10,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
 
 
 class Quantize(StrEnum):
@@ -50,6 +51,7 @@ def export(
             "--quantize int8 needs typical inputs: --calibration x.npy",
             param_hint="--calibration",
         )
+    start_keras()
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model

@@ -9,6 +9,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
 
 
 @one_line_errors
@@ -26,6 +27,7 @@ def inspect(
 
     Example: `kprune inspect model.keras --json`
     """
+    start_keras()
     import json
 
     from kprune.commands.files import load_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,6 +46,11 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             return command(*args, **kwargs)
         except (typer.Exit, typer.BadParameter):
             raise
+        except BrokenPipeError:
+            # The reader (`head`, a pager) is gone: no one to tell, and the
+            # interpreter must not try again when it closes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc()

@@ -9,6 +9,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
 
 KEYS = ("macs", "params")
 
@@ -82,7 +83,7 @@ def prune(
     Example: `kprune prune model.keras small.keras --reduce macs=0.5`
     """
     target = parse_reduce(reduce)
-
+    start_keras()
     from rich.console import Console
 
     import kprune

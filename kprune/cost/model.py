@@ -137,7 +137,7 @@ class CostModel:
         self._axes.freeze()
         self.macs.freeze()
         self.params.freeze()
-        self._itemsize = np.array(self._bytes_per_term)
+        self.itemsizes = np.array(self._bytes_per_term)
 
     def _shape(self, variable: keras.Variable) -> tuple[float, list[int]]:
         coefficient, numbers = 1.0, []
@@ -182,10 +182,6 @@ class CostModel:
         """
         lengths = self.lengths(kept)
         return {"macs": self.macs.total(lengths), "params": self.params.total(lengths)}
-
-    def bytes(self, kept: Any) -> float:
-        """Bytes of all weights in their own data types."""
-        return float((self.params.each(self.lengths(kept)) * self._itemsize).sum())
 
     @property
     def full(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ from keras import ops
 
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
+from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.data import as_source
@@ -45,19 +46,18 @@ class _ActivationCriterion(Criterion):
         scores = {}
         for group in groups:
             seen = [
-                observers[id(m.layer)].channels(m)
-                for m in _readers(group)
+                observers[id(m.layer)].channels(m, axis)
+                for m, axis in _readers(group)
                 if id(m.layer) in observers
             ]
-            if not seen:
-                raise ValueError(
-                    f"Criterion {describe(self)} found no layer that reads the "
-                    f"channels of group '{group.name}'. Leave its layers out with "
-                    "kprune.wrap(model, skip=[...]), or choose another criterion, "
-                    'for example criterion="l1".'
-                )
-            scores[group.name] = np.mean(seen, axis=0)
-        return scores
+            if seen:
+                scores[group.name] = np.mean(seen, axis=0)
+        return by_length_elsewhere(
+            scores,
+            groups,
+            describe(self),
+            "no layer that reads their activations",
+        )
 
     def _observe(
         self, groups: Sequence[Group], model: Any, data: Any
@@ -65,10 +65,8 @@ class _ActivationCriterion(Criterion):
         """Run the model on the data; return what each reading layer saw."""
         axes: dict[int, set[int]] = {}
         for group in groups:
-            for member in _readers(group):
-                axes.setdefault(id(member.layer), set()).add(
-                    member.feature_axis
-                )
+            for member, axis in _readers(group):
+                axes.setdefault(id(member.layer), set()).add(axis)
         wrappers = [w for w in filter_masks(model) if id(w.layer) in axes]
         observers = {
             id(w.layer): _Observer(self.statistic, axes[id(w.layer)])
@@ -90,7 +88,9 @@ class Activation(_ActivationCriterion):
     """Mean absolute activation of a channel.
 
     Averaged over samples and positions, and over the layers that read the
-    channel. Needs `data`; targets are not looked at.
+    channel. Groups that no layer reads openly (attention heads) are scored by
+    the rescaled lengths of their filters; a log line names them. Needs
+    `data`; targets are not looked at.
 
     Args:
         steps: Batches to run; `None` for all.
@@ -152,12 +152,30 @@ class _Observer:
                 np.prod([values.shape[a] for a in others])
             )
 
-    def channels(self, member: Member) -> np.ndarray:
+    def channels(self, member: Member, axis: int) -> np.ndarray:
         """Return the means of a group's channels, `(group.size,)`."""
-        axis: Any = member.feature_axis
         means = self._sums[axis] / self._counts[axis]
         return means[member.index].mean(axis=1)
 
 
-def _readers(group: Group) -> list[Any]:
-    return [m for m in group.consumers if m.feature_axis is not None]
+def _readers(group: Group) -> list[tuple[Member, int]]:
+    """Return members that read the channels, with the axis of their input."""
+    readers = [
+        (member, member.feature_axis)
+        for member in group.consumers
+        if member.feature_axis is not None
+    ]
+    hidden = {id(m.layer) for m in group.consumers if m.feature_axis is None}
+    # A separable convolution reads channels with its depthwise kernel.
+    for member in group.scales:
+        axis = _input_axis(member)
+        if id(member.layer) in hidden and axis is not None:
+            readers.append((member, axis))
+    return readers
+
+
+def _input_axis(member: Member) -> int | None:
+    """Return the axis on which the layer expects as many channels, if any."""
+    axes = getattr(member.layer.input_spec, "axes", None) or {}
+    size = member.variable.shape[member.axis]
+    return next((axis for axis, length in axes.items() if length == size), None)

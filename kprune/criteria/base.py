@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from kprune.registry import Registry
 
 if TYPE_CHECKING:
     from kprune.graph import Group
+
+_log = logging.getLogger("kprune")
 
 Scores = dict[str, np.ndarray]
 
@@ -121,6 +124,46 @@ def filters(group: Group) -> np.ndarray:
     return np.concatenate(
         [empty, *(k.astype("float64") for k in kernels)], axis=1
     )
+
+
+def by_length_elsewhere(
+    scores: Scores, groups: Sequence[Group], owner: str, lacking: str
+) -> Scores:
+    """Fill in groups that a criterion cannot score, by the lengths of filters.
+
+    The lengths are rescaled so that the group's mean equals the mean of all
+    scored channels, which keeps groups comparable; a log line names the groups.
+
+    Args:
+        scores: Scores of the groups that have them.
+        groups: All groups.
+        owner: The criterion, for messages.
+        lacking: What the other groups lack, for messages.
+
+    Raises:
+        ValueError: No group has scores.
+    """
+    if not scores:
+        raise ValueError(
+            f"Criterion {owner} cannot score any of the {len(groups)} prunable "
+            f"groups: they have {lacking}. Choose another criterion, for example "
+            'criterion="l2".'
+        )
+    typical = np.concatenate(list(scores.values())).mean()
+    others = [group for group in groups if group.name not in scores]
+    filled = dict(scores)
+    for group in others:
+        lengths = np.linalg.norm(filters(group), axis=1)
+        mean = lengths.mean()
+        filled[group.name] = lengths * (typical / mean) if mean else lengths
+    if others:
+        _log.info(
+            "%s: groups with %s are scored by the lengths of their filters: %s",
+            owner,
+            lacking,
+            ", ".join(group.name for group in others),
+        )
+    return filled
 
 
 def describe(criterion: Criterion) -> str:

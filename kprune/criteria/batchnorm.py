@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,13 +11,12 @@ import numpy as np
 
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
-from kprune.criteria.base import filters
+from kprune.criteria.base import by_length_elsewhere
+from kprune.criteria.base import describe
 from kprune.criteria.base import register
 
 if TYPE_CHECKING:
     from kprune.graph import Group
-
-_log = logging.getLogger("kprune")
 
 
 @register("bn_scale")
@@ -46,25 +44,9 @@ class BNScale(Criterion):
         self, groups: Sequence[Group], model: keras.Model | None, data: Any
     ) -> Scores:
         scores = {g.name: _scales(g).mean(axis=1) for g in groups if _gammas(g)}
-        others = [g for g in groups if g.name not in scores]
-        if not scores:
-            raise ValueError(
-                "Criterion BNScale needs a BatchNormalization layer with scale=True "
-                f"behind the filters, but none of the {len(groups)} prunable groups "
-                'has one. Choose another criterion, for example criterion="l2".'
-            )
-        typical = np.concatenate(list(scores.values())).mean()
-        for group in others:
-            lengths = np.linalg.norm(filters(group), axis=1)
-            mean = lengths.mean()
-            scores[group.name] = lengths * (typical / mean) if mean else lengths
-        if others:
-            _log.info(
-                "bn_scale: groups without BatchNormalization are scored by the "
-                "lengths of their filters instead: %s",
-                ", ".join(g.name for g in others),
-            )
-        return scores
+        return by_length_elsewhere(
+            scores, groups, describe(self), "no BatchNormalization with a scale"
+        )
 
 
 def _gammas(group: Group) -> list[Any]:

@@ -82,7 +82,7 @@ class TFLite(Format):
         return [outputs[spec.name] for spec in job.signature.outputs]
 
     def tolerance(self, job: Job) -> float | None:
-        # Rounding alone reaches 7e-5 in an untrained ResNet50, and 9e-3 with
+        # Rounding alone reaches 2e-4 in an untrained InceptionV3, and 9e-3 with
         # float16 weights in an untrained MobileNetV2; a wrong operator gives
         # far more. What int8 costs depends on the model: the user must judge.
         return {None: 1e-3, "float16": 5e-2}.get(job.quantize)

@@ -18,6 +18,7 @@ from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import compress
 from kprune.graph.labels import varying
+from kprune.graph.values import read
 
 if TYPE_CHECKING:
     from kprune.graph.tracer import Tracer
@@ -51,15 +52,11 @@ class Member:
 
     def matrix(self) -> np.ndarray:
         """The variable's values of each channel, flattened: `(size, d)`."""
-        value = np.moveaxis(_to_numpy(self.variable), self.axis, 0)
+        value = np.moveaxis(read(self.variable), self.axis, 0)
         return value[self.index].reshape(self.index.shape[0], -1)
 
     def __str__(self) -> str:
         return f"{self.layer.name}.{self.name}[axis {self.axis}]"
-
-
-def _to_numpy(variable: keras.Variable) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(variable.value))
 
 
 class Group:
@@ -308,11 +305,14 @@ class ChannelGraph:
                         if names[group] is None:
                             names[group] = binding.layer.name
         taken: dict[str, int] = {}
-        out = []
-        for first, other in zip(producer, anyone, strict=True):
-            name = first or other or "group"
+        out = [""] * count
+        # A layer's name belongs to the channels it produces, not to padding
+        # that it reads.
+        order = sorted(range(count), key=lambda n: producer[n] is None)
+        for n in order:
+            name = producer[n] or anyone[n] or "group"
             taken[name] = taken.get(name, 0) + 1
-            out.append(name if taken[name] == 1 else f"{name}:{taken[name]}")
+            out[n] = name if taken[name] == 1 else f"{name}:{taken[name]}"
         return out
 
     def members_of(self, group: Group) -> tuple[Member, ...]:

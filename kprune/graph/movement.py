@@ -50,6 +50,9 @@ def reshape(call: Call, x: Labels, shape) -> Labels:
 
 def concatenate(call: Call, inputs: Sequence[Labels], axis: int, shape) -> Labels:
     """Lays labels end to end along `axis`, joins them along all others."""
+    if any(x.shape[axis] is None for x in inputs):
+        why = f"{call!r} lays them beside an axis of unknown size"
+        inputs = [call.settle(x, [axis], why) for x in inputs]
     rest = [
         x.replace(
             shape=tuple(1 if a == axis else n for a, n in enumerate(x.shape)),
@@ -84,6 +87,10 @@ def concatenate(call: Call, inputs: Sequence[Labels], axis: int, shape) -> Label
 
 def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
     """Basic indexing; `key` is normalised (see `normalise_key`)."""
+    for axis, entry in enumerate(k for k in key if k is not None):
+        if len(x.along(axis)) > 1 and entry != slice(None):
+            # Each of them keeps a channel, but not always one in this piece.
+            call.pin(x.along(axis), f"{call!r} cuts where two channel axes met")
     factors = []
     for factor in x.factors:
         adapted: list[Any] = []
@@ -179,7 +186,7 @@ def shrink_key(key: tuple, x: Labels, kept: Kept):
             if isinstance(entry, slice):
                 wanted = np.arange(length)[entry]
                 picked = np.searchsorted(index, wanted[np.isin(wanted, index)])
-                start = int(picked[0])
+                start = int(picked[0]) if picked.size else 0
                 if (picked == np.arange(start, start + picked.size)).all():
                     entry = slice(start, start + picked.size)
                 else:

@@ -37,11 +37,8 @@ class Rule(abc.ABC):
         operation = visit.operation
         config = self.config(visit, kept)
         if isinstance(operation, keras.layers.Layer):
-            # A Lambda taken from a model that already runs in this process
-            # is no foreign code.
-            with _trusted():
-                return type(operation).from_config(without_arrays(config))
-        return type(operation).from_config(config)
+            config = without_arrays(config)
+        return from_config(operation, config)
 
     def arguments(self, visit: Visit, kept: Kept, args: tuple, kwargs: dict):
         """Call arguments for the kept channels: `(args, kwargs)`."""
@@ -72,10 +69,18 @@ class Rule(abc.ABC):
         """Last adjustments of a copy once its weights are loaded."""
 
 
-def _trusted():
+def from_config(operation: Any, config: dict[str, Any]) -> Any:
+    """A new object of the operation's class."""
     from keras.src.saving.serialization_lib import SafeModeScope
 
-    return SafeModeScope(False)
+    # A Lambda of a model that runs in this process already is no foreign code.
+    with SafeModeScope(False):
+        return type(operation).from_config(config)
+
+
+def copy_operation(operation: Any) -> Any:
+    """A copy of a layer or operation, without weights and nodes."""
+    return from_config(operation, configuration(operation))
 
 
 def without_arrays(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from kprune.graph.values import copy_value
+
 logger = logging.getLogger("kprune")
 
 
@@ -46,7 +48,7 @@ def copy_compilation(
     if optimizer_state and model.optimizer.built:
         pairs = zip(model.optimizer.variables, copy.optimizer.variables, strict=True)
         for source, target in pairs:
-            target.assign(source.value)
+            copy_value(source, target)
 
 
 def fresh(value: Any) -> Any:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kprune.graph.registry import find_rule
+from kprune.graph.values import read
 from kprune.graph.walk import Transparent
 
 
@@ -125,7 +126,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     @property
     def mask(self) -> np.ndarray:
         """0/1 vector over the layer's filters (or channels)."""
-        return self._read(self._masks[self._main_axis()])
+        return read(self._masks[self._main_axis()])
 
     @mask.setter
     def mask(self, value: Any) -> None:
@@ -140,7 +141,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     @property
     def factor(self) -> np.ndarray | None:
         """Attenuation factor per filter; None if the layer has no filters."""
-        return self._read(self._main_factor()) if self._factors else None
+        return read(self._main_factor()) if self._factors else None
 
     @factor.setter
     def factor(self, value: Any) -> None:
@@ -171,7 +172,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     def axis_mask(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """The mask on one axis of one variable of the layer, or None."""
         mask = self._masks.get((self._index(variable), axis))
-        return None if mask is None else self._read(mask)
+        return None if mask is None else read(mask)
 
     def set_axis_mask(self, variable: keras.Variable, axis: int, value) -> None:
         """Sets the mask on one axis of one variable of the layer."""
@@ -180,7 +181,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     def axis_factor(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """The factor on one axis of one variable of the layer, or None."""
         factor = self._factors.get((self._index(variable), axis))
-        return None if factor is None else self._read(factor)
+        return None if factor is None else read(factor)
 
     def set_axis_factor(self, variable: keras.Variable, axis: int, value) -> None:
         """Sets the factor on one axis of one variable of the layer."""
@@ -195,10 +196,6 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             if weight is variable:
                 return n
         raise ValueError(f"'{variable.path}' is no weight of layer '{self.name}'.")
-
-    @staticmethod
-    def _read(variable: keras.Variable) -> np.ndarray:
-        return np.asarray(keras.ops.convert_to_numpy(variable.value))
 
     def inner(self) -> keras.layers.Layer:
         return self.layer
@@ -251,13 +248,13 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         Masked entries are cut away by a rebuild, not multiplied.
         """
         variable = self.layer.weights[index]
-        value = self._read(variable)
+        value = read(variable)
         for axis in range(len(variable.shape)):
             factor = self._factors.get((index, axis))
             if factor is not None:
                 shape = [1] * value.ndim
                 shape[axis] = -1
-                value = value * self._read(factor).reshape(shape)
+                value = value * read(factor).reshape(shape)
         return value.astype(variable.dtype, copy=False)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -15,8 +15,10 @@ from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
+from kprune.graph.registry import copy_operation
 from kprune.graph.registry import find_rule
 from kprune.graph.tracer import trace
+from kprune.graph.values import copy_value
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.filter_mask import FilterMask
@@ -66,7 +68,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     for old in walk.layers_of(model):
         new = walk.unwrap(cloner.layers[id(old)])
         for source, target in zip(old.variables, new.variables, strict=True):
-            target.assign(source.value)
+            copy_value(source, target)
         rule = find_rule(old)
         if rule is not None:
             rule.arrange(old, new)
@@ -111,7 +113,7 @@ class _Wrapping:
 
     def make(self, node: Any) -> Any:
         operation = node.operation
-        new = _copy(operation)
+        new = copy_operation(operation)
         places = self._axes.get(id(operation), [])
         tensors = self._tensors.get(id(operation), {})
         if not places and not tensors:
@@ -122,16 +124,6 @@ class _Wrapping:
         wrapper = FilterMask(new, axes, filters, tensors)
         wrapper.build_from_config({"layer": operation.get_build_config()})
         return wrapper
-
-
-def _copy(operation: Any) -> Any:
-    from keras.src.saving.serialization_lib import SafeModeScope
-
-    from kprune.graph.registry import configuration
-
-    # A Lambda of a model that runs in this process already is no foreign code.
-    with SafeModeScope(False):
-        return type(operation).from_config(configuration(operation))
 
 
 def filter_masks(model: keras.Model) -> list[FilterMask]:

@@ -10,8 +10,9 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.kept import Kept
-from kprune.graph.registry import configuration
+from kprune.graph.registry import copy_operation
 from kprune.graph.tracer import trace
+from kprune.graph.values import read
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.filter_mask import FilterMask
@@ -69,11 +70,9 @@ class _Shrinking:
 
     def make(self, node: Any) -> Any:
         visit = self._visits[id(node)]
-        if visit.rule is not None:
-            return visit.rule.shrink(visit, self._kept)
-        from kprune.masking.wrapping import _copy
-
-        return _copy(visit.operation)
+        if visit.rule is None:
+            return copy_operation(visit.operation)
+        return visit.rule.shrink(visit, self._kept)
 
     def arguments(self, node: Any, args: tuple, kwargs: dict):
         visit = self._visits[id(node)]
@@ -112,7 +111,8 @@ def _load_weights(masked, graph: ChannelGraph, kept: Kept, cloner: Cloner) -> Pa
                     f"{value.shape} is what the kept channels need. The rule's "
                     "config() must shrink the layer's configuration to match."
                 )
-            target.assign(value)
+            # A copy, for what is not cut is still a view (see copy_value).
+            target.assign(np.array(value))
             pairs[id(old)] = target
         rule = rules.get(id(layer))
         if rule is not None:
@@ -122,7 +122,5 @@ def _load_weights(masked, graph: ChannelGraph, kept: Kept, cloner: Cloner) -> Pa
 
 def _value(wrapper: FilterMask | None, number: int | None, old) -> np.ndarray:
     if wrapper is None or number is None:
-        value = old.value
-    else:
-        value = wrapper.folded(number)
-    return np.asarray(keras.ops.convert_to_numpy(value))
+        return read(old)
+    return wrapper.folded(number)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from kprune.graph.kept import Kept
+from kprune.graph.values import copy_value
+from kprune.graph.values import read
 
 logger = logging.getLogger("kprune")
 
@@ -79,8 +80,7 @@ def copy_slots(
     done: set[int] = set()
     for n, variable in enumerate(before):
         for source, target in zip(old_slots[n], new_slots[order[n]], strict=True):
-            value = np.asarray(keras.ops.convert_to_numpy(source.value))
-            target.assign(kept.take(variable, value))
+            target.assign(kept.take(variable, read(source).copy()))
             done.add(id(target))
     _copy_scalars(old, new, done)
 
@@ -91,7 +91,7 @@ def _copy_scalars(old: Any, new: Any, done: set[int]) -> None:
         if id(target) in done:
             continue
         if tuple(source.shape) == tuple(target.shape):
-            target.assign(source.value)
+            copy_value(source, target)
         else:
             logger.warning(
                 "Optimizer variable '%s' of shape %s starts afresh in the "

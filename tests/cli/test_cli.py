@@ -307,20 +307,76 @@ def test_an_unwritable_target(saved, tmp_path):
     assert_fails(result, "folder")
 
 
+def python(code: str, **modules: str) -> subprocess.CompletedProcess:
+    """Runs code where `import kprune` runs nothing, with made-up modules."""
+    stubs = {
+        "kprune": f"__path__ = {[*map(str, kprune.__path__)]!r}",
+        **modules,
+    }
+    lines = ["import sys, types"]
+    for name, body in stubs.items():
+        lines.append(
+            f"sys.modules[{name!r}] = module = types.ModuleType({name!r})"
+        )
+        lines.append(f"exec({body!r}, vars(module))")
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join([*lines, code])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 def test_the_command_line_module_needs_no_keras():
     """`kprune --help` is fast only if nothing heavy is imported for it."""
-    code = (
-        "import sys, types, pathlib\n"
-        "package = types.ModuleType('kprune')\n"
-        f"package.__path__ = [{str(next(iter(kprune.__path__)))!r}]\n"
-        "sys.modules['kprune'] = package\n"
+    heavy = python(
         "import kprune.cli\n"
-        "print(sorted({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)))\n"
+        "print(sorted({'keras', 'tensorflow', 'sklearn'} & set(sys.modules)))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    assert heavy.stdout == "[]\n"
+
+
+def test_start_holds_back_what_keras_prints(tmp_path):
+    noise = "import os\nos.write(2, b'noise\\n')\n"
+    (tmp_path / "keras.py").write_text(
+        noise
+        + "class ops:\n    zeros = staticmethod(lambda n: os.write(2, b'more'))"
     )
-    assert result.stdout == "[]\n"
+    code = (
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from kprune.commands.start import start_keras\n"
+        "start_keras()\n"
+        "import keras; print(keras.ops)\n"
+        "print('after', file=sys.stderr)"
+    )
+    result = python(code)
+    assert result.stderr == "after\n"
+    assert "keras.ops" in result.stdout
+
+
+def test_start_gives_standard_error_back_after_a_failure(tmp_path):
+    (tmp_path / "keras.py").write_text("raise ImportError('no backend')")
+    code = (
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from kprune.commands.start import start_keras\n"
+        "try:\n    start_keras()\n"
+        "except ImportError as error:\n    print(error, file=sys.stderr)"
+    )
+    assert python(code).stderr == "no backend\n"
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_early_is_no_error(saved):
+    code = "from kprune.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "inspect", saved, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert "kprune: error" not in errors and "Broken pipe" not in errors
 
 
 def test_the_installed_script(saved):

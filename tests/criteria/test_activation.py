@@ -130,6 +130,46 @@ def test_observers_are_taken_off_after_an_error(plain):
     )
 
 
+def test_separable_convolutions_read_with_their_depthwise_kernel():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, activation="relu", name="first"),
+            keras.layers.SeparableConv2D(
+                5, 3, depth_multiplier=2, name="separable"
+            ),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    x = images(8)
+    expected = (
+        np.asarray(outputs(model, x, "first"))
+        .reshape(8, 4, 4, 4)
+        .mean((0, 1, 2))
+    )
+    result = score("activation", model, x)["first"]
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_attention_heads_are_scored_by_rescaled_lengths(caplog):
+    inputs = keras.Input((5, 8))
+    x = keras.layers.Dense(6, activation="relu", name="embed")(inputs)
+    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    data = np.random.default_rng(0).normal(size=(4, 5, 8))
+    masked = kprune.wrap(model)
+    groups = kprune.trace(masked).prunable
+    with caplog.at_level("INFO", logger="kprune"):
+        result = criteria.score_groups("activation", groups, masked, data)
+    hidden = [g for g in groups if g.name in caplog.text]
+    assert hidden
+    for group in hidden:
+        lengths = np.linalg.norm(criteria.filters(group), axis=1)
+        ratio = result[group.name] / lengths
+        np.testing.assert_allclose(ratio, ratio[0])
+
+
 def test_missing_data_says_what_to_pass(plain):
     with pytest.raises(ValueError, match="APoZ runs the model on samples"):
         score("apoz", plain, None)

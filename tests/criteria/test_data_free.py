@@ -121,7 +121,7 @@ def test_bn_scale_without_any_normalization_is_an_error():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]
     )
-    with pytest.raises(ValueError, match="none of the 1 prunable groups"):
+    with pytest.raises(ValueError, match="no BatchNormalization with a scale"):
         scores("bn_scale", model)
 
 

@@ -14,11 +14,11 @@ from kprune.report.demo import build_model
 
 def test_the_network_has_residual_groups_and_is_prunable_but_for_its_output():
     model = build_model()
-    assert model.count_params() == 43_418
+    assert model.count_params() == 96_610
     graph = kprune.trace(model)
     assert graph.coverage.pinned == 10
     stages = [g for g in graph.prunable if len(g.producers) == 3]
-    assert [g.size for g in stages] == [16, 32]
+    assert [g.size for g in stages] == [24, 48]
 
 
 @pytest.mark.parametrize("reduce", [0, 1, -0.5, 60])

@@ -72,18 +72,16 @@ class ConvRule(Rule):
 
         The kernel's input axis is shared by all groups. With at least as
         many groups as channels in each, whole groups live and die; otherwise
-        the i-th channels of all groups do.
+        (or where all inputs must stay) the i-th channels of all groups do.
         """
         groups = call.layer.groups
         inner = channels // groups
         outputs = slots.reshape(groups, -1)
-        if groups >= inner:
+        if groups >= inner and incoming:
             rows = [a.reshape(groups, inner) for a in incoming]
             for row in rows:
                 call.union(row, outputs[:, :1])
             call.union(outputs, outputs[:, :1])
-            if not rows:
-                call.pin(slots, f"{call!r} reads channels that must stay")
             return []
         call.union(outputs, outputs[:1])
         tied = []
@@ -130,7 +128,7 @@ def _depthwise(call: Call, kernel, x: Labels, axis: int) -> list[np.ndarray]:
     """Binds a depthwise kernel; returns the labels of its output channels."""
     multiplier = kernel.shape[-1]
     incoming = call.one_axis(x, axis)
-    call.bind(kernel, {-2: Axis(incoming, SCALE)})
+    call.bind(kernel, {-2: Axis(incoming, SCALE, axis)})
     return [np.repeat(a, multiplier) for a in incoming]
 
 

@@ -82,11 +82,17 @@ class _AxisNormRule(Rule):
         """Whether 0 is moved away from 0."""
         return False
 
+    def fits(self, axes: list[int], rank: int) -> bool:
+        """Whether the parameters lie along the normalised axes."""
+        return True
+
     def trace(self, call: Call) -> Labels | list[Labels]:
         layer, x = call.layer, call.input
         axes = _normalised_axes(layer, x.rank)
         if axes != sorted(axes):
             return call.pin_all(f"{call!r} mixes positive and negative axes")
+        if not self.fits(axes, x.rank):
+            return call.pin_all(f"{call!r} scales another axis than it normalises")
         if 0 in axes:
             return call.pin_all(f"{call!r} normalises across samples")
         x = untangle(call, x, axes[::-1])
@@ -132,6 +138,10 @@ class RMSNormalizationRule(_AxisNormRule):
 
     def parameters(self, layer):
         return [layer.scale]
+
+    def fits(self, axes, rank):
+        # Keras multiplies with the scale as NumPy broadcasts it.
+        return axes == list(range(rank - len(axes), rank))
 
     def masked_call(self, layer, masks, inputs, *args, **kwargs):
         if not masks:

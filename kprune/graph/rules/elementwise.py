@@ -5,32 +5,59 @@ from __future__ import annotations
 from keras import layers
 
 from kprune.graph.call import SCALE
+from kprune.graph import movement
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
+from kprune.graph.call import covers
 from kprune.graph.labels import Labels
+from kprune.graph.labels import lift
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
 
 @register_rule(
-    layers.Dropout,
-    layers.AlphaDropout,
     layers.GaussianDropout,
-    layers.GaussianNoise,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
     layers.ActivityRegularization,
     layers.Identity,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
 )
 class PassRule(Rule):
-    """f(0) == 0 at inference and no parameters: labels pass unchanged."""
+    """f(0) == 0 and no parameters: labels pass unchanged."""
 
     def trace(self, call: Call) -> Labels:
         return call.input.replace(shape=call.output_shape)
+
+
+@register_rule(layers.AlphaDropout, layers.GaussianNoise)
+class NoiseRule(Rule):
+    """In training, removed channels are 0 no more."""
+
+    def trace(self, call: Call) -> Labels:
+        return call.input.replace(zero=False)
+
+
+@register_rule(layers.Dropout)
+class DropoutRule(PassRule):
+    def config(self, visit, kept):
+        config = visit.operation.get_config()
+        noise = config.get("noise_shape")
+        if noise is not None:
+            x = visit.inputs[0]
+            sizes = zip(noise, x.shape, kept.shape(x), strict=True)
+            config["noise_shape"] = tuple(
+                new if n == old else n for n, old, new in sizes
+            )
+        return config
+
+
+@register_rule(layers.ReLU, layers.LeakyReLU, layers.ELU)
+class ActivationLayerRule(Rule):
+    """Layers that are an activation function with settings."""
+
+    def trace(self, call: Call) -> Labels:
+        return call.activate(call.input, call.layer.call)
 
 
 @register_rule(layers.Activation)
@@ -60,6 +87,28 @@ class PReLURule(Rule):
         return x
 
 
+@register_rule(layers.Masking)
+class MaskingRule(Rule):
+    """A step counts if any of its channels differs from the mask value."""
+
+    def trace(self, call: Call) -> Labels:
+        x = call.input
+        why = f"{call!r} compares these channels with its mask value"
+        axes = [x.rank - 1] if call.layer.mask_value or not x.zero else []
+        return call.settle(x, axes, why)
+
+
+def same_rank(inputs: list[Labels]) -> list[Labels]:
+    """Merge layers add missing axes behind the batch axis, unlike NumPy."""
+    rank = max(x.rank for x in inputs)
+    out = []
+    for x in inputs:
+        while x.rank < rank:
+            x = movement.expand(x, 1)
+        out.append(x)
+    return out
+
+
 @register_rule(
     layers.Add,
     layers.Subtract,
@@ -69,18 +118,18 @@ class PReLURule(Rule):
 )
 class MergeRule(Rule):
     def trace(self, call: Call) -> Labels:
-        return call.join(call.inputs, call.output_shape)
+        return call.join(same_rank(call.inputs), call.output_shape)
 
 
 @register_rule(layers.Multiply)
 class MultiplyRule(Rule):
     def trace(self, call: Call) -> Labels:
-        return product(call, call.inputs)
+        return product(call, same_rank(call.inputs))
 
 
 def product(call: Call, inputs: list[Labels]) -> Labels:
     """One operand that is 0 at the removed positions makes the product 0."""
     out = call.join(inputs, call.output_shape)
-    count = len(out.factors)
-    zero = any(x.zero for x in inputs if x.factors and len(x.factors) == count)
-    return out.replace(zero=out.zero or zero)
+    lifted = [lift(x, out.rank) for x in inputs]
+    zero = all(any(x.zero and covers(x, [f]) for x in lifted) for f in out.factors)
+    return out.replace(zero=zero)

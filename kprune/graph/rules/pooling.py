@@ -23,6 +23,7 @@ def _public(*names: str) -> list[type]:
     *_public("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
     *_public("Cropping1D", "Cropping2D", "Cropping3D"),
     *_public("UpSampling1D", "UpSampling2D", "UpSampling3D"),
+    *_public("Resizing", "CenterCrop"),
 )
 class SpatialRule(Rule):
     def trace(self, call: Call) -> Labels:
@@ -32,7 +33,8 @@ class SpatialRule(Rule):
             axis = channel_axis(call.layer, x.rank)
         spatial = [a for a in range(x.rank) if a != axis]
         x = call.settle(x, spatial, f"{call!r} works along this axis")
-        return x.replace(shape=call.output_shape)
+        fill = getattr(call.layer, "fill_value", 0)
+        return x.replace(shape=call.output_shape, zero=x.zero and not fill)
 
 
 @register_rule(

@@ -86,7 +86,8 @@ class Direction:
         self.units: list[np.ndarray] = []
         self.zeros: list[bool] = []
         for cell in cells:
-            count = len(keras.tree.flatten(cell.state_size))
+            # A convolutional cell does not tell: it has h and c.
+            count = 2 if convolutional else len(keras.tree.flatten(cell.state_size))
             own = None if known is None else [next(known) for _ in range(count)]
             units = self._bind(cell, incoming, positions, not self.units)
             zero = self._start(cell, units, own)

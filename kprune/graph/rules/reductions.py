@@ -1,0 +1,133 @@
+"""`keras.ops` that reduce axes: sum, mean, max, ..."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras.src import ops
+
+from kprune.graph.call import Call
+from kprune.graph.labels import Labels
+from kprune.graph.labels import varying
+from kprune.graph.registry import Rule
+from kprune.graph.registry import register_rule
+from kprune.graph.rules.operations import known
+
+
+class ReduceRule(Rule):
+    """Reduces over axes along which nothing may be removed."""
+
+    zero = True
+
+    def trace(self, call: Call) -> Labels:
+        x = call.input
+        axes = reduced_axes(call.operation, x.rank)
+        x = call.settle(x, axes, f"{call!r} reduces over these channels")
+        return drop_axes(x.replace(zero=x.zero and self.zero), axes, call.output_shape)
+
+
+@register_rule(
+    *known(ops.numpy, "Amax Amin Var Prod All Any Argmax Argmin Median"),
+    *known(ops.numpy, "CountNonzero Ptp Nanmax Nanmean Nanmin Nansum Nanvar"),
+)
+class PlainReduceRule(ReduceRule):
+    pass
+
+
+@register_rule(*known(ops.math, "Logsumexp"))
+class LogsumexpRule(ReduceRule):
+    zero = False
+
+
+@register_rule(*known(ops.numpy, "Std"), *known(ops.linalg, "Norm"))
+class RootRule(Rule):
+    """The slope of a root is infinite where a removed channel is constant."""
+
+    def trace(self, call: Call) -> list[Labels]:
+        return call.pin_all(f"{call!r} has no finite slope at removed channels")
+
+
+class MaskedReduceRule(Rule):
+    """Reductions in which channels that are exactly 0 can be accounted for.
+
+    Over all channels, the removed ones count as 0. Over the kept ones alone
+    the same number comes out after `mend`.
+    """
+
+    def trace(self, call: Call) -> Labels:
+        x = call.input
+        axes = reduced_axes(call.operation, x.rank)
+        if not x.zero:
+            why = f"{call!r} reduces over channels that are not 0 once masked"
+            x = call.settle(x, axes, why)
+        factors: list[Any] = []
+        for factor in x.factors:
+            others = set(varying(factor)) - set(axes)
+            if others and others != set(varying(factor)):
+                # It varies along a reduced and another axis: rows must match.
+                one = x.replace(factors=(factor,))
+                why = f"{call!r} reduces over ragged rows"
+                call.settle(one, others, why)
+                continue
+            if others:
+                factors.append(factor)
+        return drop_axes(x.replace(factors=tuple(factors)), axes, call.output_shape)
+
+    def shrink(self, visit, kept):
+        operation = super().shrink(visit, kept)
+        x = visit.inputs[0]
+        axes = reduced_axes(operation, x.rank)
+        if all(kept.positions(x, a) is None for a in axes):
+            return operation
+        after = kept.shape(x)
+        share = math.prod((after[a] or 1) / (x.shape[a] or 1) for a in axes)
+        return lambda *args, **kwargs: self.mend(operation(*args, **kwargs), share)
+
+    def mend(self, reduced: Any, share: float) -> Any:
+        """The reduction over all channels from that over the kept ones.
+
+        Args:
+            reduced: Reduction over the kept channels.
+            share: Share of elements kept.
+        """
+        return reduced
+
+
+@register_rule(ops.numpy.Sum)
+class SumRule(MaskedReduceRule):
+    pass
+
+
+@register_rule(ops.numpy.Mean)
+class MeanRule(MaskedReduceRule):
+    def mend(self, reduced, share):
+        return ops.multiply(reduced, share)
+
+
+@register_rule(ops.numpy.Max)
+class MaxRule(MaskedReduceRule):
+    def mend(self, reduced, share):
+        return ops.maximum(reduced, 0)
+
+
+@register_rule(ops.numpy.Min)
+class MinRule(MaskedReduceRule):
+    def mend(self, reduced, share):
+        return ops.minimum(reduced, 0)
+
+
+def reduced_axes(operation: Any, rank: int) -> list[int]:
+    axis = operation.axis
+    if axis is None:
+        return list(range(rank))
+    axis = [axis] if isinstance(axis, int) else list(axis)
+    return [a % rank for a in axis]
+
+
+def drop_axes(x: Labels, axes: list[int], shape) -> Labels:
+    """Labels once `axes`, along which none vary, are reduced."""
+    factors = x.factors
+    if len(shape) != x.rank:
+        factors = tuple(f.squeeze(axis=tuple(axes)) for f in factors)
+    return x.replace(shape=tuple(shape), factors=factors)

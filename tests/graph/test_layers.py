@@ -1,0 +1,210 @@
+"""Layers without kernels: activations, pooling, data movement, merging."""
+
+import keras
+import pytest
+from harness import floatx
+from harness import prunable_sizes
+from harness import run_pruning_test
+from keras import layers
+
+import kprune
+
+
+def head(inputs, x):
+    if len(x.shape) > 2:
+        x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+@keras.saving.register_keras_serializable("test_layers")
+def cosine(x):
+    return keras.ops.cos(x)
+
+
+def activations():
+    x = inputs = keras.Input((4, 4, 2))
+    for n, layer in enumerate(
+        [
+            layers.ReLU(max_value=2.0, negative_slope=0.1, threshold=0.5),
+            layers.LeakyReLU(),
+            layers.ELU(),
+            layers.PReLU(),
+            layers.PReLU(shared_axes=[1, 2]),
+            layers.PReLU(shared_axes=[3]),
+            layers.Softmax(axis=1),
+            layers.Softmax(axis=[1, 2]),
+            layers.Activation(cosine),
+        ]
+    ):
+        x = layers.Dense(4, name=f"d{n}")(x)
+        x = layer(x)
+    return head(inputs, x)
+
+
+def noise_and_friends():
+    """Training behaviour has its own random numbers: inference is compared."""
+    x = inputs = keras.Input((3, 4))
+    for n, layer in enumerate(
+        [
+            layers.Dropout(0.2, noise_shape=(None, 1, 5)),
+            layers.SpatialDropout1D(0.2),
+            layers.GaussianDropout(0.2),
+            layers.AlphaDropout(0.2),
+            layers.GaussianNoise(0.2),
+            layers.ActivityRegularization(0.1),
+            layers.Identity(),
+            layers.RepeatVector(2),
+        ]
+    ):
+        if isinstance(layer, layers.RepeatVector):
+            x = layers.GlobalMaxPooling1D()(x)
+        x = layer(layers.Dense(5, name=f"d{n}")(x))
+    return head(inputs, x)
+
+
+def pooling():
+    x = inputs = keras.Input((12, 12, 2))
+    x = layers.Conv2D(4, 1, activation="sigmoid", name="a")(x)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.AveragePooling2D(3, padding="same", strides=2)(x)
+    x = layers.Conv2D(5, 1, activation="softplus", name="b")(x)
+    x = layers.Cropping2D(((1, 0), (0, 1)))(x)
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = layers.Resizing(8, 6, interpolation="nearest")(x)
+    x = layers.CenterCrop(6, 6)(x)
+    x = layers.Conv2D(4, 1, name="c")(x)
+    x = layers.AdaptiveAveragePooling2D(4)(x)
+    x = layers.AdaptiveMaxPooling2D((2, 3))(x)
+    y = layers.Reshape((6, 4))(x)
+    y = layers.ZeroPadding1D(1)(y)
+    y = layers.MaxPooling1D(2)(layers.UpSampling1D(2)(y))
+    y = layers.AveragePooling1D(2, padding="same")(layers.Cropping1D(1)(y))
+    y = layers.GlobalAveragePooling1D(keepdims=True)(y)
+    return head(inputs, layers.Concatenate()([layers.Flatten()(v) for v in (x, y)]))
+
+
+def reshaping():
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(24, activation="sigmoid", name="wide")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Reshape((2, 3, 4))(x)
+    x = layers.Conv2D(4, 2, padding="same", name="conv")(x)
+    x = layers.Permute((3, 1, 2))(x)
+    x = layers.Permute((2, 3, 1))(x)
+    x = layers.Reshape((-1, 2))(x)
+    x = layers.Reshape((3, 8))(x)
+    return head(inputs, layers.Dense(5, name="last")(x))
+
+
+def merging():
+    inputs = keras.Input((3, 4))
+    a, b, c, d = (layers.Dense(5, name=n, activation="sigmoid")(inputs) for n in "abcd")
+    x = layers.Subtract()([layers.Average()([a, b]), layers.Minimum()([a, c])])
+    x = layers.Maximum()([x, layers.Multiply()([b, d])])
+    row = layers.GlobalAveragePooling1D()(layers.Dense(5, name="e")(inputs))
+    # Merge layers put missing axes behind the batch axis.
+    x = layers.Add()([x, row])
+    # Concatenation of steps: the channels of both are the same ones.
+    y = layers.Dense(5, name="f")(inputs)
+    x = layers.Concatenate(axis=1)([x, y])
+    single = layers.Dense(1, activation="sigmoid", name="gate")(x)
+    return head(inputs, layers.Multiply()([x, single]))
+
+
+def masking():
+    x = inputs = keras.Input((3, 4))
+    x = layers.Dense(5, activation="relu", name="zero")(x)
+    x = layers.Masking()(x)
+    x = layers.Dense(5, activation="sigmoid", name="not_zero")(x)
+    x = layers.Masking()(x)
+    return head(inputs, layers.GRU(3, name="rnn")(x))
+
+
+CASES = {
+    activations: {f"d{n}": 4 for n in range(9)},
+    pooling: {"a": 4, "b": 5, "c": 4},
+    reshaping: {"wide": 4, "conv": 2, "last": 5},
+    merging: {"a": 5},
+    masking: {"zero": 5, "rnn": 3},
+}
+
+
+@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__name__)
+def test_layers(build, tmp_path):
+    run_pruning_test(build, tmp_path, expected=CASES[build])
+
+
+def test_noise(tmp_path):
+    expected = {f"d{n}": 5 for n in range(8)}
+    run_pruning_test(noise_and_friends, tmp_path, expected=expected, train=False)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("softmax", "mixes channels"),
+        ("log_softmax", "mixes channels"),
+        ("sparsemax", "mixes channels"),
+        (keras.ops.log, "not finite at removed channels"),
+        (keras.ops.sqrt, "not finite at removed channels"),
+        (lambda x: 1 / x, "not finite at removed channels"),
+        (lambda x: keras.ops.cumsum(x, axis=-1), "mixes channels"),
+    ],
+)
+def test_activation_that_pins(function, told):
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(5, name="a")(x)
+    x = layers.Activation(function)(x)
+    model = head(inputs, x)
+    assert told in kprune.trace(model)["a"].pinned
+
+
+def test_softmax_over_another_axis_pins_that_axis_alone():
+    inputs = keras.Input((3, 4))
+    x = layers.Dense(5, name="channels")(inputs)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Dense(6, name="tokens")(x)
+    x = layers.Activation(lambda v: keras.ops.softmax(v, axis=1))(x)
+    sizes = prunable_sizes(head(inputs, x))
+    assert sizes == {}
+
+
+def channels_first():
+    """Convolutions need a GPU here; everything else has to run."""
+    x = inputs = keras.Input((2, 4, 4))
+    x = layers.Permute((2, 3, 1))(x)
+    x = layers.Dense(6, activation="sigmoid", name="a")(x)
+    x = layers.Permute((3, 1, 2))(x)
+    x = layers.BatchNormalization(axis=1)(x)
+    x = layers.PReLU(shared_axes=[2, 3])(x)
+    x = layers.ZeroPadding2D(1, data_format="channels_first")(x)
+    x = layers.UpSampling2D(2, data_format="channels_first")(x)
+    x = layers.Cropping2D(1, data_format="channels_first")(x)
+    y = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    z = layers.Flatten(data_format="channels_first")(x)
+    return head(inputs, layers.Concatenate()([y, z]))
+
+
+def test_channels_first(tmp_path):
+    run_pruning_test(channels_first, tmp_path, expected={"a": 6})
+
+
+def test_channels_first_convolutions_shrink_their_shapes():
+    def build():
+        form = {"data_format": "channels_first"}
+        x = inputs = keras.Input((3, 8, 8))
+        x = layers.Conv2D(6, 3, name="a", **form)(x)
+        x = layers.DepthwiseConv2D(3, **form)(x)
+        x = layers.MaxPooling2D(**form)(x)
+        x = layers.Conv2DTranspose(5, 2, name="b", **form)(x)
+        x = layers.SeparableConv2D(4, 2, name="c", **form)(x)
+        return head(inputs, layers.GlobalAveragePooling2D(**form)(x))
+
+    with floatx("float32"):
+        model = build()
+        assert prunable_sizes(model) == {"a": 6, "b": 5, "c": 4}
+        masked = kprune.wrap(model)
+        kprune.set_masks(masked, {"a": [1, 0] * 3, "c": [0, 1, 1, 0]})
+        compact = kprune.rebuild(masked)
+    assert compact.get_layer("a").output.shape == (None, 3, 6, 6)
+    assert compact.get_layer("c").output.shape[1] == 2

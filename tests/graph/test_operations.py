@@ -1,0 +1,177 @@
+"""`keras.ops` nodes in functional models."""
+
+import keras
+import numpy as np
+import pytest
+from harness import prunable_sizes
+from harness import run_pruning_test
+from keras import layers
+from keras import ops
+
+import kprune
+
+
+def head(inputs, x):
+    if len(x.shape) > 2:
+        x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def dense(x, units, name):
+    return layers.Dense(units, activation="sigmoid", name=name)(x)
+
+
+def conv(x, filters, name, activation="sigmoid"):
+    return layers.Conv2D(filters, 1, activation=activation, name=name)(x)
+
+
+def arithmetic():
+    inputs = keras.Input((4,))
+    a, b, c = (dense(inputs, 6, n) for n in "abc")
+    scale = np.arange(1.0, 7.0)
+    x = 1 - ops.multiply(x1=a, x2=scale) / scale + scale * 0.5
+    x = ops.subtract(x1=scale, x2=x) ** 2
+    y = ops.where(ops.greater(b, 0.5), b, ops.maximum(c, 0.3) * -1.0)
+    y = ops.clip(y, -0.4, 0.4) + keras.Variable(np.ones(6))
+    d = dense(y, 5, "d")
+    row = d * np.ones((1, 5)) + np.zeros(5)
+    z = abs(-row) // 0.3 + ops.mod(row, 0.2) + ops.logical_not(row > 0.5)
+    return head(inputs, layers.Concatenate()([x + y, z, ops.divide_no_nan(row, d)]))
+
+
+def functions():
+    x = inputs = keras.Input((4,))
+    for n, function in enumerate(
+        [
+            ops.relu, ops.silu, ops.exp, ops.square, ops.tanh, ops.log_sigmoid,
+            lambda v: ops.log1p(ops.relu(v)),
+            lambda v: ops.leaky_relu(v, negative_slope=0.1),
+            lambda v: ops.elu(v, alpha=0.5),
+            lambda v: ops.power(v, 3), lambda v: 2.0 ** v,
+            lambda v: ops.cast(v, "float32"),
+            lambda v: ops.cast(v, keras.config.floatx()),
+            lambda v: ops.glu(ops.concatenate([v, v], axis=-1)),
+            ops.stop_gradient, ops.gelu, ops.softplus,
+        ]
+    ):  # fmt: skip
+        if n % 3 == 0:
+            x = layers.Dense(4, activation="tanh", name=f"d{n}")(x)
+        x = function(x)
+    return head(inputs, x)
+
+
+def rearranging():
+    x = inputs = keras.Input((4, 4, 3))
+    x = conv(x, 8, "a")
+    x = ops.reshape(x, (-1, 16, 8))
+    x = ops.transpose(x, (0, 2, 1))
+    x = ops.moveaxis(x, 1, -1)
+    x = ops.reshape(x, (-1, 4, 4, 2, 4))
+    x = ops.swapaxes(x, 3, 4)
+    x = ops.reshape(x, (-1, 4, 4, 8))
+    x = ops.expand_dims(x, (1, -1))
+    x = ops.squeeze(ops.squeeze(x, axis=1))
+    x = conv(ops.flip(x, axis=-1), 6, "b")
+    x = ops.tile(x, (1, 1, 1, 2))
+    x = ops.repeat(x, 2, axis=-1)
+    x = ops.roll(ops.repeat(x, [1, 2, 1, 1], axis=1), 1, axis=2)
+    x = conv(x, 5, "c")
+    x = ops.stack([x, x * 2, ops.flip(x, axis=1)], axis=3)
+    first, second, third = ops.unstack(x, axis=3)
+    x = ops.concatenate([first, third - second], axis=-1)
+    return head(inputs, x)
+
+
+def broadcasting():
+    """A fixed batch, which broadcast_to and ravel need."""
+    inputs = keras.Input(batch_shape=(2, 3, 4))
+    x = dense(inputs, 6, "a")
+    row = ops.broadcast_to(ops.mean(x, axis=1, keepdims=True), (2, 3, 6))
+    wide = ops.tile(row[:, 0], (1, 1, 2))[0]
+    x = ops.reshape(ops.ravel(x + row), (2, 18))
+    return keras.Model(inputs, layers.Dense(3, name="head")(x) + ops.sum(wide))
+
+
+def cutting():
+    x = inputs = keras.Input((6, 6, 3))
+    x = conv(x, 9, "a")
+    one, two, three = ops.split(x, [2, 6], axis=-1)
+    x = ops.concatenate([three, one, one * 2], axis=-1)
+    x = conv(x, 12, "b")
+    left, right = ops.split(x, 2, axis=3)
+    x = conv(left * right[..., ::-1], 8, "c")
+    y = conv(x[:, ::2, -4:, 1::2], 8, "d")
+    z = ops.take(y, [6, 1, 1, -2, 0, 2], axis=-1)
+    w = conv(x[..., None, :][:, :, 1, 0:1], 8, "e")
+    v = ops.take(ops.take(w, [2, 0, 1], axis=1), 1, axis=2)
+    return head(inputs, layers.Concatenate()([layers.Flatten()(t) for t in (y, z, v)]))
+
+
+def fixed_slices():
+    """ops.slice wants to know the batch."""
+    inputs = keras.Input(batch_shape=(3, 4, 3))
+    x = dense(inputs, 8, "a")
+    x = ops.slice(x, (0, 1, 3), (3, 2, 5))
+    return head(inputs, dense(x, 4, "b")[:, -1])
+
+
+def padding():
+    x = inputs = keras.Input((4, 4, 3))
+    x = conv(x, 4, "a")
+    x = ops.pad(x, np.array([[0, 0], [1, 0], [0, 1], [2, 1]]), constant_values=0.5)
+    x = conv(x, 5, "b")
+    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    x = conv(x, 4, "c")
+    x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, 3]])
+    return head(inputs, layers.GlobalMaxPooling2D()(x))
+
+
+def reductions():
+    """Sums, means and extrema over channels that are 0 once masked."""
+    inputs = keras.Input((4, 4, 3))
+    x = conv(inputs, 6, "zero", "relu")
+    y = conv(inputs, 6, "not_zero")
+    over = [
+        reduce(x, axis=-1, keepdims=True)
+        for reduce in (ops.sum, ops.mean, ops.max, ops.min)
+    ]
+    whole = ops.mean(x, axis=None, keepdims=True) + ops.max(-x, axis=(1, 2, 3))[0]
+    z = conv(ops.concatenate(over, axis=-1) + whole, 5, "gate")
+    space = [
+        ops.mean(z, axis=(1, 2)), ops.max(y, axis=[1, 2]), ops.var(z, (1, 2)),
+        ops.sum(y, (1, 2)), ops.logsumexp(y, axis=(1, 2)), ops.min(z, (1, 2)),
+        layers.GlobalMaxPooling2D()(ops.softmax(z, axis=1)),
+    ]  # fmt: skip
+    return head(inputs, layers.Concatenate()(space))
+
+
+def images():
+    x = inputs = keras.Input((8, 8, 2))
+    x = ops.depth_to_space(conv(x, 12, "up"), 2)
+    x = ops.space_to_depth(conv(x, 4, "down"), 2)
+    x = conv(x, 5, "a")
+    x = ops.image.resize(x, (6, 6))
+    x = ops.image.pad_images(x, 1, 1, 1, 1)
+    x = ops.image.crop_images(x, 1, 0, 1, 0)
+    x = ops.average_pool(x, 2, 2)
+    x = conv(x, 4, "b")
+    x = ops.nn.adaptive_average_pool(ops.relu6(x), (2, 2))
+    return head(inputs, x)
+
+
+CASES = {
+    arithmetic: {"a": 6, "d": 5},
+    functions: {f"d{n}": 4 for n in (0, 3, 6, 9, 12, 15)},
+    rearranging: {},
+    broadcasting: {},
+    fixed_slices: {},
+    cutting: {},
+    padding: {},
+    reductions: {"zero": 6, "not_zero": 6, "gate": 5},
+    images: {"up": 3, "down": 4, "a": 5, "b": 4},
+}
+
+
+@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__name__)
+def test_operations(build, tmp_path):
+    run_pruning_test(build, tmp_path, expected=CASES[build])
