@@ -1,24 +1,31 @@
 """kprune: smaller and faster Keras models by removing whole filters."""
 
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
 from kprune.__about__ import __version__ as __version__
-from kprune import allocation as allocation
-from kprune import criteria as criteria
-from kprune import schedules as schedules
-from kprune.cost.api import Cost as Cost
-from kprune.cost.api import cost as cost
-from kprune.export import VerificationError as VerificationError
-from kprune.export import benchmark as benchmark
-from kprune.export import compare as compare
-from kprune.export import export as export
-from kprune.graph import ChannelGraph as ChannelGraph
-from kprune.graph import register_rule as register_rule
-from kprune.graph import trace as trace
-from kprune.masking import FilterMask as FilterMask
-from kprune.masking import masks as masks
-from kprune.masking import set_masks as set_masks
-from kprune.masking import wrap as wrap
-from kprune.pruning import prune as prune
-from kprune.rebuild.api import rebuild as rebuild
-from kprune.schedules import Linear as Linear
-from kprune.schedules import OneShot as OneShot
-from kprune.schedules import Polynomial as Polynomial
+
+if TYPE_CHECKING:
+    from kprune.public import *  # noqa: F403
+
+
+def load_public_names() -> None:
+    """Binds `kprune.wrap` and all other public names.
+
+    The functions `cost`, `export` and `rebuild` share their names with
+    subpackages, which Python binds when they are first imported: here the
+    functions come last and stay.
+    """
+    from kprune import public
+
+    names = {n: v for n, v in vars(public).items() if not n.startswith("_")}
+    globals().update(names)
+
+
+# `import kprune` brings all of it, so that a file with masked layers can be
+# loaded. The `kprune` command waits for Keras only if a subcommand needs it.
+if pathlib.PurePath((sys.argv or [""])[0]).stem != "kprune":
+    load_public_names()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 
 def small_net(width=16):
@@ -32,7 +31,28 @@ def arrays(count=48):
     return x, (x.mean((1, 2, 3)) > 0).astype("int64") + (x[:, 0, 0, 0] > 1)
 
 
+class Batches(keras.utils.PyDataset):
+    """The same batches in the same order, every epoch."""
+
+    def __init__(self, batch, count):
+        super().__init__()
+        self._arrays = arrays(count)
+        self._batch = batch
+
+    @property
+    def num_batches(self):
+        return -(-len(self._arrays[0]) // self._batch)
+
+    def __getitem__(self, index):
+        part = slice(index * self._batch, (index + 1) * self._batch)
+        return tuple(array[part] for array in self._arrays)
+
+
 def dataset(batch=16, count=48):
+    if keras.config.backend() != "tensorflow":
+        return Batches(batch, count)
+    import tensorflow as tf
+
     data = tf.data.Dataset.from_tensor_slices(arrays(count)).batch(batch)
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -2,6 +2,7 @@
 
 from kprune.graph.call import Axis as Axis
 from kprune.graph.call import Call as Call
+from kprune.graph.call import channel_factor as channel_factor
 from kprune.graph.channel_graph import ChannelGraph as ChannelGraph
 from kprune.graph.channel_graph import Coverage as Coverage
 from kprune.graph.channel_graph import Group as Group

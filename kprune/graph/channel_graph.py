@@ -196,11 +196,18 @@ class ChannelGraph:
         while True:
             classes = slots.components()
             settled = True
+            merged = np.zeros(int(classes.max()) + 1, dtype=bool)
             for factor in several:
                 seen = compress(classes[factor])
                 axes = varying(seen)
+                if len(axes) > 1 and merged[seen].any():
+                    # Merged in this round through another tensor, perhaps the
+                    # transposed one: what is left to do shows in the next.
+                    settled = False
+                    continue
                 for axis in axes[:-1]:
                     settled = False
+                    merged[seen] = True
                     slots.union(
                         factor,
                         factor.take([0], axis=axis),

@@ -6,6 +6,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+from backends import OwnStep
 from fitting import arrays
 from fitting import dataset
 from fitting import loss
@@ -198,24 +199,10 @@ def test_mixed_precision(policy, criterion):
     assert fit(masked, callback, epochs=1)["pruned_macs"][-1] >= 0.5
 
 
-class Scaled(keras.Model):
-    """A model with its own training step."""
-
-    def train_step(self, data):
-        import tensorflow as tf
-
-        x, y = data[:2]
-        with tf.GradientTape() as tape:
-            value = self.compute_loss(x, y, self(x, training=True))
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(value, variables), variables)
-        return {"own_loss": value}
-
-
 @pytest.mark.parametrize("criterion", ["l1", "taylor"])
 def test_a_custom_train_step(criterion):
     plain = small_net()
-    masked = kprune.wrap(Scaled(plain.inputs, plain.outputs))
+    masked = kprune.wrap(OwnStep(plain.inputs, plain.outputs))
     masked.compile("sgd", loss())
     history = fit(masked, PruneCallback(criterion, data=arrays()), epochs=2)
     assert "own_loss" in history
@@ -268,7 +255,7 @@ def test_nan_scores_stop_training_with_the_way_out():
 
 def test_a_model_without_a_loss_and_missing_data_are_said_at_once():
     plain = small_net()
-    masked = kprune.wrap(Scaled(plain.inputs, plain.outputs))
+    masked = kprune.wrap(OwnStep(plain.inputs, plain.outputs))
     masked.compile("sgd")
     with pytest.raises(ValueError, match=r"Call model.compile\(loss=...\)"):
         fit(masked, PruneCallback("taylor", data=arrays()))

@@ -69,6 +69,7 @@ def test_lists_and_dictionaries_are_several_inputs():
     assert y is None
 
 
+@pytest.mark.tensorflow
 def test_a_dataset_can_be_used_again():
     import tensorflow as tf
 
@@ -80,6 +81,7 @@ def test_a_dataset_can_be_used_again():
         assert weight is None
 
 
+@pytest.mark.tensorflow
 def test_endless_datasets_are_limited(monkeypatch):
     import tensorflow as tf
 

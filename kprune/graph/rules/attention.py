@@ -79,7 +79,6 @@ class _HeadsRule(Rule):
     def trace(self, call: Call) -> Labels | list[Labels]:
         layer, given = call.layer, _given(call)
         _pin_masks(call, given)
-        self._pin_heads_of_masks(call, given)
         query = _features(call, given["query"])
         value = _features(call, given["value"])
         key = value
@@ -103,6 +102,7 @@ class _HeadsRule(Rule):
             dense._kernel, {0: Axis(heads, INPUT), 1: Axis(value_parts, INPUT), **axes}
         )
         call.bind(dense.bias, {a - 2: axis for a, axis in axes.items()})
+        self._pin_heads_of_masks(call, given)
         self._count(call, query, key, (heads, parts, value_parts))
         return self._results(call, query, outgoing, heads)
 
@@ -121,9 +121,7 @@ class _HeadsRule(Rule):
         if len(shape) > 3 and shape[-3] != 1:
             kernel = call.layer._query_dense._kernel
             why = f"attention_mask of {call!r} differs from head to head"
-            call.pin(call.filters(kernel, 1), why)
-            if call.layer._key_dense._kernel.shape[1] > 1:
-                call.pin(call.filters(call.layer._key_dense._kernel, 1), why)
+            call.pin(call.bound(kernel, 1), why)
 
     @staticmethod
     def _count(call: Call, query: Labels, key: Labels, inner) -> None:

@@ -301,6 +301,9 @@ class EinsumDenseRule(Rule):
                 call.pin(labels[name], why)
         self._count(call, x, given, kernel, labels)
         shape = call.output_shape
+        for name in [t for t, n in zip(output, shape, strict=True) if n is None]:
+            why = f"an axis of unknown size in the output of {call!r}"
+            call.pin(labels.pop(name, []), why)
         factors = [
             on_axis(a, axis, len(shape))
             for axis, name in enumerate(output)

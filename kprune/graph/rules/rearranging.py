@@ -308,7 +308,7 @@ def image_axis(operation: Any, rank: int) -> int:
 
 
 @register_rule(
-    *known(ops.nn, "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool"),
+    *known(ops.nn, "MaxPool AveragePool"),
     *known(ops.image, "Resize CropImages PadImages"),
 )
 class ImageRule(Rule):

@@ -1,0 +1,23 @@
+"""All that `import kprune` offers, beside the version."""
+
+from kprune import allocation as allocation
+from kprune import criteria as criteria
+from kprune import schedules as schedules
+from kprune.cost.api import Cost as Cost
+from kprune.cost.api import cost as cost
+from kprune.export import VerificationError as VerificationError
+from kprune.export import benchmark as benchmark
+from kprune.export import compare as compare
+from kprune.export import export as export
+from kprune.graph import ChannelGraph as ChannelGraph
+from kprune.graph import register_rule as register_rule
+from kprune.graph import trace as trace
+from kprune.masking import FilterMask as FilterMask
+from kprune.masking import masks as masks
+from kprune.masking import set_masks as set_masks
+from kprune.masking import wrap as wrap
+from kprune.pruning import prune as prune
+from kprune.rebuild.api import rebuild as rebuild
+from kprune.schedules import Linear as Linear
+from kprune.schedules import OneShot as OneShot
+from kprune.schedules import Polynomial as Polynomial

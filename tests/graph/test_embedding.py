@@ -1,0 +1,100 @@
+"""Tables of tokens: their columns are channels."""
+
+import keras
+import numpy as np
+import pytest
+from harness import run_pruning_test
+from keras import layers
+from keras import ops
+
+import kprune
+
+
+def head(x):
+    return layers.Dense(3, name="head")(x)
+
+
+def bag_of_tokens():
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(5, 8, mask_zero=True, name="embed")(inputs)
+    x = layers.GlobalAveragePooling1D()(layers.Dropout(0.0)(x))
+    return keras.Model(inputs, head(x))
+
+
+def token_and_position():
+    """A learned table of positions, added as it is looked up once."""
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(5, 8, name="tokens")(inputs)
+    positions = ops.zeros_like(inputs) + np.arange(6, dtype="int32")
+    x = x + layers.Embedding(6, 8, name="positions")(positions)
+    x = x * keras.Variable(np.linspace(0.5, 1, 8)) + np.ones((1, 6, 8))
+    x = layers.Conv1D(7, 3, activation="relu", name="conv")(x)
+    return keras.Model(inputs, head(layers.GlobalMaxPooling1D()(x)))
+
+
+def shared_table():
+    """One table for two inputs, whose vectors are compared."""
+    table = layers.Embedding(5, 8, name="table")
+    first = keras.Input((), dtype="int32", name="first")
+    second = keras.Input((), dtype="int32", name="second")
+    a, b = table(first), table(second)
+    x = layers.Concatenate()([layers.Dot(1)([a, b]), a])
+    return keras.Model([first, second], head(x))
+
+
+def tied_language_model():
+    inputs = keras.Input((6,), dtype="int32")
+    table = layers.ReversibleEmbedding(5, 8, name="table")
+    x = table(inputs)
+    x = layers.Dense(9, activation="gelu", name="up")(x)
+    x = layers.Dense(8, name="down")(x)
+    return keras.Model(inputs, table(x, reverse=True))
+
+
+def untied_language_model():
+    inputs = keras.Input((6,), dtype="int32")
+    table = layers.ReversibleEmbedding(
+        5, 8, tie_weights=False, logit_soft_cap=2.0, name="table"
+    )
+    x = layers.LayerNormalization()(table(inputs))
+    return keras.Model(inputs, table(x, reverse=True))
+
+
+ZOO = {
+    bag_of_tokens: {"embed": 8},
+    token_and_position: {"tokens": 8, "conv": 7},
+    shared_table: {"table": 8},
+    tied_language_model: {"table": 8, "up": 9},
+    untied_language_model: {"table": 8},
+}
+
+
+@pytest.mark.parametrize("build", ZOO, ids=lambda f: f.__name__)
+def test_masked_equals_compact(build, tmp_path):
+    found = kprune.trace(build())
+    expected = ZOO[build]
+    assert sorted(g.size for g in found.prunable) == sorted(expected.values())
+    run_pruning_test(build, tmp_path)
+
+
+def test_a_single_column_stays():
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Flatten()(layers.Embedding(5, 1, name="embed")(inputs))
+    graph = kprune.trace(keras.Model(inputs, head(x)))
+    assert "only column" in graph["embed"].pinned
+
+
+def test_the_reverse_projection_counts_as_work():
+    model = tied_language_model()
+    macs = {row.name: row.macs for row in kprune.cost(model).table}
+    assert macs["table"] == 6 * 5 * 8
+
+
+def test_a_reversed_input_that_must_stay_keeps_the_table():
+    tokens = keras.Input((6,), dtype="int32")
+    vectors = keras.Input((6, 8))
+    table = layers.ReversibleEmbedding(5, 8, name="table")
+    model = keras.Model(
+        [tokens, vectors], [head(table(tokens)), table(vectors, reverse=True)]
+    )
+    assert kprune.trace(model)["table"].pinned is not None

@@ -1,0 +1,168 @@
+"""What kprune does not know is left alone, and it says so."""
+
+import re
+from pathlib import Path
+
+import keras
+import pytest
+from harness import run_pruning_test
+from keras import layers
+from keras import ops
+
+import kprune
+from kprune.graph.registry import find_rule
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@keras.saving.register_keras_serializable("test_unknown")
+class Halve(layers.Layer):
+    """A custom layer without variables."""
+
+    def call(self, inputs):
+        return inputs / 2
+
+
+@keras.saving.register_keras_serializable("test_unknown")
+class Weighted(layers.Layer):
+    def build(self, input_shape):
+        self.weight = self.add_weight(shape=input_shape[-1:], name="weight")
+
+    def call(self, inputs):
+        return inputs * self.weight
+
+
+def around(middle):
+    """A pinned layer between two that stay prunable."""
+
+    def build():
+        x = inputs = keras.Input((4,))
+        x = layers.Dense(6, activation="relu", name="free")(x)
+        x = layers.Dense(5, name="pinned")(x)
+        x = middle(x)
+        x = layers.Dense(6, activation="sigmoid", name="after")(x)
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+    return build
+
+
+UNKNOWN = {
+    "no variables": (Halve, "layer 'halve' has no rule: register one with "
+                     "@kprune.register_rule(Halve)"),
+    "variables": (Weighted, "@kprune.register_rule(Weighted)"),
+    "sort": (lambda: lambda x: ops.sort(x, axis=-1), "Sort has no rule"),
+    "cumsum": (lambda: lambda x: ops.cumsum(x, axis=1), "Cumsum has no rule"),
+    "norm": (lambda: lambda x: x / ops.norm(x, axis=-1, keepdims=True),
+             "no finite slope"),
+    "divisor": (lambda: lambda x: 1 / (x + 9), "divides by these channels"),
+    "arctan2": (lambda: lambda x: ops.arctan2(x, x), "Arctan2 has no rule"),
+    "std": (lambda: lambda x: ops.std(x[:, None], axis=1), "no finite slope"),
+    "single": (lambda: lambda x: x[:, 2:3], "picks a single channel"),
+    "index": (lambda: lambda x: ops.take(x, [[0, 1], [2, 3]], axis=1)[:, 0],
+              "picks single channels"),
+    "model": (lambda: _Subclassed(), "is not functional"),
+}  # fmt: skip
+
+
+@keras.saving.register_keras_serializable("test_unknown")
+class _Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs * 2
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_things_pin_what_they_touch(name):
+    middle, told = UNKNOWN[name]
+    graph = kprune.trace(around(lambda x: middle()(x))())
+    pinned = [g.pinned for g in graph.groups if g.pinned and g.name != "head"]
+    assert any(told in reason for reason in pinned), pinned
+    assert {"free", "after"} <= {g.name for g in graph.prunable}
+
+
+@pytest.mark.parametrize("layer", [Halve, Weighted], ids=lambda c: c.__name__)
+def test_models_with_unknown_layers_are_pruned_around_them(layer, tmp_path):
+    build = around(lambda x: layer()(x))
+    run_pruning_test(build, tmp_path, expected={"free": 6, "after": 6})
+
+
+def test_lambda_is_pinned_and_survives():
+    build = around(lambda x: layers.Lambda(lambda v: v[:, ::-1], name="flip")(x))
+    assert "Lambda 'flip'" in kprune.trace(build())["pinned"].pinned
+    run_pruning_test(build, expected={"free": 6, "after": 6}, save=False)
+
+
+class SameConv(layers.Conv2D):
+    """Adds nothing that Keras computes with."""
+
+    note = "mine"
+
+    def describe(self):
+        return self.note
+
+
+class Standardized(layers.Conv2D):
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - ops.mean(kernel))
+
+
+class Sixteen(layers.Conv2D):
+    def __init__(self, **kwargs):
+        super().__init__(16, 3, **kwargs)
+
+
+def test_subclasses_that_change_anything_are_unknown():
+    assert find_rule(SameConv(4, 3)) is find_rule(layers.Conv2D(4, 3))
+    assert find_rule(Standardized(4, 3)) is None
+    assert find_rule(Sixteen()) is None
+
+
+def test_subclassed_model_error_names_the_class_and_ways_out():
+    class Detector(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(TypeError, match="(?s)Detector.*Ways out.*functional"):
+        kprune.trace(Detector())
+
+
+def test_nothing_prunable_is_an_error_that_lists_why():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(5, name="hidden")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(Halve(name="own")(x)))
+    with pytest.raises(ValueError) as error:
+        kprune.wrap(model)
+    message = str(error.value)
+    assert "hidden (5 channels): layer 'own' has no rule" in message
+    assert "out (2 channels): feeds the model output" in message
+    assert "register_rule" in message
+
+
+def test_a_rule_that_returns_wrong_labels_is_told():
+    class Wrong(layers.Layer):
+        def call(self, inputs):
+            return inputs[:, :2]
+
+    kprune.register_rule(Wrong)(lambda call: call.input)
+    with pytest.raises(ValueError, match="Every axis must have size 1"):
+        kprune.trace(around(lambda x: Wrong()(x))())
+
+
+def test_worked_example_of_the_documentation(tmp_path, capsys):
+    text = (DOCS / "custom_layers.md").read_text()
+    space: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    for block in blocks:
+        exec(block, space)  # noqa: S102
+    assert "thin:2" in capsys.readouterr().out
+    rule = next(b for b in blocks if "class LowRankDenseRule" in b)
+    assert len(rule.split("@kprune")[1].strip().splitlines()) < 20
+
+    def build():
+        x = inputs = keras.Input((3, 6))
+        x = space["LowRankDense"](8, rank=4, name="thin")(x)
+        x = space["Shift"](name="shift")(x)
+        x = ops.sum(layers.Dense(5, activation="relu", name="next")(x), axis=-1)
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+    expected = {"thin": 4, "thin:2": 8, "next": 5}
+    run_pruning_test(build, tmp_path, expected=expected)
