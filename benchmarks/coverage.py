@@ -54,7 +54,10 @@ def build(name: str):
 
     size = SIZES.get(name, 64)
     base = getattr(keras.applications, name)(
-        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
+        weights=None,
+        include_top=False,
+        pooling="avg",
+        input_shape=(size, size, 3),
     )
     head = keras.layers.Dense(10, name="head")(base.output)
     model = keras.Model(base.input, head, name=name)
@@ -121,7 +124,9 @@ def measure(name: str) -> dict:
     compact, rebuild_seconds = timed(kprune.rebuild, masked)
     y, z = (np.asarray(m(x, training=False)) for m in (masked, compact))
     scale = np.abs(y).max()
-    inner = {r: n for r, n in coverage.reasons.items() if not r.startswith(OUTPUT)}
+    inner = {
+        r: n for r, n in coverage.reasons.items() if not r.startswith(OUTPUT)
+    }
     return {
         "model": name,
         "prunable": coverage.prunable,
@@ -145,7 +150,9 @@ def run(names: list[str]) -> bool:
     for name in names:
         print(name, end=" ", flush=True)
         done = subprocess.run(
-            [sys.executable, __file__, "--one", name], capture_output=True, text=True
+            [sys.executable, __file__, "--one", name],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             print("failed\n" + done.stderr[-2000:])
@@ -154,7 +161,10 @@ def run(names: list[str]) -> bool:
         row = rows[name] = json.loads(done.stdout.splitlines()[-1])
         print(f"{share(row):.2%} {row['error']:.1e}")
         good = good and row["error"] <= EXACT and row["change"] > 1e-4
-        write(RESULTS, json.dumps(sorted(rows.values(), key=_name), indent=1) + "\n")
+        write(
+            RESULTS,
+            json.dumps(sorted(rows.values(), key=_name), indent=1) + "\n",
+        )
     return good
 
 
@@ -212,7 +222,9 @@ def page(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", help="default: all 40")
-    parser.add_argument("--table", action="store_true", help="rewrite the page only")
+    parser.add_argument(
+        "--table", action="store_true", help="rewrite the page only"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -109,5 +109,9 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
         LayerCost(o.name, type(o).__name__, round(m), round(p), round(b))
         for o, m, p, b in rows.values()
     )
-    total = [sum(getattr(r, f) for r in table) for f in ("macs", "params", "bytes")]
-    return Cost(*total, table)
+    return Cost(
+        sum(row.macs for row in table),
+        sum(row.params for row in table),
+        sum(row.bytes for row in table),
+        table,
+    )

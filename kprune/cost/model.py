@@ -140,7 +140,8 @@ class CostModel:
         self.itemsizes = np.array(self._bytes_per_term)
 
     def _shape(self, variable: keras.Variable) -> tuple[float, list[int]]:
-        coefficient, numbers = 1.0, []
+        coefficient = 1.0
+        numbers: list[int] = []
         binding = self.graph.bindings.get(id(variable))
         for axis, size in enumerate(variable.shape):
             bound = None if binding is None else binding.axes.get(axis)

@@ -107,7 +107,7 @@ _OPERATIONS: dict[tuple, ActivationKind] = {}
 def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
     """Finds out by trying: see `ActivationKind`."""
     rng = np.random.default_rng(0)
-    shape = (2, 3, 2, 2, 2, 2)[: rank - 1] + (5,)
+    shape = (*(2, 3, 2, 2, 2, 2)[: rank - 1], 5)
     x = rng.normal(size=shape).astype("float32") * 3
     try:
         y = _apply(function, x)

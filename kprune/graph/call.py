@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -49,8 +50,10 @@ class Call:
         self.constants: dict[int | str, Labels] = {}
         # What the layer inside a wrapper saw, for `Rule.config` of the latter.
         self.inner: Visit | None = None
-        # How often the wrapper calls its inner layer.
+        # How often the wrapper calls its inner layer, and how many axes of
+        # its own input that layer does not see.
         self.repeats = 1
+        self.hidden_axes = 0
         self._ledger = ledger
 
     def __repr__(self) -> str:
@@ -73,11 +76,27 @@ class Call:
     def output_shape(self) -> tuple[int | None, ...]:
         return self.output_shapes[0]
 
-    def within(self, layer: Any, args: tuple, output_shapes, repeats: int = 1) -> Call:
-        """The call of the layer inside this wrapper, for that layer's rule."""
-        call = Call(layer, args, {}, output_shapes, self._ledger)
+    def within(self, layer: Any) -> Call:
+        """The same call of a layer inside a wrapper that calls it once."""
+        call = Call(layer, self.args, {}, self.output_shapes, self._ledger)
         call.owner = self.owner
-        call.repeats = self.repeats * repeats
+        call.repeats = self.repeats
+        call.hidden_axes = self.hidden_axes
+        return call
+
+    def step(self, layer: Any, x: Labels, shape, count: int) -> Call:
+        """The call of a layer inside a wrapper that loops over an axis.
+
+        Args:
+            layer: The inner layer.
+            x: Its input, without the axis.
+            shape: Shape of its output.
+            count: How often it is called.
+        """
+        call = Call(layer, (x,), {}, [shape], self._ledger)
+        call.owner = self.owner
+        call.repeats = self.repeats * count
+        call.hidden_axes = self.hidden_axes + 1
         return call
 
     # -- labels ----------------------------------------------------------
@@ -270,6 +289,9 @@ class Call:
         axes = {a % rank: axis for a, axis in axes.items()}
         known = self._ledger.bindings.get(id(variable))
         if known is None:
+            for axis in axes.values():
+                if axis.feature_axis is not None:
+                    axis.feature_axis += self.hidden_axes
             binding = Binding(self.owner, variable, axes)
             self._ledger.bindings[id(variable)] = binding
             return
@@ -285,7 +307,6 @@ class Call:
             return
         why = f"shared {self!r} is called on tensors of different origin"
         self.pin([*old, *new], why)
-        old.clear()
 
     def bind_all(self, variables, labels: list[np.ndarray], role: str) -> None:
         """Binds axis 0 of several vectors to the same labels."""

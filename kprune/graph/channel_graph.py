@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.graph import describe
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
 from kprune.graph.call import SCALE
@@ -105,6 +106,9 @@ class Group:
     def __repr__(self) -> str:
         state = "prunable" if self.pinned is None else f"pinned: {self.pinned}"
         return f"<Group '{self.name}': {self.size} channels, {state}>"
+
+    def __str__(self) -> str:
+        return describe.describe_group(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,7 +392,9 @@ class ChannelGraph:
             living[self[name].classes] = mask
         return Kept(living, self)
 
-    def __str__(self) -> str:
-        from kprune.graph.describe import describe
+    def __repr__(self) -> str:
+        count = f"{len(self.prunable)} of {len(self.groups)} groups prunable"
+        return f"<ChannelGraph of '{self.model.name}': {count}>"
 
-        return describe(self)
+    def __str__(self) -> str:
+        return describe.describe(self)

@@ -149,6 +149,6 @@ def reshape_factor(
             continue
         if _product(old[i0:i1]) is None or None in new[j0:j1]:
             return None
-        expanded[i0:i1] = list(old[i0:i1])  # type: ignore[list-item]
+        expanded[i0:i1] = list(old[i0:i1])
         out_shape += list(new[j0:j1])  # type: ignore[arg-type]
     return compress(np.broadcast_to(factor, expanded).reshape(out_shape))

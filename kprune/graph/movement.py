@@ -15,6 +15,7 @@ from kprune.graph.labels import varying
 
 
 def transpose(x: Labels, order: Sequence[int]) -> Labels:
+    """Labels of a tensor whose axes come in another order."""
     return x.replace(
         shape=tuple(x.shape[a] for a in order),
         factors=tuple(f.transpose(order) for f in x.factors),
@@ -36,6 +37,7 @@ def finish(call: Call, x: Labels, factors, shape) -> Labels:
 
 
 def reshape(call: Call, x: Labels, shape) -> Labels:
+    """Labels of a reshaped tensor; what cannot be followed is pinned."""
     factors = []
     why = x.why
     for factor in x.factors:
@@ -139,7 +141,7 @@ def pad(call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape) ->
             labelled.add(axis)
         factors.append(factor)
     if last in padded and last not in labelled and (x.shape[last] or 0) > 1:
-        blank = np.zeros([1] * last + [x.shape[last]], dtype=int)  # type: ignore[list-item]
+        blank = np.zeros([1] * last + [x.shape[last] or 1], dtype=int)
         factors.append(_pad_factor(call, blank, last, widths[last], False))
     zero = x.zero and not np.any(value)
     return x.replace(shape=tuple(shape), factors=tuple(factors), zero=zero)

@@ -17,7 +17,7 @@ class Transparent(keras.layers.Layer):
 
     def inner(self) -> keras.layers.Layer:
         """The layer that is wrapped."""
-        return self.layer  # type: ignore[attr-defined]
+        return self.layer
 
     def masked_axes(self) -> set[tuple[int, Any]]:
         """What has a mask: `(id(variable), axis)` and `(id(layer), name)`.

@@ -58,7 +58,7 @@ class Cloner:
             for old, new in zip(node.outputs, flat, strict=True):
                 tensors[id(old)] = new
 
-        def swap(structure):
+        def swap(structure: Any) -> Any:
             return keras.tree.map_structure(lambda t: tensors[id(t)], structure)
 
         new = _constructor(model)(
@@ -88,4 +88,3 @@ def _constructor(model: keras.Model) -> Any:
     if cls is keras.Sequential or issubclass(cls, keras.Sequential):
         return keras.Model
     return cls if functional_like_constructor(cls) else keras.Model
-

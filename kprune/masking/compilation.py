@@ -46,7 +46,9 @@ def copy_compilation(
         return
     copy.optimizer.build(copy.trainable_variables)
     if optimizer_state and model.optimizer.built:
-        pairs = zip(model.optimizer.variables, copy.optimizer.variables, strict=True)
+        pairs = zip(
+            model.optimizer.variables, copy.optimizer.variables, strict=True
+        )
         for source, target in pairs:
             copy_value(source, target)
 

@@ -164,26 +164,39 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         for pair in [*(self._filters or []), *(self._axes or [])]:
             if pair in self._masks:
                 return pair
+        if self.built:
+            kind = type(self.layer).__name__
+            raise ValueError(
+                f"Layer '{self.name}' ({kind}) has no weight that is masked."
+            )
         raise ValueError(
             f"FilterMask '{self.name}' has no masks yet: call the layer (or "
             "build the model) first."
         )
 
-    def axis_mask(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+    def axis_mask(
+        self, variable: keras.Variable, axis: int
+    ) -> np.ndarray | None:
         """The mask on one axis of one variable of the layer, or None."""
         mask = self._masks.get((self._index(variable), axis))
         return None if mask is None else read(mask)
 
-    def set_axis_mask(self, variable: keras.Variable, axis: int, value) -> None:
+    def set_axis_mask(
+        self, variable: keras.Variable, axis: int, value: Any
+    ) -> None:
         """Sets the mask on one axis of one variable of the layer."""
         self._masks[self._index(variable), axis].assign(value)
 
-    def axis_factor(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+    def axis_factor(
+        self, variable: keras.Variable, axis: int
+    ) -> np.ndarray | None:
         """The factor on one axis of one variable of the layer, or None."""
         factor = self._factors.get((self._index(variable), axis))
         return None if factor is None else read(factor)
 
-    def set_axis_factor(self, variable: keras.Variable, axis: int, value) -> None:
+    def set_axis_factor(
+        self, variable: keras.Variable, axis: int, value: Any
+    ) -> None:
         """Sets the factor on one axis of one variable of the layer."""
         self._factors[self._index(variable), axis].assign(value)
 
@@ -195,14 +208,18 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         for n, weight in enumerate(self.layer.weights):
             if weight is variable:
                 return n
-        raise ValueError(f"'{variable.path}' is no weight of layer '{self.name}'.")
+        raise ValueError(
+            f"'{variable.path}' is no weight of layer '{self.name}'."
+        )
 
     def inner(self) -> keras.layers.Layer:
         return self.layer
 
     def masked_axes(self) -> set[tuple[int, Any]]:
         weights = self.layer.weights
-        axes: set[tuple[int, Any]] = {(id(weights[n]), a) for n, a in self._masks}
+        axes: set[tuple[int, Any]] = {
+            (id(weights[n]), a) for n, a in self._masks
+        }
         return axes | {(id(self.layer), name) for name in self._tensor_masks}
 
     # -- computing ---------------------------------------------------------
@@ -240,7 +257,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             return value
         dead = keras.ops.equal(scale, 0)
         safe = keras.ops.where(dead, keras.ops.ones_like(scale), scale)
-        return keras.ops.where(dead, keras.ops.cast(old, value.dtype), value / safe)
+        return keras.ops.where(
+            dead, keras.ops.cast(old, value.dtype), value / safe
+        )
 
     def folded(self, index: int) -> np.ndarray:
         """Weight `index` with the attenuation factor folded in, masks not.
@@ -267,7 +286,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             for n, v in enumerate(weights)
         ]
         known = {id(v) for v in weights}
-        before += [(v, v.value) for v in self.layer.variables if id(v) not in known]
+        before += [
+            (v, v.value) for v in self.layer.variables if id(v) not in known
+        ]
         # An inner scope replaces the outer one, so what the layer updates in
         # it (moving statistics, seeds) and the losses it adds are handed on.
         scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
@@ -277,7 +298,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         for n, (variable, _) in enumerate(before):
             value = scope.get_current_value(variable)
             if value is not start[id(variable)]:
-                variable.assign(self._unscaled(n, value) if n in masked else value)
+                variable.assign(
+                    self._unscaled(n, value) if n in masked else value
+                )
         for loss in scope.losses:
             outer = scope.original_scope
             self.add_loss(loss) if outer is None else outer.add_loss(loss)
@@ -308,7 +331,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        config["axes"] = None if self._axes is None else [list(p) for p in self._axes]
+        config["axes"] = (
+            None if self._axes is None else [list(p) for p in self._axes]
+        )
         config["filters"] = (
             None if self._filters is None else [list(p) for p in self._filters]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     require_prunable(graph)
     cloner = Cloner(
         _Wrapping(graph).make,
-        lambda node, args, kwargs: (args, kwargs),
+        _positional,
         lambda functional, index: functional.inputs[index].shape,
     )
     masked = cloner.clone(model)
@@ -74,6 +75,17 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
             rule.arrange(old, new)
     copy_compilation(model, masked)
     return masked
+
+
+def _positional(node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Gives the first argument by position: the wrapper names it otherwise."""
+    operation = walk.unwrap(node.operation)
+    if args or not isinstance(operation, keras.layers.Layer):
+        return args, kwargs
+    first = next(iter(inspect.signature(operation.call).parameters))
+    if first not in kwargs:
+        return args, kwargs
+    return (kwargs[first],), {k: v for k, v in kwargs.items() if k != first}
 
 
 def require_prunable(graph: ChannelGraph) -> None:
@@ -101,7 +113,9 @@ class _Wrapping:
         self._axes: dict[int, list[tuple[int, int, str]]] = {}
         for binding in graph.bindings.values():
             for axis, bound in binding.axes.items():
-                live = any(prunable[graph.classes[a]].any() for a in bound.labels)
+                live = any(
+                    prunable[graph.classes[a]].any() for a in bound.labels
+                )
                 if live and bound.role != STATISTIC:
                     place = (id(binding.variable), axis, bound.role)
                     self._axes.setdefault(id(binding.layer), []).append(place)
@@ -128,7 +142,7 @@ class _Wrapping:
 
 def filter_masks(model: keras.Model) -> list[FilterMask]:
     """All `FilterMask` wrappers of a model, nested models included."""
-    return [l for l in walk.layers_of(model) if isinstance(l, FilterMask)]
+    return [x for x in walk.layers_of(model) if isinstance(x, FilterMask)]
 
 
 def is_masked(model: keras.Model) -> bool:
@@ -213,7 +227,9 @@ def set_masks(
     """
     require_masked(masked)
     graph = graph or trace(masked)
-    vectors = {name: _check(graph, name, value) for name, value in masks.items()}
+    vectors = {
+        name: _check(graph, name, value) for name, value in masks.items()
+    }
     current = {**_current(masked, graph), **vectors}
     _write(masked, graph, current)
 
@@ -252,7 +268,9 @@ def _check(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
     return vector
 
 
-def _write(masked, graph: ChannelGraph, vectors: dict[str, np.ndarray]) -> None:
+def _write(
+    masked: keras.Model, graph: ChannelGraph, vectors: dict[str, np.ndarray]
+) -> None:
     value = np.ones(int(graph.classes.max()) + 1, dtype="float32")
     for name, vector in vectors.items():
         value[graph[name].classes] = vector
@@ -260,8 +278,13 @@ def _write(masked, graph: ChannelGraph, vectors: dict[str, np.ndarray]) -> None:
     wrappers = wrappers_by_layer(masked)
     for need in graph.tracer.ledger.needs.values():
         wrapper = wrappers.get(id(need.layer))
-        if wrapper is not None and (id(need.layer), need.name) in wrapper.masked_axes():
-            mask = np.prod([alive[graph.classes[a]] for a in need.labels], axis=0)
+        if (
+            wrapper is not None
+            and (id(need.layer), need.name) in wrapper.masked_axes()
+        ):
+            mask = np.prod(
+                [alive[graph.classes[a]] for a in need.labels], axis=0
+            )
             wrapper.set_tensor_mask(need.name, mask)
     for binding in graph.bindings.values():
         wrapper = wrappers.get(id(binding.layer))

@@ -74,13 +74,13 @@ class _Shrinking:
             return copy_operation(visit.operation)
         return visit.rule.shrink(visit, self._kept)
 
-    def arguments(self, node: Any, args: tuple, kwargs: dict):
+    def arguments(self, node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         visit = self._visits[id(node)]
         if visit.rule is None:
             return args, kwargs
         return visit.rule.arguments(visit, self._kept, args, kwargs)
 
-    def input_shape(self, functional: Any, index: int):
+    def input_shape(self, functional: Any, index: int) -> tuple[int | None, ...]:
         nested = self._nested.get(id(functional))
         if nested is None:
             return functional.inputs[index].shape
@@ -90,7 +90,9 @@ class _Shrinking:
 Pairs = dict[int, keras.Variable]
 
 
-def _load_weights(masked, graph: ChannelGraph, kept: Kept, cloner: Cloner) -> Pairs:
+def _load_weights(
+    masked: keras.Model, graph: ChannelGraph, kept: Kept, cloner: Cloner
+) -> Pairs:
     """Cuts every variable; returns the new variable by `id(old variable)`."""
     wrappers = wrappers_by_layer(masked)
     rules = {id(v.operation): v.rule for v in graph.tracer.visits.values()}
@@ -120,7 +122,9 @@ def _load_weights(masked, graph: ChannelGraph, kept: Kept, cloner: Cloner) -> Pa
     return pairs
 
 
-def _value(wrapper: FilterMask | None, number: int | None, old) -> np.ndarray:
+def _value(
+    wrapper: FilterMask | None, number: int | None, old: keras.Variable
+) -> np.ndarray:
     if wrapper is None or number is None:
         return read(old)
     return wrapper.folded(number)

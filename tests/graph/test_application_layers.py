@@ -21,13 +21,12 @@ def convnext():
     x = inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(8, 4, strides=4, name="stem")(x)
     x = layers.LayerNormalization(epsilon=1e-6)(x)
-    for n in range(2):
-        y = layers.Conv2D(8, 3, padding="same", groups=8, name=f"depthwise{n}")(x)
-        y = layers.LayerNormalization(epsilon=1e-6)(y)
-        y = layers.Dense(12, activation="gelu", name=f"up{n}")(y)
-        y = layers.Dense(8, name=f"down{n}")(y)
-        y = LayerScale(1e-6, 8, name=f"scale{n}")(y)
-        x = layers.Add()([x, StochasticDepth(0.0, name=f"drop{n}")(y)])
+    y = layers.Conv2D(8, 3, padding="same", groups=8, name="depthwise")(x)
+    y = layers.LayerNormalization(epsilon=1e-6)(y)
+    y = layers.Dense(12, activation="gelu", name="up")(y)
+    y = layers.Dense(8, name="down")(y)
+    y = LayerScale(1e-6, 8, name="scale")(y)
+    x = layers.Add()([x, StochasticDepth(0.0, name="drop")(y)])
     x = layers.LayerNormalization()(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, head(x))
 
@@ -43,7 +42,7 @@ def inception_resnet():
 
 
 ZOO = {
-    convnext: {"stem": 8, "up0": 12, "up1": 12},
+    convnext: {"stem": 8, "up": 12},
     inception_resnet: {"stem": 8, "one": 4, "two": 5},
 }
 

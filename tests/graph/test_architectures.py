@@ -179,7 +179,7 @@ CASES = {
     unet: {
         "down0": 4, "down1": 6, "middle": 8, "up0": 6, "join0": 6, "up1": 4,
         "join1": 4,
-    },  # fmt: skip
+    },
     fpn: {"c1": 4, "c2": 6, "lateral2": 5, "tower": 4},
     shufflenet: {"stem": 4, "reduce": 3, "last": 6},
     shufflenet_v2: {"stem": 2, "stem:2": 2, "stem:3": 4, "last": 6},

@@ -111,7 +111,9 @@ def attention_by_operations():
     inputs = keras.Input((5, 6))
     query, key, value = (_split(inputs, 3, name) for name in "qkv")
     one = ops.dot_product_attention(query, key, value, is_causal=True)
-    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    query, key, value = (
+        ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)
+    )
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2)) * 0.5
     two = ops.transpose(ops.matmul(ops.softmax(scores), value), (0, 2, 1, 3))
     x = layers.Concatenate()([ops.reshape(t, (-1, 5, 12)) for t in (one, two)])
@@ -158,7 +160,9 @@ def vision_transformer():
     y = layers.LayerNormalization()(x)
     y = layers.Dense(12, activation="gelu", name="up")(y)
     x = x + layers.Dense(8, name="down")(y)
-    return keras.Model(inputs, head(layers.Flatten()(layers.LayerNormalization()(x))))
+    return keras.Model(
+        inputs, head(layers.Flatten()(layers.LayerNormalization()(x)))
+    )
 
 
 def mlp_mixer():
@@ -179,31 +183,61 @@ def mlp_mixer():
 ZOO = {
     self_attention: {"embed": 8, "mha": 4, "mha:2": 6},
     cross_attention: {
-        "k": 9, "q": 7, "v": 8,
-        "mha": 3, "mha:2": 4, "mha:3": 5, "mha:4": 4, "mha:5": 6,
+        "k": 9,
+        "q": 7,
+        "v": 8,
+        "mha": 3,
+        "mha:2": 4,
+        "mha:3": 5,
+        "mha:4": 4,
+        "mha:5": 6,
     },
     masked_attention: {
-        "embed": 8, "drop": 2, "drop:2": 4,
-        "slide": 2, "slide:2": 3, "slide:3": 4, "slide:4": 8,
+        "embed": 8,
+        "drop": 2,
+        "drop:2": 4,
+        "slide": 2,
+        "slide:2": 3,
+        "slide:3": 4,
+        "slide:4": 8,
     },
-    attention_over_one_axis_of_two: {"embed": 8, "mha": 2, "mha:2": 4, "mha:3": 8},
+    attention_over_one_axis_of_two: {
+        "embed": 8,
+        "mha": 2,
+        "mha:2": 4,
+        "mha:3": 8,
+    },
     single_head: {"mha": 4, "mha:2": 6},
     grouped_queries: {
-        "embed": 8, "gqa": 2, "gqa:2": 3, "gqa:3": 4,
-        "mqa": 4, "mqa:2": 3, "mha": 3, "mha:2": 4,
+        "embed": 8,
+        "gqa": 2,
+        "gqa:2": 3,
+        "gqa:3": 4,
+        "mqa": 4,
+        "mqa:2": 3,
+        "mha": 3,
+        "mha:2": 4,
     },
     plain_attention: {"k": 7, "v": 8},
     additive_attention: {"embed": 6, "q": 7},
     attention_by_operations: {"k": 4},
     attention_by_einsum: {"k": 3, "k:2": 4, "v": 5, "merge": 7},
     transformer_encoder: {
-        "embed": 8, "mha0": 2, "mha0:2": 4, "up0": 10,
-        "mha1": 2, "mha1:2": 4, "up1": 10,
+        "embed": 8,
+        "mha0": 2,
+        "mha0:2": 4,
+        "up0": 10,
+        "mha1": 2,
+        "mha1:2": 4,
+        "up1": 10,
     },
     vision_transformer: {"patches": 8, "mha": 2, "mha:2": 4, "up": 12},
     mlp_mixer: {
-        "patches": 8, "tokens_up0": 6, "channels_up0": 10,
-        "tokens_up1": 6, "channels_up1": 10,
+        "patches": 8,
+        "tokens_up0": 6,
+        "channels_up0": 10,
+        "tokens_up1": 6,
+        "channels_up1": 10,
     },
 }
 
@@ -237,10 +271,14 @@ def test_without_whole_heads_masked_and_compact_train_alike(build):
         heads = [
             g
             for g in kprune.trace(masked).prunable
-            if any(m.axis == 1 and len(m.variable.shape) == 3 for m in g.producers)
+            if any(
+                m.axis == 1 and len(m.variable.shape) == 3 for m in g.producers
+            )
         ]
         assert heads
-        kprune.set_masks(masked, {g.name: [0] + [1] * (g.size - 1) for g in heads})
+        kprune.set_masks(
+            masked, {g.name: [0] + [1] * (g.size - 1) for g in heads}
+        )
         compact = kprune.rebuild(masked)
         x = random_inputs(model)
         assert difference(outputs(masked, x), outputs(compact, x)) < 1e-12
@@ -264,12 +302,16 @@ def test_a_removed_head_is_a_removed_head():
     )
     scores = np.exp(np.einsum("bhqd,bhkd->bhqk", query, key) / np.sqrt(2))
     scores /= scores.sum(-1, keepdims=True)
-    heads = np.einsum("bhqk,bhkd,hdm->bhqm", scores, value, mha.output_dense.kernel)
+    heads = np.einsum(
+        "bhqk,bhkd,hdm->bhqm", scores, value, mha.output_dense.kernel
+    )
     expected = heads[:, [0, 2]].sum(1) + np.asarray(mha.output_dense.bias)
     last = model.get_layer("head")
     expected = expected @ np.asarray(last.kernel) + np.asarray(last.bias)
     for m in (masked, kprune.rebuild(masked)):
-        np.testing.assert_allclose(outputs(m, x)[0], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            outputs(m, x)[0], expected, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_attention_scores_that_are_an_output_pin_the_heads():
@@ -315,9 +357,9 @@ def test_a_mask_of_its_own_for_every_head_pins_them(heads):
 
 def test_positions_that_are_compared_stay():
     inputs = keras.Input((5, 6))
-    x = layers.Permute((2, 1))(layers.Dense(4, name="tokens")(
-        layers.Permute((2, 1))(inputs)
-    ))
+    x = layers.Permute((2, 1))(
+        layers.Dense(4, name="tokens")(layers.Permute((2, 1))(inputs))
+    )
     x = layers.MultiHeadAttention(2, 3, name="mha")(x, x)
     graph = kprune.trace(keras.Model(inputs, head(x)))
     assert "compares the positions" in graph["tokens"].pinned

@@ -40,7 +40,9 @@ def test_einsum_dense(case, tmp_path):
     def build():
         inputs = keras.Input((4, 5))
         x = layers.Dense(7, name="before")(inputs)
-        x = layers.EinsumDense(equation, shape, bias_axes=bias, name="einsum")(x)
+        x = layers.EinsumDense(equation, shape, bias_axes=bias, name="einsum")(
+            x
+        )
         return keras.Model(inputs, head(layers.Flatten()(x)))
 
     # The position axis (b) stays: it comes from the input.
@@ -60,7 +62,9 @@ def test_einsum_dense_passes_labels_of_two_axes():
         x = layers.EinsumDense(
             "abc,cd->abd", (6, 7), bias_axes="d", activation="gelu", name="mix"
         )(x)
-        x = layers.EinsumDense("abc,bc->abc", (6, 7), bias_axes="b", name="own")(x)
+        x = layers.EinsumDense(
+            "abc,bc->abc", (6, 7), bias_axes="b", name="own"
+        )(x)
         return keras.Model(inputs, head(layers.Flatten()(x)))
 
     run_pruning_test(build, expected={"tokens": 6, "mix": 7})
@@ -91,9 +95,10 @@ def test_softmax_over_the_outputs_pins_them():
     x = layers.EinsumDense(
         "abc,cd->abd", (None, 6), activation="softmax", name="einsum"
     )(inputs)
-    assert "mixes channels" in kprune.trace(keras.Model(inputs, head(x)))[
-        "einsum"
-    ].pinned
+    assert (
+        "mixes channels"
+        in kprune.trace(keras.Model(inputs, head(x)))["einsum"].pinned
+    )
 
 
 def _pair(units=6, activation="relu"):
@@ -137,7 +142,9 @@ PRUNABLE = {
 def test_operation(name, tmp_path):
     def build():
         inputs, a, b = _pair()
-        return keras.Model(inputs, head(layers.Flatten()(OPERATIONS[name](a, b))))
+        return keras.Model(
+            inputs, head(layers.Flatten()(OPERATIONS[name](a, b)))
+        )
 
     run_pruning_test(build, tmp_path, expected=PRUNABLE.get(name, {"a": 6}))
 
@@ -190,7 +197,9 @@ def test_dot_layer(normalize, activation, tmp_path):
 def test_dot_over_positions_keeps_both_channel_axes():
     def build():
         inputs, a, b = _pair()
-        return keras.Model(inputs, head(layers.Flatten()(layers.Dot(1)([a, b]))))
+        return keras.Model(
+            inputs, head(layers.Flatten()(layers.Dot(1)([a, b])))
+        )
 
     with floatx("float64"):
         model = build()
@@ -233,7 +242,7 @@ def test_work_counts_every_product():
 @pytest.mark.filterwarnings("ignore:NotImplemented should not be used")
 def test_tensordot_over_named_axes():
     def build():
-        inputs, a, b = _pair()
+        inputs, a, _ = _pair()
         x = ops.tensordot(a, np.ones((7, 6, 4)), axes=((2, 1), (1, 2)))
         return keras.Model(inputs, head(x))
 

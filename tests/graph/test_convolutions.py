@@ -84,12 +84,12 @@ def initialised_with_arrays():
 CASES = {
     one_and_three_dimensions: {
         "c1": 4, "c2": 5, "s1": 4, "t1": 3, "c3": 4, "t3": 3,
-    },  # fmt: skip
+    },
     depth_multiplier: {"a": 4, "separable": 6, "up": 5},
     groups: {
         "on_input": 3, "wide": 6, "two_groups": 4, "between": 4,
         "mix": 6,
-    },  # fmt: skip
+    },
     grouped_residual: {"stem": 8, "reduce": 4},
     dense_on_images: {"a": 6, "b": 5, "c": 4},
     initialised_with_arrays: {"a": 6},

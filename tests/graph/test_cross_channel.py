@@ -106,7 +106,9 @@ def group_norm_resnet():
         if stride > 1:
             short = layers.Conv2D(filters, 1, strides=stride, name="short")(x)
         y = layers.ReLU()(layers.GroupNormalization(4)(x))
-        y = layers.Conv2D(filters, 3, stride, padding="same", name=f"a{block}")(y)
+        y = layers.Conv2D(filters, 3, stride, padding="same", name=f"a{block}")(
+            y
+        )
         y = layers.ReLU()(layers.GroupNormalization(8)(y))
         y = layers.Conv2D(filters, 3, padding="same", name=f"b{block}")(y)
         x = layers.Add()([y, short])
@@ -117,10 +119,16 @@ def group_norm_resnet():
 def spectral():
     return image(
         layers.SpectralNormalization(
-            layers.Conv2D(6, 3, activation="sigmoid"), power_iterations=2, name="conv"
+            layers.Conv2D(6, 3, activation="sigmoid"),
+            power_iterations=2,
+            name="conv",
         ),
-        layers.SpectralNormalization(layers.Conv2DTranspose(5, 2), name="transposed"),
-        layers.SpectralNormalization(layers.DepthwiseConv2D(2), name="depthwise"),
+        layers.SpectralNormalization(
+            layers.Conv2DTranspose(5, 2), name="transposed"
+        ),
+        layers.SpectralNormalization(
+            layers.DepthwiseConv2D(2), name="depthwise"
+        ),
         layers.Flatten(),
         layers.SpectralNormalization(layers.Dense(7, "relu"), name="dense"),
     )
@@ -170,15 +178,24 @@ def test_layer_norm_statistics_are_those_of_the_living_channels():
     expected = (y - y.mean(-1, keepdims=True)) / np.sqrt(
         y.var(-1, keepdims=True) + layer.epsilon
     )
-    expected = expected * np.asarray(layer.gamma)[alive] + np.asarray(layer.beta)[alive]
+    expected = (
+        expected * np.asarray(layer.gamma)[alive]
+        + np.asarray(layer.beta)[alive]
+    )
     found = np.asarray(inner(x))
-    np.testing.assert_allclose(found[..., alive], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found[..., alive], expected, rtol=1e-4, atol=1e-5
+    )
     assert (found[..., ~alive] == 0).all()
 
 
 @pytest.mark.parametrize(
     "layer",
-    [layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization],
+    [
+        layers.LayerNormalization,
+        layers.RMSNormalization,
+        layers.GroupNormalization,
+    ],
 )
 def test_half_precision_computes_statistics_in_float32(layer):
     options = {"groups": 1} if layer is layers.GroupNormalization else {}
@@ -197,7 +214,9 @@ def test_half_precision_computes_statistics_in_float32(layer):
 def test_a_left_out_normalisation_keeps_its_channels():
     norm = layers.LayerNormalization(center=False, scale=False, name="norm")
     model = tokens(dense(6, "a"), norm, dense(4, "b"))
-    assert [g.name for g in kprune.trace(model, skip=["norm"]).prunable] == ["b"]
+    assert [g.name for g in kprune.trace(model, skip=["norm"]).prunable] == [
+        "b"
+    ]
     masked = kprune.wrap(model, skip=["norm"])
     graph = kprune.trace(masked)
     assert [g.name for g in graph.prunable] == ["b"]
@@ -214,7 +233,10 @@ class Strange(layers.Dense):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (layers.LayerNormalization(axis=[1, -1]), "mixes positive and negative"),
+        (
+            layers.LayerNormalization(axis=[1, -1]),
+            "mixes positive and negative",
+        ),
         (layers.LayerNormalization(axis=[0, 1]), "normalises across samples"),
         (layers.RMSNormalization(axis=1), "scales another axis"),
         (layers.SpectralNormalization(Strange(4)), "register one for Strange"),
@@ -237,7 +259,10 @@ def test_spectral_norm_of_the_compact_kernel_stays_that_of_the_masked():
     raw = np.asarray(masked.get_layer("s").layer.kernel)
     x = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
     for _ in range(3):
-        a, b = outputs(masked, x, training=True), outputs(compact, x, training=True)
+        a, b = (
+            outputs(masked, x, training=True),
+            outputs(compact, x, training=True),
+        )
         assert difference(a, b) < 1e-5
     after = np.asarray(masked.get_layer("s").layer.kernel)
     np.testing.assert_array_equal(after[:, 2], raw[:, 2])  # unmasking finds it

@@ -3,12 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
-
-import kprune
 
 
 def head(inputs, x):
@@ -95,7 +92,7 @@ def broadcasting():
 def cutting():
     x = inputs = keras.Input((6, 6, 3))
     x = conv(x, 9, "a")
-    one, two, three = ops.split(x, [2, 6], axis=-1)
+    one, _, three = ops.split(x, [2, 6], axis=-1)
     x = ops.concatenate([three, one, one * 2], axis=-1)
     x = conv(x, 12, "b")
     left, right = ops.split(x, 2, axis=3)
@@ -167,7 +164,7 @@ CASES = {
     cutting: {
         "a": 2, "a:2": 4, "a:3": 3, "b": 6, "c": 4, "c:2": 4,
         "e": 8, "d": 2, "d:2": 2, "d:3": 4,
-    },  # fmt: skip
+    },
     padding: {"a": 4, "b:2": 3, "b": 5, "c": 4, "head:2": 3},
     reductions: {"zero": 6, "gate": 5, "not_zero": 6},
     images: {"up": 3, "down": 4, "a": 5, "b": 4},

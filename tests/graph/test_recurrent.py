@@ -16,7 +16,7 @@ def head(inputs, x):
 
 
 def stacked():
-    x = inputs = keras.Input((4, 3))
+    x = inputs = keras.Input((2, 3))
     x = layers.SimpleRNN(4, activation="sigmoid", return_sequences=True, name="a")(x)
     x = layers.LSTM(5, return_sequences=True, go_backwards=True, name="b")(x)
     x = layers.GRU(6, return_sequences=True, name="c")(x)
@@ -26,7 +26,7 @@ def stacked():
 
 def states():
     """Final states of an encoder start a decoder."""
-    inputs = keras.Input((4, 3))
+    inputs = keras.Input((2, 3))
     _, h, c = layers.LSTM(5, return_state=True, name="encoder")(inputs)
     y, h, _ = layers.LSTM(5, return_sequences=True, return_state=True, name="decoder")(
         inputs, initial_state=[h, c]
@@ -36,28 +36,27 @@ def states():
 
 
 def state_from_dense():
-    inputs = keras.Input((4, 3))
+    inputs = keras.Input((2, 3))
     first = layers.Dense(4, activation="softplus", name="start")(inputs[:, 0])
     x = layers.SimpleRNN(4, name="rnn")(inputs, initial_state=first)
     return head(inputs, x)
 
 
-def bidirectional(mode):
-    def build():
-        x = inputs = keras.Input((4, 3))
-        x = layers.Conv1D(4, 2, name="conv")(x)
-        inner = layers.LSTM(4, return_sequences=True)
-        x = layers.Bidirectional(inner, merge_mode=mode, name="both")(x)
-        if mode is None:
-            x = layers.Subtract()(x)
-        x = layers.Bidirectional(layers.GRU(3), name="top")(x)
-        return head(inputs, x)
-
-    return build
+def bidirectional():
+    """Every merge mode beside each other."""
+    inputs = keras.Input((3, 3))
+    x = layers.Conv1D(4, 2, name="conv")(inputs)
+    merged = []
+    for mode in ("concat", "sum", "mul", "ave", None):
+        inner = layers.SimpleRNN(4, return_sequences=True, unroll=True)
+        y = layers.Bidirectional(inner, merge_mode=mode, name=f"both_{mode}")(x)
+        merged += y if isinstance(y, list | tuple) else [y]
+    x = layers.Bidirectional(layers.GRU(3), name="top")(layers.Concatenate()(merged))
+    return head(inputs, x)
 
 
 def bidirectional_states():
-    inputs = keras.Input((4, 3))
+    inputs = keras.Input((2, 3))
     y, *first = layers.Bidirectional(
         layers.LSTM(4, return_state=True, return_sequences=True), name="one"
     )(inputs)
@@ -70,7 +69,7 @@ def bidirectional_states():
 
 
 def distributed():
-    x = inputs = keras.Input((3, 6, 6, 2))
+    x = inputs = keras.Input((2, 6, 6, 2))
     x = layers.TimeDistributed(layers.Conv2D(5, 3), name="conv")(x)
     x = layers.TimeDistributed(layers.BatchNormalization(), name="bn")(x)
     x = layers.TimeDistributed(layers.Activation("sigmoid"))(x)
@@ -93,7 +92,7 @@ def distributed_twice():
 
 
 def cells():
-    x = inputs = keras.Input((4, 3))
+    x = inputs = keras.Input((2, 3))
     x = layers.RNN(layers.LSTMCell(4), return_sequences=True, name="one")(x)
     stack = [layers.GRUCell(4), layers.LSTMCell(5), layers.SimpleRNNCell(3)]
     x, *last = layers.RNN(
@@ -106,7 +105,7 @@ def cells():
 def conv_lstm():
     x = inputs = keras.Input((2, 5, 5, 2))
     x = layers.ConvLSTM2D(4, 3, return_sequences=True, name="a")(x)
-    x, h, c = layers.ConvLSTM2D(
+    x, _, c = layers.ConvLSTM2D(
         3, 2, activation="sigmoid", return_state=True, name="b"
     )(x)
     x = layers.Add()([x, c])
@@ -120,7 +119,7 @@ def conv_lstm_bidirectional():
 
 
 def timestep_mask():
-    inputs = keras.Input((4, 3))
+    inputs = keras.Input((2, 3))
     x = layers.Masking()(inputs)
     x = layers.GRU(4, return_sequences=True, name="a")(x)
     x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="b")(x)
@@ -132,11 +131,10 @@ CASES = {
     stacked: {"a": 4, "b": 5, "c": 6, "d": 4},
     states: {"encoder": 5},
     state_from_dense: {"start": 4},
-    bidirectional("concat"): {"conv": 4, "both": 4, "top": 3},
-    bidirectional("sum"): {"conv": 4, "both": 4, "top": 3},
-    bidirectional("mul"): {"conv": 4, "both": 4, "top": 3},
-    bidirectional("ave"): {"conv": 4, "both": 4, "top": 3},
-    bidirectional(None): {"conv": 4, "both": 4, "top": 3},
+    bidirectional: {
+        "conv": 4, "both_concat": 4, "both_sum": 4, "both_mul": 4, "both_ave": 4,
+        "both_None": 4, "top": 3,
+    },
     bidirectional_states: {"one": 4},
     distributed: {"conv": 5, "dense": 6, "rnn": 4},
     distributed_twice: {"frames": 5, "words": 3},
@@ -147,7 +145,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__name__)
 def test_recurrent(build, tmp_path):
     run_pruning_test(build, tmp_path, expected=CASES[build])
 
@@ -176,6 +174,14 @@ def test_what_stays_and_why(layer, reason):
     assert "x" not in prunable_sizes(model)
     told = kprune.trace(model).coverage.reasons
     assert any(reason in r for r in told), told
+
+
+def test_observed_axes_count_the_time_axis():
+    graph = kprune.trace(distributed())
+    axes = {m.layer.name: m.feature_axis for g in graph.groups for m in g.consumers}
+    assert axes == {"dense": 2, "rnn": None, "head": 1}
+    reads = [m for m in graph["dense"].consumers if m.name == "kernel"]
+    assert [m.feature_axis for m in reads] == [2]
 
 
 def test_model_inside_time_distributed_is_pinned():

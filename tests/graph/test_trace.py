@@ -21,13 +21,6 @@ def test_coverage_counts_and_explains():
     assert str(graph.coverage).startswith("24 of 28 channels prunable (85.7%)")
 
 
-def test_print_names_groups_members_and_pins():
-    page = str(kprune.trace(zoo.projection_resnet()))
-    assert page.splitlines()[0].startswith("Channel graph of")
-    assert "stem  8 channels\n  written by stem, b0" in page
-    assert "(pinned: feeds the model output 'head')" in page
-
-
 def test_members_point_at_the_right_slices():
     model = keras.Sequential(
         [

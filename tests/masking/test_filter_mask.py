@@ -36,7 +36,9 @@ def test_factor_scales_a_filter():
     assert layer.mask.tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("value", [[1, 0], [1, 0, 2, 1], [1, 0, float("nan"), 1]])
+@pytest.mark.parametrize(
+    "value", [[1, 0], [1, 0, 2, 1], [1, 0, float("nan"), 1]]
+)
 def test_bad_masks_are_refused(value):
     layer, _ = conv_mask()
     with pytest.raises(ValueError, match="mask of layer 'conv2d'"):
@@ -130,3 +132,39 @@ def test_round_trip_keeps_masks_and_factors(tmp_path):
     assert loaded.layers[0].mask.tolist() == [1, 0, 1, 1]
     assert loaded.layers[0].factor.tolist() == [1, 1, 0.5, 1]
     np.testing.assert_array_equal(outputs(model, x)[0], outputs(loaded, x)[0])
+
+
+def test_a_layer_without_weights_has_tensor_masks_only():
+    layer = kprune.FilterMask(
+        layers.UnitNormalization(), axes=[], filters=[], tensors={"axis1": 4}
+    )
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(layer(x), np.full((2, 4), 0.5), rtol=1e-6)
+    layer.set_tensor_mask("axis1", [1, 0, 0, 0])
+    np.testing.assert_allclose(layer(x)[:, 0], [1, 1], rtol=1e-6)
+    with pytest.raises(ValueError, match="no weight that is masked"):
+        layer.mask  # noqa: B018
+
+
+def test_every_producing_axis_has_a_factor_of_its_own():
+    layer = kprune.FilterMask(
+        layers.EinsumDense("abc,cde->abde", (2, 3, 4)),
+        filters=[[0, 1], [0, 2]],
+    )
+    x = np.ones((1, 2, 5), "float32")
+    plain = np.asarray(layer(x))
+    layer.set_axis_factor(layer.layer.kernel, 1, [1, 0.5, 1])
+    layer.set_axis_factor(layer.layer.kernel, 2, [0.25, 1, 1, 1])
+    scale = np.outer([1, 0.5, 1], [0.25, 1, 1, 1])
+    np.testing.assert_allclose(layer(x), plain * scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        layer.folded(0), np.asarray(layer.layer.kernel) * scale, rtol=1e-6
+    )
+
+
+def test_masks_of_a_layer_whose_rule_is_missing_are_refused():
+    layer = kprune.FilterMask(
+        Penalised(4), axes=[], filters=[], tensors={"axis1": 3}
+    )
+    with pytest.raises(ValueError, match=r"register_rule\(Penalised\)"):
+        layer(np.ones((2, 3), "float32"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,17 @@ def _default_scale(size: int, dtype: str) -> float:
 
     TensorFlow makes a float32 of every Python number, even for float64.
     """
-    value = ops.cast(1.0 / math.sqrt(size), backend.result_type(dtype, "float32"))
+    value = ops.cast(
+        1.0 / math.sqrt(size), backend.result_type(dtype, "float32")
+    )
     return float(ops.convert_to_numpy(value))
 
 
 def _pin_masks(call: Call, given: dict[str, Any]) -> None:
     for name, value in given.items():
-        if isinstance(value, Labels) and (name.endswith("mask") or name == "bias"):
+        if isinstance(value, Labels) and (
+            name.endswith("mask") or name == "bias"
+        ):
             call.pin(value.factors, f"{name} of {call!r}")
 
 
@@ -60,17 +65,21 @@ def _slots(call: Call, variable, axis: int) -> Arrays:
     return [call.filters(variable, axis)] if variable.shape[axis] > 1 else []
 
 
-def _project(call: Call, dense, reads: Axis, heads: Arrays, parts: Arrays) -> None:
+def _project(
+    call: Call, dense, reads: Axis, heads: Arrays, parts: Arrays
+) -> None:
     """Binds a projection of shape (features, heads, parts)."""
     produced = [Axis(heads, FILTER), Axis(parts, FILTER)]
     call.bind(dense._kernel, {0: reads, 1: produced[0], 2: produced[1]})
     call.bind(dense.bias, {0: produced[0], 1: produced[1]})
 
 
-def _multiply(call: Call, positions, *axes: tuple[Arrays, int]) -> None:
+def _multiply(call: Call, positions, *axes: tuple[Arrays, int | None]) -> None:
     """Counts the work of a product over `axes` at every position."""
     free = [size for labels, size in axes if not labels]
-    call.work(None, [*positions, *free], [labels for labels, _ in axes if labels])
+    call.work(
+        None, [*positions, *free], [labels for labels, _ in axes if labels]
+    )
 
 
 class _HeadsRule(Rule):
@@ -93,13 +102,16 @@ class _HeadsRule(Rule):
         _project(call, layer._key_dense, key_axis, key_heads, parts)
         value_axis = Axis(call.one_axis(value, last), INPUT)
         _project(call, layer._value_dense, value_axis, key_heads, value_parts)
-        if getattr(layer, "_use_gate", False) or getattr(layer, "use_gate", False):
+        if getattr(layer, "_use_gate", False) or getattr(
+            layer, "use_gate", False
+        ):
             _project(call, layer._gate_dense, query_axis, heads, value_parts)
         outgoing = self.outputs(call, reads)
         dense = layer._output_dense
         axes = {n + 2: Axis(a, FILTER) for n, a in enumerate(outgoing)}
         call.bind(
-            dense._kernel, {0: Axis(heads, INPUT), 1: Axis(value_parts, INPUT), **axes}
+            dense._kernel,
+            {0: Axis(heads, INPUT), 1: Axis(value_parts, INPUT), **axes},
         )
         call.bind(dense.bias, {a - 2: axis for a, axis in axes.items()})
         self._pin_heads_of_masks(call, given)
@@ -117,7 +129,7 @@ class _HeadsRule(Rule):
     @staticmethod
     def _pin_heads_of_masks(call: Call, given: dict[str, Any]) -> None:
         mask = given.get("attention_mask")
-        shape = mask.shape if isinstance(mask, Labels) else np.shape(mask)
+        shape: tuple = getattr(mask, "shape", ())
         if len(shape) > 3 and shape[-3] != 1:
             kernel = call.layer._query_dense._kernel
             why = f"attention_mask of {call!r} differs from head to head"
@@ -142,7 +154,9 @@ class _HeadsRule(Rule):
         _multiply(call, pairs, (heads, count), (value_parts, value_size))
 
     @staticmethod
-    def _results(call: Call, query: Labels, outgoing, heads: Arrays) -> list[Labels]:
+    def _results(
+        call: Call, query: Labels, outgoing, heads: Arrays
+    ) -> list[Labels]:
         shape = call.output_shapes[0]
         first = query.rank - 1
         factors = tuple(
@@ -164,7 +178,9 @@ class _HeadsRule(Rule):
         if old_size == new_size:
             return
         dtype = layer.compute_dtype
-        ratio = _default_scale(old_size, dtype) / _default_scale(new_size, dtype)
+        ratio = _default_scale(old_size, dtype) / _default_scale(
+            new_size, dtype
+        )
         for variable in (new._query_dense._kernel, new._query_dense.bias):
             if variable is not None:
                 variable.assign(variable.value * ratio)
@@ -206,8 +222,9 @@ class MultiHeadAttentionRule(_HeadsRule):
 
 @register_rule(layers.GroupQueryAttention)
 class GroupedQueryAttentionRule(_HeadsRule):
-    """Key/value heads with all their query heads, and the i-th query head of
-    every key/value head; channels inside heads; the output follows the query.
+    """Whole key/value heads, and the i-th query heads of all of them.
+
+    Channels inside heads go from all heads; the output follows the query.
     """
 
     def inner_axes(self, call: Call):
@@ -247,11 +264,15 @@ class _ScoresRule(Rule):
     """Layers that compare query and key as they are."""
 
     def trace(self, call: Call) -> Labels | list[Labels]:
-        query, value, *rest = [_features(call, x) for x in call.args[0]]
+        query, value, *rest = [
+            _features(call, x) for x in _given(call)["inputs"]
+        ]
         key = rest[0] if rest else value
         batch = tuple(f"b{n}" for n in range(query.rank - 2))
         specs = [(*batch, "q", "d"), (*batch, "k", "d")]
-        _, found = contract(call, [query, key], specs, (*batch, "q", "k"), masked=True)
+        _, found = contract(
+            call, [query, key], specs, (*batch, "q", "k"), masked=True
+        )
         summed = found.get("d", [])
         if not self.ignores_removed(call, query, key, summed):
             call.need("summed", summed)
@@ -260,7 +281,9 @@ class _ScoresRule(Rule):
         _multiply(call, sizes, (labels, value.shape[-1]))
         shape = call.output_shapes[0]
         factors = tuple(on_axis(a, len(shape) - 1, len(shape)) for a in labels)
-        scores = [Labels(s, why="attention scores") for s in call.output_shapes[1:]]
+        scores = [
+            Labels(s, why="attention scores") for s in call.output_shapes[1:]
+        ]
         return [Labels(shape, factors, value.zero, value.why), *scores]
 
     def ignores_removed(self, call: Call, query, key, summed: Arrays) -> bool:
@@ -272,7 +295,9 @@ class _ScoresRule(Rule):
         if mask is not None:
             query, value, *rest = inputs
             key = rest[0] if rest else value
-            query, key = (masked_axis(x, mask, len(x.shape) - 1) for x in (query, key))
+            query, key = (
+                masked_axis(x, mask, len(x.shape) - 1) for x in (query, key)
+            )
             inputs = [query, value, key]
         return layer(inputs, *args, **kwargs)
 
@@ -296,7 +321,7 @@ class AdditiveAttentionRule(_ScoresRule):
 
 @register_rule(ops.nn.DotProductAttention)
 class DotProductAttentionRule(Rule):
-    def trace(self, call: Call) -> Labels | list[Labels]:
+    def trace(self, call: Call) -> Labels | Sequence[Labels]:
         given = _given(call)
         _pin_masks(call, given)
         tensors = [given[n] for n in ("query", "key", "value")]
@@ -307,7 +332,7 @@ class DotProductAttentionRule(Rule):
             untangle(call, call.settle(x, (0, 1), why)) for x in tensors
         )
         for name in ("mask", "bias"):
-            shape = getattr(given.get(name), "shape", ())
+            shape: tuple = getattr(given.get(name), "shape", ())
             if len(shape) > 3 and shape[1] != 1:
                 for x in (query, key, value):
                     call.pin(x.along(2), f"{name} of {call!r} differs by head")
@@ -318,7 +343,9 @@ class DotProductAttentionRule(Rule):
         scores, _ = contract(call, [query, key], specs, ("b", "h", "q", "k"))
         specs = [("b", "h", "q", "k"), ("b", "k", "h", "v")]
         output = ("b", "q", "h", "v")
-        out, _ = contract(call, [scores.replace(zero=False), value], specs, output)
+        out, _ = contract(
+            call, [scores.replace(zero=False), value], specs, output
+        )
         self._tie_width(call, query, value)
         return out.replace(shape=call.output_shape)
 

@@ -1,4 +1,4 @@
-"""Sums of products over named axes: EinsumDense, einsum, matmul, Dot."""
+"""Sums of products over named axes: einsum, matmul, tensordot, Dot."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from keras import layers
 from keras.src import backend
 from keras.src import ops
 
-from kprune.graph.call import FILTER
-from kprune.graph.call import INPUT
-from kprune.graph.call import SCALE
-from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.labels import Labels
 from kprune.graph.labels import on_axis
@@ -130,7 +126,9 @@ def contract(
         if name in output:
             zero = zero and exact
         elif not exact and not masked:
-            call.pin(labels, f"{call!r} sums channels that are not 0 once masked")
+            call.pin(
+                labels, f"{call!r} sums channels that are not 0 once masked"
+            )
     shape = tuple(sizes[t] for t in output)
     factors = [
         on_axis(a, axis, len(shape))
@@ -149,7 +147,9 @@ def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
     if len({len(v) for v in lists}) > 1:
         bare = [x for (x, _), v in zip(users, lists, strict=True) if not v]
         why = next((x.why for x in bare if x.why), "")
-        why = why or f"meets an axis in {call!r} whose channels cannot be removed"
+        why = (
+            why or f"meets an axis in {call!r} whose channels cannot be removed"
+        )
         call.pin([a for v in lists for a in v], why)
         return []
     for other in lists[1:]:
@@ -165,22 +165,25 @@ def _count(call: Call, specs, sizes, found, output: Spec) -> None:
     call.work(None, free, [a for t, a in found.items() if t != batch])
 
 
-def _repeats(specs: Sequence[Spec]) -> bool:
+def repeats(specs: Sequence[Spec]) -> bool:
+    """Whether a name occurs twice in one operand (a diagonal)."""
     return any(len(set(s)) < len(s) for s in specs)
 
 
 class ContractionRule(BinaryRule):
     """An operation that is an einsum in other words."""
 
-    def trace(self, call: Call) -> Labels | list[Labels]:
+    def trace(self, call: Call) -> Labels:
         operands = self.operands(call)
         found = self.names(call, [x.rank for x in operands])
-        if found is None or _repeats(found[0]):
-            return call.pin_all(f"{call!r} is no plain sum of products")
+        if found is None or repeats(found[0]):
+            return call.pin_all(f"{call!r} is no plain sum of products")[0]
         labels, _ = contract(call, operands, *found)
         return labels.replace(shape=call.output_shape)
 
-    def names(self, call: Call, ranks: list[int]) -> tuple[list[Spec], Spec] | None:
+    def names(
+        self, call: Call, ranks: list[int]
+    ) -> tuple[list[Spec], Spec] | None:
         raise NotImplementedError
 
 
@@ -222,13 +225,17 @@ class TensordotRule(ContractionRule):
         return _paired(ranks, *pairs)
 
 
-def _paired(ranks, left: list[int], right: list[int]) -> tuple[list[Spec], Spec]:
+def _paired(
+    ranks, left: list[int], right: list[int]
+) -> tuple[list[Spec], Spec]:
     """Names where `left[i]` of one operand meets `right[i]` of the other."""
     first = [f"a{n}" for n in range(ranks[0])]
     second = [f"b{n}" for n in range(ranks[1])]
     for a, b in zip(left, right, strict=True):
         second[b] = first[a]
-    out = [t for t in first if t not in second] + [t for t in second if t not in first]
+    out = [t for t in first if t not in second] + [
+        t for t in second if t not in first
+    ]
     return [tuple(first), tuple(second)], tuple(out)
 
 
@@ -240,10 +247,14 @@ class DotRule(Rule):
         layer, (x, y) = call.layer, call.inputs
         a, b = self._axes(layer, x.rank, y.rank)
         (first, second), _ = _paired([x.rank, y.rank], [0, a], [0, b])
-        output = tuple(t for t in dict.fromkeys((*first, *second)) if t != first[a])
+        output = tuple(
+            t for t in dict.fromkeys((*first, *second)) if t != first[a]
+        )
         zeros = [x.zero, y.zero]
         safe = all(zeros) if layer.normalize else any(zeros)
-        out, found = contract(call, [x, y], [first, second], output, masked=True)
+        out, found = contract(
+            call, [x, y], [first, second], output, masked=True
+        )
         if not safe:
             call.need("summed", found.get(first[a], []))
         return out.replace(
@@ -266,7 +277,8 @@ class DotRule(Rule):
         if mask is not None:
             axes = self._axes(layer, *(len(x.shape) for x in inputs))
             inputs = [
-                masked_axis(x, mask, a) for x, a in zip(inputs, axes, strict=True)
+                masked_axis(x, mask, a)
+                for x, a in zip(inputs, axes, strict=True)
             ]
         return layer(inputs, *args, **kwargs)
 
@@ -280,96 +292,3 @@ def masked_axis(x, mask, axis: int):
     if kept is not None:
         backend.set_keras_mask(out, kept)
     return out
-
-
-@register_rule(layers.EinsumDense)
-class EinsumDenseRule(Rule):
-    def trace(self, call: Call) -> Labels:
-        layer, x = call.layer, call.input
-        specs, output = parse(layer.equation, [x.rank, len(layer._kernel.shape)])
-        if _repeats([*specs, output]):
-            return call.pin_all(f"{call!r} is no plain sum of products")[0]
-        given, kernel = specs
-        read = [t for t in kernel if t not in output and t in given]
-        x = untangle(call, x, [given.index(t) for t in read])
-        labels = {t: arrays(x, a) for a, t in enumerate(given)}
-        self._bind_kernel(call, given, kernel, output, labels)
-        self._bind_bias(call, given, output, labels)
-        if not x.zero:
-            for name in set(given) - set(kernel) - set(output):
-                why = f"{call!r} sums channels that are not 0 once masked"
-                call.pin(labels[name], why)
-        self._count(call, x, given, kernel, labels)
-        shape = call.output_shape
-        for name in [t for t, n in zip(output, shape, strict=True) if n is None]:
-            why = f"an axis of unknown size in the output of {call!r}"
-            call.pin(labels.pop(name, []), why)
-        factors = [
-            on_axis(a, axis, len(shape))
-            for axis, name in enumerate(output)
-            for a in labels.get(name, [])
-        ]
-        bias = _bias_names(layer, output)
-        zero = all(
-            (t in kernel or x.zero) and (layer.bias is None or t in bias)
-            for t in output
-            if labels.get(t)
-        )
-        out = Labels(shape, tuple(factors), zero, x.why)
-        return call.activate(out, layer.activation)
-
-    @staticmethod
-    def _bind_kernel(call: Call, given, kernel, output, labels) -> None:
-        variable = call.layer._kernel
-        axes = {}
-        for axis, name in enumerate(kernel):
-            if name not in given:
-                if variable.shape[axis] > 1:
-                    labels[name] = [call.filters(variable, axis)]
-                    axes[axis] = Axis(labels[name], FILTER)
-            elif name in output:
-                axes[axis] = Axis(labels[name], SCALE)
-            else:
-                axes[axis] = Axis(labels[name], INPUT, given.index(name))
-        call.bind(variable, axes)
-
-    @staticmethod
-    def _bind_bias(call: Call, given, output, labels) -> None:
-        bias = call.layer.bias
-        if bias is None:
-            return
-        axes = {}
-        start = len(output) - len(bias.shape)
-        for axis, size in enumerate(bias.shape):
-            name = output[start + axis]
-            if size > 1 and labels.get(name):
-                role = SCALE if name in given else FILTER
-                axes[axis] = Axis(labels[name], role)
-        call.bind(bias, axes)
-
-    @staticmethod
-    def _count(call: Call, x: Labels, given, kernel, labels) -> None:
-        outside = [a for a, t in enumerate(given) if a and t not in kernel]
-        free = [x.shape[a] for a in outside if not labels[given[a]]]
-        extra = [labels[given[a]] for a in outside if labels[given[a]]]
-        call.work(call.layer._kernel, free, extra)
-
-    def config(self, visit, kept):
-        layer = visit.operation
-        config = layer.get_config()
-        old = layer.partial_output_shape
-        new = kept.shape(visit.outputs[0])
-        start = 1
-        if layer.equation.startswith("..."):
-            start = len(new) - len(old)
-        sizes = [None if n is None else new[start + i] for i, n in enumerate(old)]
-        config["output_shape"] = tuple(sizes)
-        return config
-
-
-def _bias_names(layer, output: Spec) -> Spec:
-    if layer.bias is None:
-        return ()
-    sizes = layer.bias.shape
-    tail = output[len(output) - len(sizes) :]
-    return tuple(t for t, n in zip(tail, sizes, strict=True) if n > 1)

@@ -22,6 +22,7 @@ def channel_axis(layer, rank: int) -> int:
 
 
 def spatial_axes(channels: int, rank: int) -> list[int]:
+    """All axes but those of the batch and the channels."""
     return [a for a in range(1, rank) if a != channels]
 
 
@@ -57,7 +58,7 @@ class ConvRule(Rule):
         incoming = call.one_axis(x, axis)
         slots = call.filters(layer._kernel, -1)
         if layer.groups > 1:
-            incoming = self._tie_groups(call, incoming, slots, x.shape[axis])
+            incoming = self._tie_groups(call, incoming, slots, x.shape[axis] or 0)
         call.bind(
             layer._kernel,
             {-2: Axis(incoming, INPUT, axis), -1: Axis([slots], FILTER)},

@@ -92,13 +92,19 @@ class _AxisNormRule(Rule):
         if axes != sorted(axes):
             return call.pin_all(f"{call!r} mixes positive and negative axes")
         if not self.fits(axes, x.rank):
-            return call.pin_all(f"{call!r} scales another axis than it normalises")
+            return call.pin_all(
+                f"{call!r} scales another axis than it normalises"
+            )
         if 0 in axes:
             return call.pin_all(f"{call!r} normalises across samples")
         x = untangle(call, x, axes[::-1])
         found = _need_axes(call, x, axes)
         for variable in self.parameters(layer):
-            bound = {n: Axis(found[a], SCALE) for n, a in enumerate(axes) if a in found}
+            bound = {
+                n: Axis(found[a], SCALE)
+                for n, a in enumerate(axes)
+                if a in found
+            }
             call.bind(variable, bound)
         passing = [f for f in x.factors if not set(varying(f)) & set(axes)]
         zero = not passing or (x.zero and not self.shifts(layer))
@@ -122,7 +128,9 @@ class LayerNormalizationRule(_AxisNormRule):
         axes = _normalised_axes(layer, len(x.shape))
         weight, mask = _weights(masks, x, axes)
         centred = x - ops.sum(x * weight, axis=axes, keepdims=True)
-        variance = ops.sum(ops.square(centred) * weight, axis=axes, keepdims=True)
+        variance = ops.sum(
+            ops.square(centred) * weight, axis=axes, keepdims=True
+        )
         out = x if layer.rms_scaling else centred
         out = out * ops.rsqrt(variance + layer.epsilon) * mask
         if layer.gamma is not None:
@@ -150,7 +158,11 @@ class RMSNormalizationRule(_AxisNormRule):
         axes = _normalised_axes(layer, len(x.shape))
         weight, _ = _weights(masks, x, axes)
         square = ops.sum(ops.square(x) * weight, axis=axes, keepdims=True)
-        out = x * ops.rsqrt(square + layer.epsilon) * _spread(layer.scale, axes, x)
+        out = (
+            x
+            * ops.rsqrt(square + layer.epsilon)
+            * _spread(layer.scale, axes, x)
+        )
         return ops.cast(out, inputs.dtype)
 
 
@@ -165,7 +177,9 @@ class UnitNormalizationRule(Rule):
             return x
         x = untangle(call, x, axes[::-1])
         _need_axes(call, x, axes)
-        return x.replace(zero=all(set(varying(f)) & set(axes) for f in x.factors))
+        return x.replace(
+            zero=all(set(varying(f)) & set(axes) for f in x.factors)
+        )
 
     def masked_call(self, layer, masks, inputs, *args, **kwargs):
         for name, mask in masks.items():
@@ -231,7 +245,11 @@ class GroupNormalizationRule(Rule):
             return ops.sum(values * weight, axis=axis + 1, keepdims=True)
 
         centred = x - mean(x)
-        out = centred * ops.rsqrt(mean(ops.square(centred)) + layer.epsilon) * mask
+        out = (
+            centred
+            * ops.rsqrt(mean(ops.square(centred)) + layer.epsilon)
+            * mask
+        )
         if layer.gamma is not None:
             out = out * ops.reshape(ops.cast(layer.gamma, x.dtype), flat)
         if layer.beta is not None:
@@ -251,14 +269,14 @@ class SpectralNormalizationRule(Rule):
     in the kernel whose norm is estimated, so they do not count in it.
     """
 
-    def trace(self, call: Call) -> Labels | list[Labels]:
+    def trace(self, call: Call) -> Labels | Sequence[Labels]:
         layer = call.layer
         rule = find_rule(layer.layer)
         if rule is None:
             kind = type(layer.layer).__name__
             why = f"no rule for what {call!r} wraps: register one for {kind}"
             return call.pin_all(why)
-        within = call.within(layer.layer, call.args, call.output_shapes)
+        within = call.within(layer.layer)
         out = rule.trace(within)
         columns = call.bound(layer.kernel, len(layer.kernel.shape) - 1)
         call.bind(layer.vector_u, {1: Axis(columns, STATISTIC)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from keras import layers
 
 from kprune.graph.call import FILTER
@@ -34,7 +35,7 @@ class DenseRule(Rule):
         shape = call.output_shape
         if slots.size == 1:
             call.pin(slots, "the only unit of its layer")
-            own = ()
+            own: tuple[np.ndarray, ...] = ()
         else:
             own = (channel_factor(slots, last, len(shape)),)
         zero = not passing or (x.zero and layer.bias is None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras import layers
 
-from kprune.graph.call import SCALE
 from kprune.graph import movement
+from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import covers

@@ -227,7 +227,7 @@ class FlipRule(Rule):
         factors = []
         for factor in x.factors:
             flip = [a % x.rank for a in axes if factor.shape[a % x.rank] > 1]
-            factors.append(np.flip(factor, flip) if flip else factor)
+            factors.append(np.flip(factor, tuple(flip)) if flip else factor)
         return x.replace(factors=tuple(factors))
 
 

@@ -118,6 +118,7 @@ class MinRule(MaskedReduceRule):
 
 
 def reduced_axes(operation: Any, rank: int) -> list[int]:
+    """The axes an operation reduces, counted from 0."""
     axis = operation.axis
     if axis is None:
         return list(range(rank))

@@ -32,9 +32,9 @@ class TimeDistributedRule(Rule):
             shape=(x.shape[0], *x.shape[2:]),
             factors=tuple(f[:, 0] for f in x.factors),
         )
-        within = call.within(inner, (step,), [(shape[0], *shape[2:])], steps or 1)
+        within = call.step(inner, step, (shape[0], *shape[2:]), steps or 1)
         found = rule.trace(within)
-        out = found if isinstance(found, Labels) else list(found)[0]
+        out = found if isinstance(found, Labels) else next(iter(found))
         call.inner = Visit(inner, (step,), {}, [out], rule, {}, within.inner)
         return movement.expand(out, 1).replace(shape=shape)
 

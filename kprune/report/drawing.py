@@ -1,0 +1,376 @@
+"""A model drawn as its layers, coloured by the groups of their channels."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.export.atomic import atomic_file
+from kprune.export.atomic import check_parent
+from kprune.graph import walk
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.labels import Labels
+from kprune.graph.tracer import align_inputs
+from kprune.graph.tracer import trace
+from kprune.report import units
+from kprune.report.inspection import inspection
+from kprune.report.layered import layered_layout
+
+SUFFIXES = (".svg", ".html")
+BOX_HEIGHT = 22
+ROW_HEIGHT = 36
+LETTER = 6.5  # mean width of a letter at the templates' font size
+LONGEST_LABEL = 34
+# Turning the hue by the golden angle keeps neighbouring groups apart.
+GOLDEN = 0.381966
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A call of a layer or operation, or an input of the model.
+
+    Args:
+        name: Name of the layer.
+        path: Names of the nested models around it, outermost first.
+        kind: Class of the layer.
+        shape: Shape of its output.
+        groups: Number of channels of its output by number of the group.
+        writes: Whether the layer computes channels of these groups anew.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: str
+    shape: tuple[int | None, ...]
+    groups: dict[int, int]
+    writes: bool
+
+
+def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Draws a model's layers, coloured by group, into a file.
+
+    Layers run from top to bottom, those of nested models included. A layer
+    has the colour of the channels of its output, a strong one if it computes
+    them and a pale one if it passes them on; grey channels cannot be removed,
+    and the tooltip says why. A table lists the groups.
+
+    Args:
+        model: Plain or masked functional or Sequential model.
+        path: File to write. `.svg` is a picture; `.html` is a page of its
+            own in which pointing at a group shows where it goes.
+
+    Raises:
+        ImportError: If jinja2 is not installed.
+        ValueError: If the suffix is another one.
+
+    Example:
+
+    ```python
+    draw(model, "model.svg")
+    ```
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"A drawing is written as .svg or .html. Received: {str(path)!r}."
+        )
+    check_parent(path)
+    templates = _templates()
+    graph = trace(model)
+    boxes, edges = boxes_and_edges(model, graph)
+    view = _view(boxes, edges, inspection(model))
+    text = templates.get_template(f"drawing{path.suffix.lower()}").render(view)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _templates() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            'Drawing a model needs jinja2: pip install "kprune[report]".'
+        ) from error
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("kprune.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+# -- what is drawn -----------------------------------------------------------
+
+
+def boxes_and_edges(
+    model: keras.Model, graph: ChannelGraph
+) -> tuple[list[Box], list[tuple[int, int]]]:
+    """The calls of a model, nested models expanded at each of their calls.
+
+    Args:
+        model: Functional or Sequential model.
+        graph: Its channel graph.
+
+    Returns:
+        Boxes, and pairs `(from, to)` of their numbers; `from` is smaller.
+
+    Example:
+
+    ```python
+    boxes, edges = boxes_and_edges(model, kprune.trace(model))
+    ```
+    """
+    functional = walk.require_functional(model)
+    boxes: list[Box] = []
+    edges: dict[tuple[int, int], None] = {}
+    written = _written(graph)
+    origins = {}
+    for tensor in functional.inputs:
+        origins[id(tensor)] = len(boxes)
+        name = walk.input_name(tensor)
+        boxes.append(Box(name, (), "Input", tuple(tensor.shape), {}, False))
+
+    def enter(functional: Any, origins: dict[int, int], path: tuple[str, ...]) -> None:
+        for node in walk.nodes(functional):
+            inner = walk.functional_of(node.operation)
+            if inner is not None:
+                args, kwargs = node.arguments.convert(
+                    lambda x: origins[id(x)] if isinstance(x, keras.KerasTensor) else x
+                )
+                given = align_inputs(inner, args, kwargs)
+                within = {
+                    id(t): o for t, o in zip(inner.inputs, given, strict=True)
+                }
+                enter(inner, within, (*path, node.operation.name))
+                sources = [within[id(t)] for t in inner.outputs]
+            else:
+                number = len(boxes)
+                visit = graph.tracer.visits[id(node)]
+                groups = _groups(graph, visit.outputs)
+                boxes.append(
+                    Box(
+                        visit.operation.name,
+                        path,
+                        type(visit.operation).__name__,
+                        tuple(node.outputs[0].shape),
+                        groups,
+                        bool(written.get(id(visit.operation), set()) & set(groups)),
+                    )
+                )
+                for tensor in node.arguments.keras_tensors:
+                    source = origins.get(id(tensor))
+                    if isinstance(source, int):
+                        edges[source, number] = None
+                sources = [number] * len(node.outputs)
+            for tensor, source in zip(node.outputs, sources, strict=True):
+                origins[id(tensor)] = source
+
+    enter(functional, origins, ())
+    return boxes, list(edges)
+
+
+def _written(graph: ChannelGraph) -> dict[int, set[int]]:
+    """Numbers of the groups that each layer writes."""
+    written: dict[int, set[int]] = {}
+    for number, group in enumerate(graph.groups):
+        for member in group.producers:
+            written.setdefault(id(member.layer), set()).add(number)
+    return written
+
+
+def _groups(graph: ChannelGraph, outputs: list[Labels]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for labels in outputs:
+        for factor in labels.factors:
+            classes = np.unique(graph.resolve(factor))
+            numbers = graph.group_of[classes]
+            for number, count in zip(
+                *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
+            ):
+                found[int(number)] = max(found.get(int(number), 0), int(count))
+    return found
+
+
+# -- how it looks ------------------------------------------------------------
+
+
+def _view(
+    boxes: list[Box], edges: list[tuple[int, int]], data: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything the templates show, as plain data."""
+    groups = data["groups"]
+    colors = [_colors(number, g["pinned"]) for number, g in enumerate(groups)]
+    letters = min(LONGEST_LABEL, max(len(b.name) for b in boxes))
+    width = round(LETTER * (letters + 6) + 16)
+    layout = layered_layout(len(boxes), edges, width)
+    neutral = _colors(0, "not a group")
+    shown = []
+    for box, x, row in zip(boxes, layout.x, layout.rows, strict=True):
+        left = round(x - width / 2, 1)
+        shown.append(
+            {
+                "x": left,
+                "y": row * ROW_HEIGHT,
+                "label": _shortened(_printable(box.name)),
+                "tag": _tag(box),
+                "title": _printable(_title(box, groups)),
+                "groups": " ".join(f"g{n}" for n in box.groups),
+                "stripes": list(_stripes(box, colors, left, width)),
+                "border": _one(box, colors, neutral)["border"],
+            }
+        )
+    lines = []
+    for (source, _), route in zip(edges, layout.routes, strict=True):
+        box = boxes[source]
+        lines.append(
+            {
+                "path": _path(route),
+                "color": _one(box, colors, neutral)["border"],
+                "groups": " ".join(f"g{n}" for n in box.groups),
+            }
+        )
+    order = sorted(range(len(groups)), key=lambda n: groups[n]["pinned"] is not None)
+    return {
+        "name": _printable(data["model"]),
+        "coverage": data["coverage"],
+        "share": units.percent(data["coverage"]["share"]),
+        "macs": units.count(data["macs"]),
+        "params": units.count(data["params"]),
+        "legend": [_legend(n, groups[n], colors[n]) for n in order],
+        "boxes": shown,
+        "lines": lines,
+        "box": {"width": width, "height": BOX_HEIGHT},
+        "width": round(layout.width) + 2,
+        "height": max(layout.rows, default=0) * ROW_HEIGHT + BOX_HEIGHT,
+    }
+
+
+def _colors(number: int, pinned: str | None) -> dict[str, str]:
+    if pinned is not None:
+        return {"strong": "#d4d4d4", "pale": "#f0f0f0", "border": "#8a8a8a"}
+    hue = (0.58 + number * GOLDEN) % 1
+    # Hues come round again, so every second one is stronger than the others.
+    strong, border = ((0.62, 0.2), (0.5, 0.16))[number % 2]
+    return {
+        "strong": _shade(hue, strong),
+        "pale": _shade(hue, 0.88),
+        "border": _shade(hue, border),
+    }
+
+
+def _shade(hue: float, luminance: float) -> str:
+    """A colour that dark text can be read on as well as on any other hue."""
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        rgb = colorsys.hls_to_rgb(hue, (low + high) / 2, 0.7)
+        bright = sum(w * v**2.2 for w, v in zip(LUMINANCE, rgb, strict=True))
+        if bright < luminance:
+            low = (low + high) / 2
+        else:
+            high = (low + high) / 2
+    return "#" + "".join(f"{round(255 * v):02x}" for v in rgb)
+
+
+def _one(
+    box: Box, colors: list[dict[str, str]], neutral: dict[str, str]
+) -> dict[str, str]:
+    """The colour of a box whose channels belong to one group."""
+    return colors[next(iter(box.groups))] if len(box.groups) == 1 else neutral
+
+
+def _stripes(
+    box: Box, colors: list[dict[str, str]], left: float, width: float
+) -> Iterator[dict[str, Any]]:
+    """One stripe a group, as wide as its share of the channels."""
+    total = sum(box.groups.values())
+    shade = "strong" if box.writes else "pale"
+    for number, count in box.groups.items():
+        part = width * count / total
+        yield {
+            "x": round(left, 1),
+            "width": round(part, 1),
+            "color": colors[number][shade],
+        }
+        left += part
+
+
+def _tag(box: Box) -> str:
+    if not box.groups:
+        return ""
+    first, *rest = box.groups
+    return f"#{first + 1}" + (f" +{len(rest)}" if rest else "")
+
+
+def _title(box: Box, groups: list[dict[str, Any]]) -> str:
+    name = " / ".join((*box.path, box.name))
+    shape = ", ".join("?" if n is None else str(n) for n in box.shape)
+    lines = [f"{name} ({box.kind}), output ({shape})"]
+    for number in box.groups:
+        group = groups[number]
+        lines.append(f"#{number + 1} {group['name']}: {_size(group)} channels")
+        if group["pinned"] is not None:
+            lines[-1] += f", pinned: {group['pinned']}"
+    if not box.groups:
+        lines.append("no channels that could be removed")
+    return "\n".join(lines)
+
+
+def _size(group: dict[str, Any]) -> str:
+    kept, size = group["kept"], group["size"]
+    return f"{size:,}" if kept == size else f"{kept:,} of {size:,}"
+
+
+def _legend(number: int, group: dict[str, Any], colors: dict[str, str]) -> dict:
+    members = group["members"]
+    writers = [m["layer"] for m in members if m["role"] == "filter"]
+    writers = list(dict.fromkeys(writers))
+    text = _shortened(_printable(writers[0])) if writers else "no layer"
+    return {
+        "id": f"g{number}",
+        "tag": f"#{number + 1}",
+        "colors": colors,
+        "name": _shortened(_printable(group["name"])),
+        "size": _size(group),
+        "macs": units.count(group["macs"]),
+        "params": units.count(group["params"]),
+        "writers": text + (f" +{len(writers) - 1}" if len(writers) > 1 else ""),
+        "all_writers": _printable(", ".join(writers)),
+        "pinned": _printable(group["pinned"] or ""),
+    }
+
+
+def _path(route: list[tuple[float, int]]) -> str:
+    """A line that leaves and enters rows vertically, in SVG's notation."""
+    (x, row), *rest = route
+    y = row * ROW_HEIGHT + BOX_HEIGHT
+    text = f"M{x:.1f} {y}"
+    for step, (x, row) in enumerate(rest):
+        top = row * ROW_HEIGHT
+        middle = (y + top) / 2
+        text += f"C{route[step][0]:.1f} {middle:g} {x:.1f} {middle:g} {x:.1f} {top}"
+        y = top
+        if step < len(rest) - 1:
+            y = top + BOX_HEIGHT
+            text += f"V{y}"
+    return text
+
+
+def _shortened(name: str) -> str:
+    if len(name) <= LONGEST_LABEL:
+        return name
+    half = (LONGEST_LABEL - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _printable(text: str) -> str:
+    """The text without characters that XML does not allow."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
