@@ -21,7 +21,8 @@ def one_and_three_dimensions():
     x = layers.Conv1DTranspose(3, 2, strides=2, name="t1")(x)
     y = layers.Conv3D(4, 2, activation="sigmoid", name="c3")(three)
     y = layers.Conv3DTranspose(3, 2, name="t3")(y)
-    y = layers.GlobalMaxPooling3D()(layers.AveragePooling3D(2)(y))
+    y = layers.UpSampling3D(2)(layers.ZeroPadding3D(1)(y))
+    y = layers.GlobalMaxPooling3D()(layers.Cropping3D(1)(y))
     return head([one, three], layers.Concatenate()([layers.Flatten()(x), y]))
 
 

@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+from harness import assert_exact
 from harness import floatx
 from harness import prunable_sizes
 from harness import run_pruning_test
@@ -208,3 +209,14 @@ def test_channels_first_convolutions_shrink_their_shapes():
         compact = kprune.rebuild(masked)
     assert compact.get_layer("a").output.shape == (None, 3, 6, 6)
     assert compact.get_layer("c").output.shape[1] == 2
+
+
+def test_pooling_in_three_dimensions():
+    """TensorFlow has these kernels in single precision only."""
+    with floatx("float32"):
+        x = inputs = keras.Input((4, 4, 4, 2))
+        x = layers.Dense(5, activation="sigmoid", name="a")(x)
+        x = layers.AveragePooling3D(2)(layers.MaxPooling3D(2, strides=1)(x))
+        model = head(inputs, x)
+        assert prunable_sizes(model) == {"a": 5}
+        assert_exact(model, 1e-5)
