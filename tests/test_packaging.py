@@ -32,7 +32,11 @@ def test_build_holds_every_module_and_nothing_else(tmp_path):
     found = {str(p.relative_to(built)) for p in built.rglob("*") if p.is_file()}
     expected = source_files("kprune", "kprune")
     expected |= source_files("callbacks", "kprune/callbacks")
-    assert found == expected | {"kprune/py.typed"}
+    templates = {
+        f"kprune/report/templates/{path.name}"
+        for path in (ROOT / "kprune/report/templates").iterdir()
+    }
+    assert found == expected | templates | {"kprune/py.typed"}
 
 
 def test_version_is_the_installed_one():

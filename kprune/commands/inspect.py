@@ -18,6 +18,10 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead.")
     ] = False,
+    graph: Annotated[
+        Path | None,
+        typer.Option(help="Draw the layers, coloured by group: .svg or .html."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.
@@ -25,7 +29,7 @@ def inspect(
     Coverage comes first, then every group of channels that live and die
     together: its size, where it sits, and the MACs and parameters that touch it.
 
-    Example: `kprune inspect model.keras --json`
+    Example: `kprune inspect model.keras --graph model.svg`
     """
     start_keras()
     import json
@@ -34,5 +38,10 @@ def inspect(
     from kprune.report.inspection import inspection
     from kprune.report.inspection import inspection_text
 
-    data = inspection(load_model(model))
+    loaded = load_model(model)
+    if graph is not None:
+        from kprune.report.drawing import draw
+
+        draw(loaded, graph)
+    data = inspection(loaded)
     print(json.dumps(data, indent=2) if as_json else inspection_text(data))

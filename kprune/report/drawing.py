@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import colorsys
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from kprune.export.atomic import atomic_file
 from kprune.export.atomic import check_parent
-from kprune.graph import walk
-from kprune.graph.channel_graph import ChannelGraph
-from kprune.graph.labels import Labels
-from kprune.graph.tracer import align_inputs
 from kprune.graph.tracer import trace
 from kprune.report import units
+from kprune.report.boxes import Box
+from kprune.report.boxes import boxes_and_edges
 from kprune.report.inspection import inspection
 from kprune.report.layered import layered_layout
 
@@ -31,27 +27,6 @@ LONGEST_LABEL = 34
 # Turning the hue by the golden angle keeps neighbouring groups apart.
 GOLDEN = 0.381966
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A call of a layer or operation, or an input of the model.
-
-    Args:
-        name: Name of the layer.
-        path: Names of the nested models around it, outermost first.
-        kind: Class of the layer.
-        shape: Shape of its output.
-        groups: Number of channels of its output by number of the group.
-        writes: Whether the layer computes channels of these groups anew.
-    """
-
-    name: str
-    path: tuple[str, ...]
-    kind: str
-    shape: tuple[int | None, ...]
-    groups: dict[int, int]
-    writes: bool
 
 
 def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -108,101 +83,6 @@ def _templates() -> Any:
     )
 
 
-# -- what is drawn -----------------------------------------------------------
-
-
-def boxes_and_edges(
-    model: keras.Model, graph: ChannelGraph
-) -> tuple[list[Box], list[tuple[int, int]]]:
-    """The calls of a model, nested models expanded at each of their calls.
-
-    Args:
-        model: Functional or Sequential model.
-        graph: Its channel graph.
-
-    Returns:
-        Boxes, and pairs `(from, to)` of their numbers; `from` is smaller.
-
-    Example:
-
-    ```python
-    boxes, edges = boxes_and_edges(model, kprune.trace(model))
-    ```
-    """
-    functional = walk.require_functional(model)
-    boxes: list[Box] = []
-    edges: dict[tuple[int, int], None] = {}
-    written = _written(graph)
-    origins = {}
-    for tensor in functional.inputs:
-        origins[id(tensor)] = len(boxes)
-        name = walk.input_name(tensor)
-        boxes.append(Box(name, (), "Input", tuple(tensor.shape), {}, False))
-
-    def enter(functional: Any, origins: dict[int, int], path: tuple[str, ...]) -> None:
-        for node in walk.nodes(functional):
-            inner = walk.functional_of(node.operation)
-            if inner is not None:
-                args, kwargs = node.arguments.convert(
-                    lambda x: origins[id(x)] if isinstance(x, keras.KerasTensor) else x
-                )
-                given = align_inputs(inner, args, kwargs)
-                within = {
-                    id(t): o for t, o in zip(inner.inputs, given, strict=True)
-                }
-                enter(inner, within, (*path, node.operation.name))
-                sources = [within[id(t)] for t in inner.outputs]
-            else:
-                number = len(boxes)
-                visit = graph.tracer.visits[id(node)]
-                groups = _groups(graph, visit.outputs)
-                boxes.append(
-                    Box(
-                        visit.operation.name,
-                        path,
-                        type(visit.operation).__name__,
-                        tuple(node.outputs[0].shape),
-                        groups,
-                        bool(written.get(id(visit.operation), set()) & set(groups)),
-                    )
-                )
-                for tensor in node.arguments.keras_tensors:
-                    source = origins.get(id(tensor))
-                    if isinstance(source, int):
-                        edges[source, number] = None
-                sources = [number] * len(node.outputs)
-            for tensor, source in zip(node.outputs, sources, strict=True):
-                origins[id(tensor)] = source
-
-    enter(functional, origins, ())
-    return boxes, list(edges)
-
-
-def _written(graph: ChannelGraph) -> dict[int, set[int]]:
-    """Numbers of the groups that each layer writes."""
-    written: dict[int, set[int]] = {}
-    for number, group in enumerate(graph.groups):
-        for member in group.producers:
-            written.setdefault(id(member.layer), set()).add(number)
-    return written
-
-
-def _groups(graph: ChannelGraph, outputs: list[Labels]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for labels in outputs:
-        for factor in labels.factors:
-            classes = np.unique(graph.resolve(factor))
-            numbers = graph.group_of[classes]
-            for number, count in zip(
-                *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
-            ):
-                found[int(number)] = max(found.get(int(number), 0), int(count))
-    return found
-
-
-# -- how it looks ------------------------------------------------------------
-
-
 def _view(
     boxes: list[Box], edges: list[tuple[int, int]], data: dict[str, Any]
 ) -> dict[str, Any]:
@@ -238,7 +118,9 @@ def _view(
                 "groups": " ".join(f"g{n}" for n in box.groups),
             }
         )
-    order = sorted(range(len(groups)), key=lambda n: groups[n]["pinned"] is not None)
+    order = sorted(
+        range(len(groups)), key=lambda n: groups[n]["pinned"] is not None
+    )
     return {
         "name": _printable(data["model"]),
         "coverage": data["coverage"],
@@ -356,7 +238,9 @@ def _path(route: list[tuple[float, int]]) -> str:
     for step, (x, row) in enumerate(rest):
         top = row * ROW_HEIGHT
         middle = (y + top) / 2
-        text += f"C{route[step][0]:.1f} {middle:g} {x:.1f} {middle:g} {x:.1f} {top}"
+        text += (
+            f"C{route[step][0]:.1f} {middle:g} {x:.1f} {middle:g} {x:.1f} {top}"
+        )
         y = top
         if step < len(rest) - 1:
             y = top + BOX_HEIGHT
@@ -373,4 +257,6 @@ def _shortened(name: str) -> str:
 
 def _printable(text: str) -> str:
     """The text without characters that XML does not allow."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\ufffd" for c in text
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ class Layout:
     width: float
 
 
-def layered_layout(count: int, edges: Sequence[Edge], box_width: float) -> Layout:
+def layered_layout(
+    count: int, edges: Sequence[Edge], box_width: float
+) -> Layout:
     """Arranges a directed acyclic graph in rows (Sugiyama et al., 1981).
 
     Boxes come below all they depend on; within the rows, sweeps by the mean
@@ -65,7 +68,7 @@ def layered_layout(count: int, edges: Sequence[Edge], box_width: float) -> Layou
     rows = _rows(count, edges)
     chains, where = _with_bends(rows, edges)
     steps = list(
-        dict.fromkeys((a, b) for c in chains for a, b in zip(c, c[1:], strict=False))
+        dict.fromkeys((a, b) for c in chains for a, b in itertools.pairwise(c))
     )
     ordered = _ordered(where, steps)
     widths = np.full(len(where), BEND_WIDTH)
@@ -75,7 +78,10 @@ def layered_layout(count: int, edges: Sequence[Edge], box_width: float) -> Layou
     x -= (x - widths / 2).min()
     routes = [[(float(x[n]), where[n]) for n in chain] for chain in chains]
     return Layout(
-        [float(v) for v in x[:count]], rows, routes, float((x + widths / 2).max())
+        [float(v) for v in x[:count]],
+        rows,
+        routes,
+        float((x + widths / 2).max()),
     )
 
 
@@ -111,8 +117,8 @@ def _with_bends(
 def _ordered(where: list[int], steps: list[Edge]) -> list[list[int]]:
     """The boxes and bends of every row from left to right."""
     ordered: list[list[int]] = [[] for _ in range(max(where) + 1)]
-    for item, row in enumerate(where):
-        ordered[row].append(item)
+    for item, number in enumerate(where):
+        ordered[number].append(item)
     above, below = defaultdict(list), defaultdict(list)
     for source, target in steps:
         above[target].append(source)
@@ -125,7 +131,9 @@ def _ordered(where: list[int], steps: list[Edge]) -> list[list[int]]:
         near = above if down else below
         place = {n: p for row in ordered for p, n in enumerate(row)}
         ordered = list(ordered)
-        numbers = range(len(ordered)) if down else range(len(ordered) - 1, -1, -1)
+        numbers = (
+            range(len(ordered)) if down else range(len(ordered) - 1, -1, -1)
+        )
         for number in numbers:
             row = ordered[number]
             mean = {
@@ -142,7 +150,9 @@ def _ordered(where: list[int], steps: list[Edge]) -> list[list[int]]:
     return best
 
 
-def _crossings(ordered: list[list[int]], steps: list[Edge], where: list[int]) -> int:
+def _crossings(
+    ordered: list[list[int]], steps: list[Edge], where: list[int]
+) -> int:
     place = {n: p for row in ordered for p, n in enumerate(row)}
     ends = defaultdict(list)
     for source, target in steps:
@@ -190,7 +200,7 @@ def _straightened(
     items, moves = widths.size, len(steps)
     # Unknowns: the positions, then |move| of every step from above:
     # x_a - x_b - move <= 0, x_b - x_a - move <= 0, x_left - x_right <= -space.
-    pairs = [(a, b) for row in ordered for a, b in zip(row, row[1:], strict=False)]
+    pairs = [(a, b) for row in ordered for a, b in itertools.pairwise(row)]
     source, target = np.array(steps, dtype=int).reshape(-1, 2).T
     left, right = np.array(pairs, dtype=int).reshape(-1, 2).T
     one = np.arange(moves)
@@ -226,5 +236,7 @@ def _straightened(
         method="highs",
     )
     if result.x is None:
-        raise RuntimeError(f"The drawing could not be arranged: {result.message}")
+        raise RuntimeError(
+            f"The drawing could not be arranged: {result.message}"
+        )
     return result.x[:items]
