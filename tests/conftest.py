@@ -8,6 +8,8 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # JAX has no float64 otherwise, and exactness is judged in float64.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# Small tensors: XLA would spend more time on code than in it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import keras

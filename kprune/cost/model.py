@@ -139,9 +139,12 @@ class CostModel:
         self.params.freeze()
         self.itemsizes = np.array(self._bytes_per_term)
 
-    def _shape(self, variable: keras.Variable) -> tuple[float, list[int]]:
+    def _size(self, variable: keras.Variable | None) -> tuple[float, list[int]]:
+        """Size of a variable as a product; 1 for work without a variable."""
         coefficient = 1.0
         numbers: list[int] = []
+        if variable is None:
+            return coefficient, numbers
         binding = self.graph.bindings.get(id(variable))
         for axis, size in enumerate(variable.shape):
             bound = None if binding is None else binding.axes.get(axis)
@@ -154,14 +157,12 @@ class CostModel:
     def _add_params(self) -> None:
         for layer in unique_layers(self.graph):
             for weight in layer.weights:
-                self.params.add(layer, *self._shape(weight))
+                self.params.add(layer, *self._size(weight))
                 self._bytes_per_term.append(itemsize(weight.dtype))
 
     def _add_macs(self) -> None:
         for work in self.graph.tracer.ledger.work:
-            coefficient, numbers = 1.0, []
-            if work.variable is not None:
-                coefficient, numbers = self._shape(work.variable)
+            coefficient, numbers = self._size(work.variable)
             for labels in work.axes:
                 factor, found = self._axes.axes(labels, labels[0].size)
                 coefficient *= factor
