@@ -65,7 +65,10 @@ def by_channels():
         x = keras.layers.GlobalAveragePooling2D()(x)
         model = keras.Model(inputs, keras.layers.Dense(10)(x))
         rows.append((f"width {width}", 12 * width, trace_seconds(model)))
-        print(f"{rows[-1][0]}: {rows[-1][1]} channels, {rows[-1][2]:.4f} s", flush=True)
+        print(
+            f"{rows[-1][0]}: {rows[-1][1]} channels, {rows[-1][2]:.4f} s",
+            flush=True,
+        )
     return rows
 
 
@@ -79,7 +82,12 @@ def plot(rows, x_label: str, path: pathlib.Path) -> None:
     axes.scatter([r[1] for r in rows], [1000 * r[2] for r in rows])
     for name, x, seconds in rows:
         axes.annotate(name, (x, 1000 * seconds), fontsize=7)
-    axes.set(xlabel=x_label, ylabel="kprune.trace, ms", xlim=(0, None), ylim=(0, None))
+    axes.set(
+        xlabel=x_label,
+        ylabel="kprune.trace, ms",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
     figure.tight_layout()
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
@@ -92,13 +100,17 @@ def peak_memory(name: str) -> None:
 
     import kprune
 
-    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3),
-                                              include_top=False, pooling="avg")
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(64, 64, 3), include_top=False, pooling="avg"
+    )
     model = keras.Model(model.input, keras.layers.Dense(10)(model.output))
     weights = kprune.cost(model).bytes
     base = rss() - weights
-    print(f"{name}: weights {weights / 2**20:.0f} MiB, "
-          f"process without them {base / 2**20:.0f} MiB", flush=True)
+    print(
+        f"{name}: weights {weights / 2**20:.0f} MiB, "
+        f"process without them {base / 2**20:.0f} MiB",
+        flush=True,
+    )
     start = time.perf_counter()
     masked = kprune.prune(model, reduce={"macs": 0.5})
     pruned = time.perf_counter()

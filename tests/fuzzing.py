@@ -112,7 +112,9 @@ def _grouped(b, x, y, d):
 def _depthwise(b, x, y, d):
     if x.shape[-1] * (1 + d % 2) > 24:
         return None
-    return layers.DepthwiseConv2D(3, padding="same", depth_multiplier=1 + d % 2)(x)
+    return layers.DepthwiseConv2D(
+        3, padding="same", depth_multiplier=1 + d % 2
+    )(x)
 
 
 @operation("separable", 4)
@@ -124,7 +126,9 @@ def _separable(b, x, y, d):
 def _transposed(b, x, y, d):
     if x.shape[1] > 6:
         return None
-    return layers.Conv2DTranspose(channels(d), 3, strides=1 + d % 2, padding="same")(x)
+    return layers.Conv2DTranspose(
+        channels(d), 3, strides=1 + d % 2, padding="same"
+    )(x)
 
 
 @operation("batch_norm", None)
@@ -293,7 +297,9 @@ def _constant(b, x, y, d):
 
 @operation("scalar", None)
 def _scalar(b, x, y, d):
-    return [x * 2 + 1, 1 - x, x / 2, -x, ops.clip(x, -1.0, 1.0), ops.abs(x)][d % 6]
+    return [x * 2 + 1, 1 - x, x / 2, -x, ops.clip(x, -1.0, 1.0), ops.abs(x)][
+        d % 6
+    ]
 
 
 @operation("repeat", None)
@@ -350,7 +356,7 @@ def _stack(b, x, y, d):
 
 @operation("share", 4)
 def _share(b, x, y, d):
-    fits = [l for l in b.shared if l.kernel.shape[-2] == x.shape[-1]]
+    fits = [s for s in b.shared if s.kernel.shape[-2] == x.shape[-1]]
     return fits[d % len(fits)](x) if fits else None
 
 
@@ -372,7 +378,10 @@ def _nested_sequential(b, x, y, d):
     if len(x.shape) > 3:
         return None
     inner = keras.Sequential(
-        [layers.Dense(channels(d), activation="tanh"), layers.Dense(channels(y))]
+        [
+            layers.Dense(channels(d), activation="tanh"),
+            layers.Dense(channels(y)),
+        ]
     )
     return inner(x)
 
@@ -402,7 +411,9 @@ def _unflatten(b, x, y, d):
 
 @operation("conv1d", 3)
 def _conv1d(b, x, y, d):
-    return layers.Conv1D(channels(d), 3, padding="causal" if d % 2 else "same")(x)
+    return layers.Conv1D(channels(d), 3, padding="causal" if d % 2 else "same")(
+        x
+    )
 
 
 @operation("recurrent", 3)
@@ -430,7 +441,9 @@ def _attention(b, x, y, d):
 @operation("einsum_dense", 3)
 def _einsum(b, x, y, d):
     return layers.EinsumDense(
-        "btc,chd->bthd", output_shape=(x.shape[1], 2, channels(d)), bias_axes="hd"
+        "btc,chd->bthd",
+        output_shape=(x.shape[1], 2, channels(d)),
+        bias_axes="hd",
     )(x)
 
 
@@ -566,8 +579,13 @@ def _cheap_weights(shape, dtype=None):
 def _hurry() -> None:
     """Leaves out what takes most of the time and tests nothing of kprune."""
     keras.config.disable_traceback_filtering()
-    for cls in (keras.initializers.GlorotUniform, keras.initializers.Orthogonal):
-        cls.__call__ = lambda self, shape, dtype=None: _cheap_weights(shape, dtype)
+    for cls in (
+        keras.initializers.GlorotUniform,
+        keras.initializers.Orthogonal,
+    ):
+        cls.__call__ = lambda self, shape, dtype=None: _cheap_weights(
+            shape, dtype
+        )
 
 
 def main() -> None:
@@ -591,16 +609,24 @@ def main() -> None:
         program = rng.integers(0, 64, size=(size, 4)).tolist()
         try:
             groups = check(program, seed=n)
-            counts["with prunable groups" if groups else "nothing to prune"] += 1
+            counts[
+                "with prunable groups" if groups else "nothing to prune"
+            ] += 1
             counts["groups"] += groups
         except Exception as error:
             failures += 1
             text = str(error).strip().splitlines()
-            print(f"FAILED {type(error).__name__}: {text[:1]} {program}", flush=True)
+            print(
+                f"FAILED {type(error).__name__}: {text[:1]} {program}",
+                flush=True,
+            )
         if n % arguments.report == 0:
             seconds = time.process_time() - start
-            print(f"{n} programs, {failures} failed, {dict(counts)}, {seconds:.0f} CPU s",
-                  flush=True)
+            print(
+                f"{n} programs, {failures} failed, {dict(counts)}, "
+                f"{seconds:.0f} CPU s",
+                flush=True,
+            )
     raise SystemExit(1 if failures else 0)
 
 

@@ -66,7 +66,9 @@ def random_inputs(model, batch=3, seed=0):
 def outputs(model, x, training=False):
     """All outputs as NumPy arrays."""
     y = model(x, training=training)
-    return [np.asarray(keras.ops.convert_to_numpy(v)) for v in keras.tree.flatten(y)]
+    return [
+        np.asarray(keras.ops.convert_to_numpy(v)) for v in keras.tree.flatten(y)
+    ]
 
 
 def difference(a, b):
@@ -85,7 +87,9 @@ def random_masks(graph, seed=0, share=(0.3, 0.5)):
     rng = np.random.default_rng(seed)
     vectors = {}
     for group in graph.prunable:
-        count = int(np.clip(round(group.size * rng.uniform(*share)), 1, group.size - 1))
+        count = int(
+            np.clip(round(group.size * rng.uniform(*share)), 1, group.size - 1)
+        )
         vector = np.ones(group.size)
         vector[rng.choice(group.size, count, replace=False)] = 0
         vectors[group.name] = vector
@@ -136,9 +140,9 @@ def assert_trains_alike(masked, compact, x, tolerance):
             keras.optimizers.SGD(1e-3, momentum=0.9), "mse", run_eagerly=eager
         )
         model.train_on_batch(x, y)
-    assert (
-        difference(outputs(masked, x), outputs(compact, x)) <= tolerance
-    ), "masked and compact models train differently"
+    assert difference(outputs(masked, x), outputs(compact, x)) <= tolerance, (
+        "masked and compact models train differently"
+    )
 
 
 def assert_saves(model, x, path):
@@ -165,6 +169,7 @@ def run_pruning_test(
         expected: `{group name: size}` of all prunable groups.
         train: Compare one training step too.
         save: Save and load the masked and the compact model.
+        train_tolerance: How far both may be apart after the step.
     """
     with floatx("float64"):
         model = build()

@@ -55,7 +55,8 @@ class Cost:
             (r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", f"{r.bytes:,}")
             for r in self.table
         ]
-        rows.append(("total", "", f"{self.macs:,}", f"{self.params:,}", f"{self.bytes:,}"))
+        totals = (self.macs, self.params, self.bytes)
+        rows.append(("total", "", *(f"{total:,}" for total in totals)))
         widths = [max(len(row[c]) for row in rows) for c in range(5)]
         return "\n".join(
             "  ".join(
@@ -99,10 +100,12 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     macs, params = costs.macs.each(lengths), costs.params.each(lengths)
     sizes = params * costs.itemsizes
     rows: dict[int, list] = {}
-    for owner, value in zip(costs.params.owners, zip(params, sizes), strict=True):
+    for owner, count, size in zip(
+        costs.params.owners, params, sizes, strict=True
+    ):
         row = rows.setdefault(id(owner), [owner, 0.0, 0.0, 0.0])
-        row[2] += value[0]
-        row[3] += value[1]
+        row[2] += count
+        row[3] += size
     for owner, value in zip(costs.macs.owners, macs, strict=True):
         rows.setdefault(id(owner), [owner, 0.0, 0.0, 0.0])[1] += value
     table = tuple(

@@ -79,11 +79,15 @@ class AxisTable:
             # Multiplicities count per channel of the group, and every channel
             # of a group sits on its axes equally often.
             slopes = {g: float(s) for g, s in slopes.items()}
-            known = self._known[id(labels)] = self._append(float(counts[0]), slopes)
+            known = self._known[id(labels)] = self._append(
+                float(counts[0]), slopes
+            )
             self._keep.append(labels)
         return known
 
-    def axes(self, lists: list[np.ndarray], size: int) -> tuple[float, list[int]]:
+    def axes(
+        self, lists: list[np.ndarray], size: int
+    ) -> tuple[float, list[int]]:
         """`(factor, axis numbers)` of one axis with several label arrays.
 
         Two label arrays on one axis come from flattening two axes; what
@@ -183,7 +187,10 @@ class CostModel:
             `{"macs": ..., "params": ...}`, floats or arrays of shape `(n,)`.
         """
         lengths = self.lengths(kept)
-        return {"macs": self.macs.total(lengths), "params": self.params.total(lengths)}
+        return {
+            "macs": self.macs.total(lengths),
+            "params": self.params.total(lengths),
+        }
 
     @property
     def full(self) -> dict[str, float]:

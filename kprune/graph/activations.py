@@ -66,7 +66,9 @@ def _remembered(function: Any, rank: int) -> ActivationKind:
     return probe(function, rank)
 
 
-def probe_operation(operation: Any, args: tuple, kwargs: dict) -> ActivationKind:
+def probe_operation(
+    operation: Any, args: tuple, kwargs: dict
+) -> ActivationKind:
     """Probes an operation of one tensor, its other arguments as they are.
 
     Args:
@@ -87,7 +89,9 @@ def probe_operation(operation: Any, args: tuple, kwargs: dict) -> ActivationKind
         return operation.call(*new_args, **new_kwargs)
 
     try:
-        config = {k: v for k, v in operation.get_config().items() if k != "name"}
+        config = {
+            k: v for k, v in operation.get_config().items() if k != "name"
+        }
     except NotImplementedError:
         return probe(function, rank)
     rest = keras.tree.map_structure(
@@ -95,7 +99,13 @@ def probe_operation(operation: Any, args: tuple, kwargs: dict) -> ActivationKind
     )
     if any(np.ndim(v) for v in keras.tree.flatten((config, rest))):
         return probe(function, rank)
-    key = (type(operation), repr(config), repr(rest), rank, keras.config.floatx())
+    key = (
+        type(operation),
+        repr(config),
+        repr(rest),
+        rank,
+        keras.config.floatx(),
+    )
     if key not in _OPERATIONS:
         _OPERATIONS[key] = probe(function, rank)
     return _OPERATIONS[key]
@@ -114,7 +124,9 @@ def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
         if y.shape != x.shape:
             return _MIXES_EVERYTHING
         if not _commutes(function, x, y, rng, 1):
-            return ActivationKind(False, _commutes(function, x, y, rng, 5), False)
+            return ActivationKind(
+                False, _commutes(function, x, y, rng, 5), False
+            )
         at_zero = _apply(function, np.zeros_like(x))
         grid = np.resize(np.linspace(-10, 10, 41, dtype="float32"), (9, *shape))
         with np.errstate(all="ignore"):
@@ -122,7 +134,9 @@ def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
             sloped = _has_slope(function, x, at_zero)
     except Exception:  # any user function may refuse a probe; it is then pinned
         return _MIXES_EVERYTHING
-    return ActivationKind(True, True, bool((at_zero == 0).all()), sloped, finite)
+    return ActivationKind(
+        True, True, bool((at_zero == 0).all()), sloped, finite
+    )
 
 
 def _commutes(function, x, y, rng, block: int) -> bool:

@@ -187,7 +187,11 @@ class Call:
         for factor in left:
             axes = set(varying(factor))
             met = [f for f in right if axes & set(varying(f))]
-            back = [f for f in left if met and set(varying(met[0])) & set(varying(f))]
+            back = [
+                f
+                for f in left
+                if met and set(varying(met[0])) & set(varying(f))
+            ]
             if len(met) == 1 and len(back) == 1:
                 self.union(factor, met[0], why)
                 right = [f for f in right if f is not met[0]]
@@ -211,7 +215,9 @@ class Call:
         return result, [*owners, new]
 
     @staticmethod
-    def _faces_full_axis(factor: np.ndarray, operands: Sequence[Labels]) -> bool:
+    def _faces_full_axis(
+        factor: np.ndarray, operands: Sequence[Labels]
+    ) -> bool:
         return any(o.shape[a] != 1 for o in operands for a in varying(factor))
 
     def _pin_alone(self, factor: np.ndarray, other: Labels, why: str) -> None:
@@ -232,7 +238,9 @@ class Call:
             f"activation '{getattr(function, '__name__', type(function).__name__)}'",
         )
 
-    def pass_function(self, labels: Labels, kind: ActivationKind, name: str) -> Labels:
+    def pass_function(
+        self, labels: Labels, kind: ActivationKind, name: str
+    ) -> Labels:
         """Passes labels through a function of one tensor of known kind."""
         if not kind.elementwise:
             why = f"{name} of {self!r} mixes channels"
@@ -277,7 +285,9 @@ class Call:
             return []
         return list(known.axes[axis].labels)
 
-    def bind(self, variable: keras.Variable | None, axes: dict[int, Axis]) -> None:
+    def bind(
+        self, variable: keras.Variable | None, axes: dict[int, Axis]
+    ) -> None:
         """Ties axes of a variable to labels.
 
         A variable bound before (a layer that is called again) has the labels
@@ -297,7 +307,9 @@ class Call:
             return
         for a in known.axes.keys() | axes.keys():
             axis = axes.get(a) or Axis([], known.axes[a].role)
-            old = known.axes.setdefault(a, Axis([], axis.role, axis.feature_axis))
+            old = known.axes.setdefault(
+                a, Axis([], axis.role, axis.feature_axis)
+            )
             self._same_axis(old.labels, axis.labels)
 
     def _same_axis(self, old: list[np.ndarray], new: list[np.ndarray]) -> None:
@@ -336,7 +348,9 @@ class Call:
         Unknown positions (dynamic axes) count as 1.
         """
         count = self.repeats * math.prod(n or 1 for n in positions)
-        entry = Work(self.owner, float(count), variable, [list(a) for a in axes])
+        entry = Work(
+            self.owner, float(count), variable, [list(a) for a in axes]
+        )
         self._ledger.work.append(entry)
 
 

@@ -71,7 +71,11 @@ class Group:
     """
 
     def __init__(
-        self, name: str, classes: np.ndarray, pinned: str | None, graph: ChannelGraph
+        self,
+        name: str,
+        classes: np.ndarray,
+        pinned: str | None,
+        graph: ChannelGraph,
     ):
         self.name = name
         self.classes = classes
@@ -232,7 +236,9 @@ class ChannelGraph:
         return known[1]
 
     def resolve_labels(self, labels: Labels) -> Labels:
-        return labels.replace(factors=tuple(self.resolve(f) for f in labels.factors))
+        return labels.replace(
+            factors=tuple(self.resolve(f) for f in labels.factors)
+        )
 
     # -- groups --------------------------------------------------------------
 
@@ -251,9 +257,13 @@ class ChannelGraph:
                 1, 2**63, size=len(arrays), dtype=np.uint64
             )
             lengths = [a.size for a in arrays]
-            np.add.at(signature, np.concatenate(arrays), np.repeat(keys, lengths))
+            np.add.at(
+                signature, np.concatenate(arrays), np.repeat(keys, lengths)
+            )
         members = np.flatnonzero(bound)
-        table = np.stack([signature[members], self._reasons[members].astype(np.uint64)])
+        table = np.stack(
+            [signature[members], self._reasons[members].astype(np.uint64)]
+        )
         _, first, inverse = np.unique(
             table, axis=1, return_index=True, return_inverse=True
         )
@@ -378,7 +388,9 @@ class ChannelGraph:
             if group.pinned is None:
                 prunable += group.size
             else:
-                reasons[group.pinned] = reasons.get(group.pinned, 0) + group.size
+                reasons[group.pinned] = (
+                    reasons.get(group.pinned, 0) + group.size
+                )
         return Coverage(prunable, sum(reasons.values()), reasons)
 
     def kept(self, alive: dict[str, np.ndarray] | None = None) -> Kept:

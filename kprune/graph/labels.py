@@ -80,7 +80,9 @@ def lift(labels: Labels, rank: int) -> Labels:
         return labels
     return labels.replace(
         shape=(1,) * extra + labels.shape,
-        factors=tuple(f.reshape((1,) * extra + f.shape) for f in labels.factors),
+        factors=tuple(
+            f.reshape((1,) * extra + f.shape) for f in labels.factors
+        ),
     )
 
 
@@ -108,7 +110,9 @@ def split_blocks(
         i, j = start
     if old[:i] == new[:j]:
         head = [((a, a + 1), (a, a + 1)) for a in range(i)]
-    elif None in old[:i] or None in new[:j] or math.prod(old[:i] + new[:j]) == 1:  # type: ignore[arg-type]
+    elif (
+        None in old[:i] or None in new[:j] or math.prod(old[:i] + new[:j]) == 1
+    ):  # type: ignore[arg-type]
         head = [((0, i), (0, j))]
     else:
         return None

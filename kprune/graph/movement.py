@@ -50,7 +50,9 @@ def reshape(call: Call, x: Labels, shape) -> Labels:
     return finish(call, x.replace(why=why), factors, shape)
 
 
-def concatenate(call: Call, inputs: Sequence[Labels], axis: int, shape) -> Labels:
+def concatenate(
+    call: Call, inputs: Sequence[Labels], axis: int, shape
+) -> Labels:
     """Lays labels end to end along `axis`, joins them along all others."""
     if any(x.shape[axis] is None for x in inputs):
         why = f"{call!r} lays them beside an axis of unknown size"
@@ -84,7 +86,9 @@ def concatenate(call: Call, inputs: Sequence[Labels], axis: int, shape) -> Label
         factors.append(np.concatenate(pieces, axis=axis))
     zero = all(x.zero for x in inputs if x.factors)
     reasons = [x.why for x in inputs if x.why]
-    return Labels(tuple(shape), tuple(factors), zero, reasons[0] if reasons else "")
+    return Labels(
+        tuple(shape), tuple(factors), zero, reasons[0] if reasons else ""
+    )
 
 
 def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
@@ -129,7 +133,9 @@ def normalise_key(key: Any, rank: int) -> tuple | None:
     return (*key, *fill)
 
 
-def pad(call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape) -> Labels:
+def pad(
+    call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape
+) -> Labels:
     """Padding; on an axis of labelled channels the pad owns new slots."""
     padded = [a for a, (low, high) in enumerate(widths) if low or high]
     last = x.rank - 1
@@ -137,7 +143,9 @@ def pad(call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape) ->
     labelled: set[int] = set()
     for factor in x.factors:
         for axis in [a for a in padded if factor.shape[a] > 1]:
-            factor = _pad_factor(call, factor, axis, widths[axis], axis in labelled)
+            factor = _pad_factor(
+                call, factor, axis, widths[axis], axis in labelled
+            )
             labelled.add(axis)
         factors.append(factor)
     if last in padded and last not in labelled and (x.shape[last] or 0) > 1:
@@ -206,4 +214,3 @@ def broadcast(x: Labels, shape) -> Labels:
     extra = len(shape) - x.rank
     factors = tuple(f.reshape((1,) * extra + f.shape) for f in x.factors)
     return x.replace(shape=tuple(shape), factors=factors)
-

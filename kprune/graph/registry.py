@@ -44,7 +44,9 @@ class Rule(abc.ABC):
         """Call arguments for the kept channels: `(args, kwargs)`."""
         return args, kwargs
 
-    def masked_call(self, layer: Any, masks: dict, inputs: Any, *args, **kwargs):
+    def masked_call(
+        self, layer: Any, masks: dict, inputs: Any, *args, **kwargs
+    ):
         """Computes the layer as if only channels with mask 1 existed.
 
         Only layers whose output at one channel depends on the others (layer
@@ -110,7 +112,9 @@ def configuration(operation: Any) -> dict[str, Any]:
         return operation.get_config()
     except NotImplementedError:
         names = list(inspect.signature(type(operation).__init__).parameters)[1:]
-        config = {n: _plain(getattr(operation, n)) for n in names if n != "name"}
+        config = {
+            n: _plain(getattr(operation, n)) for n in names if n != "name"
+        }
         return {**config, "name": operation.name}
 
 

@@ -74,10 +74,13 @@ class SlotTable:
         else:
             a = b = np.zeros(0, dtype=int)
         links = coo_array(
-            (np.ones(a.size, dtype=bool), (a, b)), shape=(self.count, self.count)
+            (np.ones(a.size, dtype=bool), (a, b)),
+            shape=(self.count, self.count),
         )
         _, raw = connected_components(links, directed=False)
-        _, first, inverse = np.unique(raw, return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(
+            raw, return_index=True, return_inverse=True
+        )
         order = np.empty(first.size, dtype=int)
         order[np.argsort(first)] = np.arange(first.size)
         return order[inverse]

@@ -21,7 +21,9 @@ from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
 
 
-def trace(model: keras.Model, skip: Iterable[Any] | None = None) -> ChannelGraph:
+def trace(
+    model: keras.Model, skip: Iterable[Any] | None = None
+) -> ChannelGraph:
     """Finds which channels of a model live and die together.
 
     Args:
@@ -87,14 +89,18 @@ class Tracer:
 
     # -- walking -----------------------------------------------------------
 
-    def trace_functional(self, functional, inputs: list[Labels]) -> list[Labels]:
+    def trace_functional(
+        self, functional, inputs: list[Labels]
+    ) -> list[Labels]:
         state = {
             id(t): labels
             for t, labels in zip(functional.inputs, inputs, strict=True)
         }
         for node in walk.nodes(functional):
             args, kwargs = node.arguments.convert(
-                lambda x: state[id(x)] if isinstance(x, keras.KerasTensor) else x
+                lambda x: (
+                    state[id(x)] if isinstance(x, keras.KerasTensor) else x
+                )
             )
             inner = walk.functional_of(node.operation)
             if inner is not None:
@@ -135,7 +141,9 @@ class Tracer:
         why = f"model '{inner.name}' does not know the size of this axis"
         return call.settle(given, unknown, why).replace(shape=shape)
 
-    def _same_labels(self, old: list[Labels], new: list[Labels], what: str) -> None:
+    def _same_labels(
+        self, old: list[Labels], new: list[Labels], what: str
+    ) -> None:
         why = f"{what} is called on tensors of different origin"
         if len(old) != len(new):
             for labels in (*old, *new):
@@ -143,7 +151,9 @@ class Tracer:
                     self.ledger.slots.pin(factor, why)
             return
         for a, b in zip(old, new, strict=True):
-            shapes = [f.shape for f in a.factors] == [f.shape for f in b.factors]
+            shapes = [f.shape for f in a.factors] == [
+                f.shape for f in b.factors
+            ]
             if shapes and a.zero <= b.zero:
                 for f, g in zip(a.factors, b.factors, strict=True):
                     self.ledger.slots.union(f, g, why)
@@ -191,7 +201,8 @@ class Tracer:
         for labels, shape in zip(outputs, call.output_shapes, strict=True):
             for factor in labels.factors:
                 fits = len(factor.shape) == len(shape) and all(
-                    n in (1, m) for n, m in zip(factor.shape, shape, strict=True)
+                    n in (1, m)
+                    for n, m in zip(factor.shape, shape, strict=True)
                 )
                 if not fits:
                     raise ValueError(
@@ -221,11 +232,15 @@ class Tracer:
     def _unknown_operation(self, call: Call) -> list[Labels]:
         """Functions of one tensor are tried out; others pin what they touch."""
         kind = type(call.operation).__name__
-        single = len(call.inputs) == 1 and call.output_shapes == [call.input.shape]
+        single = len(call.inputs) == 1 and call.output_shapes == [
+            call.input.shape
+        ]
         if single and call.input.factors:
             found = probe_operation(call.operation, call.args, call.kwargs)
             if found.elementwise:
-                return [call.pass_function(call.input, found, f"operation {kind}")]
+                return [
+                    call.pass_function(call.input, found, f"operation {kind}")
+                ]
         return call.pin_all(f"operation {kind} has no rule")
 
     # -- finishing -----------------------------------------------------------

@@ -38,7 +38,9 @@ def functional_of(operation: Any) -> keras.Model | None:
     """The functional graph of a Functional or Sequential model, else None."""
     if isinstance(operation, keras.Sequential):
         return operation._functional
-    if isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth"):
+    if isinstance(operation, keras.Model) and hasattr(
+        operation, "_nodes_by_depth"
+    ):
         return operation
     return None
 

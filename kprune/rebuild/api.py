@@ -74,13 +74,17 @@ class _Shrinking:
             return copy_operation(visit.operation)
         return visit.rule.shrink(visit, self._kept)
 
-    def arguments(self, node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def arguments(
+        self, node: Any, args: tuple, kwargs: dict
+    ) -> tuple[tuple, dict]:
         visit = self._visits[id(node)]
         if visit.rule is None:
             return args, kwargs
         return visit.rule.arguments(visit, self._kept, args, kwargs)
 
-    def input_shape(self, functional: Any, index: int) -> tuple[int | None, ...]:
+    def input_shape(
+        self, functional: Any, index: int
+    ) -> tuple[int | None, ...]:
         nested = self._nested.get(id(functional))
         if nested is None:
             return functional.inputs[index].shape

@@ -64,7 +64,10 @@ def copy_slots(
         pairs: The compact variable by `id(masked variable)`.
         kept: Which channels live.
     """
-    old, new = getattr(masked, "optimizer", None), getattr(compact, "optimizer", None)
+    old, new = (
+        getattr(masked, "optimizer", None),
+        getattr(compact, "optimizer", None),
+    )
     if old is None or new is None or not old.built:
         return
     before = masked.trainable_variables
@@ -79,7 +82,9 @@ def copy_slots(
     new_slots = slot_variables(new, after)
     done: set[int] = set()
     for n, variable in enumerate(before):
-        for source, target in zip(old_slots[n], new_slots[order[n]], strict=True):
+        for source, target in zip(
+            old_slots[n], new_slots[order[n]], strict=True
+        ):
             target.assign(kept.take(variable, read(source).copy()))
             done.add(id(target))
     _copy_scalars(old, new, done)

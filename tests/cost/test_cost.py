@@ -17,7 +17,11 @@ from kprune.cost.model import CostModel
     ("layer", "shape", "macs"),
     [
         (layers.Conv2D(8, 3), (10, 12, 4), 8 * 10 * 3 * 3 * 4 * 8),
-        (layers.Conv2D(8, 3, strides=2, padding="same"), (9, 9, 4), 25 * 36 * 8),
+        (
+            layers.Conv2D(8, 3, strides=2, padding="same"),
+            (9, 9, 4),
+            25 * 36 * 8,
+        ),
         (layers.Conv2D(8, 3, groups=2), (10, 12, 4), 8 * 10 * 3 * 3 * 2 * 8),
         (layers.Conv1D(6, 5), (20, 3), 16 * 5 * 3 * 6),
         (layers.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 4), 36 * 9 * 8),
@@ -70,7 +74,9 @@ def test_bytes_follow_the_data_type():
 
 
 def test_unknown_sizes_count_as_one():
-    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 1)])
+    model = keras.Sequential(
+        [keras.Input((None, None, 3)), layers.Conv2D(4, 1)]
+    )
     assert kprune.cost(model).macs == 12
 
 

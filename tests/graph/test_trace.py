@@ -63,7 +63,7 @@ def test_skip_takes_names_and_layers():
 
 
 def test_skip_refuses_unknown_names_and_other_types():
-    with pytest.raises(ValueError, match="nosuch.*calls no such layer"):
+    with pytest.raises(ValueError, match=r"nosuch.*calls no such layer"):
         kprune.trace(zoo.sequential(), skip=["nosuch"])
     with pytest.raises(TypeError, match="layers or layer names"):
         kprune.trace(zoo.sequential(), skip=[3])
@@ -74,18 +74,18 @@ def test_subclassed_model_error_names_class_and_ways_out():
         def call(self, x):
             return x
 
-    with pytest.raises(TypeError, match="class Net.*functional API") as error:
+    with pytest.raises(TypeError, match=r"class Net.*functional API") as error:
         kprune.trace(Net())
     assert "copy the weights" in str(error.value)
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(TypeError, match="works on Keras models.*list"):
+    with pytest.raises(TypeError, match=r"works on Keras models.*list"):
         kprune.trace([1])
 
 
 def test_unbuilt_sequential_says_how_to_build():
-    with pytest.raises(ValueError, match="keras.Input"):
+    with pytest.raises(ValueError, match=r"keras.Input"):
         kprune.trace(keras.Sequential([layers.Dense(3)]))
 
 
@@ -96,9 +96,11 @@ def test_unknown_group_suggests_close_names():
 
 def test_tracing_leaves_the_model_alone():
     model = zoo.projection_resnet()
-    before = {l.name: len(l._inbound_nodes) for l in model.layers}
+    before = {layer.name: len(layer._inbound_nodes) for layer in model.layers}
     kprune.rebuild(kprune.wrap(model))
-    assert before == {l.name: len(l._inbound_nodes) for l in model.layers}
+    assert before == {
+        layer.name: len(layer._inbound_nodes) for layer in model.layers
+    }
 
 
 def test_softmax_over_channels_is_pinned_with_its_reason():

@@ -17,7 +17,9 @@ from kprune.masking import is_masked
 def test_wrap_keeps_names_weights_and_outputs():
     model = zoo.nested_backbone()
     masked = kprune.wrap(model)
-    assert [l.name for l in masked.layers] == [l.name for l in model.layers]
+    assert [layer.name for layer in masked.layers] == [
+        layer.name for layer in model.layers
+    ]
     assert isinstance(masked.get_layer("hidden"), kprune.FilterMask)
     x = random_inputs(model)
     np.testing.assert_array_equal(outputs(model, x)[0], outputs(masked, x)[0])

@@ -20,9 +20,13 @@ OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
     "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
-    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(
+        0.01, momentum=0.5, centered=True
+    ),
     "ema": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5),
-    "clipped": lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.01),
+    "clipped": lambda: keras.optimizers.SGD(
+        0.1, momentum=0.9, global_clipnorm=0.01
+    ),
     "schedule": lambda: keras.optimizers.Adam(
         keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
     ),
@@ -98,7 +102,9 @@ def test_plain_python_losses_and_metrics_survive():
         return keras.ops.mean(keras.ops.square(y - p))
 
     masked = kprune.wrap(zoo.sequential())
-    masked.compile("sgd", loss, metrics=[keras.metrics.MeanAbsoluteError("mae")])
+    masked.compile(
+        "sgd", loss, metrics=[keras.metrics.MeanAbsoluteError("mae")]
+    )
     compact = kprune.rebuild(masked)
     result = compact.evaluate(
         np.ones((2, 8, 8, 3)), np.ones((2, 4)), return_dict=True, verbose=0

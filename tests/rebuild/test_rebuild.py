@@ -21,7 +21,9 @@ from kprune.masking import is_masked
 def test_compact_is_an_ordinary_model(tmp_path):
     masked, compact = masked_and_compact(zoo.nested_backbone())
     assert not is_masked(compact)
-    assert [l.name for l in compact.layers] == [l.name for l in masked.layers]
+    assert [layer.name for layer in compact.layers] == [
+        layer.name for layer in masked.layers
+    ]
     compact.save(tmp_path / "c.keras")
     with zipfile.ZipFile(tmp_path / "c.keras") as archive:
         config = archive.read("config.json").decode()
@@ -73,7 +75,7 @@ def test_compact_model_can_be_pruned_again():
 
 
 def test_plain_model_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match="kprune.wrap"):
+    with pytest.raises(ValueError, match=r"kprune.wrap"):
         kprune.rebuild(zoo.sequential())
 
 

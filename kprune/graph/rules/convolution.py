@@ -58,7 +58,9 @@ class ConvRule(Rule):
         incoming = call.one_axis(x, axis)
         slots = call.filters(layer._kernel, -1)
         if layer.groups > 1:
-            incoming = self._tie_groups(call, incoming, slots, x.shape[axis] or 0)
+            incoming = self._tie_groups(
+                call, incoming, slots, x.shape[axis] or 0
+            )
         call.bind(
             layer._kernel,
             {-2: Axis(incoming, INPUT, axis), -1: Axis([slots], FILTER)},
@@ -68,7 +70,9 @@ class ConvRule(Rule):
         return produce(call, slots, axis)
 
     @staticmethod
-    def _tie_groups(call: Call, incoming, slots, channels: int) -> list[np.ndarray]:
+    def _tie_groups(
+        call: Call, incoming, slots, channels: int
+    ) -> list[np.ndarray]:
         """Merges channels so that every convolution group stays alike.
 
         The kernel's input axis is shared by all groups. With at least as
@@ -116,7 +120,9 @@ class ConvTransposeRule(Rule):
         call.bind(layer.kernel, {-1: incoming, -2: Axis([slots], FILTER)})
         call.bind(layer.bias, {0: Axis([slots], FILTER)})
         # Every input position is multiplied with the whole kernel.
-        call.work(layer.kernel, [x.shape[a] for a in spatial_axes(axis, x.rank)])
+        call.work(
+            layer.kernel, [x.shape[a] for a in spatial_axes(axis, x.rank)]
+        )
         return produce(call, slots, axis)
 
     def config(self, visit, kept):
@@ -144,7 +150,9 @@ class DepthwiseConvRule(Rule):
         call.work(layer.kernel, positions(call, axis))
         shape = call.output_shape
         factors = tuple(channel_factor(a, axis, len(shape)) for a in outgoing)
-        return call.activate(Labels(shape, factors, True, x.why), layer.activation)
+        return call.activate(
+            Labels(shape, factors, True, x.why), layer.activation
+        )
 
 
 @register_rule(layers.SeparableConv1D, layers.SeparableConv2D)

@@ -29,7 +29,9 @@ class DenseRule(Rule):
         )
         call.bind(layer.bias, {0: Axis([slots], FILTER)})
         passing = call.rest(x, last)
-        rows = [call.one_axis(x.replace(factors=passing), a) for a in range(1, last)]
+        rows = [
+            call.one_axis(x.replace(factors=passing), a) for a in range(1, last)
+        ]
         free = [n for n, r in zip(x.shape[1:last], rows, strict=True) if not r]
         call.work(layer._kernel, free, [r for r in rows if r])
         shape = call.output_shape

@@ -131,5 +131,7 @@ def product(call: Call, inputs: list[Labels]) -> Labels:
     """One operand that is 0 at the removed positions makes the product 0."""
     out = call.join(inputs, call.output_shape)
     lifted = [lift(x, out.rank) for x in inputs]
-    zero = all(any(x.zero and covers(x, [f]) for x in lifted) for f in out.factors)
+    zero = all(
+        any(x.zero and covers(x, [f]) for x in lifted) for f in out.factors
+    )
     return out.replace(zero=zero)

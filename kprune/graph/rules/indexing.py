@@ -59,10 +59,13 @@ class TakeRule(Rule):
         if indices.ndim != 1 or indices.size < 2:
             return self._stack(call, x, axis, indices.ndim)
         factors = tuple(
-            f.take(indices, axis=axis) if f.shape[axis] > 1 else f for f in x.factors
+            f.take(indices, axis=axis) if f.shape[axis] > 1 else f
+            for f in x.factors
         )
         if len(x.along(axis)) > 1:
-            call.pin(x.along(axis), f"{call!r} gathers where two channel axes met")
+            call.pin(
+                x.along(axis), f"{call!r} gathers where two channel axes met"
+            )
         return x.replace(shape=call.output_shape, factors=factors)
 
     @staticmethod
@@ -147,7 +150,11 @@ class SliceRule(Rule):
 
     def _cuts(self, visit, kept) -> list[tuple[int, np.ndarray, slice]]:
         x = visit.inputs[0]
-        starts = visit.args[1] if len(visit.args) > 1 else visit.kwargs["start_indices"]
+        starts = (
+            visit.args[1]
+            if len(visit.args) > 1
+            else visit.kwargs["start_indices"]
+        )
         key = self._key(starts, visit.outputs[0].shape)
         cuts = []
         for axis, entry in enumerate(key or ()):

@@ -29,7 +29,6 @@ class BatchNormalizationRule(Rule):
         return x.replace(shape=call.output_shape, zero=layer.gamma is not None)
 
 
-
 @register_rule(layers.Rescaling)
 class RescalingRule(Rule):
     def trace(self, call: Call) -> Labels:

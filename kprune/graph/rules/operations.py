@@ -106,7 +106,9 @@ class QuotientRule(BinaryRule):
         out = call.join(self.operands(call), call.output_shape)
         dividend = argument(call, 0, "x1")
         zero = isinstance(dividend, Labels) and dividend.zero
-        return out.replace(zero=zero and covers(lift(dividend, out.rank), out.factors))
+        return out.replace(
+            zero=zero and covers(lift(dividend, out.rank), out.factors)
+        )
 
 
 @register_rule(*known(ops.numpy, "DivideNoNan"))
@@ -137,7 +139,9 @@ class ClipRule(Rule):
         low, high = call.operation.x_min, call.operation.x_max
         if np.ndim(low) or np.ndim(high):
             everywhere = range(call.input.rank)
-            x = call.settle(call.input, everywhere, f"{call!r} has array bounds")
+            x = call.settle(
+                call.input, everywhere, f"{call!r} has array bounds"
+            )
             return x.replace(zero=False)
         stays = low <= 0 <= high
         return call.input.replace(zero=call.input.zero and bool(stays))

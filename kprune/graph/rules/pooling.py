@@ -17,7 +17,9 @@ def _public(*names: str) -> list[type]:
 
 
 @register_rule(
-    *_public(*(f"{k}Pooling{d}D" for k in ("Max", "Average") for d in (1, 2, 3))),
+    *_public(
+        *(f"{k}Pooling{d}D" for k in ("Max", "Average") for d in (1, 2, 3))
+    ),
     *_public(*(f"AdaptiveMaxPooling{d}D" for d in (1, 2, 3))),
     *_public(*(f"AdaptiveAveragePooling{d}D" for d in (1, 2, 3))),
     *_public("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
@@ -38,7 +40,13 @@ class SpatialRule(Rule):
 
 
 @register_rule(
-    *_public(*(f"Global{k}Pooling{d}D" for k in ("Max", "Average") for d in (1, 2, 3)))
+    *_public(
+        *(
+            f"Global{k}Pooling{d}D"
+            for k in ("Max", "Average")
+            for d in (1, 2, 3)
+        )
+    )
 )
 class GlobalPoolingRule(Rule):
     def trace(self, call: Call) -> Labels:

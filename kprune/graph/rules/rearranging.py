@@ -73,7 +73,9 @@ def tensors_of(call: Call) -> list[Labels]:
     return [
         x
         if isinstance(x, Labels)
-        else Labels(tuple(np.shape(x)), zero=False, why=f"a constant in {call!r}")
+        else Labels(
+            tuple(np.shape(x)), zero=False, why=f"a constant in {call!r}"
+        )
         for x in given
     ]
 
@@ -82,7 +84,9 @@ def tensors_of(call: Call) -> list[Labels]:
 class ConcatenateOpRule(Rule):
     def trace(self, call: Call) -> Labels:
         axis = call.operation.axis % len(call.output_shape)
-        return movement.concatenate(call, tensors_of(call), axis, call.output_shape)
+        return movement.concatenate(
+            call, tensors_of(call), axis, call.output_shape
+        )
 
 
 @register_rule(ops.numpy.Stack)
@@ -150,8 +154,10 @@ class PadRule(Rule):
     def trace(self, call: Call) -> Labels:
         x, op = call.input, call.operation
         widths = _widths(op.pad_width, x.rank)
-        value = call.args[1] if len(call.args) > 1 else call.kwargs.get(
-            "constant_values"
+        value = (
+            call.args[1]
+            if len(call.args) > 1
+            else call.kwargs.get("constant_values")
         )
         if op.mode != "constant":
             padded = [a for a, w in enumerate(widths) if any(w)]
@@ -177,7 +183,7 @@ class PadRule(Rule):
 def _widths(pad_width, rank: int) -> list[tuple[int, int]]:
     widths = [tuple(int(v) for v in np.ravel(w)) for w in pad_width]
     widths = [w * 2 if len(w) == 1 else w for w in widths]
-    return (widths * rank if len(widths) == 1 else widths)  # type: ignore[return-value]
+    return widths * rank if len(widths) == 1 else widths  # type: ignore[return-value]
 
 
 @register_rule(ops.numpy.Repeat)
@@ -189,7 +195,9 @@ class RepeatRule(Rule):
         axis = op.axis % x.rank
         if np.size(op.repeats) > 1:
             # Another channel count would need another list of repeats.
-            x = call.settle(x, [axis], f"{call!r} repeats these channels unevenly")
+            x = call.settle(
+                x, [axis], f"{call!r} repeats these channels unevenly"
+            )
             return x.replace(shape=call.output_shape)
         count = int(np.ravel(op.repeats)[0])
         factors = tuple(
@@ -207,7 +215,11 @@ class TileRule(Rule):
         repeats = [1] * (x.rank - len(repeats)) + repeats
         factors = tuple(
             np.tile(
-                f, [r if n > 1 else 1 for r, n in zip(repeats, f.shape, strict=True)]
+                f,
+                [
+                    r if n > 1 else 1
+                    for r, n in zip(repeats, f.shape, strict=True)
+                ],
             )
             for f in x.factors
         )
@@ -296,7 +308,9 @@ class GluRule(Rule):
         for start in (0, half):
             key = [slice(None)] * x.rank
             key[axis] = slice(start, start + half)
-            parts.append(movement.take_key(call, x, tuple(key), call.output_shape))
+            parts.append(
+                movement.take_key(call, x, tuple(key), call.output_shape)
+            )
         out = call.join(parts, call.output_shape)
         return out.replace(zero=x.zero)
 

@@ -39,7 +39,9 @@ def why_unknown(layer: Any) -> str | None:
     """Why the channels of a recurrent layer must stay, or None."""
     if cells_of(layer) is None:
         cell = type(getattr(layer, "cell", layer)).__name__
-        return f"recurrent layer '{layer.name}' has a cell without rule ({cell})"
+        return (
+            f"recurrent layer '{layer.name}' has a cell without rule ({cell})"
+        )
     if layer.stateful:
         return f"stateful recurrent layer '{layer.name}' keeps states between calls"
     return None
@@ -54,7 +56,9 @@ def arguments_of(call: Call) -> tuple[Labels, list[Labels] | None]:
         return sequence, None
     why = f"a constant initial state of {call!r}"
     states = [
-        s if isinstance(s, Labels) else Labels(tuple(np.shape(s)), zero=False, why=why)
+        s
+        if isinstance(s, Labels)
+        else Labels(tuple(np.shape(s)), zero=False, why=why)
         for s in keras.tree.flatten(given)
     ]
     return sequence, states
@@ -70,7 +74,9 @@ class Direction:
         states: Labels of the initial states, None where they are 0.
     """
 
-    def __init__(self, call: Call, layer, x: Labels, states: list[Labels] | None):
+    def __init__(
+        self, call: Call, layer, x: Labels, states: list[Labels] | None
+    ):
         self._call = call
         self._layer = layer
         self._states = states
@@ -87,7 +93,9 @@ class Direction:
         self.zeros: list[bool] = []
         for cell in cells:
             # A convolutional cell does not tell: it has h and c.
-            count = 2 if convolutional else len(keras.tree.flatten(cell.state_size))
+            count = (
+                2 if convolutional else len(keras.tree.flatten(cell.state_size))
+            )
             own = None if known is None else [next(known) for _ in range(count)]
             units = self._bind(cell, incoming, positions, not self.units)
             zero = self._start(cell, units, own)
@@ -144,7 +152,9 @@ class Direction:
                 getattr(cell, name, None) or keras.activations.linear
             )
             if not kind.elementwise or not kind.tolerates(True):
-                call.pin(units, f"{name} of {call!r} mixes units or is not finite")
+                call.pin(
+                    units, f"{name} of {call!r} mixes units or is not finite"
+                )
             if name == "activation":
                 zero = zero and kind.zero_at_zero
         return zero
@@ -159,7 +169,9 @@ class Direction:
         found = zip(self.units, self.zeros, shapes, strict=True)
         return [self._labels(u, s, self._axis - 1, z) for u, z, s in found]
 
-    def _labels(self, units: np.ndarray, shape, axis: int, zero: bool) -> Labels:
+    def _labels(
+        self, units: np.ndarray, shape, axis: int, zero: bool
+    ) -> Labels:
         if units.size == 1:
             return Labels(shape, why=f"{self._call!r} has a single unit")
         return Labels(shape, (channel_factor(units, axis, len(shape)),), zero)
@@ -217,7 +229,10 @@ class BidirectionalRule(Rule):
         pair = (layer.forward_layer, layer.backward_layer)
         for one in pair:
             why = why_unknown(one)
-            if type(one) in CONVOLUTIONAL and one.data_format == "channels_first":
+            if (
+                type(one) in CONVOLUTIONAL
+                and one.data_format == "channels_first"
+            ):
                 why = f"{call!r} concatenates along an axis that holds no channels"
             if why is not None:
                 return call.pin_all(why)
@@ -229,7 +244,10 @@ class BidirectionalRule(Rule):
         call.union(ahead.last, back.last)
         shapes = call.output_shapes
         count = 2 if layer.merge_mode is None else 1
-        left, right = ahead.sequence(shapes[0]), back.sequence(shapes[count - 1])
+        left, right = (
+            ahead.sequence(shapes[0]),
+            back.sequence(shapes[count - 1]),
+        )
         if layer.merge_mode is None:
             outputs = [left, right]
         else:
@@ -251,7 +269,9 @@ class BidirectionalRule(Rule):
             return left
         both = np.concatenate([ahead.last, back.last])
         rank = left.rank
-        return left.replace(factors=(channel_factor(both, -1, rank),), zero=zero)
+        return left.replace(
+            factors=(channel_factor(both, -1, rank),), zero=zero
+        )
 
     def config(self, visit, kept):
         layer = visit.operation

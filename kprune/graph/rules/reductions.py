@@ -24,7 +24,9 @@ class ReduceRule(Rule):
         x = call.input
         axes = reduced_axes(call.operation, x.rank)
         x = call.settle(x, axes, f"{call!r} reduces over these channels")
-        return drop_axes(x.replace(zero=x.zero and self.zero), axes, call.output_shape)
+        return drop_axes(
+            x.replace(zero=x.zero and self.zero), axes, call.output_shape
+        )
 
 
 @register_rule(
@@ -72,7 +74,9 @@ class MaskedReduceRule(Rule):
                 continue
             if others:
                 factors.append(factor)
-        return drop_axes(x.replace(factors=tuple(factors)), axes, call.output_shape)
+        return drop_axes(
+            x.replace(factors=tuple(factors)), axes, call.output_shape
+        )
 
     def shrink(self, visit, kept):
         operation = super().shrink(visit, kept)
@@ -82,7 +86,9 @@ class MaskedReduceRule(Rule):
             return operation
         after = kept.shape(x)
         share = math.prod((after[a] or 1) / (x.shape[a] or 1) for a in axes)
-        return lambda *args, **kwargs: self.mend(operation(*args, **kwargs), share)
+        return lambda *args, **kwargs: self.mend(
+            operation(*args, **kwargs), share
+        )
 
     def mend(self, reduced: Any, share: float) -> Any:
         """The reduction over all channels from that over the kept ones.
