@@ -25,6 +25,10 @@ from keras import ops
 
 import kprune
 
+# More than any axis of these models: keras.ops.add on TensorFlow takes a
+# (2, 1) operand for a bias where the batch happens to have size 2 as well.
+BATCH = 29
+
 PROGRAMS = st.lists(
     st.tuples(*[st.integers(0, 63)] * 4).map(list), min_size=2, max_size=14
 )
@@ -541,7 +545,7 @@ def check(program, seed=0, tolerance=1e-10):
         groups = kprune.trace(model).prunable
         if not groups:
             return 0
-        x = random_inputs(model, batch=2, seed=seed)
+        x = random_inputs(model, batch=BATCH, seed=seed)
         before = outputs(model, x)
         masked = kprune.wrap(model)
         assert difference(before, outputs(masked, x)) <= tolerance

@@ -48,7 +48,11 @@ def run(folder, save_freq="epoch", kill_at=None):
     prune = PruneCallback(reduce={"macs": 0.7}, schedule=kprune.Linear(1, 4))
     killer = [] if kill_at is None else [Kill(kill_at)]
     history = masked.fit(
-        dataset(), epochs=EPOCHS, verbose=0, callbacks=[prune, backup, *killer]
+        dataset(),
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[prune, backup, *killer],
     )
     return masked, history
 
