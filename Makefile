@@ -11,7 +11,8 @@ ARGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-backends test-tensorflow test-jax \
+	test-torch lint format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +25,38 @@ test: $(VENV)/.installed-dev  ## Run the tests that take seconds
 
 test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 	@$(BIN)/pytest -m slow $(ARGS)
+
+# The core runs on any backend of Keras. JAX and PyTorch get an environment
+# without TensorFlow. Left out: what takes JAX minutes to compile.
+CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
+	tests/rebuild tests/callbacks tests/test_prune.py tests/test_registry.py \
+	tests/test_schedules.py --ignore tests/graph/test_applications.py \
+	--ignore tests/graph/test_fuzz.py
+CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
+	"rich>=13.8" "hypothesis>=6.100" "pytest>=9,<10"
+
+test-backends: test-tensorflow test-jax test-torch  ## Run the core tests on every backend of Keras
+
+test-tensorflow: $(VENV)/.installed-dev
+	@KERAS_BACKEND=tensorflow $(BIN)/pytest $(CORE) $(ARGS)
+
+# JAX compiles one operation at a time; what it compiled is kept.
+test-jax: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv-jax/cache
+test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test-jax: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+test-jax test-torch: test-%: .venv-%/.installed
+	@KERAS_BACKEND=$* .venv-$*/bin/pytest $(CORE) $(ARGS)
+
+.venv-jax/.installed: BACKEND := jax
+.venv-torch/.installed: BACKEND := torch==2.13.0
+.venv-%/.installed: setup.cfg setup.py pyproject.toml kprune/__about__.py
+	@echo "Installing kprune and $(BACKEND) into .venv-$*"
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(CORE_NEEDS) $(BACKEND)
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps -e .
+	@touch $@
 
 # mypy and import-linter look at a copy laid out as the installed package, for
 # only there is the folder callbacks/ the package kprune.callbacks.
@@ -42,7 +75,7 @@ format: $(VENV)/.installed-dev  ## Fix style and format in place
 	@$(BIN)/ruff format .
 
 clean:  ## Remove .venv and everything that was built
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+	@rm -rf $(VENV) .venv-jax .venv-torch build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -40,11 +40,13 @@ def _same_start_for_every_test() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what only TensorFlow can do while Keras runs on another backend."""
+    """Skip what the backend that Keras runs on cannot do."""
     backend = keras.config.backend()
-    if backend == "tensorflow":
-        return
-    skip = pytest.mark.skip(reason=f"needs TensorFlow; the backend is {backend}")
     for item in items:
-        if item.get_closest_marker("tensorflow"):
-            item.add_marker(skip)
+        if backend != "tensorflow" and item.get_closest_marker("tensorflow"):
+            reason = f"needs TensorFlow; the backend is {backend}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        for marker in item.iter_markers("not_on"):
+            if marker.args[0] == backend:
+                reason = f"{backend}: {marker.kwargs['reason']}"
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -177,17 +177,17 @@ def test_model_checkpoint_keeps_masks(tmp_path):
     np.testing.assert_equal(kprune.masks(loaded), spy.kept[-1])
 
 
-not_on_torch = pytest.mark.skipif(
-    keras.config.backend() == "torch",
-    reason="PyTorch compiles for minutes and allows one step per execution",
-)
-
-
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"jit_compile": True}, marks=not_on_torch),
-        pytest.param({"steps_per_execution": 3}, marks=not_on_torch),
+        pytest.param(
+            {"jit_compile": True},
+            marks=pytest.mark.not_on("torch", reason="compiles for minutes"),
+        ),
+        pytest.param(
+            {"steps_per_execution": 3},
+            marks=pytest.mark.not_on("torch", reason="has one step only"),
+        ),
         {"run_eagerly": True},
     ],
     ids=str,

@@ -308,12 +308,9 @@ def test_an_unwritable_target(saved, tmp_path):
 
 
 def python(code: str, **modules: str) -> subprocess.CompletedProcess:
-    """Runs code where `import kprune` runs nothing, with made-up modules."""
-    stubs = {
-        "kprune": f"__path__ = {[*map(str, kprune.__path__)]!r}",
-        **modules,
-    }
-    lines = ["import sys, types"]
+    """Runs code as the `kprune` command would, with made-up modules."""
+    stubs = modules
+    lines = ["import sys, types", "sys.argv[0] = 'kprune'"]
     for name, body in stubs.items():
         lines.append(
             f"sys.modules[{name!r}] = module = types.ModuleType({name!r})"
@@ -345,6 +342,7 @@ def test_start_holds_back_what_keras_prints(tmp_path):
     code = (
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from kprune.commands.start import start_keras\n"
+        "sys.modules['kprune'].load_public_names = lambda: None\n"
         "start_keras()\n"
         "import keras; print(keras.ops)\n"
         "print('after', file=sys.stderr)"

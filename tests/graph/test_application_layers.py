@@ -50,7 +50,9 @@ ZOO = {
 @pytest.mark.parametrize("build", ZOO, ids=lambda f: f.__name__)
 def test_masked_equals_compact(build):
     # Keras registers none of these layers, so it cannot load such a file.
-    run_pruning_test(build, expected=ZOO[build])
+    # StochasticDepth draws from no seed generator, which JAX refuses to compile.
+    train = keras.config.backend() != "jax" or build is not convnext
+    run_pruning_test(build, expected=ZOO[build], train=train)
 
 
 def test_scale_of_every_channel_is_pinned():
