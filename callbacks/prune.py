@@ -48,7 +48,7 @@ class PruneCallback(PruningCallback):
 
     ```python
     masked = kprune.wrap(model)
-    masked.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    masked.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     masked.fit(train, epochs=30, callbacks=[
         PruneCallback(
             criterion="l1",

@@ -71,6 +71,28 @@ class Rule(abc.ABC):
         """Last adjustments of a copy once its weights are loaded."""
 
 
+class CompositeRule(Rule):
+    """For layers that do nothing but call other layers and `keras.ops`.
+
+    Such a layer is treated as the functional model that its `call` amounts
+    to, and it is one in the wrapped and in the compact model, under the same
+    name. It must take a single tensor, own no weights beside those of the
+    layers in it, and do the same in training apart from what these layers do.
+
+    Example:
+
+    ```python
+    kprune.register_rule(MyResidualBlock)(kprune.graph.CompositeRule)
+    ```
+    """
+
+    def trace(self, call: Call) -> Sequence[Labels]:
+        """Reached only where the layer is no such model after all."""
+        return call.pin_all(
+            f"layer '{call.layer.name}' cannot be read as a model of its layers"
+        )
+
+
 def from_config(operation: Any, config: dict[str, Any]) -> Any:
     """A new object of the operation's class."""
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -126,17 +148,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_RULES: dict[type, Rule] = {}
+# Rules by class, or by "module:Class" of packages that need not be installed.
+_RULES: dict[type | str, Rule] = {}
 
 
-def register_rule(*classes: type) -> Callable[[Any], Any]:
+def register_rule(*classes: type | str) -> Callable[[Any], Any]:
     """Teaches the channel graph a layer class.
 
     Decorates a `kprune.graph.Rule` subclass (it needs no constructor
     arguments), or a plain function `trace(call)`.
 
     Args:
-        *classes: Layer or `keras.Operation` classes. Subclasses are covered
+        *classes: Layer or `keras.Operation` classes, or `"module:Class"` for
+            classes that are not to be imported now. Subclasses are covered
             only if they override nothing of theirs: a convolution with
             another constructor or `convolution_op` needs its own rule.
 
@@ -144,7 +168,7 @@ def register_rule(*classes: type) -> Callable[[Any], Any]:
         The decorator.
 
     Raises:
-        TypeError: If something other than a class is given.
+        TypeError: If something else is given.
 
     Example:
 
@@ -158,10 +182,12 @@ def register_rule(*classes: type) -> Callable[[Any], Any]:
     ```
     """
     for cls in classes:
-        if not isinstance(cls, type):
+        named = isinstance(cls, str) and cls.count(":") == 1
+        if not named and not isinstance(cls, type):
             raise TypeError(
                 "register_rule takes layer or operation classes, as "
-                f"@kprune.register_rule(MyLayer). Received: {cls!r}"
+                "@kprune.register_rule(MyLayer), or strings like "
+                f"'package.module:MyLayer'. Received: {cls!r}"
             )
 
     def decorate(rule: Any) -> Any:
@@ -186,15 +212,23 @@ _HARMLESS = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__"}
 _HARMLESS |= {"__annotations__", "__static_attributes__", "__firstlineno__"}
 
 
+def _rule_of(cls: type) -> Rule | None:
+    """The rule registered for this very class."""
+    rule = _RULES.get(cls)
+    if rule is None:
+        rule = _RULES.get(f"{cls.__module__}:{cls.__qualname__}")
+    return rule
+
+
 def find_rule(operation: Any) -> Rule | None:
     """The rule of an operation's class, or of a parent it computes like."""
     cls = type(operation)
-    rule = _RULES.get(cls)
+    rule = _rule_of(cls)
     if rule is not None:
         return rule
     own: set[str] = set()
     for parent in cls.__mro__:
-        rule = _RULES.get(parent)
+        rule = _rule_of(parent)
         if rule is not None:
             changed = {n for n in own if hasattr(parent, n)}
             return None if changed else rule

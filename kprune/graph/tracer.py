@@ -294,7 +294,12 @@ def _names(skip: Iterable[Any] | None) -> set[str]:
 
 def align_inputs(functional, args: tuple, kwargs: dict) -> list[Any]:
     """The values given to a nested model in the order of its inputs."""
-    given = args[0] if args else kwargs["inputs"]
+    if args:
+        given = args[0]
+    elif "inputs" in kwargs:
+        given = kwargs["inputs"]
+    else:  # a composite layer names its only tensor as it likes
+        given = [x for x in keras.tree.flatten(kwargs) if isinstance(x, Labels)]
     if isinstance(given, dict) and not isinstance(functional.input, dict):
         return [given[t.name] for t in functional.inputs]
     return keras.tree.flatten(given)

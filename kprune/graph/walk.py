@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from kprune.graph.registry import CompositeRule
+from kprune.graph.registry import find_rule
 
 
 class Transparent(keras.layers.Layer):
@@ -35,14 +39,55 @@ def unwrap(operation: Any) -> Any:
 
 
 def functional_of(operation: Any) -> keras.Model | None:
-    """The functional graph of a Functional or Sequential model, else None."""
+    """The functional graph of a model or composite layer, else None."""
     if isinstance(operation, keras.Sequential):
         return operation._functional
-    if isinstance(operation, keras.Model) and hasattr(
-        operation, "_nodes_by_depth"
-    ):
-        return operation
+    if isinstance(operation, keras.Model):
+        return operation if hasattr(operation, "_nodes_by_depth") else None
+    if isinstance(operation, keras.layers.Layer) and is_composite(operation):
+        return _COMPOSITES[operation]
     return None
+
+
+_COMPOSITES: weakref.WeakKeyDictionary[Any, keras.Model | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether a layer has a `CompositeRule` and can be read as a model."""
+    if not isinstance(find_rule(operation), CompositeRule):
+        return False
+    if operation not in _COMPOSITES:
+        _COMPOSITES[operation] = _read_call(operation)
+    return _COMPOSITES[operation] is not None
+
+
+def tensors_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    """The symbolic tensors among the arguments of a call."""
+    flat = keras.tree.flatten((args, kwargs))
+    return [x for x in flat if isinstance(x, keras.KerasTensor)]
+
+
+def _read_call(layer: keras.layers.Layer) -> keras.Model | None:
+    """The model that the layer's `call` amounts to, over the same layers."""
+    given = [
+        tensors_of(n.arguments.args, n.arguments.kwargs)
+        for n in layer._inbound_nodes
+    ]
+    inside = {
+        id(v) for part in layer._layers for v in part.variables
+    }  # fmt: skip
+    own = [v for v in layer.variables if id(v) not in inside]
+    if own or any(len(tensors) != 1 for tensors in given):
+        return None
+    tensor = given[0][0]
+    inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+    try:
+        outputs = layer.call(inputs)
+    except Exception:  # any error means that the call is not symbolic
+        return None
+    return keras.Model(inputs, outputs, name=layer.name)
 
 
 def require_functional(model: Any) -> keras.Model:

@@ -53,6 +53,9 @@ class Cloner:
             inner = walk.functional_of(node.operation)
             if inner is None:
                 args, kwargs = self._arguments(node, args, kwargs)
+            elif not isinstance(node.operation, keras.Model):
+                # A composite layer's call may have arguments of its own.
+                args, kwargs = tuple(walk.tensors_of(args, kwargs)), {}
             outputs = operation(*args, **kwargs)
             flat = keras.tree.flatten(outputs)
             for old, new in zip(node.outputs, flat, strict=True):
@@ -73,8 +76,13 @@ class Cloner:
         if not isinstance(operation, keras.layers.Layer):
             return self._make(node)
         if id(operation) not in self.layers:
-            if walk.functional_of(operation) is not None:
-                self.layers[id(operation)] = self.clone(operation)
+            inner = walk.functional_of(operation)
+            if inner is not None:
+                model = isinstance(operation, keras.Model)
+                new = self.clone(operation if model else inner)
+                if not operation.trainable:
+                    new.trainable = False
+                self.layers[id(operation)] = new
             else:
                 self.layers[id(operation)] = self._make(node)
         return self.layers[id(operation)]
