@@ -30,7 +30,11 @@ def projection_resnet():
         short = x
         if stride != 1:
             short = layers.Conv2D(
-                filters, 1, strides=stride, use_bias=False, name=f"project{block}"
+                filters,
+                1,
+                strides=stride,
+                use_bias=False,
+                name=f"project{block}",
             )(x)
             short = layers.BatchNormalization()(short)
         y = _conv_bn(x, 6, f"a{block}", stride)

@@ -55,8 +55,12 @@ class Cost:
             (r.name, r.kind, f"{r.macs:,}", f"{r.params:,}", f"{r.bytes:,}")
             for r in self.table
         ]
-        totals = (self.macs, self.params, self.bytes)
-        rows.append(("total", "", *(f"{total:,}" for total in totals)))
+        macs, params, size = (
+            f"{self.macs:,}",
+            f"{self.params:,}",
+            f"{self.bytes:,}",
+        )
+        rows.append(("total", "", macs, params, size))
         widths = [max(len(row[c]) for row in rows) for c in range(5)]
         return "\n".join(
             "  ".join(

@@ -110,9 +110,7 @@ def split_blocks(
         i, j = start
     if old[:i] == new[:j]:
         head = [((a, a + 1), (a, a + 1)) for a in range(i)]
-    elif (
-        None in old[:i] or None in new[:j] or math.prod(old[:i] + new[:j]) == 1
-    ):  # type: ignore[arg-type]
+    elif _product(old[:i] + new[:j]) in (None, 1):
         head = [((0, i), (0, j))]
     else:
         return None

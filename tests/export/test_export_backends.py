@@ -21,7 +21,9 @@ def python_with_jax():
     for python in (sys.executable, str(ROOT / ".venv-jax" / "bin" / "python")):
         if not os.path.exists(python):
             continue
-        tried = subprocess.run([python, "-c", "import jax"], capture_output=True)
+        tried = subprocess.run(
+            [python, "-c", "import jax"], capture_output=True
+        )
         if tried.returncode == 0:
             return python
     pytest.skip("needs JAX: pip install jax, or make test-jax")
@@ -33,7 +35,9 @@ def test_the_documented_way_from_jax_to_tflite(tmp_path):
     text = (ROOT / "docs" / "backends.md").read_text()
     (train,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     subprocess.run([python_with_jax(), "-c", train], cwd=tmp_path, check=True)
-    (command,) = re.findall(r"^KERAS_BACKEND=tensorflow kprune (.*)$", text, re.M)
+    (command,) = re.findall(
+        r"^KERAS_BACKEND=tensorflow kprune (.*)$", text, re.M
+    )
     subprocess.run(
         [sys.executable, "-c", RUN, *command.split()],
         cwd=tmp_path,

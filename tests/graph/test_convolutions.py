@@ -16,7 +16,9 @@ def one_and_three_dimensions():
     one, three = keras.Input((8, 2)), keras.Input((4, 4, 4, 2))
     x = layers.Conv1D(4, 3, padding="causal", name="c1")(one)
     x = layers.DepthwiseConv1D(2, depth_multiplier=2, name="d1")(x)
-    x = layers.Conv1D(5, 2, dilation_rate=2, activation="softplus", name="c2")(x)
+    x = layers.Conv1D(5, 2, dilation_rate=2, activation="softplus", name="c2")(
+        x
+    )
     x = layers.SeparableConv1D(4, 2, depth_multiplier=2, name="s1")(x)
     x = layers.Conv1DTranspose(3, 2, strides=2, name="t1")(x)
     y = layers.Conv3D(4, 2, activation="sigmoid", name="c3")(three)
@@ -46,7 +48,9 @@ def groups():
     x = layers.Conv2D(12, 1, activation="sigmoid", name="wide")(x)
     x = layers.Conv2D(8, 2, groups=2, name="two_groups")(x)
     x = layers.Conv2D(8, 1, activation="softplus", name="between")(x)
-    x = layers.Conv2D(12, 2, groups=4, activation="sigmoid", name="four_groups")(x)
+    x = layers.Conv2D(
+        12, 2, groups=4, activation="sigmoid", name="four_groups"
+    )(x)
     x = layers.Conv2D(6, 1, name="mix")(x)
     x = layers.Conv2D(12, 2, groups=6, name="depthwise")(x)
     return head(inputs, layers.GlobalAveragePooling2D()(x))
@@ -60,7 +64,9 @@ def grouped_residual():
     x = layers.Conv2D(8, 3, padding="same", groups=4, name="grouped")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Conv2D(8, 1, name="expand")(layers.ReLU()(x))
-    return head(inputs, layers.GlobalAveragePooling2D()(layers.Add()([x, short])))
+    return head(
+        inputs, layers.GlobalAveragePooling2D()(layers.Add()([x, short]))
+    )
 
 
 def dense_on_images():
@@ -84,11 +90,19 @@ def initialised_with_arrays():
 
 CASES = {
     one_and_three_dimensions: {
-        "c1": 4, "c2": 5, "s1": 4, "t1": 3, "c3": 4, "t3": 3,
+        "c1": 4,
+        "c2": 5,
+        "s1": 4,
+        "t1": 3,
+        "c3": 4,
+        "t3": 3,
     },
     depth_multiplier: {"a": 4, "separable": 6, "up": 5},
     groups: {
-        "on_input": 3, "wide": 6, "two_groups": 4, "between": 4,
+        "on_input": 3,
+        "wide": 6,
+        "two_groups": 4,
+        "between": 4,
         "mix": 6,
     },
     grouped_residual: {"stem": 8, "reduce": 4},

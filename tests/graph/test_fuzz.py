@@ -11,7 +11,7 @@ from hypothesis import settings
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(fuzzing.PROGRAMS)

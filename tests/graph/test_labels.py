@@ -13,7 +13,9 @@ from kprune.graph.labels import split_blocks
 @st.composite
 def reshapes(draw):
     """Two shapes with equal element counts, and axes that carry labels."""
-    primes = draw(st.lists(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=5))
+    primes = draw(
+        st.lists(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=5)
+    )
 
     def grouped():
         shape, current = [], 1

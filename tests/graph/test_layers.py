@@ -81,7 +81,9 @@ def pooling():
     y = layers.MaxPooling1D(2)(layers.UpSampling1D(2)(y))
     y = layers.AveragePooling1D(2, padding="same")(layers.Cropping1D(1)(y))
     y = layers.GlobalAveragePooling1D(keepdims=True)(y)
-    return head(inputs, layers.Concatenate()([layers.Flatten()(v) for v in (x, y)]))
+    return head(
+        inputs, layers.Concatenate()([layers.Flatten()(v) for v in (x, y)])
+    )
 
 
 def reshaping():
@@ -99,7 +101,9 @@ def reshaping():
 
 def merging():
     inputs = keras.Input((3, 4))
-    a, b, c, d = (layers.Dense(5, name=n, activation="sigmoid")(inputs) for n in "abcd")
+    a, b, c, d = (
+        layers.Dense(5, name=n, activation="sigmoid")(inputs) for n in "abcd"
+    )
     x = layers.Subtract()([layers.Average()([a, b]), layers.Minimum()([a, c])])
     x = layers.Maximum()([x, layers.Multiply()([b, d])])
     row = layers.GlobalAveragePooling1D()(layers.Dense(5, name="e")(inputs))
@@ -137,7 +141,9 @@ def test_layers(build, tmp_path):
 
 def test_noise(tmp_path):
     expected = {f"d{n}": 5 for n in range(8)}
-    run_pruning_test(noise_and_friends, tmp_path, expected=expected, train=False)
+    run_pruning_test(
+        noise_and_friends, tmp_path, expected=expected, train=False
+    )
 
 
 @pytest.mark.parametrize(

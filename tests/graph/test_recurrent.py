@@ -17,7 +17,9 @@ def head(inputs, x):
 
 def stacked():
     x = inputs = keras.Input((2, 3))
-    x = layers.SimpleRNN(4, activation="sigmoid", return_sequences=True, name="a")(x)
+    x = layers.SimpleRNN(
+        4, activation="sigmoid", return_sequences=True, name="a"
+    )(x)
     x = layers.LSTM(5, return_sequences=True, go_backwards=True, name="b")(x)
     x = layers.GRU(6, return_sequences=True, name="c")(x)
     x = layers.GRU(4, reset_after=False, use_bias=False, name="d")(x)
@@ -28,9 +30,9 @@ def states():
     """Final states of an encoder start a decoder."""
     inputs = keras.Input((2, 3))
     _, h, c = layers.LSTM(5, return_state=True, name="encoder")(inputs)
-    y, h, _ = layers.LSTM(5, return_sequences=True, return_state=True, name="decoder")(
-        inputs, initial_state=[h, c]
-    )
+    y, h, _ = layers.LSTM(
+        5, return_sequences=True, return_state=True, name="decoder"
+    )(inputs, initial_state=[h, c])
     z = layers.GRU(5, name="reader")(y, initial_state=layers.ReLU()(h))
     return head(inputs, layers.Concatenate()([z, h]))
 
@@ -51,7 +53,9 @@ def bidirectional():
         inner = layers.SimpleRNN(4, return_sequences=True, unroll=True)
         y = layers.Bidirectional(inner, merge_mode=mode, name=f"both_{mode}")(x)
         merged += y if isinstance(y, list | tuple) else [y]
-    x = layers.Bidirectional(layers.GRU(3), name="top")(layers.Concatenate()(merged))
+    x = layers.Bidirectional(layers.GRU(3), name="top")(
+        layers.Concatenate()(merged)
+    )
     return head(inputs, x)
 
 
@@ -75,7 +79,9 @@ def distributed():
     x = layers.TimeDistributed(layers.Activation("sigmoid"))(x)
     x = layers.TimeDistributed(layers.MaxPooling2D(2))(x)
     x = layers.TimeDistributed(layers.Flatten())(x)
-    x = layers.TimeDistributed(layers.Dense(6, activation="tanh"), name="dense")(x)
+    x = layers.TimeDistributed(
+        layers.Dense(6, activation="tanh"), name="dense"
+    )(x)
     x = layers.TimeDistributed(layers.Dropout(0.0))(x)
     x = layers.LSTM(4, name="rnn")(x)
     return head(inputs, x)
@@ -132,8 +138,13 @@ CASES = {
     states: {"encoder": 5},
     state_from_dense: {"start": 4},
     bidirectional: {
-        "conv": 4, "both_concat": 4, "both_sum": 4, "both_mul": 4, "both_ave": 4,
-        "both_None": 4, "top": 3,
+        "conv": 4,
+        "both_concat": 4,
+        "both_sum": 4,
+        "both_mul": 4,
+        "both_ave": 4,
+        "both_None": 4,
+        "top": 3,
     },
     bidirectional_states: {"one": 4},
     distributed: {"conv": 5, "dense": 6, "rnn": 4},
@@ -178,7 +189,9 @@ def test_what_stays_and_why(layer, reason):
 
 def test_observed_axes_count_the_time_axis():
     graph = kprune.trace(distributed())
-    axes = {m.layer.name: m.feature_axis for g in graph.groups for m in g.consumers}
+    axes = {
+        m.layer.name: m.feature_axis for g in graph.groups for m in g.consumers
+    }
     assert axes == {"dense": 2, "rnn": None, "head": 1}
     reads = [m for m in graph["dense"].consumers if m.name == "kernel"]
     assert [m.feature_axis for m in reads] == [2]

@@ -21,7 +21,9 @@ def siamese():
     left, right = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
     conv = layers.Conv2D(6, 3, activation="sigmoid", name="conv")
     dense = layers.Dense(5, name="embed")
-    a, b = (dense(layers.GlobalAveragePooling2D()(conv(x))) for x in (left, right))
+    a, b = (
+        dense(layers.GlobalAveragePooling2D()(conv(x))) for x in (left, right)
+    )
     return head([left, right], ops.abs(a - b))
 
 
@@ -49,7 +51,9 @@ def different_origins():
     steps = layers.Reshape((1, 6))
     free = layers.Dense(4, name="free")(inputs)
     y = rnn(steps(inputs)) + rnn(steps(x), initial_state=free)
-    return head(inputs, layers.Dense(5, name="last")(layers.Concatenate()([x, y])))
+    return head(
+        inputs, layers.Dense(5, name="last")(layers.Concatenate()([x, y]))
+    )
 
 
 def backbone():
