@@ -170,18 +170,18 @@ def assert_saves(model, x, path):
     return loaded
 
 
-def except_on(backend, reasons, builds):
-    """Parameters of a test: `builds`, some skipped on a backend of Keras."""
-    return [
-        pytest.param(
-            build,
-            id=build.__name__,
-            marks=[pytest.mark.not_on(backend, reason=reasons[build])]
-            if build in reasons
-            else [],
-        )
-        for build in builds
-    ]
+def except_on(missing, builds):
+    """Parameters of a test: `builds`, some of them not on every backend.
+
+    Args:
+        missing: What plain Keras cannot do: `{backend: {build: reason}}`.
+        builds: Functions that build models.
+    """
+    marks = {build: [] for build in builds}
+    for backend, reasons in missing.items():
+        for build, reason in reasons.items():
+            marks[build].append(pytest.mark.not_on(backend, reason=reason))
+    return [pytest.param(b, id=b.__name__, marks=m) for b, m in marks.items()]
 
 
 def can_be_saved(model):

@@ -32,6 +32,17 @@ class Rule(abc.ABC):
         """Constructor configuration of the layer with fewer channels."""
         return configuration(visit.operation)
 
+    def reshapes(self, operation: Any) -> bool:
+        """Whether the configuration depends on the channels that come in.
+
+        If so, all calls of a shared layer must lose the same channels.
+        """
+        return type(self).config is not Rule.config
+
+    def copied(self, operation: Any) -> dict[str, Any]:
+        """Constructor configuration of an unchanged copy."""
+        return configuration(operation)
+
     def shrink(self, visit: Visit, kept: Kept) -> Any:
         """A new layer or operation for the kept channels, without weights."""
         operation = visit.operation
@@ -104,7 +115,10 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
 
 def copy_operation(operation: Any) -> Any:
     """A copy of a layer or operation, without weights and nodes."""
-    return from_config(operation, configuration(operation))
+    rule = find_rule(operation)
+    if rule is None:
+        return from_config(operation, configuration(operation))
+    return from_config(operation, rule.copied(operation))
 
 
 def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,10 +147,14 @@ def configuration(operation: Any) -> dict[str, Any]:
     try:
         return operation.get_config()
     except NotImplementedError:
-        names = list(inspect.signature(type(operation).__init__).parameters)[1:]
+        given = inspect.signature(type(operation).__init__).parameters.values()
+        names = [p.name for p in given if p.kind is not p.VAR_KEYWORD][1:]
         config = {
             n: _plain(getattr(operation, n)) for n in names if n != "name"
         }
+        if isinstance(operation, keras.layers.Layer):
+            config["dtype"] = operation.dtype_policy.name
+            config["trainable"] = operation.trainable
         return {**config, "name": operation.name}
 
 

@@ -175,7 +175,7 @@ class Tracer:
         )
         self.visits[id(node)] = visit
         first = self._first.setdefault(id(operation), visit)
-        reshapes = rule is not None and type(rule).config is not Rule.config
+        reshapes = rule is not None and rule.reshapes(operation)
         if first is not visit and reshapes:
             # One configuration serves all calls, so all must shrink alike.
             self._same_labels(first.inputs, visit.inputs, repr(call))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -87,7 +88,32 @@ def _read_call(layer: keras.layers.Layer) -> keras.Model | None:
         outputs = layer.call(inputs)
     except Exception:  # any error means that the call is not symbolic
         return None
-    return keras.Model(inputs, outputs, name=layer.name)
+    return _for_any_batch(keras.Model(inputs, outputs, name=layer.name))
+
+
+def _for_any_batch(model: keras.Model) -> keras.Model:
+    """Replaces reshapes to the unknown batch size that a `call` has read."""
+    tensors = {id(t): t for t in model.inputs}
+    for node in nodes(model):
+        args, kwargs = node.arguments.fill_in(tensors)
+        operation = node.operation
+        if isinstance(operation, keras.src.ops.numpy.Reshape):
+            shape = _without_none(operation.newshape, args[0].shape)
+            operation = type(operation)(shape, name=operation.name)
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        for old, new in zip(node.outputs, outputs, strict=True):
+            tensors[id(old)] = new
+    outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def _without_none(new: Any, old: tuple[int | None, ...]) -> Any:
+    """The new shape with -1 for None, and what else is open worked out."""
+    new = list(new) if isinstance(new, list | tuple) else [new]
+    if new.count(None) == 1 and new.count(-1) == 1 and None not in old[1:]:
+        known = math.prod(n for n in new if n not in (None, -1))
+        new[new.index(-1)] = math.prod(old[1:]) // known
+    return tuple(-1 if n is None else n for n in new)
 
 
 def require_functional(model: Any) -> keras.Model:

@@ -305,7 +305,8 @@ class SpectralNormalizationRule(Rule):
         """Assigns the normalised kernel as the layer does.
 
         Its gradient goes to the kernel unchanged: without a mask around it,
-        the layer assigns first and differentiates then.
+        the layer assigns first and differentiates then. Except on JAX, which
+        differentiates through the assignment.
         """
         kernel = layer.kernel.value
         vector, new = ops.cond(
@@ -314,4 +315,6 @@ class SpectralNormalizationRule(Rule):
             layer.normalized_weights,
         )
         layer.vector_u.assign(vector)
-        layer.kernel.assign(kernel + ops.stop_gradient(new - kernel))
+        if keras.config.backend() != "jax":
+            new = kernel + ops.stop_gradient(new - kernel)
+        layer.kernel.assign(new)

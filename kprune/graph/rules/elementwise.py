@@ -40,6 +40,9 @@ class NoiseRule(Rule):
 
 @register_rule(layers.Dropout)
 class DropoutRule(PassRule):
+    def reshapes(self, operation):
+        return operation.noise_shape is not None
+
     def config(self, visit, kept):
         config = visit.operation.get_config()
         noise = config.get("noise_shape")

@@ -23,8 +23,14 @@ class ReshapeOpRule(Rule):
     def trace(self, call: Call) -> Labels:
         return movement.reshape(call, call.input, call.output_shape)
 
+    def copied(self, operation):
+        # Not what the constructor was given, which a composite layer's call
+        # may have made of an unknown batch size.
+        shape = operation.newshape
+        return {**configuration(operation), "newshape": shape}
+
     def config(self, visit, kept):
-        config = configuration(visit.operation)
+        config = self.copied(visit.operation)
         old, new = visit.outputs[0].shape, kept.shape(visit.outputs[0])
         if new != old:
             given = visit.operation.newshape

@@ -1,0 +1,106 @@
+"""Layers of keras-hub, which need not be installed: they go by their names."""
+
+from __future__ import annotations
+
+from kprune.graph.call import FILTER
+from kprune.graph.call import INPUT
+from kprune.graph.call import Axis
+from kprune.graph.call import Call
+from kprune.graph.call import channel_factor
+from kprune.graph.labels import Labels
+from kprune.graph.registry import CompositeRule
+from kprune.graph.registry import Rule
+from kprune.graph.registry import configuration
+from kprune.graph.registry import register_rule
+
+MODELS = "keras_hub.src.models"
+
+COMPOSITES = {
+    "efficientnet.cba": "CBABlock",
+    "efficientnet.fusedmbconv": "FusedMBConvBlock",
+    "efficientnet.mbconv": "MBConvBlock",
+    "mobilenet.mobilenet_backbone": (
+        "SqueezeAndExcite2D DepthwiseConvBlock InvertedResidualBlock ConvBnActBlock"
+    ),
+    "hgnetv2.hgnetv2_encoder": "HGNetV2Encoder",
+    "hgnetv2.hgnetv2_layers": (
+        "HGNetV2ConvLayer HGNetV2ConvLayerLight HGNetV2Embeddings "
+        "HGNetV2BasicLayer HGNetV2Stage"
+    ),
+    "mit.mit_layers": (
+        "OverlappingPatchingAndEmbedding HierarchicalTransformerEncoder MixFFN "
+        "SegFormerMultiheadAttention"
+    ),
+    "vit.vit_layers": "MLP ViTEncoderBlock ViTEncoder",
+    "swin_transformer.swin_transformer_layers": (
+        "Mlp PatchMerging PatchEmbedding SwinTransformerStage"
+    ),
+    "deeplab_v3.deeplab_v3_layers": "SpatialPyramidPooling",
+    "vit_det.vit_layers": "MLP ViTDetPatchingAndEmbedding",
+}
+
+for _module, _names in COMPOSITES.items():
+    register_rule(*(f"{MODELS}.{_module}:{n}" for n in _names.split()))(
+        CompositeRule
+    )
+
+
+@register_rule(
+    f"{MODELS}.mit.mit_layers:DropPath",
+    f"{MODELS}.swin_transformer.swin_transformer_layers:DropPath",
+)
+class DropPathRule(Rule):
+    """Scales whole samples: labels pass unchanged."""
+
+    def trace(self, call: Call) -> Labels:
+        return call.input
+
+
+@register_rule(f"{MODELS}.hgnetv2.hgnetv2_layers:HGNetV2LearnableAffineBlock")
+class AffineRule(Rule):
+    """A number times the input plus a number, whatever the channel."""
+
+    def trace(self, call: Call) -> Labels:
+        return call.input.replace(zero=False)
+
+
+@register_rule(f"{MODELS}.vit.vit_layers:ViTPatchingAndEmbedding")
+class PatchingRule(Rule):
+    """A convolution, to which positions and a class token are added."""
+
+    def trace(self, call: Call) -> Labels:
+        layer, x = call.layer, call.input
+        conv = layer.patch_embedding
+        first = conv.data_format == "channels_first"
+        axis = 1 if first else x.rank - 1
+        others = [a for a in range(1, x.rank) if a != axis]
+        x = call.settle(x, others, f"{call!r} works along this axis")
+        incoming = call.one_axis(x, axis)
+        slots = call.filters(conv._kernel, -1)
+        call.bind(
+            conv._kernel,
+            {-2: Axis(incoming, INPUT, axis), -1: Axis([slots], FILTER)},
+        )
+        call.bind(conv.bias, {0: Axis([slots], FILTER)})
+        table = layer.position_embedding._embeddings
+        call.bind(table, {1: Axis([slots], FILTER)})
+        if layer.use_class_token:
+            call.bind(layer.class_token, {2: Axis([slots], FILTER)})
+        call.work(conv._kernel, [layer.num_patches])
+        shape = call.output_shape
+        return Labels(shape, (channel_factor(slots, -1, len(shape)),))
+
+    def copied(self, operation):
+        # Its own configuration names what its constructor does not take.
+        config = configuration(operation)
+        del config["num_patches"], config["num_positions"]
+        config["use_patch_bias"] = operation.use_patch_bias
+        config["data_format"] = operation.data_format
+        return config
+
+    def config(self, visit, kept):
+        config = self.copied(visit.operation)
+        kernel = visit.operation.patch_embedding._kernel
+        config["hidden_dim"] = kept.size(kernel, -1)
+        config["num_channels"] = kept.size(kernel, -2)
+        return config

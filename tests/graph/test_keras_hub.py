@@ -1,0 +1,97 @@
+"""Vision backbones of keras-hub, from their configuration."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+
+pytest.importorskip("keras_hub", reason="needs keras-hub")
+
+import hub
+from harness import assert_exact
+from harness import assert_saves
+from harness import difference
+from harness import floatx
+from harness import outputs
+
+import kprune
+
+# All channels but those of the head.
+WHOLE = [
+    hub.resnet, hub.resnet_v2, hub.densenet, hub.efficientnet, hub.mobilenet,
+    hub.csp_darknet, hub.vgg, hub.xception, hub.hgnet_v2, hub.mit, hub.vit,
+    hub.segformer, hub.deeplab_v3,
+]  # fmt: skip
+# Some, for a layer is met that kprune cannot look into.
+PARTLY = {
+    hub.vit_det: ["AddPositionalEmbedding", "WindowedTransformerEncoder"],
+    hub.sam: [
+        "AddPositionalEmbedding",
+        "SAMPromptEncoder",
+        "WindowedTransformerEncoder",
+    ],
+}
+# None: all weights are inside of such layers.
+NOT_AT_ALL = {
+    hub.deit: ["DeiTEmbeddings", "DeiTEncoder"],
+    hub.swin: ["SwinTransformerBlock"],
+}
+# keras-hub's own ViTPatchingAndEmbedding refuses its own configuration.
+CANNOT_BE_LOADED = {hub.vit}
+
+
+def named(builds):
+    return [pytest.param(build, id=build.__name__) for build in builds]
+
+
+@pytest.mark.parametrize("build", named(WHOLE))
+def test_every_channel_is_prunable(build, tmp_path):
+    with floatx("float64"):
+        model = hub.with_head(build)
+        coverage = kprune.trace(model).coverage
+        assert coverage.reasons == {"feeds the model output 'head'": 3}
+        assert_exact(model, 1e-10)
+    if build not in CANNOT_BE_LOADED:
+        model = hub.with_head(build)
+        masked = kprune.prune(model, reduce={"params": 0.3})
+        x = hub.inputs(model)
+        compact = kprune.rebuild(masked)
+        assert difference(outputs(masked, x), outputs(compact, x)) <= 1e-5
+        assert_saves(compact, x, tmp_path / "compact.keras")
+
+
+@pytest.mark.slow
+def test_basnet():
+    with floatx("float64"):
+        model = hub.with_head(hub.basnet)
+        reasons = kprune.trace(model).coverage.reasons
+        assert reasons == {
+            "feeds the model output 'head'": 3,
+            "the only filter of its layer": 8,
+        }
+        assert_exact(model, 1e-10)
+
+
+@pytest.mark.parametrize("build", named(PARTLY))
+def test_what_kprune_cannot_see_is_left_and_the_rest_is_exact(build):
+    with floatx("float64"):
+        model = hub.with_head(build)
+        assert hub.unseen(model) == PARTLY[build]
+        assert kprune.trace(model).coverage.share > 0.6
+        assert_exact(model, 1e-10, x=hub.inputs(model))
+
+
+@pytest.mark.parametrize("build", named(NOT_AT_ALL))
+def test_a_backbone_that_cannot_be_pruned_says_so(build):
+    model = hub.with_head(build)
+    assert hub.unseen(model) == NOT_AT_ALL[build]
+    with pytest.raises(ValueError, match="no channel that can be removed"):
+        kprune.wrap(model)
+
+
+def test_a_compact_block_is_a_plain_model():
+    masked = kprune.prune(hub.with_head(hub.efficientnet), reduce={"macs": 0.3})
+    compact = kprune.rebuild(masked)
+    kinds = {type(x).__module__ for x in compact._flatten_layers()}
+    assert not any(kind.startswith("keras_hub") for kind in kinds)
+    assert isinstance(compact.get_layer("block2a_"), keras.Model)
