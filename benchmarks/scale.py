@@ -4,13 +4,15 @@
     python benchmarks/scale.py width                 # channels against seconds
     python benchmarks/scale.py memory [--model NAME] # peak of prune + rebuild
 
-`trace` and `width` also write a plot to docs/scale_*.svg (needs matplotlib);
-`memory` runs in this process alone, so start it once per model.
+Results go to `benchmarks/results/scale.json`, where those of the other two
+stay; plots (which need matplotlib) and the page made of them to `docs/`.
+`memory` measures this process, so start it once per model.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import resource
@@ -19,7 +21,10 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "scale.md"
 MODELS = (
     "VGG16 ResNet50 MobileNetV2 DenseNet121 DenseNet201 InceptionV3 "
     "InceptionResNetV2 EfficientNetB0 EfficientNetB7 NASNetMobile NASNetLarge"
@@ -27,14 +32,15 @@ MODELS = (
 
 
 def trace_seconds(model, runs: int = 5) -> float:
+    """Median of the CPU seconds: tracing runs in one thread."""
     import kprune
 
     kprune.trace(model)
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = time.process_time()
         kprune.trace(model)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
@@ -84,7 +90,7 @@ def plot(rows, x_label: str, path: pathlib.Path) -> None:
         axes.annotate(name, (x, 1000 * seconds), fontsize=7)
     axes.set(
         xlabel=x_label,
-        ylabel="kprune.trace, ms",
+        ylabel="kprune.trace, CPU ms",
         xlim=(0, None),
         ylim=(0, None),
     )
@@ -94,7 +100,7 @@ def plot(rows, x_label: str, path: pathlib.Path) -> None:
     print(f"wrote {path.name}")
 
 
-def peak_memory(name: str) -> None:
+def peak_memory(name: str) -> dict:
     """Peak resident memory of prune + rebuild over the bytes of the weights."""
     import keras
 
@@ -104,26 +110,29 @@ def peak_memory(name: str) -> None:
         weights=None, input_shape=(64, 64, 3), include_top=False, pooling="avg"
     )
     model = keras.Model(model.input, keras.layers.Dense(10)(model.output))
-    weights = kprune.cost(model).bytes
-    base = rss() - weights
-    print(
-        f"{name}: weights {weights / 2**20:.0f} MiB, "
-        f"process without them {base / 2**20:.0f} MiB",
-        flush=True,
-    )
-    start = time.perf_counter()
+    params, weights = model.count_params(), kprune.cost(model).bytes
+    before = rss() - weights
+    start = time.process_time()
     masked = kprune.prune(model, reduce={"macs": 0.5})
-    pruned = time.perf_counter()
+    pruned = time.process_time()
     del model
     compact = kprune.rebuild(masked)
-    done = time.perf_counter()
+    done = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(
-        f"prune {pruned - start:.1f} s, rebuild {done - pruned:.1f} s, "
-        f"{kprune.cost(compact).bytes / 2**20:.0f} MiB left; peak "
-        f"{peak / 2**20:.0f} MiB = {(peak - base) / weights:.2f} x the weights "
-        f"(process included: {peak / weights:.2f} x)"
-    )
+    row = {
+        "model": name,
+        "params": params,
+        "weights_mib": round(weights / 2**20),
+        "process_mib": round(before / 2**20),
+        "peak_mib": round(peak / 2**20),
+        "compact_mib": round(kprune.cost(compact).bytes / 2**20),
+        "ratio": round((peak - before) / weights, 2),
+        "ratio_with_process": round(peak / weights, 2),
+        "prune_seconds": round(pruned - start, 1),
+        "rebuild_seconds": round(done - pruned, 1),
+    }
+    print(row)
+    return row
 
 
 def rss() -> int:
@@ -132,17 +141,100 @@ def rss() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def slope(rows) -> float:
+    """Exponent of growth: 1 is linear, less is better."""
+    import numpy as np
+
+    sizes, seconds = np.log([r[1] for r in rows]), np.log([r[2] for r in rows])
+    return float(np.polyfit(sizes, seconds, 1)[0])
+
+
+def table(rows, what: str) -> list[str]:
+    return [
+        f"| model | {what} | trace, s |",
+        "|---|--:|--:|",
+        *(f"| {name} | {size:,} | {s:.3f} |" for name, size, s in rows),
+        "",
+    ]
+
+
+def page(results: dict) -> str:
+    lines = [
+        "# Scale",
+        "",
+        "Written by `python benchmarks/scale.py` (`trace`, `width`, `memory`). "
+        "Seconds are CPU seconds of one core, of `kprune.trace` the median of 5.",
+        "",
+    ]
+    if "trace" in results:
+        rows = results["trace"]
+        lines += [
+            "## Layers",
+            "",
+            "Applications of growing depth: trace time grows with the number of "
+            f"layers to the power {slope(rows):.2f} (they differ in width too).",
+            "",
+            "![trace time against layers](scale_layers.svg)",
+            "",
+            *table(rows, "layers"),
+        ]
+    if "width" in results:
+        rows = results["width"]
+        lines += [
+            "## Channels",
+            "",
+            "12 convolutions with batch normalisation and shortcuts, at growing "
+            f"width: to the power {slope(rows):.2f}.",
+            "",
+            "![trace time against channels](scale_channels.svg)",
+            "",
+            *table(rows, "channels"),
+        ]
+    for row in results.get("memory", []):
+        lines += [
+            f"## Memory: {row['model']}",
+            "",
+            f"{row['params'] / 1e6:.0f} million parameters, "
+            f"{row['weights_mib']:,} MiB of weights. `kprune.prune(model, "
+            'reduce={"macs": 0.5})` and `kprune.rebuild`, after which '
+            f"{row['compact_mib']:,} MiB are left, together peak at "
+            f"{row['ratio']} times the weights "
+            f"({row['ratio_with_process']} times with the "
+            f"{row['process_mib']:,} MiB of Python, TensorFlow and the model's "
+            f"graph); {row['prune_seconds']} and {row['rebuild_seconds']} CPU "
+            "seconds.",
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["trace", "width", "memory"])
+    parser.add_argument("what", choices=["trace", "width", "memory", "page"])
     parser.add_argument("--model", default="ConvNeXtXLarge")
     arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if arguments.what == "memory":
-        peak_memory(arguments.model)
+        row = peak_memory(arguments.model)
+        others = [
+            r for r in results.get("memory", []) if r["model"] != row["model"]
+        ]
+        results["memory"] = [*others, row]
     elif arguments.what == "trace":
-        plot(by_layers(), "layers", DOCS / "scale_layers.svg")
-    else:
-        plot(by_channels(), "channels", DOCS / "scale_channels.svg")
+        results["trace"] = by_layers()
+        plot(results["trace"], "layers", DOCS / "scale_layers.svg")
+    elif arguments.what == "width":
+        results["width"] = by_channels()
+        plot(results["width"], "channels", DOCS / "scale_channels.svg")
+    write(RESULTS, json.dumps(results, indent=1) + "\n")
+    write(PAGE, page(results))
 
 
 if __name__ == "__main__":

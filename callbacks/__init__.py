@@ -1,4 +1,8 @@
 """What acts during `fit`."""
 
+from kprune.callbacks.attenuate import AttenuateCallback as AttenuateCallback
 from kprune.callbacks.base import PruningCallback as PruningCallback
+from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
+from kprune.callbacks.duplicate import Merge as Merge
 from kprune.callbacks.prune import PruneCallback as PruneCallback
+from kprune.callbacks.soft import SoftPruneCallback as SoftPruneCallback

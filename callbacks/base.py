@@ -75,6 +75,7 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
             self.model, self.criterion, self.reduce, self.allocation, self.data
         )
         self.plan.check()
+        self.schedule = self.schedule.toward(self.plan.reduce)
         if self.params.get("verbose", 0):
             print(self.plan.graph.coverage)
 
@@ -83,8 +84,13 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
         fraction = self.schedule.fraction(epoch, self.params.get("epochs"))
         if fraction <= 0 or not self.due(plan, fraction):
             return
-        alive = self.candidates(plan)
-        self.act(plan, plan.allocate(plan.score(alive), fraction, alive))
+        self.act(plan, self.decide(plan, fraction, self.candidates(plan)))
+
+    def decide(
+        self, plan: Plan, fraction: float, alive: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Score and allocate: masks that go `fraction` of the way."""
+        return plan.allocate(plan.score(alive), fraction, alive)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,16 +17,21 @@ from kprune import allocation as allocations
 from kprune import criteria
 from kprune.cost.model import CostModel
 from kprune.criteria.data import as_source
+from kprune.criteria.data import require_data
+from kprune.criteria.loss import LossProbe
+from kprune.criteria.loss import check_loss
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.masking import TemporaryMasks
 from kprune.masking import is_masked
 from kprune.masking import masks as read_masks
 from kprune.masking import require_masked
 from kprune.masking import require_prunable
 from kprune.masking import set_masks
 from kprune.masking import wrap
-from kprune.rebuild.optimizer import base_optimizer
-from kprune.rebuild.optimizer import slot_variables
+from kprune.rebuild.optimizer import slots_by_variable
+from kprune.recovery import base as recoveries
+from kprune.recovery.state import State
 
 Vectors = dict[str, np.ndarray]
 
@@ -35,11 +43,13 @@ def prune(
     allocation: Any = "global",
     data: Any = None,
     skip: Iterable[Any] | None = None,
+    recover: Any = None,
 ) -> keras.Model:
     """Remove filters in one shot, without training.
 
     The weights of removed filters are set to 0, and so is what the optimizer
-    remembers of them.
+    remembers of them. With `recover`, the layers that stay are repaired on
+    samples, which takes no training and no labels.
 
     Args:
         model: A plain model, which stays as it is, or one that `kprune.wrap`
@@ -60,6 +70,11 @@ def prune(
             generator.
         skip: Layers, or names of layers, whose filters must stay. For plain
             models only.
+        recover: How to repair what removing filters breaks: `"bn"` measures
+            the statistics of batch normalisation anew, `"bias"` folds the
+            means of removed channels into biases, `"reconstruct"` refits all
+            layers behind them by least squares. Or an object of
+            `kprune.recovery`, or a function `f(lockstep)`. `None` for nothing.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the
@@ -76,11 +91,17 @@ def prune(
     compact = kprune.rebuild(masked)
     ```
     """
+    if recover is not None:
+        recoveries.require_samples(data, recover)
+        recover = recoveries.get(recover)
     masked = _masked(model, skip)
     plan = Plan(masked, criterion, reduce, allocation, data)
     plan.check()
     alive = plan.settle()
+    before = None if recover is None else State(masked)
     plan.remove(plan.allocate(plan.score(alive), alive=alive))
+    if before is not None:
+        recoveries.recover(masked, before, plan.data, recover)
     return masked
 
 
@@ -134,10 +155,22 @@ class Plan:
         self.reduce = allocations.targets(
             reduce, self.allocation, self.cost_model
         )
+        # Made when first asked for: they compile, or read the whole model.
+        self._temporary: TemporaryMasks | None = None
+        self._probes: dict[int | None, LossProbe] = {}
+        self._criteria: dict[Any, criteria.Criterion] = {}
 
     def check(self) -> None:
         """Raise what scoring or allocating would raise at the whole target."""
         self.criterion.check(self.masked, self.data)
+        for other in self.allocation.criteria:
+            self._criterion(other).check(self.masked, self.data)
+        if self.allocation.needs_loss:
+            self._check_loss()
+        if self.allocation.needs_data:
+            require_data(
+                self.data, f"Allocation {type(self.allocation).__name__}"
+            )
         allocations.check(
             self.graph, self.reduce, self.allocation, self.cost_model
         )
@@ -161,8 +194,14 @@ class Plan:
 
     def score(self, alive: Mapping[str, np.ndarray] | None = None) -> Vectors:
         """Return the scores of all prunable groups by name."""
+        alive = self.alive() if alive is None else alive
+        progress = self._pose({}, alive=alive).progress()
         return criteria.score_groups(
-            self.criterion, self.graph.prunable, self.masked, self.data, alive
+            self.criterion.at(progress),
+            self.graph.prunable,
+            self.masked,
+            self.data,
+            alive,
         )
 
     def allocate(
@@ -172,15 +211,8 @@ class Plan:
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> Vectors:
         """Return the masks that go `fraction` of the way to the target."""
-        return allocations.allocate(
-            self.graph,
-            scores,
-            self.reduce,
-            self.allocation,
-            self.cost_model,
-            alive,
-            fraction,
-        )
+        problem = self._pose(scores, fraction, alive)
+        return allocations.solve(self.allocation, problem)
 
     def remove(self, masks: Vectors) -> None:
         """Set the masks, and the weights of what they remove to 0."""
@@ -194,16 +226,94 @@ class Plan:
         costs, full = self.cost_model.evaluate(kept), self.cost_model.full
         return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
 
-    def met(self, fraction: float = 1.0) -> bool:
-        """Return whether `fraction` of the way to the target is done."""
-        return allocations.met(
+    def met(
+        self,
+        fraction: float = 1.0,
+        alive: Mapping[str, np.ndarray] | None = None,
+    ) -> bool:
+        """Return whether `fraction` of the way to the target is done.
+
+        Args:
+            fraction: Share of the way, from 0 to 1.
+            alive: For each group's name booleans, to ask for these instead of
+                what is alive.
+        """
+        return self.allocation.met(
+            self._pose({}, fraction, self.alive() if alive is None else alive)
+        )
+
+    def _pose(
+        self,
+        scores: Vectors,
+        fraction: float = 1.0,
+        alive: Mapping[str, np.ndarray] | None = None,
+    ) -> allocations.Problem:
+        problem = allocations.pose(
             self.graph,
+            scores,
             self.reduce,
             self.allocation,
             self.cost_model,
-            self.alive(),
+            alive,
             fraction,
         )
+        return dataclasses.replace(
+            problem, loss=self._loss, rescore=self._rescore, data=self.data
+        )
+
+    def _check_loss(self) -> None:
+        owner = f"Allocation {type(self.allocation).__name__}"
+        check_loss(self.masked, self.data, owner)
+
+    def _loss(self, masks: Vectors, samples: int | None = None) -> float:
+        """See `Problem.loss`; the same samples in each call."""
+        if samples not in self._probes:
+            self._check_loss()
+            source = as_source(self.data)
+            if samples is not None:
+                source = source.sample(samples)
+            self._probes[samples] = LossProbe(
+                self.masked, source, graph=self.graph
+            )
+        return self._probes[samples].trial(masks)
+
+    def _rescore(
+        self, alive: Vectors, progress: float, criterion: Any = None
+    ) -> Vectors:
+        """See `Problem.rescore`."""
+        with self._as_if(alive):
+            return criteria.score_groups(
+                self._criterion(criterion).at(progress),
+                self.graph.prunable,
+                self.masked,
+                self.data,
+                alive,
+            )
+
+    def _criterion(self, identifier: Any) -> criteria.Criterion:
+        """Return the same object each time: some of them compile."""
+        if identifier is None:
+            return self.criterion
+        if identifier not in self._criteria:
+            self._criteria[identifier] = criteria.get(identifier)
+        return self._criteria[identifier]
+
+    @contextlib.contextmanager
+    def _as_if(self, alive: Vectors) -> Iterator[None]:
+        """Context in which all other channels are removed, weights and all."""
+        if self._temporary is None:
+            self._temporary = TemporaryMasks(self.masked, self.graph)
+        places = _removed_places(self.graph, alive)
+        touched = [v for v in self.masked.variables if id(v) in places]
+        before = [np.array(ops.convert_to_numpy(v)) for v in touched]
+        with self._temporary(alive):
+            try:
+                for variable in touched:
+                    _zero(variable, places[id(variable)])
+                yield
+            finally:
+                for variable, value in zip(touched, before, strict=True):
+                    variable.assign(value)
 
 
 def zero_removed(
@@ -220,7 +330,21 @@ def zero_removed(
         graph: `kprune.trace(masked)`.
         masks: For each group's name a vector `(size,)`, 0 = removed.
     """
-    places: dict[int, list[tuple[int, np.ndarray]]] = {}
+    places = _removed_places(graph, masks)
+    slots = slots_by_variable(masked)
+    for variable in masked.variables:
+        for target in [variable, *slots.get(id(variable), [])]:
+            _zero(target, places.get(id(variable), []))
+
+
+_Cuts = list[tuple[int, np.ndarray]]
+
+
+def _removed_places(
+    graph: ChannelGraph, masks: Mapping[str, np.ndarray]
+) -> dict[int, _Cuts]:
+    """Return, by `id(variable)`, axes and positions of removed channels."""
+    places: dict[int, _Cuts] = {}
     for name, mask in masks.items():
         gone = np.asarray(mask) == 0
         if not gone.any():
@@ -229,18 +353,10 @@ def zero_removed(
             if member.role != "statistic":
                 cuts = places.setdefault(id(member.variable), [])
                 cuts.append((member.axis, member.index[gone].ravel()))
-    slots: dict[int, list[Any]] = {}
-    optimizer = base_optimizer(getattr(masked, "optimizer", None))
-    if optimizer is not None and optimizer.built:
-        learned = optimizer._trainable_variables
-        per_variable = slot_variables(optimizer, learned)
-        slots = {id(v): s for v, s in zip(learned, per_variable, strict=True)}
-    for variable in masked.variables:
-        for target in [variable, *slots.get(id(variable), [])]:
-            _zero(target, places.get(id(variable), []))
+    return places
 
 
-def _zero(variable: Any, cuts: list[tuple[int, np.ndarray]]) -> None:
+def _zero(variable: Any, cuts: _Cuts) -> None:
     if not cuts:
         return
     value = np.array(ops.convert_to_numpy(variable))

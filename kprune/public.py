@@ -2,9 +2,13 @@
 
 from kprune import allocation as allocation
 from kprune import criteria as criteria
+from kprune import duplication as duplication
+from kprune import factors as factors
+from kprune import regularizers as regularizers
 from kprune import schedules as schedules
 from kprune.cost.api import Cost as Cost
 from kprune.cost.api import cost as cost
+from kprune.duplication.api import duplicate as duplicate
 from kprune.export import VerificationError as VerificationError
 from kprune.export import benchmark as benchmark
 from kprune.export import compare as compare
@@ -21,3 +25,5 @@ from kprune.rebuild.api import rebuild as rebuild
 from kprune.schedules import Linear as Linear
 from kprune.schedules import OneShot as OneShot
 from kprune.schedules import Polynomial as Polynomial
+from kprune.sensitivity import Sensitivity as Sensitivity
+from kprune.sensitivity import sensitivity as sensitivity

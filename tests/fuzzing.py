@@ -9,6 +9,7 @@ that hypothesis can shrink a failing one to the few instructions that matter.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable
 
@@ -592,46 +593,69 @@ def _hurry() -> None:
         )
 
 
+LONGEST = 120  # CPU seconds for one program; a usual one takes 0.2
+
+
+def _too_long(*_) -> None:
+    raise TimeoutError(f"not done after {LONGEST} CPU seconds")
+
+
+def _try_some(seed: tuple[int, int], count: int) -> collections.Counter:
+    """Tries `count` random programs; prints those that fail."""
+    _hurry()
+    rng = np.random.default_rng(seed)
+    counts: collections.Counter = collections.Counter()
+    for n in range(count):
+        size = int(rng.integers(2, 15))
+        program = rng.integers(0, 64, size=(size, 4)).tolist()
+        try:
+            groups = check(program, seed=n)
+            counts["with groups" if groups else "nothing to prune"] += 1
+            counts["groups"] += groups
+        except Exception as error:
+            counts["failed"] += 1
+            text = str(error).strip().splitlines()
+            print(
+                f"FAILED {type(error).__name__}: {text[:1]} "
+                f"check({program}, seed={n})",
+                flush=True,
+            )
+    return counts
+
+
 def main() -> None:
     """Tries many random programs and reports what failed."""
     import argparse
-    import collections
+    import multiprocessing
     import time
 
     parser = argparse.ArgumentParser(description="Fuzz masked against compact.")
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=int, default=500, help="print every n")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--chunk", type=int, default=200, help="print every n")
     arguments = parser.parse_args()
-    _hurry()
-    rng = np.random.default_rng(arguments.seed)
+    chunks = -(-arguments.examples // arguments.chunk)
+    jobs = [((arguments.seed, n), arguments.chunk) for n in range(chunks)]
     counts: collections.Counter = collections.Counter()
-    failures = 0
-    start = time.process_time()
-    for n in range(1, arguments.examples + 1):
-        size = int(rng.integers(2, 15))
-        program = rng.integers(0, 64, size=(size, 4)).tolist()
-        try:
-            groups = check(program, seed=n)
-            counts[
-                "with prunable groups" if groups else "nothing to prune"
-            ] += 1
-            counts["groups"] += groups
-        except Exception as error:
-            failures += 1
-            text = str(error).strip().splitlines()
+    start = time.monotonic()
+    # A process of its own for each chunk: what TensorFlow compiles for so many
+    # shapes is never freed, and slows down what comes after it.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        for done in pool.imap_unordered(_unpack, jobs):
+            counts.update(done)
+            tried = counts["with groups"] + counts["nothing to prune"]
             print(
-                f"FAILED {type(error).__name__}: {text[:1]} {program}",
+                f"{tried + counts['failed']} programs: {dict(counts)}, "
+                f"{time.monotonic() - start:.0f} s",
                 flush=True,
             )
-        if n % arguments.report == 0:
-            seconds = time.process_time() - start
-            print(
-                f"{n} programs, {failures} failed, {dict(counts)}, "
-                f"{seconds:.0f} CPU s",
-                flush=True,
-            )
-    raise SystemExit(1 if failures else 0)
+    raise SystemExit(1 if counts["failed"] else 0)
+
+
+def _unpack(job: tuple[tuple[int, int], int]) -> collections.Counter:
+    return _try_some(*job)
 
 
 if __name__ == "__main__":

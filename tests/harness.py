@@ -1,7 +1,7 @@
 """One call that takes a model through its whole life with kprune.
 
 `run_pruning_test(build)` = trace, wrap, mask at random, rebuild, compare,
-train one step, save and load. Used for every layer family.
+train one step, save and load, convert. Used for every layer family.
 """
 
 from __future__ import annotations
@@ -170,6 +170,23 @@ def assert_saves(model, x, path):
     return loaded
 
 
+def assert_converts(model, x, path, tolerance=1e-4):
+    """The TFLite file computes on LiteRT what the model computes in Keras."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from kprune.export.signature import ModelSignature
+
+    batch = model.inputs[0].shape[0]
+    kprune.export(model, path, samples=batch or 2, batch_size=batch or 1)
+    run = Interpreter(model_path=str(path)).get_signature_runner()
+    signature = ModelSignature(model)
+    x = [v[: batch or 1] for v in keras.tree.flatten(x)]
+    found = run(**{s.name: v for s, v in zip(signature.inputs, x, strict=True)})
+    found = [found[s.name] for s in signature.outputs]
+    expected = outputs(model, keras.tree.pack_sequence_as(model.input, x))
+    assert difference(expected, found) <= tolerance
+
+
 def except_on(missing, builds):
     """Parameters of a test: `builds`, some of them not on every backend.
 
@@ -200,6 +217,7 @@ def run_pruning_test(
     train=True,
     save=True,
     train_tolerance=1e-9,
+    tflite=False,
 ):
     """Takes `build()` through everything kprune promises.
 
@@ -210,6 +228,8 @@ def run_pruning_test(
         train: Compare one training step too.
         save: Save and load the masked and the compact model.
         train_tolerance: How far both may be apart after the step.
+        tflite: Convert the compact model and run the file too; seconds each,
+            so all cases have their turn in `tests/export/test_export_zoo.py`.
     """
     with floatx("float64"):
         model = build()
@@ -227,4 +247,6 @@ def run_pruning_test(
             for name, vector in kprune.masks(masked).items():
                 np.testing.assert_array_equal(vector, again[name])
             assert_saves(compact, x, tmp_path / "compact.keras")
+        if tflite and keras.config.backend() == "tensorflow":
+            assert_converts(compact, x, tmp_path / "compact.tflite")
     return masked, compact

@@ -116,3 +116,37 @@ def test_functions_must_return_a_share(share):
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_increments_take_the_same_share_of_the_costs_each_round():
+    schedule = schedules.Increments(0.03, target=0.1, begin=1, every=2)
+    shares = [0.1 * schedule(epoch) for epoch in range(9)]
+    expected = [0, 0.03, 0.03, 0.06, 0.06, 0.09, 0.09, 0.1, 0.1]
+    assert shares == pytest.approx(expected)
+    assert schedule.rounds() == [1, 3, 5, 7]
+    assert schedules.Increments(0.05, target=0.15)(2) == 1.0  # not a 4th round
+
+
+def test_increments_take_their_target_from_what_is_reduced():
+    schedule = schedules.get("increments")
+    with pytest.raises(ValueError, match=r"target=0\.5"):
+        schedule(0)
+    bound = schedule.toward({"macs": 0.3, "params": 0.6})
+    assert bound == schedules.Increments(0.03, target=0.6)
+    assert bound.toward({"macs": 0.9}) is bound
+    assert schedules.get("linear").toward({"macs": 0.3}) == schedules.Linear()
+
+
+def test_increments_say_when_the_epochs_do_not_suffice():
+    schedule = schedules.Increments(0.1, target=0.35)
+    assert schedule(3, epochs=4) == 1.0
+    with pytest.raises(ValueError, match="takes 4 epochs, but there are 3"):
+        schedule(0, epochs=3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"step": 0}, {"target": 1.2}, {"every": 0}]
+)
+def test_bad_increments_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        schedules.Increments(**options)

@@ -87,7 +87,7 @@ def check(
     allocation = get(allocation)
     ones = {group.name: np.ones(group.size) for group in graph.prunable}
     allocation.check(
-        _problem(graph, ones, reduce, allocation, cost_model, ones, 1.0)
+        pose(graph, ones, reduce, allocation, cost_model, ones, 1.0)
     )
 
 
@@ -131,19 +131,23 @@ def allocate(
     )
     ```
     """
-    allocation = get(allocation)
-    living = {
-        group.name: np.asarray(
-            (alive or {}).get(group.name, np.ones(group.size))
-        )
-        != 0
-        for group in graph.prunable
-    }
-    kept = allocation.solve(
-        _problem(
-            graph, scores, reduce, allocation, cost_model, living, fraction
-        )
+    problem = pose(
+        graph, scores, reduce, allocation, cost_model, alive, fraction
     )
+    return solve(allocation, problem)
+
+
+def solve(allocation: Any, problem: Problem) -> Vectors:
+    """Decide which channels are kept, for a problem made by `pose`.
+
+    Args:
+        allocation: Name, object, dictionary or function, see `get`.
+        problem: What has to be decided.
+
+    Returns:
+        As of `allocate`.
+    """
+    kept = get(allocation).solve(problem)
     return {name: mask.astype("float32") for name, mask in kept.items()}
 
 
@@ -166,27 +170,37 @@ def met(
         fraction: Share of the way to go, from 0 to 1.
     """
     allocation = get(allocation)
-    living = {name: np.asarray(mask) != 0 for name, mask in alive.items()}
-    problem = _problem(
-        graph, {}, reduce, allocation, cost_model, living, fraction
-    )
+    problem = pose(graph, {}, reduce, allocation, cost_model, alive, fraction)
     return allocation.met(problem)
 
 
-def _problem(
+def pose(
     graph: ChannelGraph,
     scores: Vectors,
     reduce: Any,
-    allocation: Allocation,
+    allocation: Any,
     cost_model: CostModel,
-    alive: Vectors,
-    fraction: float,
+    alive: Mapping[str, np.ndarray] | None = None,
+    fraction: float = 1.0,
 ) -> Problem:
+    """Return what `allocate` has to decide; the arguments are its own.
+
+    Raises:
+        ValueError: Nothing can be pruned, an unknown cost, or a share outside
+            (0, 1).
+    """
     if not graph.prunable:
         raise ValueError(
             f"The model has no prunable channel. {pinned_reasons(graph)} Teach the "
             "channel graph a custom layer with kprune.register_rule, or leave fewer "
             "layers out with `skip`."
         )
-    goals = targets(reduce, allocation, cost_model)
-    return Problem(graph, cost_model, goals, scores, alive, fraction)
+    goals = targets(reduce, get(allocation), cost_model)
+    living = {
+        group.name: np.asarray(
+            (alive or {}).get(group.name, np.ones(group.size))
+        )
+        != 0
+        for group in graph.prunable
+    }
+    return Problem(graph, cost_model, goals, scores, living, fraction)

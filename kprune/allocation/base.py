@@ -38,6 +38,13 @@ class Problem:
         alive: For each prunable group's name `(size,)` booleans; channels that
             are gone already stay gone.
         fraction: Share of the way to go now, from 0 to 1.
+        loss: `loss(masks, samples=None) -> float`, the loss while these masks
+            hold, on up to so many samples; `None` where no model is at hand.
+        rescore: `rescore(alive, progress, criterion=None) -> scores` of the model
+            with these channels alone, at this share of the target; of
+            another criterion than the user's, if one is given. `None` where no
+            model is at hand.
+        data: The user's samples as a `Source`; `None` where there are none.
     """
 
     graph: ChannelGraph
@@ -46,6 +53,9 @@ class Problem:
     scores: Vectors
     alive: Vectors
     fraction: float = 1.0
+    loss: Callable[..., float] | None = None
+    rescore: Callable[..., Vectors] | None = None
+    data: Any = None
 
     @property
     def names(self) -> list[str]:
@@ -74,9 +84,36 @@ class Problem:
             for key, goal in self.reduce.items()
         }
 
+    def progress(self, kept: np.ndarray | None = None) -> float:
+        """Return the share of the whole target that is reached, from 0 to 1.
+
+        With several costs it is that of the cost with the longest way to go.
+
+        Args:
+            kept: `(groups,)` kept channels; those alive by default.
+        """
+        if not self.reduce:
+            return 0.0
+        costs = self.cost_model.evaluate(self.living if kept is None else kept)
+        full = self.cost_model.full
+        shares = [
+            (1.0 - float(costs[key]) / full[key]) / goal
+            for key, goal in self.reduce.items()
+        ]
+        return min(1.0, max(0.0, min(shares)))
+
 
 class Allocation(abc.ABC):
     """Decides which channels are kept so that a budget holds."""
+
+    needs_loss = False
+    """Whether `solve` measures the loss, and so needs data and a loss."""
+
+    needs_data = False
+    """Whether `solve` runs the model on samples."""
+
+    criteria: tuple[Any, ...] = ()
+    """Criteria beside the user's that `solve` asks `Problem.rescore` for."""
 
     @abc.abstractmethod
     def check(self, problem: Problem) -> None:

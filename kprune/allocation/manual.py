@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -101,14 +102,7 @@ class Manual(Allocation):
             kept[name] = alive
         if not problem.reduce:
             return kept
-        rest = Problem(
-            problem.graph,
-            problem.cost_model,
-            problem.reduce,
-            problem.scores,
-            kept,
-            problem.fraction,
-        )
+        rest = dataclasses.replace(problem, alive=kept)
         return solve_ranked(
             rest,
             self.others.priorities(rest),

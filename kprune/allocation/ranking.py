@@ -101,6 +101,32 @@ class Global(RankedAllocation):
         return vectors
 
 
+@register("similarity")
+class SimilarityThreshold(Global):
+    """One similarity threshold over all groups, found from the target alone.
+
+    For scores that mean the same in each group as they are, such as those of
+    the criterion `"similarity"`: `Global` without normalization. How many
+    filters a group loses follows from how similar they are, as with Wu, Song and
+    Zeng (Frontiers in Neurorobotics 2023, doi 10.3389/fnbot.2023.1132679).
+
+    Args:
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, criterion="similarity", allocation="similarity"
+    )
+    ```
+    """
+
+    def __init__(self, keep_min: int = 1, max_share: float = 0.9) -> None:
+        super().__init__("none", keep_min, max_share)
+
+
 def _divide(scores: np.ndarray, by: float) -> np.ndarray:
     """Divide; a group whose scores do not differ from 0 stays at 0."""
     return scores / by if by else np.zeros_like(scores)

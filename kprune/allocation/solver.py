@@ -69,7 +69,7 @@ def remove_until(
 
     gone = np.zeros(len(owners), dtype=bool)
     gone[:low] = True
-    _put_back(gone, owners, kept(low), evaluate, ceilings, restore)
+    put_back(gone, owners, kept(low), evaluate, ceilings, restore)
     keep = [np.array(a, dtype=bool) for a in alive]
     for group, channel in zip(owners[gone], channels[gone], strict=True):
         keep[group][channel] = False
@@ -98,7 +98,7 @@ def _order(
     return np.concatenate(owners)[order], np.concatenate(channels)[order]
 
 
-def _put_back(
+def put_back(
     gone: np.ndarray,
     owners: np.ndarray,
     kept: np.ndarray,
@@ -106,7 +106,16 @@ def _put_back(
     ceilings: Costs,
     restore: int | None,
 ) -> None:
-    """Clear `gone`, from its end, wherever the budgets allow it."""
+    """Clear `gone`, from its end, wherever the budgets allow it.
+
+    Args:
+        gone: `(n,)` booleans, changed in place: which of n channels are removed.
+        owners: `(n,)` group of each channel.
+        kept: `(groups,)` kept counts without the channels in `gone`.
+        evaluate: As of `remove_until`.
+        ceilings: As of `remove_until`.
+        restore: As of `remove_until`.
+    """
     left = np.full(len(kept), len(owners) if restore is None else restore)
     for i in np.flatnonzero(gone)[::-1]:
         group = owners[i]

@@ -37,7 +37,7 @@ class _ActivationCriterion(Criterion):
         """Return, element by element, what is averaged."""
 
     def check(self, model: keras.Model | None, data: Any) -> None:
-        require_data(data, describe(self))
+        require_data(data, f"Criterion {describe(self)}")
 
     def scores(
         self, groups: Sequence[Group], model: keras.Model | None, data: Any

@@ -47,6 +47,16 @@ class Criterion(abc.ABC):
             data: What the user gave as `data=`.
         """
 
+    def at(self, progress: float) -> Criterion:
+        """Return the criterion that holds once part of the target is reached.
+
+        Itself, unless a criterion changes on the way.
+
+        Args:
+            progress: Share of the target that is reached already, from 0 to 1.
+        """
+        return self
+
 
 class GroupCriterion(Criterion):
     """A criterion that looks at one group's weights and at nothing else."""

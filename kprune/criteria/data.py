@@ -77,6 +77,35 @@ class Source:
                 "generator yields once only: hand over a fresh one, or arrays."
             )
 
+    def sample(self, count: int, seed: Any = 0) -> Source:
+        """Return `count` samples drawn at random, held in memory.
+
+        Without replacement; all of them, shuffled, where there are no more.
+
+        Args:
+            count: How many.
+            seed: A number or a sequence of numbers; the same draw for the same
+                seed.
+
+        Raises:
+            ValueError: `count` is no whole number above 0, or samples differ in
+                shape and cannot be put together.
+        """
+        check_samples(count, "A random draw", "count")
+        rng = np.random.default_rng(seed)
+        if self._arrays:
+            chosen = rng.permutation(self._size)[:count]
+            return Source(_take(self._data, chosen), self.batch_size)
+        drawn: Batch | None = None
+        keys = np.empty(0)
+        for batch in self.batches():
+            size = _count(batch)
+            keys = np.concatenate([keys, rng.random(size)])
+            together = batch if drawn is None else _join(drawn, batch)
+            chosen = np.argsort(keys)[:count]
+            drawn, keys = _take(together, chosen), keys[chosen]
+        return Source(drawn, self.batch_size)
+
     def _all(self) -> Iterator[Batch]:
         if self._arrays:
             for start in range(0, self._size, self.batch_size):
@@ -126,6 +155,21 @@ def check_steps(steps: int | None, owner: str) -> int | None:
     return steps
 
 
+def check_samples(count: int, owner: str, argument: str = "samples") -> int:
+    """Return `count` if it is a whole number above 0.
+
+    Raises:
+        ValueError: It is anything else; the message names owner and argument.
+    """
+    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if not whole or count < 1:
+        raise ValueError(
+            f"{owner} needs a whole number of samples above 0. Received: "
+            f"{argument}={count!r}."
+        )
+    return count
+
+
 def require_data(data: Any, owner: str) -> None:
     """Raise unless there is data.
 
@@ -134,7 +178,7 @@ def require_data(data: Any, owner: str) -> None:
     """
     if data is None:
         raise ValueError(
-            f"Criterion {owner} runs the model on samples, but there are none. Pass "
+            f"{owner} runs the model on samples, but there are none. Pass "
             "some hundred of them as `data=`: arrays x or (x, y), a tf.data.Dataset, "
             "a keras.utils.PyDataset or a generator."
         )
@@ -185,6 +229,29 @@ def _slice(arrays: Any, start: int, stop: int) -> Batch:
         lambda a: None if a is None else np.asarray(a[start:stop]), arrays
     )
     return cut
+
+
+def _take(arrays: Any, chosen: np.ndarray) -> Batch:
+    taken: Batch = keras.tree.map_structure(
+        lambda a: None if a is None else np.asarray(a)[chosen], arrays
+    )
+    return taken
+
+
+def _join(first: Batch, second: Batch) -> Batch:
+    def join(a: Any, b: Any) -> Any:
+        if a is None or b is None:
+            return None
+        if a.shape[1:] != b.shape[1:]:
+            raise ValueError(
+                "Samples of different shapes cannot be drawn at random. Received "
+                f"batches of shapes {a.shape} and {b.shape}: pad them to one shape, "
+                "or give no number of samples, to use all of them."
+            )
+        return np.concatenate([a, b])
+
+    joined: Batch = keras.tree.map_structure(join, first, second)
+    return joined
 
 
 def _to_numpy(batch: Any) -> Batch:

@@ -56,7 +56,7 @@ class Taylor(Criterion):
         )
 
     def check(self, model: keras.Model | None, data: Any) -> None:
-        require_data(data, describe(self))
+        require_data(data, f"Criterion {describe(self)}")
         if (
             model is None
             or not model.compiled

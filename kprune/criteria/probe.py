@@ -56,7 +56,7 @@ class Recorder(keras.optimizers.Optimizer):
         self.iterations.assign_add(1)
 
 
-class _Probe(keras.Model):
+class InferenceModel(keras.Model):
     """The same layers in inference mode, with the compiled loss alone."""
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
@@ -90,8 +90,10 @@ class GradientProbe:
     def __init__(self, model: keras.Model) -> None:
         self.loss = model.loss
         self._user_model: Callable[[], Any] = weakref.ref(model)
-        inputs, outputs = _structures(model)
-        self._probe = _Probe(inputs=inputs, outputs=outputs, name="probe")
+        inputs, outputs = structures(model)
+        self._probe = InferenceModel(
+            inputs=inputs, outputs=outputs, name="probe"
+        )
         self._variables: list[Any] = []
         layers = model._flatten_layers()
         float16 = any(layer.compute_dtype == "float16" for layer in layers)
@@ -172,7 +174,7 @@ def _unchanged(model: Any) -> Iterator[None]:
                 variable.assign(value)
 
 
-def _structures(model: Any) -> tuple[Any, Any]:
+def structures(model: Any) -> tuple[Any, Any]:
     """Return the symbolic inputs and outputs, nested as the model has them."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]

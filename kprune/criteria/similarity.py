@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
 from kprune.criteria.base import GroupCriterion
 from kprune.criteria.base import filters
 from kprune.criteria.base import register
+from kprune.registry import did_you_mean
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -44,3 +47,326 @@ def _distances(rows: np.ndarray) -> np.ndarray:
     squared = squares[:, None] + squares[None, :] - 2.0 * rows @ rows.T
     np.fill_diagonal(squared, 0.0)
     return np.sqrt(np.maximum(squared, 0.0))
+
+
+@register("similarity")
+class Similarity(GroupCriterion):
+    """How dissimilar a filter is to those of its group that stay.
+
+    Of the two most similar filters one goes, then again of those that are
+    left, and so on: a filter's score is 1 minus the similarity at which its
+    turn comes. Removing all scores below a number therefore never removes both
+    of a lone pair. Scores mean the same in each group, so that one threshold
+    over all groups, `allocation="similarity"`, needs no shares per layer.
+
+    Filters that are exactly 0 go first. Opposite filters are as dissimilar as
+    can be. Where several layers produce a channel, their filters are put
+    together to one vector. Neither measure but `"euclidean"` sees lengths.
+
+    Args:
+        measure: `"cosine"`; `"pearson"`, the cosine after each filter's mean
+            is subtracted; or `"euclidean"`,
+            `1 - |a - b| / (|a| + |b|)`, from 0 to 1.
+        reduce: What a filter's similarity to the others is. `"max"`: to the
+            nearest one; of the most similar pair that filter goes which is
+            more similar to all others in sum, else the shorter one. `"mean"`,
+            or a number k for the mean over the k nearest ones: the filter with
+            the largest one goes, the shortest of several.
+        standardize: Subtract from each group's similarities their mean and
+            divide by their standard deviation. Short filters spread wider than
+            long ones, which lets single thresholds hit groups of 1x1 filters
+            harder; this undoes it.
+
+    Raises:
+        ValueError: An unknown measure or reduction.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, "similarity", {"macs": 0.5}, allocation="similarity"
+    )
+    ```
+
+    After Wu, Song and Zeng (Frontiers in Neurorobotics 2023,
+    doi 10.3389/fnbot.2023.1132679).
+    """
+
+    def __init__(
+        self,
+        measure: str = "cosine",
+        reduce: str | int = "max",
+        standardize: bool = False,
+    ) -> None:
+        if measure not in _MEASURES:
+            raise ValueError(
+                f"Unknown measure {measure!r}. {did_you_mean(measure, _MEASURES)}"
+            )
+        whole = isinstance(reduce, int) and not isinstance(reduce, bool)
+        if reduce not in ("max", "mean") and not (whole and int(reduce) >= 1):
+            raise ValueError(
+                'Similarity takes "max", "mean" or a whole number, 1 or more, of '
+                f"nearest filters as `reduce`. Received: {reduce!r}."
+            )
+        self.measure = measure
+        self.reduce = reduce
+        self.standardize = standardize
+
+    def score(self, group: Group) -> np.ndarray:
+        rows = filters(group)
+        lives = rows.any(axis=1)
+        scores = np.full(group.size, _DEAD)
+        if not lives.any():
+            return scores
+        matrix, least = similarities(rows[lives], self.measure)
+        if self.standardize:
+            matrix, least = _standardized(matrix, least)
+        lengths = np.linalg.norm(rows[lives], axis=1)
+        if self.reduce == "max":
+            levels = _pair_levels(matrix, lengths, least)
+        elif self.reduce == "mean" or int(self.reduce) >= len(matrix):
+            levels = _mean_levels(matrix, lengths, least)
+        else:
+            nearest = int(self.reduce)
+            levels = _nearest_levels(matrix, lengths, least, nearest)
+        scores[lives] = 1.0 - levels
+        if self.standardize:
+            scores[~lives] = scores[lives].min() - 1.0
+        return scores
+
+
+# Below the score of a filter that is a copy of another one.
+_DEAD = -1.0
+
+
+def similarities(
+    rows: np.ndarray, measure: str = "cosine"
+) -> tuple[np.ndarray, float]:
+    """Return how similar filters are.
+
+    Args:
+        rows: `(n, d)` filters, none of them 0.
+        measure: As of `Similarity`.
+
+    Returns:
+        `(n, n)` similarities, and the least that the measure can give.
+    """
+    function, least = _MEASURES[measure]
+    matrix = function(rows)
+    # Products of matrices are symmetric up to rounding only, which would
+    # decide between filters that are equally similar to all.
+    matrix = (matrix + matrix.T) / 2.0
+    np.fill_diagonal(matrix, 1.0)
+    return matrix, least
+
+
+def _cosine(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(lengths > 0, lengths, 1.0)
+    return np.clip(unit @ unit.T, -1.0, 1.0)
+
+
+def _pearson(rows: np.ndarray) -> np.ndarray:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    # What is left of a constant filter is rounding: it has no direction.
+    noise = 1e-12 * np.abs(rows).max(axis=1)
+    centred[np.abs(centred).max(axis=1) <= noise] = 0.0
+    return _cosine(centred)
+
+
+def _euclidean(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1)
+    return 1.0 - _distances(rows) / (lengths[:, None] + lengths[None, :])
+
+
+_MEASURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+    "cosine": (_cosine, -1.0),
+    "pearson": (_pearson, -1.0),
+    "euclidean": (_euclidean, 0.0),
+}
+
+
+def _standardized(matrix: np.ndarray, least: float) -> tuple[np.ndarray, float]:
+    pairs = matrix[np.triu_indices(len(matrix), 1)]
+    if not pairs.size or np.ptp(pairs) < 1e-12:
+        return np.zeros_like(matrix), -1.0
+    mean, deviation = pairs.mean(), pairs.std()
+    return (matrix - mean) / deviation, (least - mean) / deviation
+
+
+def _pair_levels(
+    matrix: np.ndarray, lengths: np.ndarray, least: float
+) -> np.ndarray:
+    """Return `(n,)` the similarity at which each filter goes.
+
+    That of the pair through which it goes, taking the pairs in falling order;
+    `least` for the one that is left.
+    """
+    count = len(matrix)
+    levels = np.full(count, least)
+    sums = matrix.sum(axis=1) - matrix.diagonal()
+    left = matrix.copy()
+    np.fill_diagonal(left, -np.inf)
+    nearest, level = left.argmax(axis=1), left.max(axis=1)
+    for _ in range(count - 1):
+        one = int(np.argmax(level))
+        gone = _weaker(one, int(nearest[one]), sums, lengths)
+        levels[gone] = level[one]
+        sums -= matrix[gone]
+        left[gone, :] = left[:, gone] = -np.inf
+        stale = np.flatnonzero(nearest == gone)
+        nearest[stale] = left[stale].argmax(axis=1)
+        level[stale] = left[stale].max(axis=1)
+        level[gone] = -np.inf
+    return levels
+
+
+def _weaker(i: int, j: int, sums: np.ndarray, lengths: np.ndarray) -> int:
+    """Return which of a pair goes; rounding must not decide."""
+    for a, b in ((sums[i], sums[j]), (-lengths[i], -lengths[j])):
+        if abs(a - b) > 1e-9 * max(1.0, abs(a), abs(b)):
+            return i if a > b else j
+    return j
+
+
+def _most_similar(means: np.ndarray, lengths: np.ndarray) -> int:
+    """Return which filter goes: of equal ones the shortest."""
+    most = np.flatnonzero(means >= means.max() - 1e-9)
+    return int(most[np.argmin(lengths[most])])
+
+
+def _mean_levels(
+    matrix: np.ndarray, lengths: np.ndarray, least: float
+) -> np.ndarray:
+    """Return `(n,)` the mean similarity at which each filter goes.
+
+    See `_nearest_levels`; here all that are left count.
+    """
+    count = len(matrix)
+    levels = np.full(count, least)
+    sums = matrix.sum(axis=1) - matrix.diagonal()
+    level = np.inf
+    for left in range(count - 1, 0, -1):
+        gone = _most_similar(sums, lengths)
+        level = min(level, float(sums[gone]) / left)
+        levels[gone] = level
+        sums -= matrix[gone]
+        sums[gone] = -np.inf
+    return levels
+
+
+def _nearest_levels(
+    matrix: np.ndarray, lengths: np.ndarray, least: float, nearest: int
+) -> np.ndarray:
+    """Return `(n,)` the mean similarity at which each filter goes.
+
+    The filter goes whose mean similarity to its `nearest` filters that are
+    left is the largest. The levels never rise: a filter that comes later is
+    not behind a threshold that ended the choice before it.
+    """
+    count = len(matrix)
+    levels = np.full(count, least)
+    matrix = matrix.copy()
+    np.fill_diagonal(matrix, -np.inf)
+    means, farthest = _nearest_means(matrix, nearest)
+    level = np.inf
+    for _ in range(count - 1):
+        gone = _most_similar(means, lengths)
+        level = min(level, float(means[gone]))
+        levels[gone] = level
+        touched = matrix[:, gone] >= farthest
+        matrix[gone, :] = matrix[:, gone] = -np.inf
+        means[gone] = -np.inf
+        touched &= means > -np.inf
+        means[touched], farthest[touched] = _nearest_means(
+            matrix[touched], nearest
+        )
+    return levels
+
+
+def _nearest_means(
+    rows: np.ndarray, nearest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's mean over its largest values, and the least of these.
+
+    `-inf` marks those that are gone and the row's own place.
+    """
+    rows = -np.partition(-rows, nearest - 1, axis=1)[:, :nearest]
+    known = rows > -np.inf
+    counts = known.sum(axis=1)
+    totals = np.where(known, rows, 0.0).sum(axis=1)
+    means = np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)
+    farthest = np.where(known, rows, np.inf).min(axis=1, initial=np.inf)
+    return means, farthest
+
+
+class Twins(NamedTuple):
+    """What stands in for each filter of a group.
+
+    Args:
+        donors: `(size,)` integers: of each filter that goes the most similar
+            one that is kept; of one that is kept itself.
+        scales: `(size,)` what to multiply the donor with to come nearest to
+            the filter. 0 where it points the other way or is 0.
+    """
+
+    donors: np.ndarray
+    scales: np.ndarray
+
+
+def twins(group: Group, mask: np.ndarray, measure: str = "cosine") -> Twins:
+    """Find the kept filter that can stand in for each one that goes.
+
+    To merge instead of to delete, a layer that reads the channels adds the
+    weights of a removed one, times its scale, to those of its donor. This is
+    exact for parallel filters without bias or BatchNormalization, behind an
+    activation with `f(a x) = a f(x)` for a > 0, such as ReLU.
+
+    Args:
+        group: The channels, with the weights of those that go still in place.
+        mask: `(size,)`, 0 for those that go.
+        measure: As of `Similarity`.
+
+    Returns:
+        `Twins`.
+
+    Raises:
+        ValueError: The mask has another shape, or nothing is kept that is not
+            0; an unknown measure.
+
+    Example:
+
+    ```python
+    donors, scales = kprune.criteria.twins(graph["conv1"], mask)
+    ```
+    """
+    if measure not in _MEASURES:
+        raise ValueError(
+            f"Unknown measure {measure!r}. {did_you_mean(measure, _MEASURES)}"
+        )
+    kept = np.asarray(mask) != 0
+    rows = filters(group)
+    if kept.shape != (group.size,):
+        raise ValueError(
+            f"The mask of group '{group.name}' must have shape ({group.size},). "
+            f"Received shape {kept.shape}."
+        )
+    lives = rows.any(axis=1)
+    if not (kept & lives).any():
+        raise ValueError(
+            f"Group '{group.name}' keeps no filter other than 0 that could stand "
+            f"in for others. Received a mask that keeps {int(kept.sum())} of "
+            f"{group.size}."
+        )
+    donors, scales = np.arange(group.size), kept.astype("float64")
+    candidates = np.flatnonzero(kept & lives)
+    lost = np.flatnonzero(~kept)
+    donors[lost] = candidates[0]
+    lost = np.flatnonzero(~kept & lives)
+    alike, _ = similarities(rows[np.r_[lost, candidates]], measure)
+    best = alike[: len(lost), len(lost) :].argmax(axis=1)
+    donors[lost] = candidates[best]
+    products = (rows[lost] * rows[donors[lost]]).sum(axis=1)
+    squares = (rows[donors[lost]] ** 2).sum(axis=1)
+    scales[lost] = np.maximum(products / squares, 0.0)
+    return Twins(donors, scales)

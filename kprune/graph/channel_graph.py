@@ -87,6 +87,11 @@ class Group:
         """Number of channels."""
         return int(self.classes.size)
 
+    @property
+    def graph(self) -> ChannelGraph:
+        """The graph the group belongs to."""
+        return self._graph
+
     @functools.cached_property
     def members(self) -> tuple[Member, ...]:
         """All variable axes the channels sit on, in model order."""
@@ -203,10 +208,15 @@ class ChannelGraph:
         several = [f for f in self._factors() if len(varying(f)) > 1]
         while True:
             classes = slots.components()
+            if not several:
+                return classes
+            # What stays is alike, whyever it stays: it leaves no hole.
+            pinned = slots.pinned(classes) >= 0
+            alike = np.where(pinned, 0, np.arange(pinned.size))
             settled = True
-            merged = np.zeros(int(classes.max()) + 1, dtype=bool)
+            merged = np.zeros(alike.size, dtype=bool)
             for factor in several:
-                seen = compress(classes[factor])
+                seen = compress(alike[classes[factor]])
                 axes = varying(seen)
                 if len(axes) > 1 and merged[seen].any():
                     # Merged in this round through another tensor, perhaps the
@@ -216,6 +226,7 @@ class ChannelGraph:
                 for axis in axes[:-1]:
                     settled = False
                     merged[seen] = True
+                    merged[0] = False
                     slots.union(
                         factor,
                         factor.take([0], axis=axis),
@@ -231,6 +242,9 @@ class ChannelGraph:
             classes = self.classes[factor]
             if len(varying(factor)) > 1:
                 classes = compress(classes)
+            if len(varying(classes)) > 1:  # where nothing can be removed
+                stays = self._reasons[classes] >= 0
+                classes = compress(np.where(stays, 0, classes))
             # The factor is kept beside its classes so that its id stays taken.
             known = self._resolved[id(factor)] = (factor, classes)
         return known[1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import find_rule
@@ -83,37 +83,55 @@ def _read_call(layer: keras.layers.Layer) -> keras.Model | None:
     if own or any(len(tensors) != 1 for tensors in given):
         return None
     tensor = given[0][0]
-    inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+    fixed = tensor.shape[0] is not None and tensor.shape[0] % BATCH
+    batch = tensor.shape[0] if fixed else BATCH
+    shape = (batch, *tensor.shape[1:])
+    inputs = keras.Input(batch_shape=shape, dtype=tensor.dtype)
     try:
-        outputs = layer.call(inputs)
+        model = keras.Model(inputs, layer.call(inputs), name=layer.name)
+        return model if fixed else _for_any_batch(model)
     except Exception:  # any error means that the call is not symbolic
         return None
-    return _for_any_batch(keras.Model(inputs, outputs, name=layer.name))
+
+
+# Calls may compute with the size of the batch, so they are read with one
+# that is recognised in shapes: a prime that no other size is a multiple of.
+BATCH = 1009
 
 
 def _for_any_batch(model: keras.Model) -> keras.Model:
-    """Replaces reshapes to the unknown batch size that a `call` has read."""
-    tensors = {id(t): t for t in model.inputs}
+    """The model for batches of any size instead of `BATCH`."""
+    (given,) = model.inputs
+    shape = (None, *given.shape[1:])
+    inputs = keras.Input(batch_shape=shape, dtype=given.dtype)
+    tensors = {id(given): inputs}
     for node in nodes(model):
         args, kwargs = node.arguments.fill_in(tensors)
         operation = node.operation
         if isinstance(operation, keras.src.ops.numpy.Reshape):
-            shape = _without_none(operation.newshape, args[0].shape)
-            operation = type(operation)(shape, name=operation.name)
+            open_ = [-1 if n % BATCH == 0 else n for n in node.outputs[0].shape]
+            operation = type(operation)(tuple(open_), name=operation.name)
+        elif _names_batch((args, kwargs)) or _names_batch(_given(operation)):
+            raise ValueError(f"{operation.name} is given the size of the batch")
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         for old, new in zip(node.outputs, outputs, strict=True):
             tensors[id(old)] = new
     outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
-    return keras.Model(model.input, outputs, name=model.name)
+    return keras.Model(inputs, outputs, name=model.name)
 
 
-def _without_none(new: Any, old: tuple[int | None, ...]) -> Any:
-    """The new shape with -1 for None, and what else is open worked out."""
-    new = list(new) if isinstance(new, list | tuple) else [new]
-    if new.count(None) == 1 and new.count(-1) == 1 and None not in old[1:]:
-        known = math.prod(n for n in new if n not in (None, -1))
-        new[new.index(-1)] = math.prod(old[1:]) // known
-    return tuple(-1 if n is None else n for n in new)
+def _given(operation: Any) -> list[Any]:
+    """What an operation was constructed with; a layer knows no batch."""
+    if isinstance(operation, keras.layers.Layer):
+        return []
+    return [v for k, v in vars(operation).items() if not k.startswith("_")]
+
+
+def _names_batch(structure: Any) -> bool:
+    """Whether anything in `structure` was made for batches of `BATCH`."""
+    flat = keras.tree.flatten(structure)
+    sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
+    return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)
 
 
 def require_functional(model: Any) -> keras.Model:
@@ -176,3 +194,9 @@ def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
                 stack.append(inner)
             elif isinstance(operation, keras.layers.Layer):
                 yield operation
+
+
+def flat_inputs(functional: keras.Model, inputs: Any) -> list[Any]:
+    """The arrays for `functional.inputs`, as `predict` would match them."""
+    flat = functional._standardize_inputs(inputs)
+    return [np.asarray(keras.ops.convert_to_numpy(x)) for x in flat]

@@ -1,6 +1,9 @@
 """Filter masks: what training sees of a pruned model."""
 
+from kprune.masking.attenuated import attenuation as attenuation
+from kprune.masking.attenuated import set_attenuation as set_attenuation
 from kprune.masking.filter_mask import FilterMask as FilterMask
+from kprune.masking.temporary import TemporaryMasks as TemporaryMasks
 from kprune.masking.wrapping import filter_masks as filter_masks
 from kprune.masking.wrapping import is_masked as is_masked
 from kprune.masking.wrapping import masks as masks

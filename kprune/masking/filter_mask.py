@@ -12,6 +12,7 @@ import numpy as np
 from kprune.graph.registry import find_rule
 from kprune.graph.values import read
 from kprune.graph.walk import Transparent
+from kprune.masking.arguments import call_signature
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -22,6 +23,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     vector per masked axis, and (output axes of producers only) by a factor
     per filter. The variables themselves are not changed, masked entries get
     no gradient, and masks survive saving because they are weights.
+
+    What `AttenuateCallback` has done to the variables in place is noted per
+    filter in `attenuation`, which is saved too and does not act.
 
     `kprune.wrap` places these wrappers; write one yourself only to mask a
     single layer by hand.
@@ -63,10 +67,12 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         self._tensors = dict(tensors or {})
         self._masks: dict[tuple[int, int], keras.Variable] = {}
         self._factors: dict[tuple[int, int], keras.Variable] = {}
+        self._attenuations: dict[tuple[int, int], keras.Variable] = {}
         self._tensor_masks: dict[str, keras.Variable] = {}
         self.supports_masking = layer.supports_masking
         # Layers that want their inputs in full precision get them so.
         self.autocast = layer.autocast
+        self._call_signature = call_signature(layer)
         # Called with the layer's inputs in eager forward passes.
         self.observer: Callable[[Any], None] | None = None
 
@@ -109,6 +115,9 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         for n, a in self._filters:
             size = weights[n].shape[a]
             self._factors[n, a] = self._add_vector(size, f"factor_{n}_{a}")
+            if len(weights[n].shape) > 1:
+                name = f"attenuation_{n}_{a}"
+                self._attenuations[n, a] = self._add_vector(size, name)
         for name, size in self._tensors.items():
             self._tensor_masks[name] = self._add_vector(size, f"mask_{name}")
 
@@ -157,6 +166,16 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             if factor.shape[0] == size:
                 factor.assign(vector)
 
+    @property
+    def attenuation(self) -> np.ndarray | None:
+        """By what each filter's variables were scaled in place; 1 = whole.
+
+        The product of the factors of consecutive hits; back at 1 when a filter
+        is not hit any more. None if the layer has no filters.
+        """
+        vectors = self._attenuations.values()
+        return read(next(iter(vectors))) if vectors else None
+
     def _main_factor(self) -> keras.Variable:
         return next(iter(self._factors.values()))
 
@@ -199,6 +218,23 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     ) -> None:
         """Sets the factor on one axis of one variable of the layer."""
         self._factors[self._index(variable), axis].assign(value)
+
+    def axis_attenuation(
+        self, variable: keras.Variable, axis: int
+    ) -> np.ndarray | None:
+        """What is noted for one axis of one variable of the layer, or None."""
+        vector = self._attenuations.get((self._index(variable), axis))
+        return None if vector is None else read(vector)
+
+    def set_axis_attenuation(
+        self, variable: keras.Variable, axis: int, value: Any
+    ) -> None:
+        """Notes by what the filters on one axis of one variable were scaled."""
+        self._attenuations[self._index(variable), axis].assign(value)
+
+    def tensor_mask(self, name: str) -> np.ndarray:
+        """The mask of the tensor axis that the layer's rule calls `name`."""
+        return read(self._tensor_masks[name])
 
     def set_tensor_mask(self, name: str, value: Any) -> None:
         """Sets the mask of the tensor axis that the layer's rule calls `name`."""

@@ -200,10 +200,11 @@ def masks(
     require_masked(masked)
     graph = graph or trace(masked)
     wrappers = wrappers_by_layer(masked)
-    return {g.name: _group_vector(g, wrappers) for g in graph.prunable}
+    return {g.name: group_vector(g, wrappers) for g in graph.prunable}
 
 
-def _group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
+def group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
+    """What is kept of one group, `(size,)`, read at one of its members."""
     vector = np.ones(group.size, dtype="float32")
     for member in group.members:
         if member.role == STATISTIC:
@@ -243,7 +244,7 @@ def set_masks(
     require_masked(masked)
     graph = graph or trace(masked)
     vectors = {
-        name: _check(graph, name, value) for name, value in masks.items()
+        name: check_vector(graph, name, value) for name, value in masks.items()
     }
     current = {**_current(masked, graph), **vectors}
     _write(masked, graph, current)
@@ -251,10 +252,11 @@ def set_masks(
 
 def _current(masked: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
     wrappers = wrappers_by_layer(masked)
-    return {g.name: _group_vector(g, wrappers) for g in graph.prunable}
+    return {g.name: group_vector(g, wrappers) for g in graph.prunable}
 
 
-def _check(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
+def check_vector(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
+    """The mask of a group as float32; raises if name, shape or values are bad."""
     prunable = {g.name: g for g in graph.prunable}
     if name not in prunable:
         if name in graph:

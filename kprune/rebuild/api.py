@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,21 +16,36 @@ from kprune.graph.tracer import trace
 from kprune.graph.values import read
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
-from kprune.masking.filter_mask import FilterMask
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import wrappers_by_layer
+from kprune.rebuild.clones import find_clones
+from kprune.rebuild.copies import CopyMap
+from kprune.rebuild.copies import edited
+from kprune.rebuild.copies import merge as merge_clones
+from kprune.rebuild.copies import places
 from kprune.rebuild.optimizer import copy_slots
+from kprune.registry import as_number
+
+MERGE = 1e-6
+"""How far copies may be apart to be merged, relative to a variable's largest."""
 
 
-def rebuild(masked: keras.Model) -> keras.Model:
+def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     """Builds the small model that computes what the masked one computes.
 
-    Removed channels are cut out of every variable they sit on, attenuation
-    factors are folded into the weights, wrappers disappear, layer names stay.
+    Removed channels are cut out of every variable they sit on, copies of one
+    filter become one, attenuation factors are folded into the weights,
+    wrappers disappear, layer names stay.
 
     Args:
-        masked: A model made by `kprune.wrap` or `kprune.prune`.
+        masked: A model made by `kprune.wrap`, `kprune.prune` or
+            `kprune.duplicate`.
+        merge: How far the weights of two channels may be apart to count as
+            copies, relative to the largest weight of each variable. The
+            default takes copies that differ by rounding alone. Copies that
+            training has moved apart need more, and get their mean. None
+            merges nothing.
 
     Returns:
         An ordinary functional `keras.Model` that needs no kprune to be
@@ -37,7 +53,7 @@ def rebuild(masked: keras.Model) -> keras.Model:
         optimizer goes on with its slots, cut the same way.
 
     Raises:
-        ValueError: If the model has no filter masks.
+        ValueError: If the model has no filter masks, or `merge` is negative.
 
     Example:
 
@@ -49,14 +65,33 @@ def rebuild(masked: keras.Model) -> keras.Model:
     require_masked(masked)
     graph = trace(masked)
     alive = {name: vector > 0 for name, vector in masks(masked, graph).items()}
+    clones = _clones(masked, graph, alive, merge)
+    for name, known in clones.items():
+        alive[name] = alive[name] & ~known.replaced
     kept = graph.kept(alive)
     shrinking = _Shrinking(graph, kept)
     cloner = Cloner(shrinking.make, shrinking.arguments, shrinking.input_shape)
     compact = cloner.clone(masked)
-    pairs = _load_weights(masked, graph, kept, cloner)
+    pairs = _load_weights(masked, _Values(masked, graph, clones), kept, cloner)
     copy_compilation(masked, compact, optimizer_state=False)
     copy_slots(masked, compact, pairs, kept)
     return compact
+
+
+def _clones(
+    masked: keras.Model,
+    graph: ChannelGraph,
+    alive: dict[str, np.ndarray],
+    merge: float | None,
+) -> dict[str, CopyMap]:
+    if merge is None:
+        return {}
+    if not as_number(merge) >= 0:
+        raise ValueError(
+            "rebuild() needs a number, 0 or more, as `merge`, or None to merge "
+            f"nothing. Received: merge={merge!r}."
+        )
+    return find_clones(masked, graph, alive, merge)
 
 
 class _Shrinking:
@@ -94,21 +129,46 @@ class _Shrinking:
 Pairs = dict[int, keras.Variable]
 
 
+class _Values:
+    """What the weights of a masked model stand for, before they are cut."""
+
+    def __init__(
+        self,
+        masked: keras.Model,
+        graph: ChannelGraph,
+        clones: dict[str, CopyMap],
+    ):
+        self._wrappers = wrappers_by_layer(masked)
+        self._spots = places(graph, clones)
+        self._merge = merge_clones(clones)
+        self.rules = {
+            id(v.operation): v.rule for v in graph.tracer.visits.values()
+        }
+
+    def of(self, layer: Any) -> Iterator[tuple[keras.Variable, np.ndarray]]:
+        """The layer's variables with factors folded in and copies merged."""
+        wrapper = self._wrappers.get(id(layer))
+        number = {id(w): n for n, w in enumerate(layer.weights)}
+        for variable in layer.variables:
+            if wrapper is None or id(variable) not in number:
+                value = read(variable)
+            else:
+                value = wrapper.folded(number[id(variable)])
+            spots = self._spots.get(id(variable), [])
+            yield variable, edited(value, spots, self._merge)
+
+
 def _load_weights(
-    masked: keras.Model, graph: ChannelGraph, kept: Kept, cloner: Cloner
+    masked: keras.Model, values: _Values, kept: Kept, cloner: Cloner
 ) -> Pairs:
     """Cuts every variable; returns the new variable by `id(old variable)`."""
-    wrappers = wrappers_by_layer(masked)
-    rules = {id(v.operation): v.rule for v in graph.tracer.visits.values()}
     pairs: Pairs = {}
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)
         new = cloner.layers[id(outer)]
-        wrapper = wrappers.get(id(layer))
-        weights = {id(w): n for n, w in enumerate(layer.weights)}
-        for old, target in zip(layer.variables, new.variables, strict=True):
-            number = weights.get(id(old))
-            value = _value(wrapper, number, old)
+        for (old, value), target in zip(
+            values.of(layer), new.variables, strict=True
+        ):
             value = kept.take(old, value)
             if value.shape != tuple(target.shape):
                 raise ValueError(
@@ -120,15 +180,7 @@ def _load_weights(
             # A copy, for what is not cut is still a view (see copy_value).
             target.assign(np.array(value))
             pairs[id(old)] = target
-        rule = rules.get(id(layer))
+        rule = values.rules.get(id(layer))
         if rule is not None:
             rule.arrange(layer, new)
     return pairs
-
-
-def _value(
-    wrapper: FilterMask | None, number: int | None, old: keras.Variable
-) -> np.ndarray:
-    if wrapper is None or number is None:
-        return read(old)
-    return wrapper.folded(number)

@@ -50,6 +50,20 @@ def slot_variables(
     return slots
 
 
+def slots_by_variable(model: keras.Model) -> dict[int, list[keras.Variable]]:
+    """The slots of a model's trainable variables by `id(variable)`.
+
+    Args:
+        model: A model; without a built optimizer it has none.
+    """
+    optimizer = base_optimizer(getattr(model, "optimizer", None))
+    if optimizer is None or not optimizer.built:
+        return {}
+    learned = optimizer._trainable_variables
+    slots = slot_variables(optimizer, learned)
+    return {id(v): s for v, s in zip(learned, slots, strict=True)}
+
+
 def copy_slots(
     masked: keras.Model,
     compact: keras.Model,

@@ -294,6 +294,21 @@ def test_without_whole_heads_masked_and_compact_train_alike(build):
         assert_trains_alike(masked, compact, x, 1e-9)
 
 
+def test_tensors_and_flags_may_both_be_keywords():
+    """Keras refuses a mixture of both in the `**kwargs` of a wrapper."""
+    with floatx("float64"):
+        inputs = keras.Input((4, 3))
+        mask = keras.Input((4, 4), dtype="bool")
+        x = layers.Dense(8, name="embed")(inputs)
+        mha = layers.MultiHeadAttention(2, 3, name="mha")
+        y = mha(x, x, attention_mask=mask, use_causal_mask=True)
+        model = keras.Model([inputs, mask], head(layers.Flatten()(y)))
+        rng = np.random.default_rng(0)
+        allowed = rng.random((3, 4, 4)) < 0.7
+        x = [rng.normal(size=(3, 4, 3)), allowed]
+        assert_exact(model, 1e-10, x=x)
+
+
 @pytest.mark.not_on("jax", reason=UNEQUAL)
 def test_a_removed_head_is_a_removed_head():
     """Against attention computed head by head in NumPy."""

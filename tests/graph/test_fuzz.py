@@ -26,6 +26,20 @@ def test_many_random_graphs(program):
     fuzzing.check(program)
 
 
+# Shrunk programs that once failed, and how.
+FAILED = {
+    "labels beside the constant 0 never settled": [
+        [1, 1, 0, 0], [58, 0, 0, 0], [0, 0, 0, 1], [0, 2, 0, 0], [0, 0, 0, 0],
+        [3, 3, 0, 0], [37, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", FAILED)
+def test_programs_that_once_failed(how):
+    assert fuzzing.check(FAILED[how])
+
+
 def test_the_fuzzer_notices_a_leak(monkeypatch):
     """A rebuild that forgets the factor or keeps a wrong channel is caught."""
     from kprune.graph.kept import Kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
+from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
@@ -36,7 +37,10 @@ COMPOSITES = {
         "Mlp PatchMerging PatchEmbedding SwinTransformerStage"
     ),
     "deeplab_v3.deeplab_v3_layers": "SpatialPyramidPooling",
-    "vit_det.vit_layers": "MLP ViTDetPatchingAndEmbedding",
+    "vit_det.vit_layers": (
+        "MLP ViTDetPatchingAndEmbedding WindowedTransformerEncoder "
+        "MultiHeadAttentionWithRelativePE"
+    ),
 }
 
 for _module, _names in COMPOSITES.items():
@@ -103,4 +107,40 @@ class PatchingRule(Rule):
         kernel = visit.operation.patch_embedding._kernel
         config["hidden_dim"] = kept.size(kernel, -1)
         config["num_channels"] = kept.size(kernel, -2)
+        return config
+
+
+@register_rule(f"{MODELS}.vit_det.vit_layers:AddPositionalEmbedding")
+class AddPositionRule(Rule):
+    """Adds a table of one row per position."""
+
+    def trace(self, call: Call) -> Labels:
+        x = call.settle(call.input, (1, 2), f"{call!r} has rows per position")
+        labels = call.one_axis(x, -1)
+        call.bind(call.layer.pos_embed, {-1: Axis(labels, SCALE)})
+        return x
+
+    def config(self, visit, kept):
+        config = configuration(visit.operation)
+        config["embed_dim"] = kept.size(visit.operation.pos_embed, -1)
+        return config
+
+
+@register_rule(f"{MODELS}.vit_det.vit_layers:AddRelativePositionalEmbedding")
+class RelativePositionRule(Rule):
+    """Adds the products of queries and a table to a map of attention."""
+
+    def trace(self, call: Call) -> Labels:
+        scores, queries = call.inputs
+        scores = call.settle(scores, (1, 2), f"{call!r} adds a term for each")
+        queries = call.settle(queries, (1,), f"{call!r} compares positions")
+        labels = call.one_axis(queries, -1)
+        for table in (call.layer.rel_pos_h, call.layer.rel_pos_w):
+            call.bind(table, {-1: Axis(labels, INPUT, 2)})
+            call.work(table, [call.kwargs["query_size"][0]])
+        return scores
+
+    def config(self, visit, kept):
+        config = configuration(visit.operation)
+        config["key_dim"] = kept.size(visit.operation.rel_pos_h, -1)
         return config

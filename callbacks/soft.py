@@ -1,0 +1,66 @@
+"""Soft filter pruning: attenuation with a factor of 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kprune import factors
+from kprune.callbacks.attenuate import AttenuateCallback
+
+
+class SoftPruneCallback(AttenuateCallback):
+    """Sets weak filters to 0 and lets them train on, until the end.
+
+    At the beginning of each round all filters are scored afresh and those that
+    the allocation would remove are set to 0. All go on training, so a filter
+    can return. At the last round of the schedule, by default after two thirds
+    of the epochs, the weakest are removed, and fine-tuning follows. See
+    `AttenuateCallback`, of which this is the case of factor 0, for `logs`.
+
+    A filter returns only if a gradient reaches it. Behind a ReLU that takes a
+    BatchNormalization with an offset `beta` above 0: filters with one below 0
+    stay where they are, and so do those of a freshly initialized model, whose
+    offsets are 0, and those without BatchNormalization. So prune a trained
+    model, or let the schedule begin after some epochs.
+
+    Args:
+        criterion: As of `kprune.prune`.
+        reduce: As of `kprune.prune`.
+        schedule: `"constant"`: the whole target in every round (SFP).
+            `"asymptotic"`: little first (ASFP). Or as of `AttenuateCallback`.
+        allocation: As of `kprune.prune`.
+        data: As of `kprune.prune`.
+        target: `"kernel"` as in the paper, or `"bn"`, see `AttenuateCallback`:
+            behind a ReLU, no filter returns from the latter.
+        scale_slots: Also set to 0 what the optimizer remembers of the weights.
+
+    Raises:
+        ValueError: As of `AttenuateCallback`.
+
+    Example:
+
+    ```python
+    masked.fit(train, epochs=30, callbacks=[
+        SoftPruneCallback("l2", {"macs": 0.4}, allocation="uniform")
+    ])
+    ```
+
+    From "Soft Filter Pruning for Accelerating Deep Convolutional Neural
+    Networks" (He et al., arXiv 1808.06866).
+    """
+
+    def __init__(
+        self,
+        criterion: Any = "l2",
+        reduce: Mapping[str, float] | None = None,
+        schedule: Any = "constant",
+        allocation: Any = "global",
+        data: Any = None,
+        target: str = "kernel",
+        scale_slots: bool = False,
+    ) -> None:
+        factor = factors.Constant(0.0, scale_slots=scale_slots)
+        super().__init__(
+            criterion, reduce, schedule, allocation, data, factor, target
+        )

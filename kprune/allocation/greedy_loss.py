@@ -1,0 +1,324 @@
+"""The group whose step costs the least loss goes first."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from kprune.allocation.base import Allocation
+from kprune.allocation.base import Problem
+from kprune.allocation.base import Vectors
+from kprune.allocation.base import check_reachable
+from kprune.allocation.base import register
+from kprune.allocation.base import within_budget
+from kprune.allocation.solver import fits
+from kprune.allocation.solver import put_back
+from kprune.registry import as_number
+from kprune.registry import did_you_mean
+
+_log = logging.getLogger("kprune")
+
+STEPS = {"width": 0.1, "cost": 0.01}
+"""Default size of a step by what it is a share of."""
+
+
+@register("greedy_loss")
+class GreedyLoss(Allocation):
+    """Tries a step in every group, and takes the one with the lowest loss.
+
+    A step removes the channels of one group that the criterion scores lowest.
+    Its loss is measured on `data`, without training; then channels are scored
+    anew and all is tried again, until the target holds. Widths of layers so
+    follow from the loss alone. The last step is cut to what the target needs.
+    From "Magnitude and Similarity Based Variable Rate Filter Pruning" (Ghimire
+    and Kim, doi 10.3390/app13010316); the choice among criteria and steps of
+    equal cost are those of its sibling LAASP (arXiv 2506.20152).
+
+    It takes one pass over the samples per group and step. `lazy=True` needs far
+    fewer, and may take another step than the cheapest where the loss of a step
+    fell since it was last measured.
+
+    Args:
+        step: Size of a step. By default a tenth of the group's present width,
+            or 1 % of the costs for `step_of="cost"`. At least one channel.
+        cap: Share of a group's channels from which on it is left alone; the
+            last step may go beyond it. At least one channel stays.
+        step_of: What `step` is a share of: the group's present `"width"`, or
+            the `"cost"` of the unpruned model, as counted by `reduce`.
+        per_cost: Whether to divide the increase of the loss by the share of the
+            costs that a step saves.
+        criteria: Criteria to choose from in each step, instead of the one that
+            is pruned with.
+        samples: Samples on which the loss is measured, drawn at random once;
+            `None` for all of `data`.
+        lazy: Whether to measure again only steps that were the cheapest when
+            last measured.
+
+    Raises:
+        ValueError: A size out of range.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model,
+        criterion="msvfp",
+        reduce={"macs": 0.5},
+        allocation=kprune.allocation.GreedyLoss(samples=1000),
+        data=(x_train, y_train),
+    )
+    ```
+    """
+
+    needs_loss = True
+
+    def __init__(
+        self,
+        step: float | None = None,
+        cap: float = 0.7,
+        step_of: str = "width",
+        per_cost: bool = False,
+        criteria: Sequence[Any] | None = None,
+        samples: int | None = None,
+        lazy: bool = False,
+    ) -> None:
+        if step_of not in STEPS:
+            raise ValueError(
+                f"GreedyLoss does not know step_of={step_of!r}. "
+                f"{did_you_mean(step_of, STEPS)}"
+            )
+        step = STEPS[step_of] if step is None else step
+        for name, share in (("step", step), ("cap", cap)):
+            if not 0 < as_number(share) <= 1:
+                raise ValueError(
+                    f"GreedyLoss needs a share above 0, up to 1, as `{name}`. "
+                    f"Received: {share!r}."
+                )
+        if samples is not None and not as_number(samples) >= 1:
+            raise ValueError(
+                "GreedyLoss needs a number of samples above 0, or None for all. "
+                f"Received: samples={samples!r}."
+            )
+        if criteria is not None and (
+            isinstance(criteria, str) or not len(criteria)
+        ):
+            raise ValueError(
+                "GreedyLoss needs a list of criteria to choose from, for example "
+                f'["l1", "fpgm"]. Received: {criteria!r}.'
+            )
+        self.step = float(step)
+        self.cap = float(cap)
+        self.step_of = step_of
+        self.per_cost = per_cost
+        self.criteria = tuple(criteria or ())
+        self.samples = samples
+        self.lazy = lazy
+
+    def check(self, problem: Problem) -> None:
+        floors = np.floor(problem.sizes * (1.0 - self.cap) + 1e-9)
+        check_reachable(
+            problem,
+            np.maximum(floors.astype(int), 1),
+            f"cap={self.cap:g} of {type(self).__name__}",
+        )
+
+    def met(self, problem: Problem) -> bool:
+        return within_budget(problem)
+
+    def solve(self, problem: Problem) -> Vectors:
+        self.check(problem)
+        if problem.loss is None or problem.rescore is None:
+            raise ValueError(
+                "Allocation GreedyLoss measures the loss, which takes a model. Use "
+                "it in kprune.prune(..., data=(x, y)) or in a pruning callback."
+            )
+        search = _Search(self, problem, problem.loss, problem.rescore)
+        while not search.fits():
+            search.commit(search.cheapest())
+        return search.result()
+
+
+class _Candidate(NamedTuple):
+    """A step: a group, what is left of it, and which criterion chose that."""
+
+    group: int
+    mask: np.ndarray
+    criterion: int
+    saved: float
+
+    @property
+    def step(self) -> tuple[int, int, int]:
+        """What stays the same while scores change: group, width, criterion."""
+        return self.group, int(self.mask.sum()), self.criterion
+
+
+class _Search:
+    """The state of one `GreedyLoss.solve`."""
+
+    def __init__(
+        self,
+        options: GreedyLoss,
+        problem: Problem,
+        loss: Callable[..., float],
+        rescore: Callable[..., Vectors],
+    ) -> None:
+        self._options = options
+        self._problem = problem
+        self._measure = loss
+        self._rescore = rescore
+        self._ceilings = problem.ceilings()
+        self._alive = {
+            name: problem.alive[name].astype(bool) for name in problem.names
+        }
+        self._changed: set[str] = set()
+        self._kept = problem.living
+        self._removed: list[tuple[int, int]] = []
+        self._estimates: dict[tuple[int, int, int], float] = {}
+        self._loss: float | None = None
+
+    def fits(self, kept: np.ndarray | None = None) -> bool:
+        """Return whether the budgets hold."""
+        kept = self._kept if kept is None else kept
+        return fits(self._problem.cost_model.evaluate(kept), self._ceilings)
+
+    def cheapest(self) -> tuple[_Candidate, float]:
+        """Return the step to take and its loss."""
+        if self._loss is None:
+            self._loss = self._measure({}, self._options.samples)
+        if not math.isfinite(self._loss):
+            raise ValueError(
+                f"The loss is not finite, it is {self._loss}. Look for NaN in the "
+                "weights and in `data`."
+            )
+        candidates = self._candidates()
+        if not self._options.lazy:
+            self._estimates = {}
+        measured: dict[int, float] = {}
+        while True:
+            order = [self._estimates.get(c.step, -math.inf) for c in candidates]
+            best = int(np.argmin(order))
+            if best in measured:
+                break
+            candidate = candidates[best]
+            measured[best] = self._trial(candidate)
+            self._estimates[candidate.step] = self._price(
+                measured[best], candidate.saved
+            )
+        if not math.isfinite(measured[best]):
+            raise ValueError(
+                "The loss is not finite without any of the channels that could go "
+                f"next, and {self._loss} with all of them. Look for divisions by "
+                "sums over channels in custom layers and losses."
+            )
+        return candidates[best], measured[best]
+
+    def commit(self, choice: tuple[_Candidate, float]) -> None:
+        """Take a step."""
+        candidate, self._loss = choice
+        name = self._problem.names[candidate.group]
+        gone = np.flatnonzero(self._alive[name] & ~candidate.mask)
+        _log.info(
+            "greedy_loss: %d of %d channels of '%s' go, loss %.6g",
+            len(gone),
+            self._kept[candidate.group],
+            name,
+            self._loss,
+        )
+        self._removed += [(candidate.group, int(channel)) for channel in gone]
+        self._alive[name] = candidate.mask
+        self._kept = self._kept.copy()
+        self._kept[candidate.group] -= len(gone)
+        self._changed.add(name)
+
+    def result(self) -> Vectors:
+        """Return the masks, after putting back what the budgets still allow."""
+        if self._removed:
+            owners, channels = np.array(self._removed).T
+            gone = np.ones(len(owners), dtype=bool)
+            evaluate = self._problem.cost_model.evaluate
+            put_back(gone, owners, self._kept, evaluate, self._ceilings, None)
+            names = self._problem.names
+            for group, channel in zip(
+                owners[~gone], channels[~gone], strict=True
+            ):
+                mask = self._alive[names[group]] = self._alive[
+                    names[group]
+                ].copy()
+                mask[channel] = True
+        return self._alive
+
+    def _candidates(self) -> list[_Candidate]:
+        """Return the steps that can be taken, each set of channels once."""
+        progress = self._problem.progress(self._kept)
+        found: dict[tuple[int, bytes], _Candidate] = {}
+        for number, criterion in enumerate(self._options.criteria or [None]):
+            scores = self._rescore(self._alive, progress, criterion)
+            for group, name in enumerate(self._problem.names):
+                count = self._step(group)
+                if not count:
+                    continue
+                mask = self._alive[name].copy()
+                living = np.flatnonzero(mask)
+                order = np.argsort(scores[name][living], kind="stable")
+                mask[living[order[:count]]] = False
+                candidate = _Candidate(
+                    group, mask, number, self._saved(group, count)
+                )
+                found.setdefault((group, mask.tobytes()), candidate)
+        return list(found.values())
+
+    def _step(self, group: int) -> int:
+        """Return how many channels of a group go in its next step."""
+        size, kept = self._problem.sizes[group], self._kept[group]
+        if kept <= 1 or 1.0 - kept / size >= self._options.cap - 1e-9:
+            return 0
+        if self._options.step_of == "width":
+            wanted = self._options.step * kept
+        else:
+            one = self._saved(group, 1)
+            wanted = self._options.step / one if one > 0 else 1.0
+        count = int(min(max(1, round(wanted)), kept - 1))
+        # Not further than the budgets ask for.
+        low = 1
+        while low < count:
+            middle = (low + count) // 2
+            if self.fits(self._without(group, middle)):
+                count = middle
+            else:
+                low = middle + 1
+        return count
+
+    def _without(self, group: int, count: int) -> np.ndarray:
+        kept = self._kept.copy()
+        kept[group] -= count
+        return kept
+
+    def _saved(self, group: int, count: int) -> float:
+        """Return the share of the costs saved, their mean over `reduce`."""
+        model = self._problem.cost_model
+        now = model.evaluate(self._kept)
+        then = model.evaluate(self._without(group, count))
+        full = model.full
+        keys = self._problem.reduce
+        saved = [(now[k] - then[k]) / full[k] for k in keys]
+        return float(np.mean(saved))
+
+    def _trial(self, candidate: _Candidate) -> float:
+        masks = {name: self._alive[name] for name in self._changed}
+        masks[self._problem.names[candidate.group]] = candidate.mask
+        loss = self._measure(masks, self._options.samples)
+        return loss if math.isfinite(loss) else math.inf
+
+    def _price(self, loss: float, saved: float) -> float:
+        """Return what a step costs; the lowest is taken."""
+        increase = loss - float(self._loss or 0.0)
+        if not self._options.per_cost or not math.isfinite(increase):
+            return increase
+        # A larger saving must always count in favour of a step.
+        return increase / saved if increase > 0 else increase * saved

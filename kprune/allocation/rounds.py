@@ -1,0 +1,84 @@
+"""Many small steps, each after a fresh look at what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kprune.allocation.base import Allocation
+from kprune.allocation.base import Problem
+from kprune.allocation.base import Vectors
+from kprune.allocation.base import register
+from kprune.allocation.base import registry
+from kprune.registry import as_number
+
+
+@register("rounds")
+class Rounds(Allocation):
+    """Another allocation in several rounds, with scores made anew in each.
+
+    No training takes place between the rounds, as against a schedule. Scores
+    that depend on what else is there (similarity, gradients, loss increase)
+    follow what has gone.
+
+    Args:
+        rounds: How many equal parts the way to the target is cut into.
+        allocation: What decides within a round: a name or an object of
+            `kprune.allocation`.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model,
+        criterion=kprune.criteria.LossIncrease(),
+        data=(x_train, y_train),
+        allocation=kprune.allocation.Rounds(
+            20, kprune.allocation.Global(normalize="none")
+        ),
+    )
+    ```
+    """
+
+    def __init__(self, rounds: int = 10, allocation: Any = "global") -> None:
+        if not as_number(rounds) >= 1 or as_number(rounds) % 1:
+            raise ValueError(
+                "Rounds needs a whole number, 1 or more, as `rounds`. Received: "
+                f"{rounds!r}."
+            )
+        self.rounds = int(rounds)
+        self.allocation: Allocation = registry.get(allocation)
+
+    @property
+    def needs_loss(self) -> bool:  # type: ignore[override]
+        return self.allocation.needs_loss
+
+    @property
+    def criteria(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return self.allocation.criteria
+
+    def check(self, problem: Problem) -> None:
+        self.allocation.check(problem)
+
+    def met(self, problem: Problem) -> bool:
+        return self.allocation.met(problem)
+
+    def solve(self, problem: Problem) -> Vectors:
+        if problem.rescore is None:
+            raise ValueError(
+                "Allocation Rounds scores channels anew in each round, which takes "
+                "a model. Use it in kprune.prune(...) or in a pruning callback."
+            )
+        end = problem.fraction
+        start = min(problem.progress(), end)
+        stages = np.linspace(start, end, self.rounds + 1)[1:]
+        kept = problem.alive
+        for number, fraction in enumerate(stages):
+            now = dataclasses.replace(problem, alive=kept, fraction=fraction)
+            if number:
+                scores = problem.rescore(kept, now.progress())
+                now = dataclasses.replace(now, scores=scores)
+            kept = self.allocation.solve(now)
+        return kept

@@ -1,0 +1,120 @@
+"""Filters as the BatchNormalization behind them leaves them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import GroupCriterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import get
+from kprune.graph.channel_graph import Group
+from kprune.graph.channel_graph import Member
+from kprune.graph.norms import Path
+from kprune.graph.norms import norm_paths
+
+
+class Folded(Criterion):
+    """Scores filters with the BatchNormalization behind them folded in.
+
+    Each filter is multiplied by `gamma / sqrt(moving_variance + epsilon)`
+    before `criterion` looks at it, so that it is judged by the outputs that it
+    has in inference. Where a channel has several ways, the mean over these
+    counts, with 1 for a way without BatchNormalization.
+
+    Args:
+        criterion: A criterion that looks at a group's weights alone: `"l1"`,
+            `"l2"`, `"fpgm"`, `"similarity"`, or a function `f(group)`.
+
+    Raises:
+        TypeError: The criterion looks at more than weights.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion=kprune.criteria.Folded("l1"))
+    ```
+    """
+
+    def __init__(self, criterion: Any = "l1") -> None:
+        inner = get(criterion)
+        if not isinstance(inner, GroupCriterion):
+            raise TypeError(
+                "Folded needs a criterion that looks at the weights of one group "
+                'alone, such as "l1", "l2", "fpgm" or "similarity". Received: '
+                f"{criterion!r} ({type(inner).__name__}), which sees the "
+                "BatchNormalization by itself."
+            )
+        self.criterion = inner
+
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        return None
+
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        if not groups:
+            return {}
+        paths = norm_paths(groups[0].graph)
+        return {g.name: self.criterion.score(fold(g, paths)) for g in groups}
+
+
+def fold(group: Group, paths: dict[int, Path]) -> Group:
+    """Return a view of a group with folded filters; no weight is changed.
+
+    Args:
+        group: A group of channels.
+        paths: `norm_paths` of its graph.
+    """
+    scales = _scales(group)
+    members = []
+    for member in group.producers:
+        path = paths[id(member.layer)]
+        ways = [scales[id(n)] for n in path.norms if id(n) in scales]
+        if path.bare or not ways:
+            ways.append(np.ones(group.size))
+        fields = {f.name: getattr(member, f.name) for f in _FIELDS}
+        members.append(_Folded(**fields, scale=np.mean(ways, axis=0)))
+    others = [m for m in group.members if m.role != "filter"]
+    return _View(group, (*members, *others))
+
+
+_FIELDS = dataclasses.fields(Member)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _Folded(Member):
+    scale: np.ndarray
+
+    def matrix(self) -> np.ndarray:
+        return super().matrix() * self.scale[:, None]
+
+
+class _View(Group):
+    """A group with other members."""
+
+    def __init__(self, group: Group, members: tuple[Member, ...]) -> None:
+        super().__init__(group.name, group.classes, group.pinned, group.graph)
+        # Takes the place of the cached property.
+        self.members = members
+
+
+def _scales(group: Group) -> dict[int, np.ndarray]:
+    """By `id(layer)` of each BatchNormalization what it multiplies with."""
+    parts: dict[int, dict[str, np.ndarray]] = {}
+    layers: dict[int, Any] = {}
+    for member in group.members:
+        if isinstance(member.layer, keras.layers.BatchNormalization):
+            values = member.matrix().astype("float64").mean(axis=1)
+            parts.setdefault(id(member.layer), {})[member.name] = values
+            layers[id(member.layer)] = member.layer
+    return {
+        key: p["gamma"] / np.sqrt(p["moving_variance"] + layers[key].epsilon)
+        for key, p in parts.items()
+        if "gamma" in p
+    }

@@ -1,0 +1,69 @@
+"""Criteria that take turns on the way to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import get
+from kprune.criteria.base import register
+from kprune.registry import as_number
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+
+@register("msvfp")
+class Switch(Criterion):
+    """One criterion for the first part of the target, another for the rest.
+
+    By default lengths of filters for the first half and sums of Euclidean
+    distances to the other living filters for the second, as in "Magnitude and
+    Similarity Based Variable Rate Filter Pruning" (Ghimire and Kim,
+    doi 10.3390/app13010316). What is reached is looked at whenever filters are
+    scored, so removing everything at once uses the first criterion alone:
+    prune in rounds, or with `allocation="greedy_loss"`.
+
+    Args:
+        before: Criterion for the first part.
+        after: Criterion for the rest.
+        share: Share of the target, between 0 and 1, from which on `after` holds.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, criterion="msvfp", allocation="greedy_loss", data=(x, y)
+    )
+    ```
+    """
+
+    def __init__(
+        self, before: Any = "l2", after: Any = "fpgm", share: float = 0.5
+    ) -> None:
+        if not 0 < as_number(share) < 1:
+            raise ValueError(
+                "Switch needs the share of the target at which it changes the "
+                f"criterion, a number between 0 and 1. Received: share={share!r}."
+            )
+        self.before = get(before)
+        self.after = get(after)
+        self.share = float(share)
+
+    def at(self, progress: float) -> Criterion:
+        now = self.before if progress < self.share else self.after
+        return now.at(progress)
+
+    def check(self, model: keras.Model | None, data: Any) -> None:
+        self.before.check(model, data)
+        self.after.check(model, data)
+
+    def scores(
+        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+    ) -> Scores:
+        return self.before.scores(groups, model, data)

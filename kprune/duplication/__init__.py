@@ -1,0 +1,18 @@
+"""Filter duplication: unimportant filters become copies of critical ones.
+
+After "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
+10.1117/12.3018876).
+"""
+
+from kprune.duplication.allocators import Importance as Importance
+from kprune.duplication.allocators import Tolerance as Tolerance
+from kprune.duplication.api import duplicate as duplicate
+from kprune.duplication.consumers import Absorb as Absorb
+from kprune.duplication.consumers import ConsumerRule as ConsumerRule
+from kprune.duplication.consumers import Naive as Naive
+from kprune.duplication.consumers import Split as Split
+from kprune.duplication.consumers import Zero as Zero
+from kprune.duplication.copies import Copies as Copies
+from kprune.duplication.donors import DonorMap as DonorMap
+from kprune.duplication.donors import Vacancies as Vacancies
+from kprune.duplication.redundancy import Redundancy as Redundancy

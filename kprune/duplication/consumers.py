@@ -1,0 +1,264 @@
+"""Consumer rules: how layers read channels that have become copies."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.criteria.data import as_source
+from kprune.criteria.data import check_steps
+from kprune.duplication.donors import cosine
+from kprune.duplication.statistics import Shifts
+from kprune.duplication.statistics import constants
+from kprune.duplication.statistics import regress
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.channel_graph import Group
+from kprune.graph.channel_graph import Member
+from kprune.rebuild.copies import CopyMap
+from kprune.rebuild.copies import Edit
+from kprune.registry import Registry
+from kprune.registry import as_number
+from kprune.registry import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """Which channels become copies of which, in all groups.
+
+    Args:
+        masked: The masked model, unchanged as yet.
+        graph: `kprune.trace(masked)`.
+        maps: Copy maps by group name.
+        data: A `Source` of samples, or None.
+    """
+
+    masked: keras.Model
+    graph: ChannelGraph
+    maps: dict[str, CopyMap]
+    data: Any = None
+
+
+class ConsumerRule(abc.ABC):
+    """Says what becomes of the weights that read copies and donors."""
+
+    equal = False
+    """Whether a donor and its copies are read alike, so that they stay equal."""
+
+    @abc.abstractmethod
+    def reader(self, replacement: Replacement) -> Edit:
+        """Return the edit of the consumers' weights, given all of it."""
+
+    def shares(self, donors: np.ndarray) -> np.ndarray:
+        """Return each channel's part, `(size,)`; equal ones by default."""
+        return CopyMap(donors).shares
+
+    def shifts(self, replacement: Replacement) -> Shifts:
+        """Return what is added to biases and moving means, by variable."""
+        return {}
+
+
+class FunctionRule(ConsumerRule):
+    """A plain function `f(rows, copy_map) -> rows` as a consumer rule."""
+
+    def __init__(self, function: Callable[..., np.ndarray]) -> None:
+        self.function = function
+
+    def reader(self, replacement: Replacement) -> Edit:
+        def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
+            return self.function(rows, replacement.maps[name])
+
+        return edit
+
+
+registry = Registry("consumer rule", ConsumerRule, FunctionRule)
+register = registry.register
+get = registry.get
+
+
+def _spread(vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A vector over channels, laid out to broadcast to `rows`."""
+    return vector.reshape([-1] + [1] * (rows.ndim - 1))
+
+
+@register("naive")
+class Naive(ConsumerRule):
+    """Leaves consumers as they are: they read copies as what was replaced.
+
+    The outputs change, and need training.
+    """
+
+    def reader(self, replacement: Replacement) -> Edit:
+        return lambda name, member, rows: rows
+
+
+@register("zero")
+class Zero(ConsumerRule):
+    """Copies are read with weight 0: the outputs of plain pruning."""
+
+    def reader(self, replacement: Replacement) -> Edit:
+        def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
+            return rows * _spread(~replacement.maps[name].replaced, rows)
+
+        return edit
+
+
+@register("split")
+class Split(ConsumerRule):
+    """Splits the donor's weights among the donor and its copies.
+
+    The outputs are those of plain pruning, as in Net2WiderNet (Chen et al.,
+    arXiv 1511.05641).
+
+    Args:
+        shares: `"equal"` parts, with which copies get equal gradients and stay
+            copies, or `"random"` ones, drawn from a Dirichlet distribution,
+            with which they part.
+        concentration: Of that distribution; smaller is less equal.
+        seed: Seed of the draw.
+    """
+
+    def __init__(
+        self, shares: str = "equal", concentration: float = 5.0, seed: int = 0
+    ) -> None:
+        if shares not in ("equal", "random"):
+            raise ValueError(
+                f"Unknown shares {shares!r}. "
+                f"{did_you_mean(shares, ('equal', 'random'))}"
+            )
+        if not as_number(concentration) > 0:
+            raise ValueError(
+                f"{type(self).__name__} needs a concentration above 0. Received: "
+                f"{concentration!r}."
+            )
+        self.equal = shares == "equal"
+        self.concentration = float(concentration)
+        self._rng = np.random.default_rng(seed)
+
+    def shares(self, donors: np.ndarray) -> np.ndarray:
+        known = CopyMap(donors)
+        if self.equal:
+            return known.shares
+        shares = known.shares.copy()
+        for channels in known.sets():
+            weights = np.full(channels.size, self.concentration)
+            shares[channels] = self._rng.dirichlet(weights)
+        return shares
+
+    def reader(self, replacement: Replacement) -> Edit:
+        def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
+            known = replacement.maps[name]
+            return rows[known.donors] * _spread(known.shares, rows)
+
+        return edit
+
+
+@register("absorb")
+class Absorb(Split):
+    """Splits, after donors have taken over what they can stand in for.
+
+    A replaced channel is approximated by `slope * donor + constant`. The
+    slopes go into the weights that read the donor, the constants into the
+    consumer's bias, or the moving mean of the BatchNormalization behind it.
+    With samples (`data=`) both are least-squares fits of what each consumer
+    reads; without, the slope is the cosine of the two filters times the ratio
+    of their scales, where the cosine exceeds a threshold, and the constant
+    is 0.
+
+    Args:
+        data: Samples; by default those that `kprune.duplicate` is given.
+        threshold: Smallest cosine that counts, without data.
+        steps: Batches of data to run; None for all.
+        **kwargs: As of `Split`.
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        threshold: float = 0.5,
+        steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = None if data is None else as_source(data)
+        self.threshold = float(threshold)
+        self.steps = check_steps(steps, "Absorb")
+        self._known: tuple[Any, Any] | None = None
+
+    def reader(self, replacement: Replacement) -> Edit:
+        slopes = self._slopes(replacement)
+
+        def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
+            known = replacement.maps[name]
+            slope = slopes(name, member)[known.replaced]
+            taken = rows.astype("float64")
+            np.add.at(
+                taken,
+                known.donors[known.replaced],
+                rows[known.replaced] * _spread(slope, rows),
+            )
+            return taken[known.donors] * _spread(known.shares, rows)
+
+        return edit
+
+    def _slopes(self, replacement: Replacement) -> Callable[..., np.ndarray]:
+        """By group name and consumer, a slope for every channel."""
+        if self._source(replacement) is not None:
+            fits = self._fits(replacement)
+            return lambda name, member: fits.slopes(name, member)
+        free = {
+            name: self._data_free(replacement.graph[name], known)
+            for name, known in replacement.maps.items()
+        }
+        return lambda name, member: free[name]
+
+    def _source(self, replacement: Replacement) -> Any:
+        return replacement.data if self.data is None else self.data
+
+    def _data_free(self, group: Group, known: CopyMap) -> np.ndarray:
+        every = np.arange(group.size)
+        cosines = cosine(group)[every, known.donors]
+        scales = _scales(group)
+        donors = scales[known.donors]
+        ratio = np.divide(
+            scales, donors, out=np.zeros(group.size), where=donors > 0
+        )
+        return np.where(cosines > self.threshold, cosines * ratio, 0.0)
+
+    def _fits(self, replacement: Replacement) -> Any:
+        if self._known is None or self._known[0] is not replacement:
+            self._known = (
+                replacement,
+                regress(
+                    replacement.masked,
+                    replacement.graph,
+                    replacement.maps,
+                    self._source(replacement),
+                    self.steps,
+                ),
+            )
+        return self._known[1]
+
+    def shifts(self, replacement: Replacement) -> Shifts:
+        if self._source(replacement) is None:
+            return {}
+        return constants(
+            replacement.masked,
+            replacement.graph,
+            replacement.maps,
+            self._fits(replacement),
+        )
+
+
+def _scales(group: Group) -> np.ndarray:
+    """How large a channel is: `|gamma|` if there is one, else its filters."""
+    for member in group.scales:
+        if member.name == "gamma":
+            return np.abs(member.matrix().astype("float64")).mean(axis=1)
+    kernels = [m.matrix() for m in group.producers if m.name != "bias"]
+    rows = np.concatenate([np.zeros((group.size, 1)), *kernels], axis=1)
+    return np.linalg.norm(rows.astype("float64"), axis=1)

@@ -1,0 +1,156 @@
+"""Donor maps: which kept channel each replaced channel becomes a copy of."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kprune.criteria.base import filters
+from kprune.graph.channel_graph import Group
+from kprune.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Vacancies:
+    """What a donor map has to fill.
+
+    Args:
+        group: The group of channels.
+        scores: `(group.size,)` scores, larger = matters more.
+        kept: Numbers of the channels that can be donors, ascending.
+        replaced: Numbers of the channels that become copies, ascending; at
+            most `kept.size * copies` of them.
+        copies: How many copies of one donor there can be.
+    """
+
+    group: Group
+    scores: np.ndarray
+    kept: np.ndarray
+    replaced: np.ndarray
+    copies: int
+
+    @property
+    def best_first(self) -> np.ndarray:
+        """`kept`, the highest score first."""
+        return self.kept[np.argsort(-self.scores[self.kept], kind="stable")]
+
+    def fill(self, donors: np.ndarray) -> np.ndarray:
+        """Hands out donors, in the order given, to the best slots first."""
+        order = np.argsort(-self.scores[self.replaced], kind="stable")
+        filled = np.empty(self.replaced.size, dtype=int)
+        filled[order] = donors
+        return filled
+
+
+class DonorMap(abc.ABC):
+    """Chooses a donor for every channel that is to be replaced."""
+
+    @abc.abstractmethod
+    def choose(self, vacancies: Vacancies) -> np.ndarray:
+        """Return the donor of each of `vacancies.replaced`, in that order."""
+
+
+class FunctionDonors(DonorMap):
+    """A plain function `f(vacancies) -> donors` as a donor map."""
+
+    def __init__(self, function: Callable[[Vacancies], np.ndarray]) -> None:
+        self.function = function
+
+    def choose(self, vacancies: Vacancies) -> np.ndarray:
+        return self.function(vacancies)
+
+
+registry = Registry("donor map", DonorMap, FunctionDonors)
+register = registry.register
+
+
+def choose(identifier: Any, vacancies: Vacancies) -> np.ndarray:
+    """Return the donors that a donor map chooses, checked.
+
+    Args:
+        identifier: `"proportional"`, `"rank"`, `"nearest"`, another
+            registered name, a `DonorMap` or a function of `Vacancies`.
+        vacancies: What has to be filled.
+
+    Raises:
+        ValueError: The map chose what is no donor, or one too often.
+    """
+    donors = np.asarray(registry.get(identifier).choose(vacancies))
+    counts = np.bincount(
+        donors.astype(int).ravel(), minlength=vacancies.group.size
+    )
+    if (
+        donors.shape != vacancies.replaced.shape
+        or not np.isin(donors, vacancies.kept).all()
+        or counts.max(initial=0) > vacancies.copies
+    ):
+        raise ValueError(
+            f"Donor map {identifier!r} must name, for each of the channels "
+            f"{vacancies.replaced.tolist()} of group '{vacancies.group.name}', one of "
+            f"{vacancies.kept.tolist()}, each at most {vacancies.copies} times. It "
+            f"named {donors.tolist()}."
+        )
+    return donors.astype(int)
+
+
+@register("rank")
+class Rank(DonorMap):
+    """The kept channels from best to worst, in turns."""
+
+    def choose(self, vacancies: Vacancies) -> np.ndarray:
+        order = np.resize(vacancies.best_first, vacancies.replaced.size)
+        return vacancies.fill(order)
+
+
+@register("proportional")
+class Proportional(DonorMap):
+    """Copies in proportion to scores, by largest remainders.
+
+    Scores below 0 count as 0; without any above 0 all donors count alike.
+    """
+
+    def choose(self, vacancies: Vacancies) -> np.ndarray:
+        donors = vacancies.best_first
+        weights = np.maximum(vacancies.scores[donors], 0.0)
+        if not weights.any():
+            weights = np.ones(donors.size)
+        quotas = vacancies.replaced.size * weights / weights.sum()
+        counts = np.minimum(np.floor(quotas), vacancies.copies).astype(int)
+        for _ in range(vacancies.replaced.size - counts.sum()):
+            room = counts < vacancies.copies
+            owed = np.where(room, quotas - counts, -np.inf)
+            counts[np.argmax(owed)] += 1
+        return vacancies.fill(np.repeat(donors, counts))
+
+
+@register("nearest")
+class Nearest(DonorMap):
+    """The kept channel of the most similar filter, by cosine.
+
+    Closest pairs first, as long as a donor can give a copy more.
+    """
+
+    def choose(self, vacancies: Vacancies) -> np.ndarray:
+        cosines = cosine(vacancies.group)[
+            np.ix_(vacancies.replaced, vacancies.kept)
+        ]
+        donors = np.full(vacancies.replaced.size, -1)
+        left = np.full(vacancies.kept.size, vacancies.copies)
+        for pair in np.argsort(-cosines, axis=None, kind="stable"):
+            slot, donor = divmod(int(pair), vacancies.kept.size)
+            if donors[slot] < 0 and left[donor]:
+                donors[slot] = vacancies.kept[donor]
+                left[donor] -= 1
+        return donors
+
+
+def cosine(group: Group) -> np.ndarray:
+    """Cosines `(size, size)` between a group's filters; 0 where one is 0."""
+    rows = filters(group)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return unit @ unit.T

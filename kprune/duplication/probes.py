@@ -1,0 +1,96 @@
+"""What replacing some channels of one group costs, measured."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kprune.allocation import Problem
+from kprune.duplication.consumers import Split
+from kprune.duplication.copies import Copies
+from kprune.duplication.copies import Outcome
+from kprune.duplication.copies import new_values
+from kprune.duplication.copies import only_exact
+from kprune.duplication.copies import plan_copies
+from kprune.graph.values import read
+
+
+class ReplacementProbe:
+    """The loss with the lowest channels of one group replaced.
+
+    With the consumer rule `"split"` that is the loss without these channels,
+    so that masks are enough; other rules write copies for the moment of the
+    measurement. Where copies are not exact, the channels are masked.
+
+    Args:
+        problem: What an allocation is asked.
+        copies: How to copy.
+        samples: Samples to measure on; None for all.
+    """
+
+    def __init__(
+        self, problem: Problem, copies: Copies, samples: int | None
+    ) -> None:
+        if problem.loss is None:
+            raise ValueError(
+                "The allocation measures the loss, which takes a model. Use it in "
+                "kprune.prune(..., data=(x, y)), kprune.duplicate or a callback."
+            )
+        self._problem = problem
+        self._copies = copies
+        self._samples = samples
+        self._loss = problem.loss
+        self._known: dict[str, bool] = {}
+        self.masks_do = type(copies.consumers) is Split
+
+    def __call__(self, name: str, count: int) -> float:
+        """The loss with the `count` lowest channels of a group replaced."""
+        mask = self.alive(name).astype("float32")
+        mask[self.order(name)[:count]] = 0
+        masks = {name: mask} if count else {}
+        if self.masks_do or not count or not self._exact(name):
+            return self._loss(masks, self._samples)
+        return self._with_copies(name, mask)
+
+    def alive(self, name: str) -> np.ndarray:
+        return self._problem.alive[name].astype(bool)
+
+    def order(self, name: str) -> np.ndarray:
+        """Living channels of a group, the lowest score first."""
+        living = np.flatnonzero(self.alive(name))
+        scores = self._problem.scores[name][living]
+        return living[np.argsort(scores, kind="stable")]
+
+    def _plan(self, name: str, mask: np.ndarray) -> Outcome:
+        alive = {name: self.alive(name)}
+        return plan_copies(
+            self._problem.graph,
+            {name: mask},
+            self._problem.scores,
+            alive,
+            self._copies,
+        )
+
+    def _exact(self, name: str) -> bool:
+        """Whether channels of a group can be copied, found out once."""
+        if name not in self._known:
+            graph = self._problem.graph
+            mask = self.alive(name).astype("float32")
+            order = self.order(name)
+            mask[order[: (order.size + 1) // 2]] = 0
+            outcome = self._plan(name, mask)
+            only_exact(graph.model, graph, {name: mask}, outcome)
+            self._known[name] = name in outcome.maps
+        return self._known[name]
+
+    def _with_copies(self, name: str, mask: np.ndarray) -> float:
+        graph = self._problem.graph
+        outcome = self._plan(name, mask)
+        values = new_values(graph.model, graph, outcome.maps, self._copies)
+        before = [np.array(read(variable)) for variable, _ in values]
+        try:
+            for variable, value in values:
+                variable.assign(value)
+            return self._loss(outcome.masks, self._samples)
+        finally:
+            for (variable, _), value in zip(values, before, strict=True):
+                variable.assign(value)

@@ -1,0 +1,101 @@
+"""Which layers' channels pass which BatchNormalization before they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kprune.graph import walk
+from kprune.graph.call import FILTER
+from kprune.graph.channel_graph import ChannelGraph
+
+
+@dataclasses.dataclass
+class Path:
+    """What lies between a producer and the layers that read its channels.
+
+    Args:
+        norms: BatchNormalization layers with a scale that the channels meet,
+            the first one on each way, in the order of execution.
+        bare: Whether some way leads past all of these.
+    """
+
+    norms: list[keras.layers.Layer] = dataclasses.field(default_factory=list)
+    bare: bool = False
+
+
+def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
+    """Follow the channels of all producers to where they are read.
+
+    Args:
+        graph: The model's channels.
+
+    Returns:
+        By `id(layer)` of every layer that produces channels, its `Path`.
+    """
+    producers = {
+        id(binding.layer)
+        for binding in graph.bindings.values()
+        if any(axis.role == FILTER for axis in binding.axes.values())
+    }
+    follower = _Follower(producers)
+    functional = walk.require_functional(graph.model)
+    for tensors in follower.follow(functional, [frozenset()]):
+        follower.read(tensors)
+    return follower.paths
+
+
+class _Follower:
+    """Carries along, for each tensor, the producers it shows un-normalised."""
+
+    def __init__(self, producers: set[int]) -> None:
+        self.paths = {layer: Path() for layer in producers}
+
+    def follow(
+        self, functional: Any, given: Iterable[frozenset[int]]
+    ) -> list[frozenset[int]]:
+        # Which input is which does not matter: together they err towards bare.
+        entering = frozenset().union(*given)
+        state = {id(t): entering for t in functional.inputs}
+        for node in walk.nodes(functional):
+            tensors = walk.tensors_of(
+                node.arguments.args, node.arguments.kwargs
+            )
+            raw = [state[id(t)] for t in tensors]
+            inner = walk.functional_of(node.operation)
+            if inner is None:
+                out = [self._pass(walk.unwrap(node.operation), raw)]
+            else:
+                out = self.follow(inner, raw)
+            if len(out) != len(node.outputs):
+                out = [frozenset().union(*out)] * len(node.outputs)
+            for tensor, shown in zip(node.outputs, out, strict=True):
+                state[id(tensor)] = shown
+        return [state[id(t)] for t in functional.outputs]
+
+    def _pass(
+        self, operation: Any, raw: list[frozenset[int]]
+    ) -> frozenset[int]:
+        shown = frozenset().union(*raw)
+        if is_scaled_norm(operation):
+            for layer in shown:
+                if operation not in self.paths[layer].norms:
+                    self.paths[layer].norms.append(operation)
+            return frozenset()
+        if id(operation) in self.paths:
+            self.read(shown)
+            return frozenset({id(operation)})
+        return shown
+
+    def read(self, shown: frozenset[int]) -> None:
+        for layer in shown:
+            self.paths[layer].bare = True
+
+
+def is_scaled_norm(layer: Any) -> bool:
+    """Whether a layer is a BatchNormalization that has a scale."""
+    kind = keras.layers.BatchNormalization
+    return isinstance(layer, kind) and layer.gamma is not None

@@ -1,0 +1,87 @@
+"""The record of which filters are attenuated, kept in the masked model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.channel_graph import Group
+from kprune.graph.tracer import trace
+from kprune.masking.filter_mask import FilterMask
+from kprune.masking.wrapping import check_vector
+from kprune.masking.wrapping import require_masked
+from kprune.masking.wrapping import wrappers_by_layer
+
+
+def attenuation(
+    masked: keras.Model, graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Reads by how much the filters of every prunable group were scaled.
+
+    `AttenuateCallback` scales weights in place; this is its record, which is
+    saved with the model.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        graph: `kprune.trace(masked)`, if it is at hand already.
+
+    Returns:
+        Group name -> float vector of shape `(group.size,)`: the product of the
+        factors of consecutive hits, 1 for filters that are whole.
+
+    Example:
+
+    ```python
+    weak = {n: v < 1 for n, v in kprune.masking.attenuation(masked).items()}
+    ```
+    """
+    require_masked(masked)
+    graph = graph or trace(masked)
+    wrappers = wrappers_by_layer(masked)
+    return {g.name: _read(g, wrappers) for g in graph.prunable}
+
+
+def _read(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
+    for member in group.producers:
+        wrapper = wrappers[id(member.layer)]
+        vector = wrapper.axis_attenuation(member.variable, member.axis)
+        if vector is not None:
+            return vector[member.index].min(axis=1)
+    return np.ones(group.size, dtype="float32")
+
+
+def set_attenuation(
+    masked: keras.Model,
+    vectors: Mapping[str, Any],
+    graph: ChannelGraph | None = None,
+) -> None:
+    """Notes by how much the filters of the named groups were scaled.
+
+    Changes the record alone, no weight that acts.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        vectors: Group name -> vector of shape `(group.size,)` from 0 to 1.
+        graph: `kprune.trace(masked)`, if it is at hand already.
+
+    Raises:
+        ValueError: If a name is no prunable group, or a vector has the wrong
+            shape or values.
+    """
+    require_masked(masked)
+    graph = graph or trace(masked)
+    wrappers = wrappers_by_layer(masked)
+    for name, given in vectors.items():
+        value = check_vector(graph, name, given)
+        for member in graph[name].producers:
+            wrapper = wrappers[id(member.layer)]
+            at = (member.variable, member.axis)
+            vector = wrapper.axis_attenuation(*at)
+            if vector is not None:
+                vector = np.array(vector)
+                vector[member.index] = value[:, None]
+                wrapper.set_axis_attenuation(*at, vector)

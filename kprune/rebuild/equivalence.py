@@ -1,0 +1,361 @@
+"""Whether copies of channels can stand in for their donors, tried out.
+
+Duplicating a channel and splitting how it is read changes nothing if every
+operation on the way treats channels alike and adds them up by weights only.
+No list of layers says so: each call of the model is run by itself, once with
+copies and once with the copies' slots masked, on random inputs that differ
+likewise. If every call keeps the two runs equal, so does the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.graph import walk
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.labels import Labels
+from kprune.graph.ledger import Visit
+from kprune.graph.values import read
+from kprune.masking.wrapping import wrappers_by_layer
+from kprune.rebuild.copies import CopyMap
+from kprune.rebuild.copies import edited
+from kprune.rebuild.copies import places
+from kprune.rebuild.copies import split
+
+SMALL_SIZE = OPEN_SIZE = 8
+"""Size of axes of unknown size, and at first of others; the batch has 2."""
+
+# Relative to the largest output; by bytes of the compute type.
+TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 3e-2}
+
+Maps = dict[str, CopyMap]
+
+
+def inexact(
+    masked: keras.Model, graph: ChannelGraph, maps: Maps
+) -> dict[str, str]:
+    """Finds the groups whose channels cannot be duplicated or merged exactly.
+
+    Args:
+        masked: A model made by `kprune.wrap`. Nothing of it changes.
+        graph: `kprune.trace(masked)`.
+        maps: The copies that are planned, by group name. All channels that
+            take part must be alive.
+
+    Returns:
+        The reason by the name of each such group; no entry for the others.
+    """
+    reasons = _by_needs(graph, maps)
+    rest = {name: m for name, m in maps.items() if name not in reasons}
+    return reasons | _Trial(masked, graph, rest).run() if rest else reasons
+
+
+def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
+    """Groups with channels that a layer knows to compute across."""
+    reasons = {}
+    for need in graph.tracer.ledger.needs.values():
+        numbers = graph.group_of[graph.classes[np.concatenate(need.labels)]]
+        for number in np.unique(numbers[numbers >= 0]):
+            name = graph.groups[number].name
+            if name in maps:
+                reasons[name] = (
+                    f"layer '{need.layer.name}' computes across these channels"
+                )
+    return reasons
+
+
+class _Trial:
+    """Runs every call of a model with copies and without."""
+
+    def __init__(self, masked: keras.Model, graph: ChannelGraph, maps: Maps):
+        self._model = masked
+        self._graph = graph
+        self._maps = maps
+        self._spots = places(graph, maps)
+        self._wrappers = wrappers_by_layer(masked)
+
+    def run(self) -> dict[str, str]:
+        """Returns reasons by group name."""
+        reasons: dict[str, str] = {}
+        for node in _nodes(self._model):
+            visit = self._graph.tracer.visits.get(id(node))
+            if visit is None:
+                continue
+            names = [n for n in self._touched(visit) if n not in reasons]
+            if not names or self._holds(node, visit, names):
+                continue
+            alone = [n for n in names if not self._holds(node, visit, [n])]
+            kind = type(visit.operation).__name__
+            why = f"{kind} '{visit.operation.name}' does not treat copies alike"
+            reasons |= dict.fromkeys(alone or names, why)
+        return reasons
+
+    def _touched(self, visit: Visit) -> list[str]:
+        """Names of the groups with channels on the tensors of a call.
+
+        Those on its variables alone are no matter of other calls.
+        """
+        arrays = [
+            self._graph.resolve(f).ravel()
+            for labels in (*visit.inputs, *visit.outputs)
+            for f in labels.factors
+        ]
+        if isinstance(visit.operation, keras.layers.Layer):
+            for variable in visit.operation.variables:
+                binding = self._graph.bindings.get(id(variable))
+                for axis in binding.axes.values() if binding else ():
+                    arrays += [self._graph.classes[a] for a in axis.labels]
+        if not arrays:
+            return []
+        numbers = np.unique(self._graph.group_of[np.concatenate(arrays)])
+        names = [self._graph.groups[n].name for n in numbers if n >= 0]
+        return [name for name in names if name in self._maps]
+
+    def _holds(self, node: Any, visit: Visit, names: list[str]) -> bool:
+        """Whether copies in these groups pass the call unnoticed."""
+        donors = np.arange(int(self._graph.classes.max()) + 1)
+        for name in names:
+            classes = self._graph[name].classes
+            donors[classes] = classes[self._maps[name].donors]
+        state = self._duplicated(node.operation, names)
+        wrapper = self._wrappers.get(id(visit.operation))
+        for small in (True, False):
+            call = _Call(node, visit, self._graph, donors, small)
+            results = []
+            for training in call.modes():
+                ours = call.run(True, training, state)
+                with self._masked(wrapper, donors):
+                    theirs = call.run(False, training, [])
+                results.append((ours, theirs))
+            if all(call.fits(ours) for ours, _ in results):
+                break
+        return all(call.agree(ours, theirs) for ours, theirs in results)
+
+    @contextlib.contextmanager
+    def _masked(self, wrapper: Any, donors: np.ndarray) -> Iterator[None]:
+        """Context in which one wrapper masks all copies."""
+        stays = donors == np.arange(donors.size)
+        before = []
+        if wrapper is not None:
+            for variable in wrapper.layer.weights:
+                binding = self._graph.bindings.get(id(variable))
+                for axis, bound in binding.axes.items() if binding else ():
+                    mask = wrapper.axis_mask(variable, axis)
+                    if mask is not None:
+                        before.append((variable, axis, np.array(mask)))
+                        for labels in bound.labels:
+                            mask = mask * stays[self._graph.classes[labels]]
+                        wrapper.set_axis_mask(variable, axis, mask)
+        try:
+            yield
+        finally:
+            for place in before:
+                wrapper.set_axis_mask(*place)
+
+    def _duplicated(self, operation: Any, names: list[str]) -> list[Any]:
+        """`(variable, value)` of an operation's variables that copies change."""
+        if not isinstance(operation, keras.layers.Layer):
+            return []
+        edit = split({name: self._maps[name] for name in names})
+        state = []
+        for variable in operation.variables:
+            spots = self._spots.get(id(variable), [])
+            spots = [spot for spot in spots if spot[0] in names]
+            if spots:
+                value = edited(read(variable), spots, edit)
+                value = ops.convert_to_tensor(value, dtype=variable.dtype)
+                state.append((variable, value))
+        return state
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """All calls, those inside nested models included."""
+    for node in walk.nodes(walk.require_functional(model)):
+        inner = walk.functional_of(node.operation)
+        if inner is None:
+            yield node
+        else:
+            yield from _nodes(inner)
+
+
+class _Call:
+    """One call on random inputs: with copies, or with their slots empty.
+
+    Args:
+        node: The call.
+        visit: What the graph knows of it.
+        graph: The graph.
+        donors: By class, the class whose copy it is to be; most are
+            themselves.
+        small: Whether to shrink axes without channels, as many calls allow.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        visit: Visit,
+        graph: ChannelGraph,
+        donors: np.ndarray,
+        small: bool,
+    ):
+        self._small = small
+        # A wrapper hands it on to the layer inside.
+        self._takes_training = getattr(
+            visit.operation, "_call_has_training_arg", False
+        )
+        self._node = node
+        self._visit = visit
+        self._graph = graph
+        self._donors = donors
+        self._gone = donors != np.arange(donors.size)
+
+    def modes(self) -> list[bool]:
+        """Whether to run in training mode: both, where chance plays no part."""
+        if not self._takes_training:
+            return [False]
+        random = any(
+            isinstance(v, keras.Variable) and "seed_generator" in v.path
+            for v in self._visit.operation.variables
+        )
+        return [False] if random else [False, True]
+
+    def run(self, copies: bool, training: bool, state: list[Any]) -> Any:
+        """The outputs, a list of arrays; None if the call raises."""
+        args, kwargs = self._node.arguments.fill_in(self._tensors(copies))
+        operation = self._node.operation
+        if self._takes_training:
+            kwargs = {**kwargs, "training": training}
+        try:
+            with keras.StatelessScope(state_mapping=state):
+                outputs = operation(*args, **kwargs)
+        except Exception:  # any error means: nothing is known of this call
+            return None
+        return [
+            np.asarray(ops.convert_to_numpy(v))
+            for v in keras.tree.flatten(outputs)
+        ]
+
+    def _tensors(self, copies: bool) -> dict[int, Any]:
+        """A value for every tensor the call reads, the same at each request."""
+        rng = np.random.default_rng(0)
+        arguments = self._node.arguments
+        labels = self._labels()
+        values = {}
+        for tensor in walk.tensors_of(arguments.args, arguments.kwargs):
+            if id(tensor) in values:
+                continue
+            known = labels.get(id(tensor))
+            value = _random(rng, tensor.dtype, self._shape(tensor, known))
+            if known is not None:
+                value = (
+                    self._copied(value, known)
+                    if copies
+                    else self._emptied(value, known)
+                )
+            values[id(tensor)] = ops.convert_to_tensor(value, tensor.dtype)
+        return values
+
+    def _shape(self, tensor: Any, labels: Labels | None) -> list[int]:
+        first, *rest = tensor.shape
+        most = SMALL_SIZE if self._small else np.inf
+        shape = [OPEN_SIZE if n is None else int(min(n, most)) for n in rest]
+        if labels is not None:
+            for axis, classes in self._axes(labels):
+                if axis:
+                    shape[axis - 1] = classes.size
+        return [2 if first is None else first, *shape]
+
+    def fits(self, outputs: Any) -> bool:
+        """Whether the outputs have the size that the graph expects of them."""
+        if outputs is None:
+            return False
+        for value, labels in zip(outputs, self._visit.outputs, strict=True):
+            labels = self._graph.resolve_labels(labels)
+            for axis, classes in self._axes(labels):
+                if value.shape[axis] != classes.size:
+                    return False
+        return True
+
+    def _labels(self) -> dict[int, Labels]:
+        """The labels of the tensors the call reads."""
+        arguments = self._node.arguments
+        kwargs = {k: v for k, v in arguments.kwargs.items() if k != "mask"}
+        tensors = keras.tree.flatten((arguments.args, kwargs))
+        found = keras.tree.flatten((self._visit.args, self._visit.kwargs))
+        return {
+            id(t): self._graph.resolve_labels(x)
+            for t, x in zip(tensors, found, strict=True)
+            if isinstance(x, Labels)
+        }
+
+    def _axes(self, labels: Labels) -> Iterator[tuple[int, np.ndarray]]:
+        """`(axis, classes)` of every labelled axis."""
+        for factor in labels.factors:
+            axes = [a for a, n in enumerate(factor.shape) if n > 1]
+            if axes:
+                yield axes[0], factor.ravel()
+
+    def _copied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
+        """`value` with every copy's positions read from its donor's."""
+        for axis, classes in self._axes(labels):
+            source = np.arange(classes.size)
+            for copy in np.unique(classes[self._gone[classes]]):
+                here = np.flatnonzero(classes == copy)
+                source[here] = np.flatnonzero(classes == self._donors[copy])
+            value = value.take(source, axis=axis)
+        return value
+
+    def _emptied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
+        """`value` with what a masked model may hold in the copies' slots."""
+        value = value.copy()
+        for axis, classes in self._axes(labels):
+            fill = 0 if labels.zero else 1
+            np.moveaxis(value, axis, 0)[self._gone[classes]] = fill
+        return value
+
+    def agree(self, duplicated: Any, masked: Any) -> bool:
+        """Whether copies are copies, and all else is as without them."""
+        if not (self.fits(duplicated) and self.fits(masked)):
+            return False
+        for ours, theirs, labels in zip(
+            duplicated, masked, self._visit.outputs, strict=True
+        ):
+            labels = self._graph.resolve_labels(labels)
+            if not _close(ours, self._copied(ours, labels)):
+                return False
+            for axis, classes in self._axes(labels):
+                kept = np.flatnonzero(~self._gone[classes])
+                ours, theirs = ours.take(kept, axis), theirs.take(kept, axis)
+            if not _close(ours, theirs):
+                return False
+        return True
+
+
+def _random(
+    rng: np.random.Generator, dtype: Any, shape: list[int]
+) -> np.ndarray:
+    kind = keras.backend.standardize_dtype(dtype)
+    if kind == "bool":
+        return np.ones(shape, dtype="bool")
+    if "int" in kind:
+        return rng.integers(0, 2, size=shape)
+    return rng.normal(size=shape)
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
+        return False
+    if a.dtype.kind not in "fV":
+        return bool((a == b).all())
+    tolerance = TOLERANCES.get(a.dtype.itemsize, 1e-4)
+    left, right = a.astype("float64"), b.astype("float64")
+    scale = np.abs(right[np.isfinite(right)]).max(initial=1e-6)
+    return np.allclose(
+        left, right, rtol=0, atol=tolerance * scale, equal_nan=True
+    )

@@ -1,0 +1,17 @@
+"""Recoveries: how a pruned model gets its accuracy back without training.
+
+`"bn"`, `"bias"`, `"reconstruct"`, or any function `f(lockstep) -> None`.
+"""
+
+from kprune.recovery.base import Recovery as Recovery
+from kprune.recovery.base import get as get
+from kprune.recovery.base import names as names
+from kprune.recovery.base import recover as recover
+from kprune.recovery.base import register as register
+from kprune.recovery.batchnorm import BatchStatistics as BatchStatistics
+from kprune.recovery.bias import BiasCorrection as BiasCorrection
+from kprune.recovery.elimination import Reconstruction as Reconstruction
+from kprune.recovery.lockstep import Lockstep as Lockstep
+from kprune.recovery.output_error import OutputError as OutputError
+from kprune.recovery.reconstruct import Reconstruct as Reconstruct
+from kprune.recovery.state import State as State

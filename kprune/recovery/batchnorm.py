@@ -1,0 +1,45 @@
+"""Re-estimated statistics of batch normalisation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from kprune.recovery.base import Recovery
+from kprune.recovery.base import register
+from kprune.recovery.lockstep import Lockstep
+from kprune.recovery.lockstep import Step
+
+
+@register("bn")
+class BatchStatistics(Recovery):
+    """Moving means and variances measured anew, layer after layer.
+
+    Each BatchNormalization gets the exact mean and variance of what reaches it
+    on the samples, the ones before it being repaired already.
+
+    Args:
+        samples: How many samples of the data to use at most.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, data=x_train[:1024], recover="bn")
+    ```
+    """
+
+    def repair(self, lockstep: Lockstep) -> None:
+        lockstep.visit(_measure)
+
+
+def _measure(step: Step) -> None:
+    layer = step.layer
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return
+    if not step.input.differs or step.calls > 1:
+        return
+    values = step.input.after.astype("float32")
+    axis = layer.axis % values.ndim
+    others = tuple(a for a in range(values.ndim) if a != axis)
+    layer.moving_mean.assign(values.mean(axis=others, dtype=np.float64))
+    layer.moving_variance.assign(values.var(axis=others, dtype=np.float64))

@@ -1,0 +1,80 @@
+"""Ridge regression on running sums."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Sums:
+    """Sums over rows that a least-squares fit of `rows @ w + c` needs.
+
+    Args:
+        columns: Columns of the rows.
+        targets: Columns of what is fitted.
+    """
+
+    def __init__(self, columns: int, targets: int = 0) -> None:
+        self.count = 0
+        self.rows = np.zeros(columns)
+        self.targets = np.zeros(targets)
+        self.squares = np.zeros((columns, columns))
+        self.products = np.zeros((columns, targets))
+        self.target_squares = np.zeros(targets)
+
+    def add(self, rows: np.ndarray, targets: np.ndarray | None = None) -> None:
+        """Add rows `(n, columns)` and their targets `(n, targets)`."""
+        self.count += len(rows)
+        self.rows += rows.sum(axis=0, dtype=np.float64)
+        self.squares += rows.T @ rows
+        if targets is not None:
+            self.targets += targets.sum(axis=0, dtype=np.float64)
+            self.products += rows.T @ targets
+            squared = np.einsum("no,no->o", targets, targets)
+            self.target_squares += squared
+
+    def plus(self, other: Sums) -> Sums:
+        """Return the sums over both sets of rows."""
+        both = Sums(len(self.rows), len(self.targets))
+        for name in vars(both):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
+
+    def covariance(self, centred: bool) -> np.ndarray:
+        """Return the mean of row outer products, about the mean if centred."""
+        value = self.squares / self.count
+        if centred:
+            mean = self.rows / self.count
+            value = value - np.outer(mean, mean)
+        return value
+
+    def cross(self, centred: bool) -> np.ndarray:
+        """Return the mean products of rows and targets, likewise."""
+        value = self.products / self.count
+        if centred:
+            value = value - np.outer(self.rows, self.targets) / self.count**2
+        return value
+
+    def solve(self, ridge: float, centred: bool) -> np.ndarray:
+        """Return the weights of the ridge fit.
+
+        Args:
+            ridge: Penalty, relative to the mean square of a column.
+            centred: Whether a constant is fitted too.
+        """
+        h = self.covariance(centred)
+        penalty = ridge * max(float(np.trace(h)) / len(h), 1e-30)
+        h[np.diag_indices_from(h)] += penalty
+        return np.linalg.solve(h, self.cross(centred))
+
+    def error(self, weights: np.ndarray, centred: bool) -> float:
+        """Return the mean squared error that weights leave, over all targets."""
+        h, c = self.covariance(centred), self.cross(centred)
+        total = float((self.target_squares / self.count).sum())
+        if centred:
+            total -= float(((self.targets / self.count) ** 2).sum())
+        fitted = np.einsum("co,co->", weights, h @ weights - 2 * c)
+        return total + float(fitted)
+
+    def constant(self, weights: np.ndarray) -> np.ndarray:
+        """Return the constants that go with weights."""
+        return (self.targets - self.rows @ weights) / self.count

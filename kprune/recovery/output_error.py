@@ -1,0 +1,312 @@
+"""Shares per group by what refitted groups cost the model's outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.allocation import Problem
+from kprune.allocation import RankedAllocation
+from kprune.allocation import register
+from kprune.allocation.base import Vectors
+from kprune.allocation.solver import fits
+from kprune.graph import walk
+from kprune.graph.values import read
+from kprune.masking import TemporaryMasks
+from kprune.recovery.base import gather
+from kprune.recovery.elimination import Reader
+from kprune.recovery.elimination import members_read
+from kprune.recovery.elimination import observe
+from kprune.recovery.state import no_gradients
+
+_log = logging.getLogger("kprune")
+
+LEVELS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+BATCH = 256
+
+
+@register("output_error")
+class OutputError(RankedAllocation):
+    """Takes from each group what the model's outputs notice least.
+
+    For every group alone, some shares of its channels are removed in the order
+    of their scores, the layers that read them are refitted by least squares,
+    and the mean squared change of the model's outputs (of logits, where they
+    end in a softmax or sigmoid) is measured. Then channels go, wherever the
+    outputs change least for the cost that is saved, until the budget holds.
+    Goes with `criterion="reconstruction"` and `recover="reconstruct"`. Needs
+    `data`, without labels.
+
+    Args:
+        samples: How many samples the layers' statistics are taken of.
+        probe: How many samples the outputs are compared on.
+        levels: Shares of a group to try, between 0 and 1.
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model,
+        criterion="reconstruction",
+        allocation="output_error",
+        data=x_train[:1024],
+        recover="reconstruct",
+    )
+    ```
+    """
+
+    needs_data = True
+
+    def __init__(
+        self,
+        samples: int = 1024,
+        probe: int = 512,
+        levels: Sequence[float] = LEVELS,
+        keep_min: int = 1,
+        max_share: float = 0.95,
+    ) -> None:
+        super().__init__(keep_min, max_share)
+        shares = sorted({float(s) for s in levels})
+        if not shares or shares[0] <= 0 or shares[-1] >= 1:
+            raise ValueError(
+                "OutputError needs shares between 0 and 1 as `levels`. Received: "
+                f"{levels!r}."
+            )
+        self.samples = samples
+        self.probe = probe
+        self.levels = tuple(shares)
+
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        """Return the slopes of the convex error curves, per unit of cost.
+
+        Costs are those of the model as it is, so that this ranking is only
+        near to what `solve` does.
+        """
+        curves = self.curves(problem)
+        return [
+            _by_channel(problem, name, np.diff(curve))
+            for name, curve in zip(problem.names, curves, strict=True)
+        ]
+
+    def solve(self, problem: Problem) -> Vectors:
+        self.check(problem)
+        if self.met(problem):
+            return {n: problem.alive[n].astype(bool) for n in problem.names}
+        floors = np.minimum(self.floors(problem), problem.living)
+        kept = _descend(problem, self.curves(problem), floors)
+        return {
+            name: _best(problem, name, int(count))
+            for name, count in zip(problem.names, kept, strict=True)
+        }
+
+    def curves(self, problem: Problem) -> list[np.ndarray]:
+        """Return, for each group, the error with 0, 1, 2 ... channels removed.
+
+        The curves are made convex: `(living + 1,)` values, the last of which,
+        with nothing left, follows the slope before it.
+        """
+        model, data = problem.graph.model, problem.data
+        groups = problem.graph.prunable
+        readers = observe(model, groups, data, self.samples, 100_000)
+        probe = gather(data, self.probe)
+        temporary = TemporaryMasks(model, problem.graph)
+        reference = _outputs(model, probe)
+        curves = []
+        for group in groups:
+            living = int(problem.alive[group.name].sum())
+            points = {0: 0.0}
+            mine = members_read(group, readers)
+            for share in self.levels:
+                kept = max(1, round(living * (1 - share)))
+                if living - kept in points:
+                    continue
+                mask = _best(problem, group.name, kept)
+                with (
+                    temporary({group.name: mask.astype("float32")}),
+                    _refitted(mine, ~mask),
+                ):
+                    error = _change(reference, _outputs(model, probe))
+                points[living - kept] = error
+            curves.append(_convex(points, living))
+            _log.info("%s: output error %s", group.name, points)
+        return curves
+
+
+def _best(problem: Problem, name: str, count: int) -> np.ndarray:
+    """Return booleans: the `count` living channels of highest score."""
+    living = np.flatnonzero(problem.alive[name])
+    order = living[np.argsort(problem.scores[name][living], kind="stable")]
+    mask = np.zeros(len(problem.alive[name]), dtype=bool)
+    mask[order[len(order) - count :]] = True
+    return mask
+
+
+def _by_channel(problem: Problem, name: str, values: np.ndarray) -> np.ndarray:
+    """Return values in the order of removal by channel."""
+    living = np.flatnonzero(problem.alive[name])
+    order = living[np.argsort(problem.scores[name][living], kind="stable")]
+    out = np.zeros(len(problem.alive[name]))
+    out[order] = values[: len(order)]
+    return out
+
+
+@contextlib.contextmanager
+def _refitted(
+    members: list[tuple[Any, Reader]], gone: np.ndarray
+) -> Iterator[None]:
+    """Context in which readers make up for removed channels of one group."""
+    before = []
+    try:
+        for member, reader in members:
+            before.append((reader.view.kernel, read(reader.view.kernel).copy()))
+            if reader.home is not None:
+                home = reader.home[0]
+                before.append((home, read(home).copy()))
+            _refit(member, reader, gone)
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def _refit(member: Any, reader: Reader, gone: np.ndarray) -> None:
+    lost = [reader.columns_of(member)[c] for c in np.flatnonzero(gone)]
+    away = np.concatenate([np.zeros(0, int), *lost])
+    stay = np.setdiff1d(np.arange(len(reader.columns)), away)
+    h = reader.covariance()
+    old = reader.matrix()
+    new = np.linalg.solve(h[np.ix_(stay, stay)], h[stay] @ old)
+    filters = np.flatnonzero(reader.filters)
+    view = reader.view
+    whole = view.to_matrix(read(view.kernel).astype("float64"))
+    whole[np.ix_(reader.columns[stay], filters)] = new
+    view.kernel.assign(view.to_kernel(whole))
+    if reader.home is None:
+        return
+    variable, sign = reader.home
+    mean = (reader.sums.rows / reader.sums.count)[reader.columns]
+    constant = np.zeros(len(reader.filters))
+    constant[filters] = mean @ old - mean[stay] @ new
+    variable.assign(read(variable) + sign * constant)
+
+
+def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    """Return the model's outputs, logits instead of probabilities."""
+    size = len(keras.tree.flatten(inputs)[0])
+    parts = []
+    with no_gradients():
+        for start in range(0, size, BATCH):
+            some = keras.tree.map_structure(
+                lambda x, start=start: x[start : start + BATCH], inputs
+            )
+            parts.append(keras.tree.flatten(model.predict_on_batch(some)))
+    whole = [np.concatenate(p) for p in zip(*parts, strict=True)]
+    tensors = walk.require_functional(model).outputs
+    return [_logits(t, x) for t, x in zip(tensors, whole, strict=True)]
+
+
+def _logits(tensor: Any, values: np.ndarray) -> np.ndarray:
+    layer = walk.unwrap(tensor._keras_history.operation)
+    activation = getattr(layer, "activation", None)
+    values = values.astype("float64")
+    if activation is keras.activations.softmax:
+        logs = np.log(np.maximum(values, 1e-7))
+        return logs - logs.mean(axis=-1, keepdims=True)
+    if activation is keras.activations.sigmoid:
+        inside = np.clip(values, 1e-7, 1 - 1e-7)
+        return np.log(inside) - np.log1p(-inside)
+    return values
+
+
+def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    """Return the mean squared changes, relative to the outputs' variances."""
+    return float(
+        sum(
+            ((a - b) ** 2).mean() / max(float(b.var()), 1e-12)
+            for a, b in zip(after, before, strict=True)
+        )
+    )
+
+
+def _convex(points: dict[int, float], living: int) -> np.ndarray:
+    """Return the lower convex hull through points, at 0, 1 ... living."""
+    hull: list[tuple[int, float]] = []
+    for x, y in sorted(points.items()):
+        while len(hull) > 1 and _below(hull[-2], (x, y), hull[-1]):
+            hull.pop()
+        hull.append((x, y))
+    xs, ys = zip(*hull, strict=True)
+    values = np.interp(np.arange(living + 1), xs, ys)
+    if len(xs) > 1:
+        slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
+        beyond = np.arange(living + 1) - xs[-1]
+        values = np.where(beyond > 0, ys[-1] + slope * beyond, values)
+    return np.maximum.accumulate(values)
+
+
+def _below(
+    left: tuple[int, float], right: tuple[int, float], point: tuple[int, float]
+) -> bool:
+    """Return whether the line from left to right runs below a point."""
+    share = (point[0] - left[0]) / (right[0] - left[0])
+    return left[1] + share * (right[1] - left[1]) <= point[1]
+
+
+def _descend(
+    problem: Problem, curves: list[np.ndarray], floors: np.ndarray
+) -> np.ndarray:
+    """Return kept counts: channel by channel, the cheapest error per cost."""
+    kept = problem.living.copy()
+    living = problem.living
+    ceilings = problem.ceilings()
+    full = problem.cost_model.full
+    slopes = [np.diff(curve) for curve in curves]
+    stride = max(1, int((kept - floors).sum()) // 2000)
+
+    def cost(counts: np.ndarray) -> np.ndarray:
+        costs = problem.cost_model.evaluate(counts)
+        over = [
+            np.maximum(np.asarray(costs[key]) - ceiling, 0) / full[key]
+            for key, ceiling in ceilings.items()
+        ]
+        return np.sum(over, axis=0)
+
+    while not fits(problem.cost_model.evaluate(kept), ceilings):
+        open_ = np.flatnonzero(kept > floors)
+        trials = np.repeat(kept[None], len(open_), axis=0)
+        trials[np.arange(len(open_)), open_] -= 1
+        saved = np.maximum(float(cost(kept)) - cost(trials), 1e-12)
+        rises = np.array([slopes[g][living[g] - kept[g]] for g in open_])
+        group = int(open_[np.argmin((rises + 1e-12) / saved)])
+        kept[group] = max(floors[group], kept[group] - stride)
+    return _give_back(problem, kept, slopes, ceilings)
+
+
+def _give_back(
+    problem: Problem,
+    kept: np.ndarray,
+    slopes: list[np.ndarray],
+    ceilings: dict[str, float],
+) -> np.ndarray:
+    """Return kept counts with what the budget still allows."""
+    living = problem.living
+    left = {g for g in range(len(kept)) if kept[g] < living[g]}
+    while left:
+        gains = {g: slopes[g][living[g] - kept[g] - 1] for g in left}
+        group = max(gains, key=lambda g: gains[g])
+        trial = kept.copy()
+        trial[group] += 1
+        if fits(problem.cost_model.evaluate(trial), ceilings):
+            kept = trial
+        else:
+            left.discard(group)
+        left = {g for g in left if kept[g] < living[g]}
+    return kept

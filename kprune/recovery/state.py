@@ -1,0 +1,59 @@
+"""The weights of a model at one moment, to compute with later."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kprune.graph.values import read
+
+
+class State:
+    """A copy of all weights of a model, masks included.
+
+    Args:
+        model: The model.
+
+    Example:
+
+    ```python
+    before = State(masked)
+    kprune.set_masks(masked, {"conv1": mask})
+    with before.of(layer):
+        y = layer(x)  # as it was before
+    ```
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._values = {
+            id(v): (v, keras.ops.convert_to_tensor(read(v).copy()))
+            for v in model.variables
+        }
+
+    def of(self, layer: Any) -> contextlib.AbstractContextManager[Any]:
+        """Return a scope in which `layer` computes with the copied weights."""
+        variables = getattr(layer, "variables", ())
+        known = [
+            self._values[id(v)] for v in variables if id(v) in self._values
+        ]
+        return keras.StatelessScope(state_mapping=known)
+
+    def restore(self) -> None:
+        """Assign the copied weights to the model."""
+        for variable, value in self._values.values():
+            variable.assign(read(value).copy())
+
+
+@contextlib.contextmanager
+def no_gradients() -> Iterator[None]:
+    """Let the backend keep nothing for gradients."""
+    if keras.config.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            yield
+    else:
+        yield

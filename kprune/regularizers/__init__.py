@@ -1,0 +1,9 @@
+"""Penalties that make whole filters small while a model trains."""
+
+from kprune.regularizers.attaching import attach as attach
+from kprune.regularizers.attaching import detach as detach
+from kprune.regularizers.hierarchical import (
+    HierarchicalGroupSparsity as HierarchicalGroupSparsity,
+)
+from kprune.regularizers.penalties import names as names
+from kprune.regularizers.penalties import register as register

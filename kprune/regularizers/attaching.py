@@ -1,0 +1,189 @@
+"""Penalties on the kernels of a model that is built already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kprune.graph import walk
+from kprune.graph.shortcuts import projections
+from kprune.masking import FilterMask
+from kprune.registry import did_you_mean
+
+
+class Attached:
+    """What takes the place of a variable's own regularizer.
+
+    Args:
+        regularizer: The penalty that was attached.
+        former: The variable's own one, or `None`, which goes on acting.
+        wrapper: The mask around the variable's layer, or `None`.
+        index: Number of the variable among the layer's weights.
+    """
+
+    def __init__(
+        self,
+        regularizer: Any,
+        former: Any,
+        wrapper: FilterMask | None,
+        index: int,
+    ) -> None:
+        self.regularizer = regularizer
+        self.former = former
+        self._wrapper = wrapper
+        self._index = index
+
+    def __call__(self, value: Any) -> Any:
+        acting = value
+        if self._wrapper is not None:
+            # What the layer computes with: removed weights cost nothing.
+            acting = self._wrapper.effective(self._index)
+        penalty = self.regularizer(acting)
+        if self.former is None:
+            return penalty
+        return penalty + keras.ops.cast(self.former(value), penalty.dtype)
+
+
+def attach(
+    model: keras.Model,
+    regularizer: Any,
+    layers: Iterable[Any] | None = None,
+) -> list[str]:
+    """Penalise the kernels of a built model, plain or masked, compiled or not.
+
+    The penalty counts in the loss of `fit` beside what is there already, and in
+    masked models sees the masked kernels. It is no part of the model's
+    configuration: copies that are loaded, wrapped or rebuilt have none.
+
+    Args:
+        model: A functional or Sequential model; layers of nested models
+            included.
+        regularizer: A `keras.regularizers.Regularizer`, or its name.
+        layers: Layers with a kernel, or names of such layers. By default all
+            Conv2D but the 1x1 projections in shortcuts.
+
+    Returns:
+        The names of the layers that are penalised now.
+
+    Raises:
+        ValueError: No such layer, one without a kernel, one that has a penalty
+            attached already, or no Conv2D at all.
+
+    Example:
+
+    ```python
+    kprune.regularizers.attach(masked, HierarchicalGroupSparsity())
+    masked.fit(train, epochs=100)
+    kprune.regularizers.detach(masked)
+    ```
+    """
+    regularizer = keras.regularizers.get(regularizer)
+    if regularizer is None:
+        raise ValueError(
+            "`attach` needs a regularizer, for example "
+            "kprune.regularizers.HierarchicalGroupSparsity(). Received: None."
+        )
+    chosen = _convolutions(model) if layers is None else _named(model, layers)
+    for outer in chosen:
+        kernel = _kernel(outer)
+        if isinstance(kernel.regularizer, Attached):
+            raise ValueError(
+                f"Layer '{outer.name}' has a penalty attached already. Call "
+                "kprune.regularizers.detach(model) first, or attach the sum of "
+                "both penalties."
+            )
+    for outer in chosen:
+        kernel = _kernel(outer)
+        wrapper = outer if isinstance(outer, FilterMask) else None
+        weights = [id(w) for w in walk.unwrap(outer).weights]
+        kernel.regularizer = Attached(
+            regularizer, kernel.regularizer, wrapper, weights.index(id(kernel))
+        )
+    _compile_again(model)
+    return [layer.name for layer in chosen]
+
+
+def detach(model: keras.Model) -> list[str]:
+    """Remove what `attach` added; regularizers of the model's own stay.
+
+    Args:
+        model: The model that `attach` was called with.
+
+    Returns:
+        The names of the layers that are penalised no more.
+    """
+    names = []
+    for outer in walk.layers_of(model):
+        for variable in walk.unwrap(outer).weights:
+            regularizer = getattr(variable, "regularizer", None)
+            if isinstance(regularizer, Attached):
+                variable.regularizer = regularizer.former
+                names.append(outer.name)
+    if names:
+        _compile_again(model)
+    return names
+
+
+def _compile_again(model: keras.Model) -> None:
+    """Make steps that are compiled already see the other penalties.
+
+    At once, since `fit` may be running.
+    """
+    for step in ("train", "test"):
+        if getattr(model, f"{step}_function", None) is not None:
+            getattr(model, f"make_{step}_function")(force=True)
+
+
+def _kernel(outer: Any) -> Any:
+    """The kernel of a layer, or an error."""
+    layer = walk.unwrap(outer)
+    for name in ("kernel", "_kernel"):
+        kernel: Any = getattr(layer, name, None)
+        known = any(kernel is weight for weight in layer.weights)
+        if known and len(kernel.shape) >= 2:
+            return kernel
+    raise ValueError(
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel of two or "
+        "more axes that could be penalised."
+    )
+
+
+def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
+    if isinstance(wanted, str | keras.layers.Layer):
+        wanted = [wanted]
+    known = list(walk.layers_of(model))
+    chosen = []
+    for choice in wanted:
+        found = [
+            layer
+            for layer in known
+            if choice is layer
+            or choice is walk.unwrap(layer)
+            or choice == layer.name
+        ]
+        if not found:
+            name = getattr(choice, "name", choice)
+            raise ValueError(
+                f"Model '{model.name}' has no layer {name!r}. "
+                f"{did_you_mean(name, [layer.name for layer in known])}"
+            )
+        chosen += [layer for layer in found if layer not in chosen]
+    return chosen
+
+
+def _convolutions(model: keras.Model) -> list[Any]:
+    beside = projections(model)
+    chosen = [
+        layer
+        for layer in walk.layers_of(model)
+        if isinstance(walk.unwrap(layer), keras.layers.Conv2D)
+        and walk.unwrap(layer) not in beside
+    ]
+    if not chosen:
+        raise ValueError(
+            f"Model '{model.name}' has no Conv2D outside of shortcuts to penalise. "
+            "Name the layers: layers=[...]."
+        )
+    return chosen

@@ -1,0 +1,124 @@
+"""Sparsity of whole groups of kernels, and of kernels inside the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kprune.registry import as_number
+from kprune.registry import did_you_mean
+from kprune.regularizers import penalties
+
+GROUPINGS = ("feature", "neuron")
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class HierarchicalGroupSparsity(keras.regularizers.Regularizer):
+    """Penalty with two levels: kernels, and groups of kernels.
+
+    `strength * (mix * R + (1 - mix) * L1)`, where `R` is one of ten penalties on
+    the kernels (the kh x kw weights between an input and an output channel) in
+    their groups. "Square-rooted" ones drop whole groups; "squared" ones make the
+    kernels of a group compete. From "Hierarchical Group Sparse Regularization
+    for Deep Convolutional Neural Networks" (Mitsuno, Miyao and Kurita,
+    arXiv 2004.04394); the defaults are those of its published script.
+
+    Weights get small, not 0: select filters afterwards, for example with
+    `criterion="loss_increase"`, and train on without the penalty.
+
+    Args:
+        penalty: `"l1"`, `"group_lasso"`, `"exclusive_sparsity"`, `"group_l1_2"`,
+            or the `"hierarchical_sqrt_..."` or `"hierarchical_squared_..."` form
+            of the last three; or a name given to
+            `kprune.regularizers.register`.
+        grouping: `"feature"`: a group holds the kernels that read one input
+            channel, so that filters of the layer before become unnecessary;
+            `"neuron"`: those of one output filter.
+        strength: Factor on the whole penalty. The squared forms grow with the
+            square of the width, so strengths of different forms do not compare.
+        mix: Share of the grouped penalty as against L1, from 0 to 1.
+        per_group: Whether to divide by the number of groups, so that layers of
+            different widths compare.
+
+    Raises:
+        ValueError: An unknown penalty or grouping, or a number out of range.
+
+    Example:
+
+    ```python
+    regularizer = kprune.regularizers.HierarchicalGroupSparsity(strength=1e-4)
+    layer = keras.layers.Conv2D(64, 3, kernel_regularizer=regularizer)
+    kprune.regularizers.attach(model, regularizer)  # a model that is built
+    ```
+    """
+
+    def __init__(
+        self,
+        penalty: str = "hierarchical_squared_group_l1_2",
+        grouping: str = "feature",
+        strength: float = 1e-3,
+        mix: float = 0.5,
+        per_group: bool = False,
+    ) -> None:
+        if not isinstance(penalty, str):
+            raise TypeError(
+                "`penalty` is the name of a penalty, so that models with it can be "
+                "saved: give functions one with "
+                f'kprune.regularizers.register("name"). Received: {penalty!r}.'
+            )
+        if grouping not in GROUPINGS:
+            raise ValueError(
+                f"Unknown grouping {grouping!r}. "
+                f"{did_you_mean(grouping, GROUPINGS)}"
+            )
+        if not 0 <= as_number(strength) < float("inf"):
+            raise ValueError(
+                "HierarchicalGroupSparsity needs a number from 0 as `strength`. "
+                f"Received: {strength!r}."
+            )
+        if not 0 <= as_number(mix) <= 1:
+            raise ValueError(
+                "HierarchicalGroupSparsity needs a share from 0 to 1 as `mix`. "
+                f"Received: {mix!r}."
+            )
+        self._penalty = penalties.get(penalty)
+        self.penalty = penalty
+        self.grouping = grouping
+        self.strength = float(strength)
+        self.mix = float(mix)
+        self.per_group = bool(per_group)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the penalty of a kernel `(..., inputs, outputs)`, a scalar."""
+        if len(x.shape) < 2:
+            raise ValueError(
+                "HierarchicalGroupSparsity takes kernels with an input and an "
+                f"output axis, (..., inputs, outputs). Received shape {x.shape}: "
+                "use it as kernel_regularizer."
+            )
+        x = ops.convert_to_tensor(x)
+        if keras.backend.standardize_dtype(x.dtype) != "float64":
+            x = ops.cast(x, "float32")
+        x = ops.reshape(x, (-1, *x.shape[-2:]))
+        # Unlike that of `abs` on JAX, the slope at 0 is 0.
+        absolute = ops.sum(x * ops.stop_gradient(ops.sign(x)), axis=0)
+        squared = ops.sum(ops.square(x), axis=0)
+        if self.grouping == "neuron":
+            absolute = ops.transpose(absolute)
+            squared = ops.transpose(squared)
+        total = self.mix * self._penalty(absolute, squared)
+        total = total + (1.0 - self.mix) * ops.sum(absolute)
+        if self.per_group:
+            total = total / absolute.shape[0]
+        return self.strength * total
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "penalty": self.penalty,
+            "grouping": self.grouping,
+            "strength": self.strength,
+            "mix": self.mix,
+            "per_group": self.per_group,
+        }

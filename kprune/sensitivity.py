@@ -1,0 +1,281 @@
+"""How much a model loses when one group of filters shrinks, group by group."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
+
+from kprune import criteria
+from kprune.criteria.data import Source
+from kprune.criteria.loss import check_loss
+from kprune.criteria.probe import structures
+from kprune.graph import ChannelGraph
+from kprune.graph import trace
+from kprune.masking import TemporaryMasks
+from kprune.masking import is_masked
+from kprune.masking import masks as read_masks
+from kprune.masking import require_prunable
+from kprune.masking import wrap
+from kprune.masking.compilation import copy_compilation
+from kprune.registry import as_number
+from kprune.registry import did_you_mean
+
+SHARES = tuple(n / 20 for n in range(20))
+"""Shares of a group that are removed, if not told otherwise."""
+
+COLUMNS = 6
+"""Shares that a printed table shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What one group's filters are worth.
+
+    Args:
+        size: Channels that the group has.
+        removed: `(points,)` channels removed, ascending from 0.
+        values: By name of a metric its values `(points,)`.
+    """
+
+    size: int
+    removed: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def at(self, share: float, metric: str = "loss") -> float:
+        """The metric with this share removed, between the points by a line."""
+        shares = self.removed / self.size
+        return float(np.interp(share, shares, self.values[metric]))
+
+    def increase(self) -> np.ndarray:
+        """`(points,)` rise of the loss over that of no removal, never falling."""
+        rise = self.values["loss"] - self.values["loss"][0]
+        rise = np.where(np.isfinite(rise), rise, np.inf)
+        return np.maximum.accumulate(np.maximum(rise, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """The curves of all groups, made by `kprune.sensitivity`.
+
+    Args:
+        curves: By name of each prunable group its `Curve`.
+        baseline: By name of each metric its value with nothing removed.
+    """
+
+    curves: dict[str, Curve]
+    baseline: dict[str, float]
+
+    def table(self, metric: str = "loss") -> Table:
+        """Returns a table of one metric: a row per group, a column per share."""
+        self._check(metric)
+        shares = self._columns()
+        title = f"{metric} by share of a group removed"
+        table = Table(title=title, title_justify="left")
+        table.add_column("group", overflow="fold")
+        table.add_column("filters", justify="right")
+        for share in shares:
+            table.add_column(f"{share:.0%}", justify="right", no_wrap=True)
+        for name, curve in self.curves.items():
+            cells = [f"{curve.at(share, metric):.4g}" for share in shares]
+            table.add_row(Text(name), str(curve.size), *cells)
+        return table
+
+    def __str__(self) -> str:
+        return as_text(Stack(*[self.table(metric) for metric in self.baseline]))
+
+    def plot(self, path: str | os.PathLike, metric: str = "loss") -> None:
+        """Draws the curves of one metric.
+
+        Args:
+            path: File to write; its suffix says the format (`.png`, `.svg`).
+            metric: Name of the metric.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        self._check(metric)
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "Plots need matplotlib. Install it with: "
+                'pip install "kprune[report]"'
+            ) from error
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        for name, curve in self.curves.items():
+            shares = 100 * curve.removed / curve.size
+            axes.plot(shares, curve.values[metric], label=name, marker=".")
+        axes.axhline(self.baseline[metric], color="gray", linestyle=":")
+        axes.set_xlabel("filters of one group removed [%]")
+        axes.set_ylabel(metric)
+        figure.legend(loc="outside right upper", fontsize="small")
+        target = pathlib.Path(path)
+        unfinished = target.with_name(f".{target.stem}.tmp{target.suffix}")
+        try:
+            figure.savefig(unfinished)
+            os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _columns(self) -> list[float]:
+        """A few of the shares measured, evenly spread."""
+        most = max(c.removed[-1] / c.size for c in self.curves.values())
+        return [most * n / (COLUMNS - 1) for n in range(COLUMNS)]
+
+    def _check(self, metric: str) -> None:
+        if metric not in self.baseline:
+            raise ValueError(
+                f"Metric {metric!r} was not measured. "
+                f"{did_you_mean(metric, self.baseline)}"
+            )
+
+
+def as_text(renderable: Any, width: int = 100) -> str:
+    """What `rich` prints of something, as plain text."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get().rstrip("\n")
+
+
+def counts(size: int, shares: Iterable[float]) -> np.ndarray:
+    """How many of `size` channels the shares are, each number once, 0 first.
+
+    At least one channel stays.
+    """
+    wanted = np.floor(np.asarray(list(shares), dtype="float64") * size + 1e-9)
+    wanted = np.append(0, np.minimum(wanted, size - 1))
+    return np.unique(wanted.astype(int))
+
+
+def sensitivity(
+    model: keras.Model,
+    data: Any,
+    criterion: Any = "l1",
+    shares: Iterable[float] = SHARES,
+    samples: int | None = None,
+) -> Sensitivity:
+    """Measure what removing filters costs, for each group of channels alone.
+
+    For each group and share the filters with the lowest scores are masked,
+    and the model is evaluated; no model is built and nothing trained. It
+    takes groups x shares passes over the data.
+
+    Args:
+        model: A compiled model, plain or wrapped. Nothing of it changes.
+        data: Samples with targets: arrays `(x, y)`, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a generator. Not those of the test.
+        criterion: Which filters go first, as of `kprune.prune`.
+        shares: Shares of a group's filters to remove, below 1.
+        samples: How many samples to draw at random; None for all.
+
+    Returns:
+        A `Sensitivity` with a curve per group of the loss and of all metrics
+        that the model is compiled with. `print` shows a table, `.plot(path)`
+        draws it, and `kprune.duplication.Tolerance(curves=...)` allocates by
+        it.
+
+    Raises:
+        ValueError: The model is not compiled with a loss, no filter can be
+            removed, or a share lies outside [0, 1).
+
+    Example:
+
+    ```python
+    report = kprune.sensitivity(model, (x_train[:1000], y_train[:1000]))
+    print(report)
+    report.plot("sensitivity.png", "accuracy")
+    ```
+
+    Such curves chose the widths in "Pruning Filters for Efficient ConvNets" (Li
+    et al., arXiv 1608.08710).
+    """
+    shares = _checked(shares)
+    check_loss(model, data, "sensitivity()")
+    source = (
+        Source(data, batch_size=256) if not isinstance(data, Source) else data
+    )
+    if samples is not None:
+        source = source.sample(samples)
+    masked = model if is_masked(model) else wrap(model)
+    graph = trace(masked)
+    require_prunable(graph)
+    alive = {k: v > 0 for k, v in read_masks(masked, graph).items()}
+    scores = criteria.score_groups(
+        criterion, graph.prunable, masked, source, alive
+    )
+    scan = _Scan(masked, graph, source)
+    curves = {
+        name: scan.curve(name, _order(scores[name], alive[name]), shares)
+        for name in scores
+    }
+    return Sensitivity(curves, scan.baseline)
+
+
+def _checked(shares: Iterable[float]) -> list[float]:
+    shares = list(shares)
+    if not shares or not all(0 <= as_number(s) < 1 for s in shares):
+        raise ValueError(
+            "sensitivity() needs shares of filters to remove, numbers from 0 to "
+            f"below 1. Received: shares={shares!r}."
+        )
+    return shares
+
+
+def _order(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Living channels, the lowest score first."""
+    living = np.flatnonzero(alive)
+    return living[np.argsort(scores[living], kind="stable")]
+
+
+class _Scan:
+    """Evaluates a masked model under the masks of one group after another."""
+
+    def __init__(
+        self, masked: keras.Model, graph: ChannelGraph, source: Source
+    ):
+        # With metrics of its own: those of the user's model keep their state.
+        self._model = keras.Model(*structures(masked))
+        copy_compilation(masked, self._model, optimizer_state=False)
+        self._batches = list(source.batches())
+        self._graph = graph
+        self._temporary = TemporaryMasks(masked, graph)
+        self.baseline = self._evaluate()
+
+    def _evaluate(self) -> dict[str, float]:
+        self._model.reset_metrics()
+        logs: dict[str, Any] = {}
+        for x, y, weight in self._batches:
+            logs = self._model.test_on_batch(x, y, weight, return_dict=True)
+        logs = {"loss": logs["loss"], **logs}
+        return {key: float(value) for key, value in logs.items()}
+
+    def curve(
+        self, name: str, order: np.ndarray, shares: Iterable[float]
+    ) -> Curve:
+        """The curve of a group whose channels go in this order."""
+        size = self._graph[name].size
+        removed = counts(order.size, shares)
+        points = [self.baseline]
+        for count in removed[1:]:
+            mask = np.zeros(size)
+            mask[order[count:]] = 1
+            with self._temporary({name: mask}):
+                points.append(self._evaluate())
+        values = {
+            key: np.array([point[key] for point in points])
+            for key in self.baseline
+        }
+        return Curve(size, removed + size - order.size, values)

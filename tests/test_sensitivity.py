@@ -1,0 +1,123 @@
+"""Curves of loss and metrics against the share of a group removed."""
+
+from __future__ import annotations
+
+import builtins
+
+import keras
+import numpy as np
+import pytest
+from fitting import arrays
+from fitting import loss
+from fitting import small_net
+from harness import randomise
+
+import kprune
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = small_net(8)
+    randomise(model)
+    model.compile("sgd", loss(), metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def data():
+    return arrays(40)
+
+
+@pytest.fixture(scope="module")
+def report(model, data):
+    return kprune.sensitivity(model, data)
+
+
+def test_baseline_is_the_model_itself(model, data, report):
+    expected = model.evaluate(*data, verbose=0, return_dict=True)
+    assert report.baseline == pytest.approx(expected, rel=1e-5)
+    assert list(report.curves) == ["conv1", "conv3"]
+
+
+def test_points_against_pruned_and_rebuilt_models(model, data, report):
+    curve = report.curves["conv1"]
+    assert curve.removed.tolist() == list(range(8))
+    for count in (3, 6):
+        pruned = kprune.prune(model, allocation={"conv1": count / 8})
+        small = kprune.rebuild(pruned)
+        expected = small.evaluate(*data, verbose=0, return_dict=True)
+        for metric, value in expected.items():
+            assert curve.values[metric][count] == pytest.approx(value, rel=1e-4)
+
+
+def test_between_the_points(report):
+    curve = report.curves["conv3"]
+    values = curve.values["loss"]
+    assert curve.at(2 / 8) == pytest.approx(values[2])
+    assert curve.at(2.5 / 8) == pytest.approx((values[2] + values[3]) / 2)
+    rise = curve.increase()
+    assert rise[0] == 0 and (np.diff(rise) >= 0).all()
+    assert rise[-1] == pytest.approx(max(values.max() - values[0], 0))
+
+
+def test_nothing_of_a_masked_model_changes(model, data):
+    masked = kprune.wrap(model)
+    kprune.set_masks(masked, {"conv1": [0, 0, 1, 1, 1, 1, 1, 1]})
+    masked.evaluate(*data, verbose=0)
+    weights = [np.array(w) for w in masked.get_weights()]
+    metrics = masked.get_metrics_result()
+    report = kprune.sensitivity(masked, data, shares=[0, 0.5])
+    assert report.curves["conv1"].removed.tolist() == [2, 5]
+    for before, after in zip(weights, masked.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert masked.get_metrics_result() == metrics
+
+
+def test_fewer_samples(model, data):
+    few = kprune.sensitivity(model, data, shares=[0.5], samples=5)
+    counts = few.baseline["accuracy"] * 5
+    assert counts == pytest.approx(round(counts), abs=1e-4)
+
+
+def test_table(report):
+    text = str(report)
+    assert "loss by share of a group removed" in text
+    assert "accuracy by share of a group removed" in text
+    assert f"{report.baseline['loss']:.4g}" in text
+    with pytest.raises(ValueError, match="Known names: 'loss', 'accuracy'"):
+        report.table("recall")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plot(report, tmp_path, suffix):
+    path = tmp_path / f"curves.{suffix}"
+    report.plot(path, "accuracy")
+    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_without_matplotlib(report, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"kprune\[report\]"):
+        report.plot(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("shares", [[], [1.0], [-0.1], ["half"]])
+def test_bad_shares(model, data, shares):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        kprune.sensitivity(model, data, shares=shares)
+
+
+def test_needs_a_loss_and_data(model, data):
+    with pytest.raises(ValueError, match="there are none"):
+        kprune.sensitivity(model, None)
+    with pytest.raises(ValueError, match="not compiled"):
+        kprune.sensitivity(small_net(4), data)
