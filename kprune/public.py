@@ -4,7 +4,9 @@ from kprune import allocation as allocation
 from kprune import criteria as criteria
 from kprune import duplication as duplication
 from kprune import factors as factors
+from kprune import recipes as recipes
 from kprune import regularizers as regularizers
+from kprune import recovery as recovery
 from kprune import schedules as schedules
 from kprune.cost.api import Cost as Cost
 from kprune.cost.api import cost as cost
@@ -22,6 +24,7 @@ from kprune.masking import set_masks as set_masks
 from kprune.masking import wrap as wrap
 from kprune.pruning import prune as prune
 from kprune.rebuild.api import rebuild as rebuild
+from kprune.recipes.base import recipe as recipe
 from kprune.schedules import Linear as Linear
 from kprune.schedules import OneShot as OneShot
 from kprune.schedules import Polynomial as Polynomial

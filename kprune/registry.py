@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -90,18 +91,19 @@ class Registry:
         def decorator(thing: Any) -> Any:
             is_class = isinstance(thing, type) and issubclass(thing, self.base)
             self._factories[name] = (
-                thing if is_class else lambda: self._adapt(thing)
+                thing if is_class else functools.partial(self._adapt, thing)
             )
             return thing
 
         return decorator
 
-    def get(self, identifier: Any) -> Any:
+    def get(self, identifier: Any, **arguments: Any) -> Any:
         """Resolve a name, an object or a plain function.
 
         Args:
             identifier: A registered name, an instance of the registry's class,
                 or a function.
+            **arguments: For the class that a name stands for.
 
         Returns:
             An instance of the registry's class.
@@ -118,7 +120,7 @@ class Registry:
                     f"Unknown {self.kind} {identifier!r}. "
                     f"{did_you_mean(identifier, self.names)}"
                 )
-            return self._factories[identifier]()
+            return self._factories[identifier](**arguments)
         if isinstance(identifier, type):
             raise TypeError(
                 f"Expected a {self.kind}, received the class "
@@ -126,7 +128,7 @@ class Registry:
                 f"{identifier.__name__}(...)."
             )
         if callable(identifier):
-            return self._adapt(identifier)
+            return self._adapt(identifier, **arguments)
         raise TypeError(
             f"Expected a {self.kind}: one of {', '.join(map(repr, self.names))}, "
             f"a {self.base.__name__} object or a function. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -118,6 +119,30 @@ def names() -> list[str]:
     return _registry.names
 
 
+def kernels(group: Group) -> Iterator[np.ndarray]:
+    """Yield the filters of each producer of a group, without the biases.
+
+    One at a time: those of a residual stage are a good part of the model.
+
+    Args:
+        group: A group of channels.
+
+    Yields:
+        Arrays `(group.size, d)` in the precision of the weights.
+    """
+    for member in group.producers:
+        if member.name != "bias":
+            yield member.matrix()
+
+
+def lengths(group: Group) -> np.ndarray:
+    """Return the Euclidean length of each filter, `(group.size,)`."""
+    squares = np.zeros(group.size)
+    for kernel in kernels(group):
+        squares += np.square(kernel.astype("float64")).sum(axis=1)
+    return np.sqrt(squares)
+
+
 def filters(group: Group) -> np.ndarray:
     """Return what produces each channel of a group, without the biases.
 
@@ -129,10 +154,9 @@ def filters(group: Group) -> np.ndarray:
         and put side by side. `d` is 0 for channels that nothing produces, such
         as those of a zero padding.
     """
-    kernels = [m.matrix() for m in group.producers if m.name != "bias"]
     empty = np.zeros((group.size, 0))
     return np.concatenate(
-        [empty, *(k.astype("float64") for k in kernels)], axis=1
+        [empty, *(k.astype("float64") for k in kernels(group))], axis=1
     )
 
 
@@ -163,9 +187,9 @@ def by_length_elsewhere(
     others = [group for group in groups if group.name not in scores]
     filled = dict(scores)
     for group in others:
-        lengths = np.linalg.norm(filters(group), axis=1)
-        mean = lengths.mean()
-        filled[group.name] = lengths * (typical / mean) if mean else lengths
+        own = lengths(group)
+        mean = own.mean()
+        filled[group.name] = own * (typical / mean) if mean else own
     if others:
         _log.info(
             "%s: groups with %s are scored by the lengths of their filters: %s",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kprune.criteria.base import GroupCriterion
-from kprune.criteria.base import filters
+from kprune.criteria.base import kernels
+from kprune.criteria.base import lengths
 from kprune.criteria.base import register
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class L1(GroupCriterion):
     """
 
     def score(self, group: Group) -> np.ndarray:
-        return np.abs(filters(group)).sum(axis=1)
+        totals = np.zeros(group.size)
+        for kernel in kernels(group):
+            totals += np.abs(kernel.astype("float64")).sum(axis=1)
+        return totals
 
 
 @register("l2")
@@ -48,4 +52,4 @@ class L2(GroupCriterion):
     """
 
     def score(self, group: Group) -> np.ndarray:
-        return np.linalg.norm(filters(group), axis=1)
+        return lengths(group)

@@ -216,6 +216,8 @@ def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 def _logits(tensor: Any, values: np.ndarray) -> np.ndarray:
     layer = walk.unwrap(tensor._keras_history.operation)
     activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax):
+        activation = keras.activations.softmax
     values = values.astype("float64")
     if activation is keras.activations.softmax:
         logs = np.log(np.maximum(values, 1e-7))

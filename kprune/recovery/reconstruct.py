@@ -63,14 +63,15 @@ class Reconstruct(Recovery):
         if view is None or step.calls > 1:
             return
         live, filters = _living(step.operation, view)
-        if not step.input.differs and live.all():
+        correction = _owed(step)
+        whole = not step.input.differs and live.all()
+        if whole and correction is None:
             return
         columns = np.repeat(live, view.per_channel)
         if columns.sum() > COLUMNS:
             return
         sums = step.sums()
         missing = view.results(sums.before) - view.results(sums.after)
-        correction = _owed(step)
         if correction is not None:
             missing = missing + view.results(correction)
         fit, held_out = self._sums(

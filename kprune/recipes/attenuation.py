@@ -1,0 +1,67 @@
+"""Filter attenuation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import criteria
+from kprune import factors
+from kprune import schedules
+from kprune.callbacks import AttenuateCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import tuning
+
+
+@register("attenuation")
+class Attenuation(Recipe):
+    """Weak filters are scaled down, period after period, then removed.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: As of `kprune.recipe`; for criteria that run the model.
+        epochs: As of `kprune.recipe`. 100 of 140 attenuate.
+        **parts: Arguments of `kprune.callbacks.AttenuateCallback`:
+            `criterion`, `schedule`, `allocation`, `factor`, `target`.
+    """
+
+    summary = (
+        "Weak filters are scaled down a little in each epoch instead of being cut "
+        "off. One that gets strong again is left alone and so returns."
+    )
+    citation = (
+        "M. Mousa-Pasandi, M. Hajabdollahi, N. Karimi, S. Samavi and S. Shirani, "
+        '"Convolutional Neural Network Pruning Using Filter Attenuation", ICIP 2020'
+    )
+    url = "https://arxiv.org/abs/2002.03299"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        # Epochs 1 to 100 of 140 attenuate, with one of any number to tune.
+        end = min(max(1, round(self.epochs * 100 / 140)), self.epochs - 1)
+        return {
+            "criterion": criteria.Folded("l1"),
+            "schedule": schedules.Constant(end=end),
+            "allocation": "global",
+            "factor": factors.Constant(0.5, tail=end // 4),
+            "target": "bn",
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [AttenuateCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        *rounds, last = self.rounds
+        fading = factors.get(self.parts["factor"]).tail
+        steps = rounds[: len(rounds) + 1 - fading] if fading else rounds
+        found = []
+        if steps:
+            found.append((before(steps), "the weakest filters are scaled down"))
+        if rounds[len(steps) :]:
+            found.append(
+                (before(rounds[len(steps) :]), "one set of them fades out")
+            )
+        return [*found, (before([last]), "they go"), *tuning(last, self.epochs)]

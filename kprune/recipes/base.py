@@ -1,0 +1,355 @@
+"""What a recipe is: a published system, put together from parts."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kprune import allocation as allocations
+from kprune import criteria
+from kprune import schedules
+from kprune.allocation import Manual
+from kprune.allocation.api import DEFAULT_REDUCE
+from kprune.masking import is_masked
+from kprune.masking import wrap
+from kprune.recipes.page import page
+from kprune.registry import Registry
+from kprune.registry import as_number
+from kprune.registry import did_you_mean
+
+_log = logging.getLogger("kprune")
+
+
+class Recipe(abc.ABC):
+    """A published system: how a model is prepared, and what acts during `fit`.
+
+    A recipe has no machinery of its own. It puts together parts that are
+    public (criterion, allocation, schedule, callback, regularizer), each of
+    which can be replaced. A subclass says what these are; to be found by name
+    it is registered with `kprune.recipes.register`.
+
+    Args:
+        reduce: Share of each cost to remove, as of `kprune.prune`.
+        data: Samples for parts that run the model, as of `kprune.prune`.
+        epochs: How many epochs `fit` will have, fine-tuning included.
+        **parts: Parts to replace, by the names in `defaults`.
+
+    Example:
+
+    ```python
+    @kprune.recipes.register("uniform_l1")
+    class UniformL1(kprune.recipes.Recipe):
+        summary = "The shortest filters go, the same share of each layer."
+        citation = "Li et al., ICLR 2017"
+        url = "https://arxiv.org/abs/1608.08710"
+
+        @property
+        def defaults(self):
+            return {"criterion": "l1", "allocation": "uniform"}
+
+        def actions(self):
+            return [PruneCallback(**self.parts, **self.task)]
+    ```
+    """
+
+    name = ""
+    """What it is registered under."""
+
+    summary = ""
+    """What it does, in a sentence."""
+
+    citation = ""
+    """Where it was published."""
+
+    url = ""
+    """A link to that."""
+
+    fewest_epochs = 2
+    """Epochs that it takes at least."""
+
+    def __init__(
+        self,
+        reduce: Mapping[str, float] | None = None,
+        data: Any = None,
+        epochs: int | None = None,
+        **parts: Any,
+    ) -> None:
+        self.epochs = self._checked_epochs(epochs)
+        self.data = data
+        by_hand = isinstance(parts.get("allocation"), Mapping | Manual)
+        if reduce is None:
+            reduce = {} if by_hand else DEFAULT_REDUCE
+        elif not isinstance(reduce, Mapping):
+            raise TypeError(
+                "`reduce` says which share of which cost to remove, for example "
+                f'reduce={{"macs": 0.5}}. Received: {reduce!r}.'
+            )
+        self.reduce = dict(reduce)
+        defaults = self.defaults
+        for part in parts:
+            if part not in defaults:
+                raise ValueError(
+                    f"Recipe '{self.name}' has no part {part!r}. "
+                    f"{did_you_mean(part, defaults)}"
+                )
+        self.parts = {**defaults, **parts}
+        if data is None:
+            self._check_data()
+
+    @property
+    @abc.abstractmethod
+    def defaults(self) -> dict[str, Any]:
+        """The published parts by name, scaled to `epochs`."""
+
+    @abc.abstractmethod
+    def actions(self) -> list[keras.callbacks.Callback]:
+        """Return the callbacks that carry the recipe out, from `parts`."""
+
+    def start(self, masked: keras.Model) -> None:
+        """Change a wrapped model before training; nothing by default."""
+
+    def phases(self) -> list[tuple[str, str]]:
+        """Return what happens when, for `print`: pairs of when and what."""
+        return []
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What was asked for, as callbacks take it: `reduce` and `data`."""
+        return {"reduce": self.reduce or None, "data": self.data}
+
+    @property
+    def rounds(self) -> list[int]:
+        """The epochs, from 0, at which the part `schedule` acts."""
+        schedule = schedules.get(self.parts["schedule"])
+        return schedule.toward(self.reduce).rounds(self.epochs)
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        """Return the model to train: wrapped, and changed as the recipe begins.
+
+        Args:
+            model: A plain model, which stays as it is, or one that
+                `kprune.wrap` made (with layers to skip, for example), which
+                comes back itself.
+
+        Returns:
+            The masked model, compiled if `model` was.
+
+        Raises:
+            ValueError: As of `kprune.wrap`.
+        """
+        masked = model if is_masked(model) else wrap(model)
+        self.start(masked)
+        return masked
+
+    @functools.cached_property
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """What to hand to `fit`: the same objects each time."""
+        return [_Promise(self.name, self.epochs), *self.actions()]
+
+    def __str__(self) -> str:
+        return page(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<kprune recipe '{self.name}' reduce={self.reduce} "
+            f"epochs={self.epochs}>"
+        )
+
+    def _checked_epochs(self, epochs: Any) -> int:
+        if epochs is None:
+            raise ValueError(
+                f"Recipe '{self.name}' spreads its work over training, so it must "
+                "know how long that is: epochs=30, for example, and the same number "
+                "in fit(..., epochs=30)."
+            )
+        number = as_number(epochs)
+        if not number >= 1 or number % 1:
+            raise ValueError(
+                f"Recipe '{self.name}' needs a whole number of epochs. Received: "
+                f"epochs={epochs!r}."
+            )
+        if number < self.fewest_epochs:
+            raise ValueError(
+                f"Recipe '{self.name}' takes {self.fewest_epochs} epochs or more. "
+                f"Received: epochs={epochs!r}. To prune at once, without training, "
+                "use kprune.prune(model, ...)."
+            )
+        return int(number)
+
+    def _check_data(self) -> None:
+        """Raise now what parts would say when training begins."""
+        try:
+            if self.parts.get("criterion") is not None:
+                criteria.get(self.parts["criterion"]).check(None, None)
+            allocation = allocations.get(self.parts.get("allocation", "global"))
+            for criterion in allocation.criteria:
+                criteria.get(criterion).check(None, None)
+            if allocation.needs_loss or allocation.needs_data:
+                raise ValueError(
+                    f"Allocation {type(allocation).__name__} runs the model on "
+                    "samples. Pass some hundred of them with their targets as "
+                    "`data=`: arrays (x, y), a tf.data.Dataset, a "
+                    "keras.utils.PyDataset or a generator."
+                )
+        except ValueError as error:
+            raise ValueError(
+                f"Recipe '{self.name}' lacks data. {error}"
+            ) from error
+
+
+class _Promise(keras.callbacks.Callback):
+    """Says so if a run is not as long as the recipe was told."""
+
+    def __init__(self, recipe: str, epochs: int) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._epochs = epochs
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        epochs = self.params.get("epochs")
+        if epochs != self._epochs:
+            _log.warning(
+                "Recipe '%s' was made for %d epochs, but fit has epochs=%s: its "
+                "rounds do not spread as meant, and its target may not be reached. "
+                "Make it with kprune.recipe('%s', ..., epochs=%s).",
+                self._recipe,
+                self._epochs,
+                epochs,
+                self._recipe,
+                epochs,
+            )
+
+
+class _Function(Recipe):
+    """A plain function that returns callbacks, as a recipe."""
+
+    fewest_epochs = 1
+    function: Callable[..., list[Any]]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        arguments = list(inspect.signature(self.function).parameters.values())
+        return {argument.name: argument.default for argument in arguments[3:]}
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return self.function(
+            self.reduce or None, self.data, self.epochs, **self.parts
+        )
+
+
+def _adapt(function: Callable[..., list[Any]], **arguments: Any) -> Recipe:
+    return _class_of(function, function.__name__)(**arguments)
+
+
+def _class_of(function: Callable[..., list[Any]], name: str) -> type[Recipe]:
+    lines = (inspect.getdoc(function) or "").splitlines()
+    content = {
+        "function": staticmethod(function),
+        "name": name,
+        "summary": lines[0] if lines else "",
+    }
+    return type(name, (_Function,), content)
+
+
+registry = Registry("recipe", Recipe, _adapt)
+
+
+def register(name: str) -> Callable[[Any], Any]:
+    """Return a decorator that registers a recipe.
+
+    Args:
+        name: What `kprune.recipe` will know it by.
+
+    Returns:
+        A decorator for a subclass of `Recipe`, or a function
+        `f(reduce, data, epochs, **parts) -> callbacks`.
+
+    Raises:
+        ValueError: `name` is taken.
+
+    Example:
+
+    ```python
+    @kprune.recipes.register("slow_l2")
+    def slow_l2(reduce, data, epochs, power=1):
+        \"\"\"The shortest filters go, a few before each epoch.\"\"\"
+        schedule = kprune.Polynomial(end=epochs - 1, power=power)
+        return [PruneCallback("l2", reduce, schedule)]
+    ```
+    """
+    decorate = registry.register(name)
+
+    def decorator(thing: Any) -> Any:
+        if isinstance(thing, type) and issubclass(thing, Recipe):
+            thing.name = name
+            decorate(thing)
+        else:
+            decorate(_class_of(thing, name))
+        return thing
+
+    return decorator
+
+
+def recipe(
+    name: str,
+    reduce: Mapping[str, float] | None = None,
+    data: Any = None,
+    epochs: int | None = None,
+    **parts: Any,
+) -> Recipe:
+    """Return a published pruning system by its name, with its defaults.
+
+    `print` of it shows what it is made of and when it acts.
+
+    Args:
+        name: `"attenuation"`, `"duplication"`, `"similarity"`,
+            `"similarity-soft"`, `"msvfp"`, `"hgs"`, or another of
+            `kprune.recipes.names()`.
+        reduce: Share of each cost to remove: `{"macs": 0.5}` by default. As of
+            `kprune.prune`.
+        data: Samples for criteria and allocations that run the model, as of
+            `kprune.prune`: training data `(x, y)` for `"duplication"`,
+            `"msvfp"` and `"hgs"`.
+        epochs: How many epochs `fit` will have, fine-tuning included.
+        **parts: Parts to replace, by the names in the recipe's `defaults`:
+            `criterion="taylor"`, `allocation="uniform"`,
+            `schedule=kprune.Linear(end=20)` and so on.
+
+    Returns:
+        A `kprune.recipes.Recipe`: `prepare(model)` makes the model to train,
+        `callbacks` go to `fit`.
+
+    Raises:
+        ValueError: An unknown name or part, no data where some is needed, or
+            too few epochs; the message says what to do.
+
+    Example:
+
+    ```python
+    r = kprune.recipe("attenuation", reduce={"macs": 0.5}, epochs=30)
+    masked = r.prepare(model)
+    masked.fit(train, epochs=30, callbacks=r.callbacks)
+    compact = kprune.rebuild(masked)
+    ```
+    """
+    if isinstance(name, Recipe):
+        raise TypeError(
+            f"{name!r} is made already. Use it as it is, or give a name: "
+            f"kprune.recipe('{name.name}', epochs={name.epochs})."
+        )
+    made: Recipe = registry.get(
+        name, reduce=reduce, data=data, epochs=epochs, **parts
+    )
+    return made
+
+
+def names() -> list[str]:
+    """Return the names of all recipes."""
+    return registry.names

@@ -1,0 +1,68 @@
+"""Filter duplication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune.callbacks import DuplicateCallback
+from kprune.callbacks import Merge
+from kprune.duplication import Copies
+from kprune.duplication import duplicate
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import during
+from kprune.recipes.page import tuning
+
+
+@register("duplication")
+class Duplication(Recipe):
+    """Unimportant filters become copies of critical ones before pruning.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: Training samples `(x, y)`; how much replacement each layer
+            tolerates is measured on 1,000 of them.
+        epochs: As of `kprune.recipe`. A third trains with copies.
+        **parts: Arguments of `kprune.callbacks.DuplicateCallback`:
+            `criterion`, `allocation`, `copies`, `merge`.
+    """
+
+    summary = (
+        "The unimportant filters of a trained model are overwritten by copies of "
+        "critical ones, as many in each layer as it tolerates. The model trains with "
+        "them, copies are merged, and fine-tuning follows."
+    )
+    citation = "Ikuta, Yata and Manabe, filter duplication, IWAIT 2024"
+    url = "https://doi.org/10.1117/12.3018876"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l1",
+            "allocation": "tolerance",
+            "copies": Copies(),
+            "merge": Merge(epoch=max(1, self.epochs // 3)),
+        }
+
+    def start(self, masked: keras.Model) -> None:
+        # The callback does it where the loss is not known yet.
+        if masked.compiled:
+            parts = {k: v for k, v in self.parts.items() if k != "merge"}
+            duplicate(masked, **parts, **self.task)
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [DuplicateCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        end = self.parts["merge"].epoch
+        merged = "after training" if end is None else before([end])
+        end = self.epochs if end is None else end
+        return [
+            ("in prepare", "unimportant filters become copies of critical ones"),
+            (during(0, end), "training with copies"),
+            (merged, "copies are merged, and go"),
+            *tuning(end, self.epochs),
+        ]

@@ -1,0 +1,73 @@
+"""Hierarchical group sparse regularization and loss-increase selection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import allocation
+from kprune import criteria
+from kprune import regularizers
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.callbacks import RegularizeCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import during
+from kprune.recipes.page import tuning
+
+
+@register("hgs")
+class HGS(Recipe):
+    """A penalty makes groups of kernels small; then measured filters go.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
+        epochs: As of `kprune.recipe`. Two thirds have the penalty.
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
+            arguments of `kprune.callbacks.PruneCallback`: `criterion`,
+            `allocation`, `schedule`. The penalty ends when pruning begins.
+    """
+
+    summary = (
+        "Training with a penalty on groups of kernels makes filters unnecessary. "
+        "Those without which the loss rises least go, measured one by one on "
+        "training samples, and the rest is fine-tuned without the penalty."
+    )
+    citation = (
+        'K. Mitsuno and T. Kurita, "Filter Pruning using Hierarchical Group Sparse '
+        'Regularization for Deep Convolutional Neural Networks", ICPR 2020'
+    )
+    url = "https://arxiv.org/abs/2011.02389"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "regularizer": regularizers.HierarchicalGroupSparsity(),
+            "criterion": criteria.LossIncrease(),
+            "allocation": allocation.Global("none"),
+            "schedule": schedules.OneShot(max(1, 2 * self.epochs // 3)),
+        }
+
+    def start(self, masked: keras.Model) -> None:
+        regularizers.detach(masked)
+        regularizers.attach(masked, self.parts["regularizer"])
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        regularizer = parts.pop("regularizer")
+        return [
+            RegularizeCallback(regularizer, until=self.rounds[0]),
+            PruneCallback(**parts, **self.task),
+        ]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (during(0, rounds[0]), "training with the penalty"),
+            (before(rounds), "the filters that cost least loss go, for good"),
+            *tuning(rounds[-1], self.epochs),
+        ]

@@ -1,0 +1,64 @@
+"""Magnitude and similarity based variable rate filter pruning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import allocation
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import tuning
+
+STEP = 0.03
+"""Share of the costs that goes between epochs of training."""
+
+
+@register("msvfp")
+class MSVFP(Recipe):
+    """The layer whose filters cost least loss gives some up, again and again.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: Training samples `(x, y)`; the loss is measured on 10,000 of them.
+        epochs: As of `kprune.recipe`. One for each 3 % of the costs, the rest
+            to fine-tune; larger steps where that is more than two thirds.
+        **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
+            `allocation`, `schedule`.
+    """
+
+    summary = (
+        "Each layer in turn is tried without a tenth of its filters, and the one "
+        "whose loss rises least gives them up. Short filters go in the first half, "
+        "those that resemble the rest in the second. Training every 3 %."
+    )
+    citation = (
+        'D. Ghimire and S.-H. Kim, "Magnitude and Similarity Based Variable Rate '
+        'Filter Pruning for Efficient Convolution Neural Networks", Applied '
+        "Sciences 13(1):316, 2023"
+    )
+    url = "https://doi.org/10.3390/app13010316"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        most = max(1, 2 * self.epochs // 3)
+        target = max(self.reduce.values(), default=STEP)
+        return {
+            "criterion": "msvfp",
+            "allocation": allocation.GreedyLoss(samples=10_000),
+            "schedule": schedules.Increments(max(STEP, target / most)),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [PruneCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (before(rounds), "the filters that cost least loss go, for good"),
+            *tuning(rounds[-1], self.epochs),
+        ]

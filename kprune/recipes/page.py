@@ -1,0 +1,127 @@
+"""Recipes as a page to read."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    from kprune.recipes.base import Recipe
+
+WIDTH = 80
+
+
+def page(recipe: Recipe) -> str:
+    """Return what a recipe does, when, with what, and who published it.
+
+    Args:
+        recipe: Any recipe.
+    """
+    costs = {"macs": "MACs", "params": "parameters"}
+    shares = [
+        f"{100 * share:.3g} % of the {costs.get(key, key)}"
+        for key, share in recipe.reduce.items()
+    ]
+    removed = " and ".join(shares) or "what the allocation says"
+    lines = [
+        recipe.name,
+        *textwrap.wrap(recipe.summary, WIDTH),
+        "",
+        f"Removes {removed} in {_count(recipe.epochs, 'epoch')}.",
+    ]
+    lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
+    if recipe.parts:
+        parts = [(n, describe(v)) for n, v in recipe.parts.items()]
+        lines += ["", "Parts, each of which can be replaced by its name:", ""]
+        lines += _columns(parts)
+    if recipe.citation:
+        lines += ["", *textwrap.wrap(recipe.citation, WIDTH)]
+    if recipe.url:
+        lines.append(recipe.url)
+    return "\n".join(lines)
+
+
+def before(epochs: list[int]) -> str:
+    """Return how people call the beginning of epochs that count from 0.
+
+    Args:
+        epochs: Rising epochs, not empty.
+
+    Example:
+
+    >>> before([0, 2, 4, 6, 8])
+    'before epochs 1, 3, 5, ..., 9'
+    """
+    first, last = epochs[0] + 1, epochs[-1] + 1
+    if len(epochs) == 1:
+        return f"before epoch {first}"
+    if len(epochs) == last - first + 1 and len(epochs) > 2:
+        return f"before epochs {first} to {last}"
+    shown = [str(epoch + 1) for epoch in epochs]
+    if len(shown) > 5:
+        shown = [*shown[:3], "...", shown[-1]]
+    return f"before epochs {', '.join(shown)}"
+
+
+def during(first: int, stop: int) -> str:
+    """Return how people call the epochs of `range(first, stop)`.
+
+    Example:
+
+    >>> during(0, 20), during(29, 30)
+    ('epochs 1 to 20', 'epoch 30')
+    """
+    if stop - first == 1:
+        return f"epoch {stop}"
+    return f"epochs {first + 1} to {stop}"
+
+
+def tuning(first: int, epochs: int) -> list[tuple[str, str]]:
+    """Return the last phase: fine-tuning from epoch `first` on, if any is left."""
+    return [(during(first, epochs), "fine-tuning")] if first < epochs else []
+
+
+def describe(value: Any) -> str:
+    """Return a value as Python code that makes it, as far as possible.
+
+    Args:
+        value: A part of a recipe. Of objects of kprune those arguments are
+            shown that are not the defaults.
+
+    Example:
+
+    >>> describe(kprune.schedules.Constant(end=20))
+    'Constant(end=20)'
+    """
+    kind = type(value)
+    if inspect.isroutine(value):
+        return value.__name__
+    if kind.__module__.partition(".")[0] != "kprune":
+        return repr(value)
+    arguments = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        held = getattr(value, name, parameter.default)
+        # What was given as a name may be held as what it stands for.
+        if held != parameter.default and not _empty(held):
+            arguments.append(f"{name}={describe(held)}")
+    return f"{kind.__name__}({', '.join(arguments)})"
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, tuple) and not value
+
+
+def _columns(rows: list[tuple[str, str]]) -> list[str]:
+    left = max(len(row[0]) for row in rows)
+    lines = []
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, max(WIDTH - left - 4, 30)) or [""]
+        lines.append(f"  {name:<{left}}  {wrapped[0]}")
+        lines += [f"  {'':<{left}}  {line}" for line in wrapped[1:]]
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,57 @@
+"""Filter similarity with one global threshold, hard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import tuning
+
+ROUNDS = 10
+"""Rounds at most, so that training between them is worth its name."""
+
+
+@register("similarity")
+class Similarity(Recipe):
+    """Filters that resemble others are removed, a few at a time.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: As of `kprune.recipe`; for other criteria.
+        epochs: As of `kprune.recipe`. The first two thirds remove.
+        **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
+            `allocation`, `schedule`.
+    """
+
+    summary = (
+        "Of filters that resemble each other all but one are superfluous. One "
+        "threshold over all layers, found from the target alone, says which go; no "
+        "layer has a rate of its own."
+    )
+    citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
+    url = "https://doi.org/10.3389/fnbot.2023.1132679"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        end = max(0, 2 * self.epochs // 3 - 1)
+        return {
+            "criterion": "similarity",
+            "allocation": "similarity",
+            "schedule": schedules.Linear(end=end, every=1 + end // ROUNDS),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [PruneCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (before(rounds), "the filters most similar to others go, for good"),
+            *tuning(rounds[-1], self.epochs),
+        ]

@@ -1,0 +1,61 @@
+"""Filter similarity with one global threshold, soft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import schedules
+from kprune.callbacks import SoftPruneCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.page import before
+from kprune.recipes.page import tuning
+
+
+@register("similarity-soft")
+class SimilaritySoft(Recipe):
+    """Filters that resemble others are set to 0 each epoch, and may return.
+
+    Filters return only through a BatchNormalization whose offset is above 0
+    (see `kprune.callbacks.SoftPruneCallback`): give it a trained model.
+
+    Args:
+        reduce: As of `kprune.recipe`.
+        data: As of `kprune.recipe`; for other criteria.
+        epochs: As of `kprune.recipe`. The first two thirds choose afresh.
+        **parts: Arguments of `kprune.callbacks.SoftPruneCallback`:
+            `criterion`, `allocation`, `schedule`, `target`, `scale_slots`.
+    """
+
+    summary = (
+        "Filters that resemble others are set to 0 before each epoch, train on, and "
+        "may return; the last choice is final. One threshold over all layers, found "
+        "from the target alone."
+    )
+    citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
+    url = "https://doi.org/10.3389/fnbot.2023.1132679"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        end = max(1, 2 * self.epochs // 3 - 1)
+        return {
+            "criterion": "similarity",
+            "allocation": "similarity",
+            "schedule": schedules.Constant(end=end),
+            "target": "kernel",
+            "scale_slots": False,
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [SoftPruneCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        *rounds, last = self.rounds
+        choice = "the filters most similar to others are set to 0, and train on"
+        return [
+            *([(before(rounds), choice)] if rounds else []),
+            (before([last]), "those that are it then go"),
+            *tuning(last, self.epochs),
+        ]

@@ -1,0 +1,95 @@
+"""Layers as matrices, against the layers themselves."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from keras import layers
+
+from kprune.recovery.linear import linear
+
+
+def assert_same(layer, x):
+    """`rows @ matrix + bias` is what the layer computes."""
+    y = keras.ops.convert_to_numpy(layer(x))
+    view = linear(layer)
+    wanted = view.results(y)
+    matrix = view.to_matrix(keras.ops.convert_to_numpy(view.kernel))
+    seen = np.zeros(len(wanted))
+    for rows, which in view.chunks(x, len(wanted), 10**9):
+        np.testing.assert_allclose(
+            rows @ matrix + keras.ops.convert_to_numpy(layer.bias),
+            wanted[which],
+            atol=1e-4,
+        )
+        seen[which] += 1
+    assert (seen == 1).all()
+    kernel = keras.ops.convert_to_numpy(view.kernel)
+    np.testing.assert_array_equal(view.to_kernel(matrix), kernel)
+
+
+@settings(max_examples=20)
+@given(
+    rank=st.integers(1, 3),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    padding=st.sampled_from(["same", "valid"]),
+)
+def test_convolutions(rank, kernel, stride, dilation, padding):
+    if stride > 1:
+        dilation = 1
+    kind = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}[rank]
+    if rank == 3 and keras.config.backend() == "tensorflow":
+        dilation = 1  # TensorFlow has no dilated Conv3D on CPU
+    layer = kind(
+        4,
+        kernel,
+        strides=stride,
+        dilation_rate=dilation,
+        padding=padding,
+        bias_initializer="normal",
+    )
+    x = np.random.default_rng(0).normal(size=(3, *[6, 7, 5][:rank], 3))
+    assert_same(layer, x.astype("float32"))
+
+
+def test_causal_convolution():
+    layer = layers.Conv1D(4, 3, padding="causal", dilation_rate=2)
+    x = np.random.default_rng(0).normal(size=(3, 9, 2)).astype("float32")
+    assert_same(layer, x)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 4, 3), (5, 2, 4, 3)])
+def test_dense(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    assert_same(layers.Dense(4, bias_initializer="normal"), x)
+
+
+def test_a_limit_takes_the_same_random_rows_each_time():
+    layer = layers.Conv2D(4, 3)
+    x = np.random.default_rng(0).normal(size=(8, 9, 9, 2)).astype("float32")
+    layer(x)
+    view = linear(layer)
+    first = [which for _, which in view.chunks(x, 8 * 49, 50)]
+    again = [which for _, which in view.chunks(x, 8 * 49, 50)]
+    assert sum(map(len, first)) == 50
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(4, 3, groups=2),
+        layers.DepthwiseConv2D(3),
+        layers.Conv2DTranspose(4, 3),
+        layers.SeparableConv2D(4, 3),
+        layers.LSTM(3),
+    ],
+)
+def test_other_layers_are_no_matrix(layer):
+    assert linear(layer) is None

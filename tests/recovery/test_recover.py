@@ -1,0 +1,310 @@
+"""Repairs without training, against plain Keras and NumPy."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from harness import difference
+from harness import outputs
+from harness import randomise
+from keras import layers
+
+import kprune
+from kprune.recovery import State
+from kprune.recovery import recover
+
+
+def images(count=64, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, size, size, 3)).astype("float32")
+
+
+def chain(padding="same", bias=True, norm=True):
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding=padding, use_bias=bias, name="conv1")(x)
+    if norm:
+        x = layers.BatchNormalization(name="bn1")(x)
+    x = layers.ReLU()(x)
+    x = layers.Conv2D(6, 3, padding=padding, use_bias=bias, name="conv2")(x)
+    if norm:
+        x = layers.BatchNormalization(name="bn2")(x)
+    x = layers.ReLU()(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(4, name="head")(x))
+    randomise(model)
+    return model
+
+
+def residual():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(x)
+    for n in range(2):
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"a{n}")(x)
+        y = layers.ReLU()(layers.BatchNormalization(name=f"bn_a{n}")(y))
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"b{n}")(y)
+        y = layers.BatchNormalization(name=f"bn_b{n}")(y)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(4, name="head")(x))
+    randomise(model)
+    return model
+
+
+def removed(model, masks, recovery, x):
+    """The masked model after removal and repair."""
+    masked = kprune.wrap(model)
+    before = State(masked)
+    kprune.set_masks(masked, masks)
+    recover(masked, before, x, recovery)
+    return masked
+
+
+def without(size, *gone):
+    mask = np.ones(size)
+    mask[list(gone)] = 0
+    return mask
+
+
+def change(model, other, x):
+    return float(np.mean((outputs(model, x)[0] - outputs(other, x)[0]) ** 2))
+
+
+def hidden(model, name, x):
+    layer = model.get_layer(name)
+    return outputs(keras.Model(model.input, layer.output), x)[0]
+
+
+def test_bn_measures_what_a_training_pass_would():
+    model, x = chain(), images()
+    masked = removed(
+        model, {"conv1": without(8, 1, 4), "conv2": without(6, 0)}, "bn", x
+    )
+    compact = kprune.rebuild(masked)
+    reference = keras.models.clone_model(
+        compact,
+        clone_function=lambda layer: (
+            layers.BatchNormalization.from_config(
+                {**layer.get_config(), "momentum": 0.0}
+            )
+            if isinstance(layer, layers.BatchNormalization)
+            else type(layer).from_config(layer.get_config())
+        ),
+    )
+    reference.set_weights(compact.get_weights())
+    reference(x, training=True)  # momentum 0: the statistics of this batch
+    for name in ("bn1", "bn2"):
+        ours, theirs = compact.get_layer(name), reference.get_layer(name)
+        for a, b in zip(ours.weights, theirs.weights, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_bias_folds_a_constant_channel_exactly_where_nothing_is_padded(norm):
+    model, x = chain("valid", bias=not norm, norm=norm), images()
+    first = model.get_layer("conv1")
+    kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
+    kernel[..., 2] = 0  # the channel is a constant, which ReLU lets through
+    first.kernel.assign(kernel)
+    if norm:
+        bn = model.get_layer("bn1")
+        beta = np.array(keras.ops.convert_to_numpy(bn.beta))
+        beta[2] = 5.0
+        bn.beta.assign(beta)
+    else:
+        bias = np.array(keras.ops.convert_to_numpy(first.bias))
+        bias[2] = 5.0
+        first.bias.assign(bias)
+    masks = {"conv1": without(8, 2)}
+    plain = removed(model, masks, lambda lockstep: None, x)
+    masked = removed(model, masks, "bias", x)
+    fresh = images(seed=1)
+    assert difference(outputs(model, fresh), outputs(plain, fresh)) > 1e-2
+    assert difference(outputs(model, fresh), outputs(masked, fresh)) < 1e-5
+
+
+@pytest.mark.parametrize("recovery", ["bias", "reconstruct"])
+def test_means_are_those_of_the_unpruned_model(recovery):
+    model, x = residual(), images()
+    masks = {"a0": without(8, 0, 3), "a1": without(8, 1, 2)}
+    masked = removed(model, masks, recovery, x)
+    compact = kprune.rebuild(masked)
+    for name in ("bn_b0", "bn_b1"):
+        wanted = hidden(model, name, x).mean(axis=(0, 1, 2))
+        got = hidden(compact, name, x).mean(axis=(0, 1, 2))
+        if recovery == "bias":
+            np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert_head_mean(model, compact, x)
+
+
+def assert_head_mean(model, compact, x):
+    wanted = outputs(model, x)[0].mean(axis=0)
+    got = outputs(compact, x)[0].mean(axis=0)
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
+
+
+def test_reconstruct_replaces_a_channel_that_others_can_express():
+    model, x = chain("same", norm=False), images()
+    first = model.get_layer("conv1")
+    kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
+    bias = np.array(keras.ops.convert_to_numpy(first.bias))
+    kernel[..., 5], bias[5] = 2 * kernel[..., 1], 2 * bias[1]
+    first.kernel.assign(kernel)
+    first.bias.assign(bias)
+    masks = {"conv1": without(8, 5)}
+    plain = removed(model, masks, lambda lockstep: None, x)
+    masked = removed(model, masks, "reconstruct", x)
+    fresh = images(seed=1)
+    assert change(model, plain, fresh) > 1e-4
+    assert change(model, masked, fresh) < 1e-8
+
+
+def test_reconstruct_of_a_dense_layer_is_the_least_squares_solution():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 10)).astype("float32")
+    x[:, 7] = x[:, :4].sum(axis=1) + 0.1 * x[:, 7] + 3
+    inputs = keras.Input((10,))
+    y = layers.Dense(10, kernel_initializer="identity", name="first")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(y))
+    masked = removed(model, {"first": without(10, 7, 8)}, "reconstruct", x)
+    kept = [n for n in range(10) if n not in (7, 8)]
+    rows = np.c_[x[:, kept], np.ones(len(x))]
+    wanted, *_ = np.linalg.lstsq(rows, outputs(model, x)[0], rcond=None)
+    head = kprune.rebuild(masked).get_layer("head")
+    kernel = keras.ops.convert_to_numpy(head.kernel)
+    bias = keras.ops.convert_to_numpy(head.bias)
+    np.testing.assert_allclose(kernel, wanted[:-1], atol=1e-2)
+    np.testing.assert_allclose(bias, wanted[-1], atol=5e-2)
+
+
+@pytest.mark.parametrize("build", [chain, residual])
+def test_every_recovery_helps_on_unseen_samples(build):
+    model, x, fresh = build(), images(256), images(64, seed=1)
+    kept = {"recover": None}
+    errors = {}
+    for recovery in (None, "bias", "reconstruct"):
+        masked = kprune.prune(
+            model, reduce={"macs": 0.4}, data=x, recover=recovery
+        )
+        kept.setdefault("masks", kprune.masks(masked))
+        for name, mask in kprune.masks(masked).items():
+            np.testing.assert_array_equal(mask, kept["masks"][name])
+        errors[recovery] = change(model, masked, fresh)
+    assert errors["reconstruct"] < errors["bias"] < errors[None]
+
+
+def test_an_added_tensor_that_has_changed_is_made_up_for():
+    x = images(256)
+    inputs = keras.Input((8, 8, 3))
+    left = layers.Conv2D(6, 3, padding="same", name="left")(inputs)
+    left = layers.Conv2D(6, 1, name="left_out")(layers.ReLU()(left))
+    right = layers.Conv2D(6, 3, padding="same", name="right")(inputs)
+    total = layers.Add()([left, right])
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="head")(total))
+    masked = removed(model, {"left": without(6, 0, 1)}, "reconstruct", x)
+    compact = kprune.rebuild(masked)
+
+    def added(m):
+        return keras.Model(m.input, m.get_layer("add").output)
+
+    total_error = change(added(model), added(compact), x)
+    first_error = np.mean(
+        (hidden(model, "left_out", x) - hidden(compact, "left_out", x)) ** 2
+    )
+    assert first_error > 1e-4
+    # "right" has lost nothing itself, and sees what "left" sees.
+    assert total_error < 0.9 * first_error
+
+
+def test_attenuated_filters_are_refitted_as_they_act():
+    model, x = chain(), images(128)
+    masked = kprune.wrap(model)
+    factors = np.linspace(0.2, 1.0, 6)
+    kprune.set_masks(masked, {"conv2": factors})
+    before = State(masked)
+    kprune.set_masks(masked, {"conv1": without(8, 2)})
+    untouched = change_from(before, masked, x)
+    recover(masked, before, x, "reconstruct")
+    assert change_from(before, masked, x) < untouched
+
+
+def change_from(before, masked, x):
+    after = State(masked)
+    y = outputs(masked, x)[0]
+    before.restore()
+    wanted = outputs(masked, x)[0]
+    after.restore()
+    return float(np.mean((y - wanted) ** 2))
+
+
+def test_masked_and_compact_agree_after_a_repair():
+    model, x = residual(), images()
+    masked = kprune.prune(
+        model, reduce={"macs": 0.5}, data=x, recover="reconstruct"
+    )
+    assert_same(masked, kprune.rebuild(masked), x)
+
+
+def assert_same(masked, compact, x):
+    assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
+
+
+def test_nested_models_and_several_inputs():
+    backbone = chain()
+    a, b = keras.Input((8, 8, 3), name="a"), keras.Input((5,), name="b")
+    both = layers.Concatenate()([backbone(a), layers.Dense(6, name="side")(b)])
+    model = keras.Model([a, b], layers.Dense(2, name="out")(both))
+    rng = np.random.default_rng(0)
+    data = {"a": images(256), "b": rng.normal(size=(256, 5)).astype("float32")}
+    plain = kprune.prune(model, reduce={"params": 0.4}, data=[*data.values()])
+    masked = kprune.prune(
+        model,
+        reduce={"params": 0.4},
+        data=[*data.values()],
+        recover="reconstruct",
+    )
+    x = [*data.values()]
+    assert change(model, masked, x) < 0.5 * change(model, plain, x)
+
+
+def test_a_layer_called_twice_is_left_alone():
+    inputs = keras.Input((6,))
+    shared = layers.Dense(6, name="shared")
+    y = layers.Dense(6, name="first")(inputs)
+    outputs_ = layers.Add()([shared(y), shared(layers.ReLU()(y))])
+    model = keras.Model(inputs, outputs_)
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    before = keras.ops.convert_to_numpy(shared.kernel)
+    masked = removed(model, {"first": without(6, 1)}, "reconstruct", x)
+    after = masked.get_layer("shared").layer.kernel
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(after), before)
+
+
+def test_the_original_model_and_its_compilation_stay():
+    model, x = chain(), images()
+    model.compile("adam", "mse")
+    weights = model.get_weights()
+    masked = kprune.prune(model, data=x, recover="reconstruct")
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    masked.fit(x, np.zeros((64, 4)), batch_size=32, verbose=0)
+
+
+def test_a_function_may_repair():
+    seen = []
+
+    def look(lockstep):
+        lockstep.visit(lambda step: seen.append(step.layer.name))
+
+    kprune.prune(chain(), data=images(), recover=look)
+    assert seen.index("conv1") < seen.index("conv2") < seen.index("head")
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match="Pass some hundred of them as `data=`"):
+        kprune.prune(chain(), recover="bn")
+    with pytest.raises(ValueError, match="'reconstruct'"):
+        kprune.prune(chain(), data=images(), recover="reconstruction")
+    with pytest.raises(ValueError, match="samples=0"):
+        kprune.recovery.Reconstruct(samples=0)
+

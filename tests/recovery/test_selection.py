@@ -1,0 +1,196 @@
+"""Which channels go, and how many of each group."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kprune
+
+
+def data(count=400, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    mixed = rng.normal(size=(count, size)) @ rng.normal(size=(size, size))
+    return mixed.astype("float32")
+
+
+def dense(activation=None):
+    inputs = keras.Input((8,))
+    y = layers.Dense(6, activation=activation, name="first")(inputs)
+    return keras.Model(inputs, layers.Dense(3, name="head")(y))
+
+
+def error_without(model, x, gone):
+    """Relative error of the best refit of the head, by NumPy."""
+    hidden = keras.Model(model.input, model.get_layer("first").output)
+    z = keras.ops.convert_to_numpy(hidden(x)).astype("float64")
+    y = keras.ops.convert_to_numpy(model(x)).astype("float64")
+    y -= y.mean(axis=0)
+    kept = [c for c in range(z.shape[1]) if c not in gone]
+    rows = z[:, kept] - z[:, kept].mean(axis=0)
+    weights, *_ = np.linalg.lstsq(rows, y, rcond=None)
+    return ((rows @ weights - y) ** 2).sum() / (y**2).sum()
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_scores_are_errors_of_greedy_removal(activation):
+    model, x = dense(activation), data()
+    graph = kprune.trace(model)
+    masked = kprune.wrap(model)
+    scores = kprune.criteria.score_groups(
+        "reconstruction", kprune.trace(masked).prunable, masked, x
+    )["first"]
+    gone: list[int] = []
+    for _ in range(5):
+        left = [c for c in range(6) if c not in gone]
+        errors = {c: error_without(model, x, [*gone, c]) for c in left}
+        best = min(errors, key=errors.get)
+        assert int(np.argsort(scores)[len(gone)]) == best
+        np.testing.assert_allclose(
+            scores[best], errors[best], rtol=0.05, atol=2e-3
+        )
+        gone.append(best)
+    assert scores[[c for c in range(6) if c not in gone][0]] == scores.max()
+    assert graph["first"].size == 6
+
+
+def test_a_copy_goes_first():
+    model, x = dense("relu"), data()
+    first = model.get_layer("first")
+    kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
+    kernel[:, 4] = 3 * kernel[:, 2]
+    first.kernel.assign(kernel)
+    masked = kprune.prune(
+        model, "reconstruction", allocation={"first": 1 / 6}, data=x
+    )
+    gone = np.flatnonzero(kprune.masks(masked)["first"] == 0)
+    assert gone.tolist() in ([2], [4])
+
+
+def test_removed_channels_score_0_and_are_not_counted_on():
+    model, x = dense("relu"), data()
+    first = model.get_layer("first")
+    kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
+    kernel[:, 4] = kernel[:, 2]
+    first.kernel.assign(kernel)
+    masked = kprune.wrap(model)
+    mask = np.ones(6)
+    mask[4] = 0
+    kprune.set_masks(masked, {"first": mask})
+    graph = kprune.trace(masked)
+    scores = kprune.criteria.score_groups(
+        "reconstruction", graph.prunable, masked, x, {"first": mask}
+    )["first"]
+    assert scores[4] == 0
+    assert scores[2] > 1e-3  # its copy, which could have stood in, is gone
+
+
+def redundant_net():
+    """Two equal branches, of which only the second has copies of filters."""
+    inputs = keras.Input((8, 8, 3))
+    outs = []
+    for name in ("plain", "copies"):
+        y = layers.Conv2D(
+            12, 3, padding="same", activation="relu", name=name
+        )(inputs)
+        y = layers.Conv2D(4, 3, padding="same", name=f"{name}_out")(y)
+        outs.append(y)
+    y = layers.GlobalAveragePooling2D()(layers.Concatenate()(outs))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(y))
+    conv = model.get_layer("copies")
+    kernel = np.array(keras.ops.convert_to_numpy(conv.kernel))
+    kernel[..., 3:] = np.concatenate([kernel[..., :3]] * 3, axis=-1)
+    conv.kernel.assign(kernel)
+    return model
+
+
+def test_shares_follow_what_the_outputs_notice():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 8, 8, 3)).astype("float32")
+    model = redundant_net()
+    skip = ["plain_out", "copies_out"]
+    results = {}
+    for allocation in ("output_error", "uniform"):
+        masked = kprune.prune(
+            model,
+            "reconstruction",
+            {"macs": 0.3},
+            allocation,
+            data=x,
+            skip=skip,
+            recover="reconstruct",
+        )
+        kept = {n: int(m.sum()) for n, m in kprune.masks(masked).items()}
+        compact = kprune.rebuild(masked)
+        assert kprune.cost(compact).macs <= 0.7 * kprune.cost(model).macs
+        change = np.mean(
+            (model.predict(x, verbose=0) - compact.predict(x, verbose=0)) ** 2
+        )
+        results[allocation] = kept, change
+    assert results["output_error"][0]["plain"] > results["uniform"][0]["plain"]
+    assert results["output_error"][1] < 0.1 * results["uniform"][1]
+
+
+def test_the_search_leaves_the_weights_as_they_were():
+    x = data()
+    masked = kprune.wrap(dense("relu"))
+    before = masked.get_weights()
+    plan = kprune.pruning.Plan(
+        masked, "reconstruction", {"macs": 0.5}, "output_error", x
+    )
+    plan.allocate(plan.score())
+    for a, b in zip(masked.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_softmax_outputs_are_compared_by_logits():
+    """Probabilities near 0 and 1 hide what happens to the classes."""
+    x = data()
+    inputs = keras.Input((8,))
+    y = layers.Dense(6, activation="relu", name="first")(inputs)
+    logits = layers.Dense(3, name="head")
+    plain = keras.Model(inputs, logits(y))
+    soft = keras.Model(inputs, layers.Softmax()(plain.outputs[0]))
+    layer = layers.Dense(3, activation="softmax", name="soft")
+    inside = keras.Model(inputs, layer(y))
+    layer.set_weights(logits.get_weights())
+    curves = []
+    for model in (plain, soft, inside):
+        masked = kprune.wrap(model)
+        plan = kprune.pruning.Plan(
+            masked, "reconstruction", {"macs": 0.3}, "output_error", x
+        )
+        problem = plan._pose(plan.score(), 1.0, plan.alive())
+        curves.append(plan.allocation.curves(problem)[0])
+    np.testing.assert_allclose(curves[1], curves[2], rtol=1e-3)
+    # Up to the constant that a softmax does not see.
+    assert np.corrcoef(curves[0], curves[2])[0, 1] > 0.95
+
+
+def test_needs_samples():
+    with pytest.raises(ValueError, match="Allocation OutputError runs the model"):
+        kprune.prune(dense(), allocation="output_error")
+    with pytest.raises(ValueError, match="Criterion Reconstruction runs"):
+        kprune.prune(dense(), criterion="reconstruction")
+    with pytest.raises(ValueError, match="levels"):
+        kprune.recovery.OutputError(levels=[0.5, 1.0])
+
+
+def test_every_combination_of_costs_is_met():
+    model, x = redundant_net(), np.zeros((8, 8, 8, 3), "float32")
+    x += np.random.default_rng(0).normal(size=x.shape)
+    for macs, params in itertools.product([0.3, 0.5], repeat=2):
+        masked = kprune.prune(
+            model,
+            "l1",
+            {"macs": macs, "params": params},
+            "output_error",
+            data=x,
+        )
+        cost, full = kprune.cost(masked), kprune.cost(model)
+        assert cost.macs <= (1 - macs) * full.macs
+        assert cost.params <= (1 - params) * full.params
