@@ -55,26 +55,28 @@ def prune(
         model: A plain model, which stays as it is, or one that `kprune.wrap`
             made, which is pruned in place. Filters that are gone stay gone.
         criterion: How much a filter matters: `"l1"`, `"l2"`, `"bn_scale"`,
-            `"fpgm"`, `"taylor"`, `"activation"`, `"apoz"`, `"random"`, an
-            object of `kprune.criteria`, or a function
+            `"fpgm"`, `"similarity"`, `"taylor"`, `"activation"`, `"apoz"`,
+            `"loss_increase"`, `"msvfp"`, `"random"`, an object of
+            `kprune.criteria`, or a function
             `f(group) -> scores (group.size,)`, larger = keep.
         reduce: Share of each cost to remove, counted against the unpruned
             model: `{"macs": 0.5}`, `{"params": 0.4}` or both. By default half
             of the MACs, or what a dictionary as `allocation` says.
         allocation: How many filters each group keeps: `"global"`,
-            `"uniform"`, a dictionary `{group name: share to remove}`, an
-            object of `kprune.allocation`, or a function
-            `f(scores) -> priorities`.
-        data: Samples for criteria that run the model: arrays `x` or
-            `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-            generator.
+            `"uniform"`, `"similarity"`, `"greedy_loss"`, `"rounds"`, a
+            dictionary `{group name: share to remove}`, an object of
+            `kprune.allocation`, or a function `f(scores) -> priorities`.
+        data: Samples for criteria and allocations that run the model:
+            arrays `x` or `(x, y)`, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a generator.
         skip: Layers, or names of layers, whose filters must stay. For plain
             models only.
         recover: How to repair what removing filters breaks: `"bn"` measures
             the statistics of batch normalisation anew, `"bias"` folds the
             means of removed channels into biases, `"reconstruct"` refits all
-            layers behind them by least squares. Or an object of
-            `kprune.recovery`, or a function `f(lockstep)`. `None` for nothing.
+            layers behind them by least squares, `"merge"` adds removed
+            filters to similar ones. Or an object of `kprune.recovery`, or a
+            function `f(lockstep)`. `None` for nothing.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the
@@ -92,7 +94,7 @@ def prune(
     ```
     """
     if recover is not None:
-        recoveries.require_samples(data, recover)
+        recoveries.check(recover, data)
         recover = recoveries.get(recover)
     masked = _masked(model, skip)
     plan = Plan(masked, criterion, reduce, allocation, data)
@@ -195,7 +197,7 @@ class Plan:
     def score(self, alive: Mapping[str, np.ndarray] | None = None) -> Vectors:
         """Return the scores of all prunable groups by name."""
         alive = self.alive() if alive is None else alive
-        progress = self._pose({}, alive=alive).progress()
+        progress = self.problem({}, alive=alive).progress()
         return criteria.score_groups(
             self.criterion.at(progress),
             self.graph.prunable,
@@ -211,7 +213,7 @@ class Plan:
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> Vectors:
         """Return the masks that go `fraction` of the way to the target."""
-        problem = self._pose(scores, fraction, alive)
+        problem = self.problem(scores, fraction, alive)
         return allocations.solve(self.allocation, problem)
 
     def remove(self, masks: Vectors) -> None:
@@ -239,15 +241,16 @@ class Plan:
                 what is alive.
         """
         return self.allocation.met(
-            self._pose({}, fraction, self.alive() if alive is None else alive)
+            self.problem({}, fraction, self.alive() if alive is None else alive)
         )
 
-    def _pose(
+    def problem(
         self,
         scores: Vectors,
         fraction: float = 1.0,
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> allocations.Problem:
+        """Return what the allocation has to decide; see `allocate`."""
         problem = allocations.pose(
             self.graph,
             scores,

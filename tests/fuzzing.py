@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import signal
 from collections.abc import Callable
 
 import keras
@@ -603,11 +604,13 @@ def _too_long(*_) -> None:
 def _try_some(seed: tuple[int, int], count: int) -> collections.Counter:
     """Tries `count` random programs; prints those that fail."""
     _hurry()
+    signal.signal(signal.SIGVTALRM, _too_long)
     rng = np.random.default_rng(seed)
     counts: collections.Counter = collections.Counter()
     for n in range(count):
         size = int(rng.integers(2, 15))
         program = rng.integers(0, 64, size=(size, 4)).tolist()
+        signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST)
         try:
             groups = check(program, seed=n)
             counts["with groups" if groups else "nothing to prune"] += 1
@@ -620,6 +623,7 @@ def _try_some(seed: tuple[int, int], count: int) -> collections.Counter:
                 f"check({program}, seed={n})",
                 flush=True,
             )
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return counts
 
 

@@ -56,7 +56,7 @@ class GreedyLoss(Allocation):
         criteria: Criteria to choose from in each step, instead of the one that
             is pruned with.
         samples: Samples on which the loss is measured, drawn at random once;
-            `None` for all of `data`.
+            `None` for all of `data`. The paper takes 10,000.
         lazy: Whether to measure again only steps that were the cheapest when
             last measured.
 
@@ -70,7 +70,7 @@ class GreedyLoss(Allocation):
         model,
         criterion="msvfp",
         reduce={"macs": 0.5},
-        allocation=kprune.allocation.GreedyLoss(samples=1000),
+        allocation=kprune.allocation.GreedyLoss(lazy=True),
         data=(x_train, y_train),
     )
     ```
@@ -85,7 +85,7 @@ class GreedyLoss(Allocation):
         step_of: str = "width",
         per_cost: bool = False,
         criteria: Sequence[Any] | None = None,
-        samples: int | None = None,
+        samples: int | None = 1000,
         lazy: bool = False,
     ) -> None:
         if step_of not in STEPS:

@@ -74,11 +74,14 @@ class Rounds(Allocation):
         end = problem.fraction
         start = min(problem.progress(), end)
         stages = np.linspace(start, end, self.rounds + 1)[1:]
-        kept = problem.alive
-        for number, fraction in enumerate(stages):
+        kept, scores = problem.alive, problem.scores
+        for fraction in stages:
             now = dataclasses.replace(problem, alive=kept, fraction=fraction)
-            if number:
+            if self.allocation.met(now):
+                continue
+            if kept is not problem.alive:
                 scores = problem.rescore(kept, now.progress())
-                now = dataclasses.replace(now, scores=scores)
-            kept = self.allocation.solve(now)
+            kept = self.allocation.solve(
+                dataclasses.replace(now, scores=scores)
+            )
         return kept

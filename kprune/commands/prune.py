@@ -13,6 +13,9 @@ from kprune.commands.start import start_keras
 
 KEYS = ("macs", "params")
 
+EPOCHS = 20
+"""Epochs of training with a method."""
+
 
 def parse_reduce(text: str) -> dict[str, float]:
     """Reads `macs=0.5` into `{"macs": 0.5}`.
@@ -47,7 +50,7 @@ def parse_reduce(text: str) -> dict[str, float]:
 
 
 @one_line_errors
-def prune(
+def prune(  # noqa: PLR0913  options of a command
     model: Annotated[
         Path, typer.Argument(help="Trained model, a .keras file.")
     ],
@@ -57,56 +60,93 @@ def prune(
     reduce: Annotated[
         str, typer.Option(help="What to remove: macs=0.5 or params=0.5.")
     ] = "macs=0.5",
-    criterion: Annotated[
-        str,
+    method: Annotated[
+        str | None,
         typer.Option(
-            help="How filters are scored: l1, l2, bn_scale, fpgm, ..."
+            help="Train with a published method: attenuation, duplication, "
+            "similarity, similarity-soft, msvfp or hgs. Needs --data with x and y."
         ),
-    ] = "l1",
+    ] = None,
+    criterion: Annotated[
+        str | None,
+        typer.Option(
+            help="How filters are scored: l1, l2, bn_scale, fpgm, ... By default "
+            "l1, or what the method has."
+        ),
+    ] = None,
     allocation: Annotated[
-        str, typer.Option(help="How the cut is shared out: global or uniform.")
-    ] = "global",
+        str | None,
+        typer.Option(
+            help="How the cut is shared out: global, uniform, ... By default "
+            "global, or what the method has."
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Samples for criteria that need them (taylor, activation, "
-            "apoz): .npz with x and y, or .npy."
+            help="Samples for --method and for criteria that need them (taylor, "
+            "activation, apoz): .npz with x and y, or .npy."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Epochs of training with --method; {EPOCHS} by default.",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="With --method: a constant learning rate, instead of what the "
+            "model was saved with."
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
 
-    There is no training: fine-tune the result, or prune while training with
-    `kprune.callbacks.PruneCallback`.
+    Without `--method` there is no training: fine-tune the result. With it the
+    model trains on `--data`, by the loss and optimizer it was saved with, while
+    filters go.
 
     Example: `kprune prune model.keras small.keras --reduce macs=0.5`
+
+    Example: `kprune prune model.keras small.keras --method attenuation
+    --data train.npz --epochs 30`
     """
     target = parse_reduce(reduce)
+    _check_options(method, data, epochs, learning_rate)
     start_keras()
     from rich.console import Console
 
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
+    from kprune.commands.training import train
     from kprune.export.report import path_size
     from kprune.report.progress import progress
     from kprune.report.progress import step
     from kprune.report.rows import Row
     from kprune.report.rows import rows_table
 
+    chosen = {"criterion": criterion, "allocation": allocation}
+    parts = {k: v for k, v in chosen.items() if v is not None}
     with progress() as bars:
         with step(bars, "loading"):
             original = load_model(model)
             x, y = (None, None) if data is None else load_arrays(data)
-        with step(bars, "pruning"):
-            masked = kprune.prune(
-                original,
-                criterion=criterion,
-                reduce=target,
-                allocation=allocation,
-                data=x if y is None else (x, y),
+        if method is None:
+            with step(bars, "pruning"):
+                samples = x if y is None else (x, y)
+                masked = kprune.prune(
+                    original, reduce=target, data=samples, **parts
+                )
+        else:
+            recipe = kprune.recipe(
+                method, target, (x, y), epochs or EPOCHS, **parts
             )
+            masked = train(original, recipe, bars, learning_rate)
         with step(bars, "rebuilding"):
             compact = kprune.rebuild(masked)
         with step(bars, f"writing {out.name}"):
@@ -121,3 +161,31 @@ def prune(
     console = Console()
     console.print(rows_table(rows))
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_options(
+    method: str | None,
+    data: Path | None,
+    epochs: int | None,
+    learning_rate: float | None,
+) -> None:
+    """Raises typer.BadParameter for options that do not go together."""
+    if method is not None and data is None:
+        raise typer.BadParameter(
+            "training needs samples with targets: --data train.npz, written by "
+            'np.savez("train.npz", x=x, y=y).',
+            param_hint="--method",
+        )
+    if learning_rate is not None and not learning_rate > 0:
+        raise typer.BadParameter(
+            f"received {learning_rate}, expected a number above 0.",
+            param_hint="--learning-rate",
+        )
+    given = {"--epochs": epochs, "--learning-rate": learning_rate}
+    for option, value in given.items():
+        if method is None and value is not None:
+            raise typer.BadParameter(
+                "there is no training without --method, for example --method "
+                "attenuation.",
+                param_hint=option,
+            )

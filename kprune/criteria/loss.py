@@ -65,6 +65,7 @@ class LossProbe:
     ) -> None:
         check_loss(masked, data, type(self).__name__)
         check_steps(steps, type(self).__name__)
+        self.loss = masked.loss
         self._temporary = TemporaryMasks(masked, graph)
         self._model = _Stateless.of(masked)
         self.load(data, steps)

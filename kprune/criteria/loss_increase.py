@@ -147,12 +147,13 @@ class LossIncrease(Criterion):
         if self.samples is not None:
             source = source.sample(self.samples, (self.seed, self._round))
         self._round += 1
-        if self._probe is None or self._model() is not model:
+        probe = self._probe if self._model() is model else None
+        if probe is None or probe.loss is not model.loss:
             self._model = weakref.ref(model)
-            self._probe = LossProbe(model, source)
+            self._probe = probe = LossProbe(model, source)
         else:
-            self._probe.load(source)
-        return self._probe
+            probe.load(source)
+        return probe
 
 
 def _channel_costs(graph: ChannelGraph, masks: Scores) -> dict[str, float]:

@@ -39,7 +39,7 @@ class HGS(Recipe):
     )
     citation = (
         'K. Mitsuno and T. Kurita, "Filter Pruning using Hierarchical Group Sparse '
-        'Regularization for Deep Convolutional Neural Networks", ICPR 2020'
+        'Regularization for Deep Convolutional Neural Networks", 2020'
     )
     url = "https://arxiv.org/abs/2011.02389"
 

@@ -1,6 +1,6 @@
 """Recoveries: how a pruned model gets its accuracy back without training.
 
-`"bn"`, `"bias"`, `"reconstruct"`, or any function `f(lockstep) -> None`.
+`"bn"`, `"bias"`, `"reconstruct"`, `"merge"`, or any function `f(lockstep) -> None`.
 """
 
 from kprune.recovery.base import Recovery as Recovery
@@ -12,6 +12,7 @@ from kprune.recovery.batchnorm import BatchStatistics as BatchStatistics
 from kprune.recovery.bias import BiasCorrection as BiasCorrection
 from kprune.recovery.elimination import Reconstruction as Reconstruction
 from kprune.recovery.lockstep import Lockstep as Lockstep
+from kprune.recovery.merge import Merge as Merge
 from kprune.recovery.output_error import OutputError as OutputError
 from kprune.recovery.reconstruct import Reconstruct as Reconstruct
 from kprune.recovery.state import State as State

@@ -23,6 +23,9 @@ class Recovery(abc.ABC):
         samples: How many samples of the data to use at most.
     """
 
+    needs_data = True
+    """Whether it runs the model on samples."""
+
     def __init__(self, samples: int = 1024) -> None:
         whole = isinstance(samples, numbers.Integral)
         if not whole or isinstance(samples, bool) or samples < 1:
@@ -60,7 +63,7 @@ def get(identifier: Any) -> Recovery:
     """Return a recovery.
 
     Args:
-        identifier: `"bn"`, `"bias"`, `"reconstruct"` or another registered
+        identifier: `"bn"`, `"bias"`, `"reconstruct"`, `"merge"` or another registered
             name, a `Recovery`, or a function `f(lockstep)`.
 
     Raises:
@@ -75,13 +78,17 @@ def names() -> list[str]:
     return _registry.names
 
 
-def require_samples(data: Any, recovery: Any) -> None:
-    """Raise unless there is data to recover with.
+def check(recovery: Any, data: Any) -> None:
+    """Raise unless there is the data that a recovery needs.
+
+    Args:
+        recovery: Name, object or function, see `get`.
+        data: Samples, or `None`.
 
     Raises:
-        ValueError: `data` is `None`.
+        ValueError: An unknown name, or there are no samples.
     """
-    if data is None:
+    if get(recovery).needs_data and data is None:
         raise ValueError(
             f"recover={recovery!r} runs the model on samples, but there are none. "
             "Pass some hundred of them as `data=`, without labels if you like: "
@@ -97,7 +104,8 @@ def recover(
     Args:
         masked: The masked model, pruned already.
         before: Its weights from before it was pruned.
-        data: Samples, see `kprune.prune`. Labels are not looked at.
+        data: Samples, see `kprune.prune`, or `None` for what needs none. Labels
+            are not looked at.
         recovery: Name, object or function, see `get`.
 
     Raises:
@@ -112,9 +120,9 @@ def recover(
     kprune.recovery.recover(masked, before, x_train[:1024], "reconstruct")
     ```
     """
-    require_samples(data, recovery)
+    check(recovery, data)
     recovery = get(recovery)
-    inputs = gather(data, recovery.samples)
+    inputs = gather(data, recovery.samples) if recovery.needs_data else None
     recovery.repair(Lockstep(masked, before, inputs))
 
 

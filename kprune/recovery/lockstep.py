@@ -118,7 +118,8 @@ class Lockstep:
         masked: The masked model, pruned already.
         before: Its weights from before it was pruned; `None` for its present
             ones, so that nothing differs.
-        inputs: Samples, as for `model.predict`.
+        inputs: Samples, as for `model.predict`; `None` for who only reads
+            weights.
 
     Example:
 
@@ -134,9 +135,11 @@ class Lockstep:
         self, masked: keras.Model, before: State | None, inputs: Any
     ) -> None:
         self.masked = masked
-        self.state = before
+        self.past = before
         self._functional = walk.require_functional(masked)
-        self.inputs = walk.flat_inputs(self._functional, inputs)
+        self.inputs = (
+            [] if inputs is None else walk.flat_inputs(self._functional, inputs)
+        )
         self.calls: dict[int, int] = {}
         self._count(self._functional)
 
@@ -209,7 +212,7 @@ class _Run:
         before = self.past(node, given)
         self.visit(Step(node, self, given, before))
         weights = getattr(node.operation, "variables", ())
-        changed = weights and self.lockstep.state is not None
+        changed = weights and self.lockstep.past is not None
         if not changed and not any(pair.differs for pair in pairs):
             return [Pair(value, value) for value in before]
         after = self.present(node, given)
@@ -222,7 +225,7 @@ class _Run:
     def past(self, node: Any, given: list[Any]) -> list[np.ndarray]:
         """What a call gave before pruning."""
         values = [self.tensors[id(t)].before for t in given]
-        state = self.lockstep.state
+        state = self.lockstep.past
         if state is None:
             return self._compute(node, given, values)
         with state.of(node.operation):

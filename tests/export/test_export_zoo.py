@@ -27,8 +27,19 @@ MODULES = {
     "test_sharing": "CASES",
 }
 
-# Models that TensorFlow's converter refuses, and what it says.
-CANNOT = {}
+# What TensorFlow's converter refuses, of the models as they are too.
+FLOAT64 = "operators outside LiteRT's builtins: .*(AddV2|Mul)"
+CANNOT = {
+    # On TensorFlow, Keras computes in float64 with float64 arrays.
+    "arithmetic": FLOAT64,
+    "token_and_position": FLOAT64,
+    "transformer_encoder": FLOAT64,
+    "vision_transformer": FLOAT64,
+    # Convolution of an image of unknown size cut to a known one.
+    "dynamic_size": "operators outside LiteRT's builtins: Conv2D",
+    # A projection from a single value channel.
+    "single_head": "BatchMatMulV2",
+}
 
 
 def cases():

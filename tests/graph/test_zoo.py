@@ -4,7 +4,6 @@ import pytest
 import zoo
 from harness import run_pruning_test
 
-
 CONVERTED = {
     zoo.option_a_resnet,
     zoo.squeeze_excite,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import keras
 import numpy as np
@@ -39,7 +40,9 @@ def make(name, epochs=3, **parts):
 
 def compiled(width=8):
     model = small_net(width)
-    model.compile(keras.optimizers.SGD(0.05), loss(), metrics=["accuracy"])
+    # A few steps of a small net: compiling would take longer.
+    eager = keras.config.backend() != "jax"
+    model.compile(keras.optimizers.SGD(0.05), loss(), run_eagerly=eager)
     return model
 
 
@@ -97,15 +100,15 @@ def test_a_recipe_from_end_to_end(name):
     assert not masked.losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["duplication", "hgs", "similarity"])
 def test_the_model_may_be_compiled_after_it_is_prepared(name):
     recipe = make(name, epochs=2)
-    masked = recipe.prepare(kprune.wrap(small_net(8), skip=["conv1"]))
+    masked = recipe.prepare(kprune.wrap(small_net(8), skip=["conv3"]))
     masked.compile("sgd", loss())
     fit(masked, recipe)
     compact = kprune.rebuild(masked)
     assert removed(compact, small_net(8)) >= 0.4
-    assert compact.get_layer("conv1").filters == 8
+    assert compact.get_layer("conv3").filters == 8
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 4, 7, 30, 160])
@@ -128,7 +131,7 @@ def test_a_recipe_prints_a_page(name):
     text = str(recipe)
     assert text.startswith(f"{name}\n")
     assert "40 % of the MACs in 30 epochs" in text
-    assert "30         fine-tuning" in text or "30  fine-tuning" in text
+    assert re.search(r"\n  epochs \d+ to 30 +fine-tuning\n", text)
     for part in recipe.defaults:
         assert f"\n  {part} " in text
     assert recipe.url.startswith("https://") and text.endswith(recipe.url)
@@ -179,7 +182,7 @@ def test_attenuation_keeps_all_filters_until_the_end():
     masked = recipe.prepare(compiled())
     spy = Widths()
     history = fit(masked, recipe, callbacks=[spy])
-    assert spy.alive[:3] == [24 - 8] * 3 and spy.alive[3] < spy.alive[2]
+    assert spy.alive[:3] == [16] * 3 and spy.alive[3] < spy.alive[2]
     assert all(weak > 0 for weak in history["weak_filters"][:3])
     assert history["weak_filters"][3] == 0
 
@@ -341,9 +344,11 @@ def test_a_recipe_is_not_made_twice():
 def test_a_run_of_another_length_is_told(caplog):
     recipe = make("similarity", epochs=3)
     with caplog.at_level(logging.WARNING, logger="kprune"):
-        fit(recipe.prepare(compiled()), recipe, epochs=3)
-        assert not caplog.records
-        fit(recipe.prepare(compiled()), recipe, epochs=2)
+        for epochs in (3, 2):
+            assert not caplog.records
+            callback = recipe.callbacks[0]
+            callback.set_params({"epochs": epochs})
+            callback.on_train_begin()
     assert "made for 3 epochs, but fit has epochs=2" in caplog.text
 
 

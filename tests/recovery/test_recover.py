@@ -301,10 +301,57 @@ def test_a_function_may_repair():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match="Pass some hundred of them as `data=`"):
+    with pytest.raises(
+        ValueError, match="Pass some hundred of them as `data=`"
+    ):
         kprune.prune(chain(), recover="bn")
     with pytest.raises(ValueError, match="'reconstruct'"):
         kprune.prune(chain(), data=images(), recover="reconstruction")
     with pytest.raises(ValueError, match="samples=0"):
         kprune.recovery.Reconstruct(samples=0)
 
+
+def parallel(norm):
+    """A net in which filter 5 is 3 times filter 2, or does as it does."""
+    model = chain(norm=norm)
+    conv = model.get_layer("conv1")
+    kernel = np.array(keras.ops.convert_to_numpy(conv.kernel))
+    bias = np.array(keras.ops.convert_to_numpy(conv.bias))
+    kernel[..., 5], bias[5] = 3 * kernel[..., 2], 3 * bias[2]
+    conv.set_weights([kernel, bias])
+    if norm:
+        bn = model.get_layer("bn1")
+        gamma, beta, mean, variance = bn.get_weights()
+        gamma[5], beta[5] = 0.5 * gamma[2], 0.5 * beta[2]
+        mean[5] = 3 * mean[2]
+        variance[5] = 9 * (variance[2] + bn.epsilon) - bn.epsilon
+        bn.set_weights([gamma, beta, mean, variance])
+    return model
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_merge_is_exact_for_parallel_filters(norm):
+    model, x = parallel(norm), images()
+    masks = {"conv1": without(8, 5)}
+    deleted = removed(model, masks, lambda lockstep: None, x)
+    merged = removed(model, masks, "merge", None)
+    assert difference(outputs(model, x), outputs(deleted, x)) > 1e-3
+    assert difference(outputs(model, x), outputs(merged, x)) < 1e-5
+    compact = kprune.rebuild(merged)
+    assert difference(outputs(model, x), outputs(compact, x)) < 1e-5
+
+
+def test_merge_leaves_dissimilar_filters_deleted():
+    model, x = chain(), images()
+    masks = {"conv1": without(8, 5)}
+    deleted = removed(model, masks, lambda lockstep: None, x)
+    strict = kprune.recovery.Merge(threshold=1.0)
+    merged = removed(model, masks, strict, None)
+    assert difference(outputs(deleted, x), outputs(merged, x)) == 0
+
+
+def test_merge_works_where_groups_have_several_members():
+    model = residual()
+    masked = kprune.prune(model, "similarity", recover="merge")
+    x = images()
+    assert_same(masked, kprune.rebuild(masked), x)

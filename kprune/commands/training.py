@@ -1,0 +1,73 @@
+"""Training a model that comes from a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kprune.data import batches
+from kprune.report.progress import FitProgress
+
+if TYPE_CHECKING:
+    import keras
+    from rich.progress import Progress
+
+    from kprune.recipes import Recipe
+
+BATCH_SIZE = 64
+
+
+def train(
+    model: keras.Model,
+    recipe: Recipe,
+    bars: Progress,
+    learning_rate: float | None = None,
+) -> keras.Model:
+    """Trains a model by a recipe, on the samples that the recipe has.
+
+    Args:
+        model: Compiled model.
+        recipe: From `kprune.recipe`, with `data=(x, y)`.
+        bars: Display for the progress.
+        learning_rate: A constant learning rate, with which the optimizer starts
+            afresh. None goes on with the optimizer as it is.
+
+    Returns:
+        The masked model, trained and pruned.
+
+    Raises:
+        ValueError: The model has no loss, or there are no targets.
+
+    Example:
+
+    ```python
+    recipe = kprune.recipe("attenuation", data=(x, y), epochs=20)
+    with progress() as bars:
+        masked = train(model, recipe, bars)
+    ```
+    """
+    x, y = recipe.data
+    if y is None:
+        raise ValueError(
+            "--data holds inputs alone, but training needs targets too: "
+            'np.savez("train.npz", x=x, y=y).'
+        )
+    if not model.compiled or model.loss is None:
+        raise ValueError(
+            f"Model '{model.name}' was saved without a loss and an optimizer to "
+            "train with. Call model.compile(optimizer, loss) and "
+            'model.save("model.keras") again, or train in Python: see docs/methods.'
+        )
+    if learning_rate is not None:
+        config = model.get_compile_config()
+        config["optimizer"]["config"]["learning_rate"] = learning_rate
+        model.compile_from_config(config)
+    masked = recipe.prepare(model)
+    bar = FitProgress(bars, recipe.name, ("loss", "pruned_macs"))
+    masked.fit(
+        batches(x, y, BATCH_SIZE, shuffle=True),
+        epochs=recipe.epochs,
+        callbacks=[*recipe.callbacks, bar],
+        verbose=0,
+        shuffle=False,
+    )
+    return masked

@@ -1,0 +1,116 @@
+"""`kprune prune --method`: training from the command line."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from fitting import arrays
+from fitting import loss
+from fitting import small_net
+from typer.testing import CliRunner
+
+import kprune
+from kprune.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def model():
+    model = small_net(8)
+    model.compile(keras.optimizers.SGD(0.05), loss())
+    return model
+
+
+@pytest.fixture
+def files(tmp_path, model):
+    """The model, a data set, and where to write."""
+    model.save(tmp_path / "model.keras")
+    x, y = arrays(48)
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    np.savez(tmp_path / "inputs.npz", x=x)
+    return tmp_path
+
+
+def prune(files, *options, data="train.npz"):
+    return run(
+        *("prune", files / "model.keras", files / "small.keras"),
+        *("--data", files / data, "--reduce", "macs=0.4", *options),
+    )
+
+
+
+def bias(model):
+    return keras.ops.convert_to_numpy(model.get_layer("head").bias)
+
+
+@pytest.mark.parametrize("method", ["attenuation", "duplication"])
+def test_a_method_trains_and_writes_the_compact_model(files, method, model):
+    result = prune(files, "--method", method, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(files / "small.keras")
+    before, after = kprune.cost(model), kprune.cost(compact)
+    assert 0.4 <= 1 - after.macs / before.macs < 0.6
+    assert np.abs(bias(compact)).max() > 0  # as built, it is 0
+    assert "small.keras" in result.stdout
+
+
+def test_parts_of_a_method_can_be_replaced(files):
+    result = prune(
+        files,
+        *("--method", "similarity", "--epochs", 2, "--allocation", "uniform"),
+    )
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(files / "small.keras")
+    # A quarter of each group; one filter is put back.
+    assert sorted(g.size for g in kprune.trace(compact).prunable) == SIZES
+
+
+def test_a_learning_rate_of_ones_own(files, model):
+    # A schedule that has run out: nothing would be learnt.
+    rate = keras.optimizers.schedules.PolynomialDecay(0.1, 1, 0.0)
+    model.compile(keras.optimizers.SGD(rate), loss())
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(10)
+    model.save(files / "model.keras")
+    options = ("--method", "similarity", "--epochs", 2)
+    biases = []
+    for more in ((), ("--learning-rate", 0.1)):
+        assert prune(files, *options, *more).exit_code == 0
+        compact = keras.saving.load_model(files / "small.keras")
+        biases.append(np.abs(bias(compact)).max())
+    assert biases[0] == 0 < biases[1]
+
+
+@pytest.mark.parametrize("options, text", [
+    (("--method", "atenuation"), "Did you mean 'attenuation'"),
+    (("--method", "attenuation", "--epochs", "1"), "2 epochs or more"),
+])  # fmt: skip
+def test_a_method_that_does_not_do(files, options, text):
+    result = prune(files, *options)
+    assert result.exit_code == 1
+    assert text in result.stderr.splitlines()[-1]
+    assert not (files / "small.keras").exists()
+
+
+def test_targets_and_a_loss_are_needed(files, model):
+    result = prune(files, "--method", "attenuation", data="inputs.npz")
+    assert result.exit_code == 1 and "needs targets" in result.stderr
+    small_net(8).save(files / "model.keras")
+    result = prune(files, "--method", "attenuation")
+    assert result.exit_code == 1 and "without a loss" in result.stderr
+
+
+@pytest.mark.parametrize("options", [
+    ("--method", "attenuation"),
+    ("--epochs", "3"),
+    ("--learning-rate", "0.1"),
+    ("--method", "attenuation", "--data", "x.npz", "--learning-rate", "0"),
+])  # fmt: skip
+def test_options_that_do_not_go_together(options):
+    result = run("prune", "a.keras", "b.keras", *options)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
