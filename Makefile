@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-backends test-tensorflow test-jax \
-	test-torch lint format clean
+	test-jax-short test-torch lint format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,11 +41,25 @@ test-tensorflow: $(VENV)/.installed-dev
 	@KERAS_BACKEND=tensorflow $(BIN)/pytest $(CORE) $(ARGS)
 
 # JAX compiles one operation at a time; what it compiled is kept.
-test-jax: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv-jax/cache
-test-jax: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
-test-jax: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
+JAX := test-jax test-jax-short
+$(JAX): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv-jax/cache
+$(JAX): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+$(JAX): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 test-jax test-torch: test-%: .venv-%/.installed
 	@KERAS_BACKEND=$* .venv-$*/bin/pytest $(CORE) $(ARGS)
+
+# Of every part of the core, what JAX does not compile for long.
+CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
+	unknown.py composite.py) "tests/graph/test_zoo.py::test_core_model[sequential]" \
+	"tests/graph/test_zoo.py::test_core_model[squeeze_excite]" \
+	tests/masking tests/cost tests/criteria/test_data_free.py \
+	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
+	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
+	tests/rebuild/test_optimizer.py tests/test_prune.py \
+	tests/test_registry.py tests/test_schedules.py
+
+test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
+	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(CORE_SHORT) $(ARGS)
 
 .venv-jax/.installed: BACKEND := jax
 .venv-torch/.installed: BACKEND := torch==2.13.0

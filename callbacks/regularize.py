@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
+from kprune.registry import as_number
 from kprune.regularizers import attach
 from kprune.regularizers import detach
-from kprune.registry import as_number
 
 
 class RegularizeCallback(keras.callbacks.Callback):

@@ -5,8 +5,8 @@ from kprune import criteria as criteria
 from kprune import duplication as duplication
 from kprune import factors as factors
 from kprune import recipes as recipes
-from kprune import regularizers as regularizers
 from kprune import recovery as recovery
+from kprune import regularizers as regularizers
 from kprune import schedules as schedules
 from kprune.cost.api import Cost as Cost
 from kprune.cost.api import cost as cost

@@ -61,7 +61,10 @@ class Duplication(Recipe):
         merged = "after training" if end is None else before([end])
         end = self.epochs if end is None else end
         return [
-            ("in prepare", "unimportant filters become copies of critical ones"),
+            (
+                "in prepare",
+                "unimportant filters become copies of critical ones",
+            ),
             (during(0, end), "training with copies"),
             (merged, "copies are merged, and go"),
             *tuning(end, self.epochs),

@@ -8,6 +8,7 @@ import pytest
 from fitting import arrays
 from fitting import loss
 from fitting import small_net
+from harness import prunable_sizes
 from typer.testing import CliRunner
 
 import kprune
@@ -42,7 +43,6 @@ def prune(files, *options, data="train.npz"):
     )
 
 
-
 def bias(model):
     return keras.ops.convert_to_numpy(model.get_layer("head").bias)
 
@@ -58,15 +58,22 @@ def test_a_method_trains_and_writes_the_compact_model(files, method, model):
     assert "small.keras" in result.stdout
 
 
-def test_parts_of_a_method_can_be_replaced(files):
-    result = prune(
-        files,
-        *("--method", "similarity", "--epochs", 2, "--allocation", "uniform"),
+def test_parts_of_a_method_can_be_replaced(files, model):
+    options = (
+        "--method",
+        "similarity",
+        "--epochs",
+        2,
+        "--reduce",
+        "params=0.6",
     )
-    assert result.exit_code == 0, result.output
-    compact = keras.saving.load_model(files / "small.keras")
-    # A quarter of each group; one filter is put back.
-    assert sorted(g.size for g in kprune.trace(compact).prunable) == SIZES
+    sizes = []
+    for more in ((), ("--allocation", "uniform")):
+        assert prune(files, *options, *more).exit_code == 0
+        compact = keras.saving.load_model(files / "small.keras")
+        sizes.append(prunable_sizes(compact))
+    expected = kprune.prune(model, "l1", {"params": 0.6}, "uniform")
+    assert sizes[0] != sizes[1] == prunable_sizes(kprune.rebuild(expected))
 
 
 def test_a_learning_rate_of_ones_own(files, model):

@@ -202,18 +202,17 @@ def test_msvfp_takes_three_percent_per_epoch_if_there_is_time():
 
 
 def test_hgs_penalises_until_it_prunes():
-    class Penalties(keras.callbacks.Callback):
-        values = []
+    values = []
 
+    class Penalties(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            self.values.append(sum(map(float, self.model.losses)))
+            values.append(sum(map(float, self.model.losses)))
 
     recipe = make("hgs", epochs=3)
     masked = recipe.prepare(compiled())
     assert len(masked.losses) == 3
-    spy = Penalties()
-    fit(masked, recipe, callbacks=[spy])
-    assert spy.values[0] > spy.values[1] > 0 and spy.values[2] == 0
+    fit(masked, recipe, callbacks=[Penalties()])
+    assert values[0] > values[1] > 0 and values[2] == 0
 
 
 def test_duplication_replaces_filters_in_prepare_and_merges_them():
@@ -292,7 +291,7 @@ def test_an_unknown_name():
 
 
 def test_an_unknown_part():
-    with pytest.raises(ValueError, match="no part 'facto'.*mean 'factor'"):
+    with pytest.raises(ValueError, match=r"no part 'facto'.*mean 'factor'"):
         kprune.recipe("attenuation", epochs=3, facto=0.5)
 
 
@@ -332,7 +331,7 @@ def test_epochs_that_do_not_do(epochs, message):
 
 
 def test_a_target_that_is_no_dictionary():
-    with pytest.raises(TypeError, match="Received: 0.5"):
+    with pytest.raises(TypeError, match=r"Received: 0\.5"):
         kprune.recipe("attenuation", reduce=0.5, epochs=3)
 
 

@@ -1,0 +1,214 @@
+"""The ways of pruning that are compared: one entry each, put together from kprune.
+
+All of them get the same pretrained network, images, epochs, optimizer and
+learning rates; an entry says what is done to the filters. Where two entries are
+compared (see `page.py`), they differ in as little as possible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+import kprune
+from kprune.callbacks import Merge
+from kprune.callbacks import PruneCallback
+from kprune.callbacks import SoftPruneCallback
+from kprune.criteria import Folded
+from kprune.duplication import Copies
+from kprune.duplication import Split
+from kprune.duplication import duplicate
+from kprune.recipes import Recipe
+from kprune.schedules import OneShot
+
+
+class Unpruned(Recipe):
+    """No filter goes: what training alone does."""
+
+    name = "unpruned"
+    fewest_epochs = 1
+    defaults: Mapping[str, Any] = {}
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return []
+
+
+class Hard(Recipe):
+    """Filters go for good, all of them before the first epoch."""
+
+    name = "hard"
+    fewest_epochs = 1
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l1",
+            "allocation": "global",
+            "schedule": OneShot(),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [PruneCallback(**self.parts, **self.task)]
+
+
+class Soft(Recipe):
+    """Weak filters are set to 0 before each epoch and may return."""
+
+    name = "soft"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l1",
+            "allocation": "uniform",
+            "schedule": "constant",
+            "target": "kernel",
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [SoftPruneCallback(**self.parts, **self.task)]
+
+
+class MergedAtOnce(Recipe):
+    """Copies take over what they replace and are merged before training."""
+
+    name = "merged at once"
+    fewest_epochs = 1
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l1",
+            "allocation": "tolerance",
+            "copies": Copies(donors="nearest", consumers="absorb"),
+        }
+
+    def prepare(self, model: keras.Model) -> keras.Model:
+        masked = super().prepare(model)
+        duplicate(masked, **self.parts, **self.task)
+        return kprune.wrap(kprune.rebuild(masked))
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What an entry may depend on."""
+
+    epochs: int
+    seed: int
+
+    @property
+    def copied(self) -> int:
+        """How many epochs train with copies."""
+        return max(1, self.epochs // 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A way of pruning.
+
+    Args:
+        title: As tables show it.
+        base: The name of a recipe of kprune, or a class above.
+        parts: Function of a `Run`: the recipe's parts that differ from its
+            defaults. Some parts draw numbers, so they are made for each run.
+        control: Whether it is there only to be compared with.
+    """
+
+    title: str
+    base: str | type[Recipe]
+    parts: Callable[[Run], dict[str, Any]] = lambda run: {}
+    control: bool = False
+
+    def recipe(
+        self, reduce: Mapping[str, float], data: Any, epochs: int, seed: int
+    ) -> Recipe:
+        parts = self.parts(Run(epochs, seed))
+        if isinstance(self.base, str):
+            return kprune.recipe(
+                self.base, reduce=reduce, data=data, epochs=epochs, **parts
+            )
+        return self.base(reduce=reduce, data=data, epochs=epochs, **parts)
+
+
+def _parting(run: Run, consumers: Any) -> dict[str, Any]:
+    """Copies train apart; then filters go that resemble others."""
+    return {
+        "copies": Copies(consumers=consumers),
+        "merge": Merge(
+            run.copied, criterion="similarity", allocation="similarity"
+        ),
+    }
+
+
+UNPRUNED = "unpruned"
+
+# Letters are those of the duplication experiment, see the page.
+ARMS = {
+    UNPRUNED: Arm("not pruned", Unpruned, control=True),
+    "hard-uniform-l1": Arm(
+        "hard, uniform, L1 (A)", Hard, lambda run: {"allocation": "uniform"}
+    ),
+    "hard-global-l1": Arm("hard, global, L1", Hard),
+    "hard-global-taylor": Arm(
+        "hard, global, Taylor", Hard, lambda run: {"criterion": "taylor"}
+    ),
+    "hard-global-folded-l1": Arm(
+        "hard, global, L1 with BN folded in",
+        Hard,
+        lambda run: {"criterion": Folded("l1")},
+        control=True,
+    ),
+    "iterative-global-l1": Arm(
+        "hard in rounds, global, L1",
+        "similarity",
+        lambda run: {"criterion": "l1", "allocation": "global"},
+        control=True,
+    ),
+    "soft": Arm("soft (SFP), uniform, L1", Soft),
+    "attenuation": Arm("attenuation", "attenuation"),
+    "similarity": Arm("similarity, hard", "similarity"),
+    "similarity-soft": Arm("similarity, soft", "similarity-soft"),
+    "msvfp": Arm("MSVFP", "msvfp"),
+    "hgs": Arm("HGS + loss increase", "hgs"),
+    "duplication-b": Arm(
+        "tolerance + hard L1 (B)", Hard, lambda run: {"allocation": "tolerance"}
+    ),
+    "duplication-c": Arm(
+        "duplication, tied copies (C)",
+        "duplication",
+        lambda run: {"merge": Merge(run.copied)},
+    ),
+    "duplication-d": Arm(
+        "duplication, parting copies + similarity (D)",
+        "duplication",
+        lambda run: _parting(run, Split("random", seed=run.seed)),
+    ),
+    "duplication-e": Arm(
+        "duplication, naive copies + similarity (E)",
+        "duplication",
+        lambda run: _parting(run, "naive"),
+    ),
+    "duplication-f": Arm("duplication, absorb (F)", MergedAtOnce),
+}
+
+
+def find(patterns: Iterable[str]) -> list[str]:
+    """Names of the arms that fit patterns such as `duplication-*`."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matching = fnmatch.filter(ARMS, pattern)
+        if not matching:
+            raise ValueError(
+                f"No arm fits {pattern!r}. There are: {', '.join(ARMS)}."
+            )
+        found.update(dict.fromkeys(matching))
+    return list(found)

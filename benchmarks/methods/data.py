@@ -1,0 +1,143 @@
+"""Images for the comparison: CIFAR-10 from TensorFlow Datasets or `.npz` files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from kprune.data import batches
+from kprune.data import flip_and_crop
+from kprune.data import load_cifar10
+from kprune.data import normalize_cifar10
+
+AUGMENTATION = "left-right flip; crop after padding 4 zeros on every side"
+PADDING = 4
+CHOICE = slice(None, 5000)
+"""Test images on which choices may be made."""
+REPORT = slice(5000, None)
+"""Test images on which none is made."""
+
+
+class Images(NamedTuple):
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def load(
+    data_dir: str | None = None, files: Iterable[str | Path] = ()
+) -> Images:
+    """All 60,000 images: uint8, in the order of the record files."""
+    files = list(files)
+    if not files:
+        return Images(
+            *load_cifar10("train", data_dir), *load_cifar10("test", data_dir)
+        )
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in Images._fields}
+    for file in files:
+        with np.load(file, allow_pickle=False) as arrays:
+            for name in set(parts) & set(arrays.files):
+                parts[name].append(arrays[name])
+    missing = sorted(name for name, found in parts.items() if not found)
+    if missing:
+        raise ValueError(
+            f"Arrays {', '.join(missing)} are in none of "
+            f"{', '.join(map(str, files))}. Write all of them by --save-images."
+        )
+    return Images(*(np.concatenate(parts[name]) for name in Images._fields))
+
+
+def save(images: Images, folder: Path, count: int = 4) -> list[Path]:
+    """Write the images as `count` files, to be given to `load` in this order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for part in range(count):
+        arrays = {}
+        for name, array in images._asdict().items():
+            first, last = (len(array) * n // count for n in (part, part + 1))
+            arrays[name] = array[first:last]
+        paths.append(folder / f"images_{part}.npz")
+        np.savez(paths[-1], **arrays)
+    return paths
+
+
+def training(
+    images: Images, epoch_images: int, batch_size: int, seed: int
+) -> Any:
+    """Batches for `fit`: in every epoch other images, in another order.
+
+    On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. Which
+    images, and how they are augmented, depends on the seed and the epoch.
+    """
+    steps = epoch_images // batch_size
+    if not 0 < epoch_images <= len(images.x_train) or not steps:
+        raise ValueError(
+            f"An epoch has from {batch_size} (a batch) to {len(images.x_train)} "
+            f"images (all). Received: {epoch_images}."
+        )
+    if keras.config.backend() != "tensorflow":
+        return Augmented(images, steps, batch_size, seed)
+    return batches(
+        images.x_train,
+        images.y_train,
+        batch_size,
+        shuffle=True,
+        seed=seed,
+        augment=flip_and_crop,
+        preprocess=normalize_cifar10,
+    ).take(steps)
+
+
+class Augmented(keras.utils.PyDataset):
+    """What `kprune.data.batches` does, in NumPy."""
+
+    def __init__(
+        self, images: Images, steps: int, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(workers=4)
+        self._images = images
+        self._steps = steps
+        self._batch_size = batch_size
+        self._seed = seed
+        self._begin(0)
+
+    def _begin(self, epoch: int) -> None:
+        rng = np.random.default_rng([self._seed, epoch])
+        self._epoch = epoch
+        self._order = rng.permutation(len(self._images.x_train))
+
+    def on_epoch_end(self) -> None:
+        self._begin(self._epoch + 1)
+
+    @property
+    def num_batches(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        first = index * self._batch_size
+        chosen = self._order[first : first + self._batch_size]
+        rng = np.random.default_rng([self._seed, self._epoch, 1 + index])
+        x = flip_and_crop_numpy(self._images.x_train[chosen], rng)
+        return normalize_cifar10(x), self._images.y_train[chosen]
+
+
+def flip_and_crop_numpy(
+    images: np.ndarray, rng: np.random.Generator, padding: int = PADDING
+) -> np.ndarray:
+    """`kprune.data.flip_and_crop` in NumPy."""
+    count, height, width = images.shape[:3]
+    sides = (padding, padding)
+    padded = np.pad(images, ((0, 0), sides, sides, (0, 0)))
+    top, left = rng.integers(0, 2 * padding + 1, (2, count, 1))
+    rows = top + np.arange(height)
+    columns = left + np.arange(width)
+    flipped = rng.random((count, 1)) < 0.5
+    columns = np.where(flipped, columns[:, ::-1], columns)
+    every = np.arange(count)[:, None, None]
+    return padded[every, rows[:, :, None], columns[:, None, :]]
