@@ -55,8 +55,7 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/masking tests/cost tests/criteria/test_data_free.py \
 	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
-	tests/rebuild/test_optimizer.py tests/test_prune.py \
-	tests/test_registry.py tests/test_schedules.py
+	tests/test_prune.py tests/test_registry.py tests/test_schedules.py
 
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
 	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(CORE_SHORT) $(ARGS)

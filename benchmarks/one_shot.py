@@ -1,6 +1,6 @@
-"""Accuracy right after pruning, without training: CIFAR-10, pretrained ResNets.
+r"""Accuracy right after pruning, without training: CIFAR-10, pretrained ResNets.
 
-    python benchmarks/one_shot.py --depth 20 --data-dir ../shared/data/tfds \\
+    python benchmarks/one_shot.py --depth 20 --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights
     python benchmarks/one_shot.py --page       # docs/one_shot.md from the results
 

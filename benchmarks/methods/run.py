@@ -1,8 +1,8 @@
-"""Pruning systems compared by experiment: CIFAR-10, pretrained ResNets.
+r"""Pruning systems compared by experiment: CIFAR-10, pretrained ResNets.
 
-    python benchmarks/methods/run.py --data-dir ../shared/data/tfds \\
+    python benchmarks/methods/run.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights --epochs 4 --images 20000
-    python benchmarks/methods/run.py --arms attenuation 'duplication-*' \\
+    python benchmarks/methods/run.py --arms attenuation 'duplication-*' \
         --target 0.5 --seeds 0 --data-dir DIR --weights DIR
     python benchmarks/methods/run.py --list       # what has been run, what not
     python benchmarks/methods/page.py             # docs/benchmarks.md
@@ -21,7 +21,7 @@ of other options in the same place are an error.
 It runs on any backend of Keras. Without TensorFlow, which reads the data set:
 
     python benchmarks/methods/run.py --data-dir DIR --save-images images
-    KERAS_BACKEND=jax python benchmarks/methods/run.py --weights DIR \\
+    KERAS_BACKEND=jax python benchmarks/methods/run.py --weights DIR \
         --images-npz images/images_*.npz --depth 56 --epochs 40 --images 50000
 """
 
@@ -33,7 +33,6 @@ import gc
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,14 +43,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import arms
 import data
 import keras
-import numpy as np
-
-import kprune
-from kprune.data import normalize_cifar10
-from kprune.recipes.page import describe
-from kprune.report.measure import accuracy
-from kprune.report.measure import predict
-from kprune.report.measure import relative_difference
+from experiment import Bench
+from experiment import Setting
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -59,252 +52,6 @@ EXAMPLES = HERE.parent.parent / "examples"
 
 TARGETS = (0.5, 0.75)
 SEEDS = (0, 1, 2)
-BATCH = 1000
-"""Images per step where nothing is trained."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is equal for all arms of a comparison."""
-
-    depth: int = 20
-    scope: str = "all"
-    epochs: int = 4
-    images: int = 20000
-    batch_size: int = 128
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    calibration: int = 1024
-
-    @property
-    def name(self) -> str:
-        return f"resnet{self.depth}-{self.scope}-{self.epochs}x{self.images}"
-
-    @property
-    def steps(self) -> int:
-        return self.images // self.batch_size
-
-    def config(self) -> dict[str, Any]:
-        """All of it, to be read by others."""
-        return {
-            **dataclasses.asdict(self),
-            "steps_per_epoch": self.steps,
-            "images_per_epoch": self.steps * self.batch_size,
-            "optimizer": "SGD",
-            "schedule": "cosine to 0 over all steps",
-            "augmentation": data.AUGMENTATION,
-            "data": {
-                "training": "train, drawn anew in each epoch",
-                "calibration": "train, drawn once per seed, no augmentation",
-                "each_epoch": "test[:5000]",
-                "final": ["test[5000:]", "test"],
-            },
-        }
-
-
-def compile_model(model: keras.Model, setting: Setting) -> None:
-    rate = keras.optimizers.schedules.CosineDecay(
-        setting.learning_rate, setting.epochs * setting.steps
-    )
-    # XLA makes TensorFlow slower here, on CPU; JAX has nothing else.
-    tensorflow = keras.config.backend() == "tensorflow"
-    model.compile(
-        keras.optimizers.SGD(
-            rate,
-            momentum=setting.momentum,
-            nesterov=setting.nesterov,
-            weight_decay=setting.weight_decay,
-        ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=False if tensorflow else "auto",
-    )
-
-
-class Watch(keras.callbacks.Callback):
-    """Accuracy after each epoch, and whenever filters have gone.
-
-    To be listed behind the callbacks that prune.
-    """
-
-    def __init__(self, full: Any, x: np.ndarray, y: np.ndarray) -> None:
-        super().__init__()
-        self.epochs: list[dict[str, Any]] = []
-        self.removals: list[dict[str, Any]] = []
-        self._full = full
-        self._macs = full.macs
-        self._x = x
-        self._y = y
-        self._start = 0.0
-
-    def accuracy(self) -> float:
-        return percent(accuracy(predict(self.model, self._x, BATCH), self._y))
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        macs = kprune.cost(self.model).macs
-        if macs != self._macs:
-            self._macs = macs
-            self.removals.append(
-                {
-                    "before_epoch": epoch + 1,
-                    "macs_removed": removed(macs, self._full.macs),
-                    "accuracy": self.accuracy(),
-                }
-            )
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        seconds = time.perf_counter() - self._start
-        cost = kprune.cost(self.model)
-        row = {
-            "epoch": epoch + 1,
-            "accuracy": self.accuracy(),
-            "macs_removed": removed(cost.macs, self._full.macs),
-            "params_removed": removed(cost.params, self._full.params),
-            "training_loss": round(float(logs["loss"]), 5),
-            "training_accuracy": percent(float(logs["accuracy"])),
-            "seconds": round(seconds, 2),
-        }
-        self.epochs.append(row)
-        print(
-            f"  epoch {row['epoch']}: {row['accuracy']:.2f} %, "
-            f"{row['macs_removed']:.1%} of the MACs gone, {seconds:.0f} s",
-            flush=True,
-        )
-
-
-def percent(share: float) -> float:
-    return round(100 * share, 3)
-
-
-def removed(left: float, full: float) -> float:
-    return round(1 - left / full, 5)
-
-
-def score(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 in percent on the slices of test."""
-    return {
-        "test[:5000]": percent(
-            accuracy(scores[data.CHOICE], labels[data.CHOICE])
-        ),
-        "test[5000:]": percent(
-            accuracy(scores[data.REPORT], labels[data.REPORT])
-        ),
-        "test": percent(accuracy(scores, labels)),
-    }
-
-
-class Bench:
-    """The pretrained network and the images of one setting."""
-
-    def __init__(
-        self, setting: Setting, images: data.Images, model: keras.Model
-    ) -> None:
-        self.setting = setting
-        self.images = images
-        self.model = model
-        self.cost = kprune.cost(model)
-        self.x_test = normalize_cifar10(images.x_test)
-        self.baseline = score(predict(model, self.x_test, BATCH), images.y_test)
-
-    def skip(self) -> list[str] | None:
-        """Layers that are not pruned: "inner" leaves the residual stream."""
-        if self.setting.scope == "all":
-            return None
-        names = [layer.name for layer in self.model.layers]
-        return [n for n in names if n == "conv1" or n.endswith("conv2")]
-
-    def calibration(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(self.images.x_train))
-        chosen = np.sort(chosen[: self.setting.calibration])
-        x = normalize_cifar10(self.images.x_train[chosen])
-        return x, self.images.y_train[chosen]
-
-    def run(self, name: str, target: float, seed: int) -> dict[str, Any]:
-        """Prune and train once; return what is to be written."""
-        setting, images = self.setting, self.images
-        keras.utils.set_random_seed(seed)
-        start = time.perf_counter()
-        recipe = arms.ARMS[name].recipe(
-            {"macs": target} if target else {},
-            self.calibration(seed),
-            setting.epochs,
-            seed,
-        )
-        masked = kprune.wrap(self.model, self.skip())
-        compile_model(masked, setting)
-        masked = recipe.prepare(masked)
-        prepared = time.perf_counter()
-        watch = Watch(
-            self.cost,
-            self.x_test[data.CHOICE],
-            images.y_test[data.CHOICE],
-        )
-        masked.fit(
-            data.training(images, setting.images, setting.batch_size, seed),
-            epochs=setting.epochs,
-            callbacks=[*recipe.callbacks, watch],
-            shuffle=False,
-            verbose=0,
-        )
-        fitted = time.perf_counter()
-        compact = kprune.rebuild(masked)
-        scores = predict(compact, self.x_test, BATCH)
-        expected = predict(masked, self.x_test, BATCH)
-        cost = kprune.cost(compact)
-        return {
-            "arm": name,
-            "title": arms.ARMS[name].title,
-            "target": {"macs": target},
-            "seed": seed,
-            "setting": setting.config(),
-            "recipe": recipe.name,
-            "parts": {n: describe(v) for n, v in recipe.parts.items()},
-            "baseline": self.baseline,
-            "removals": watch.removals,
-            "epochs": watch.epochs,
-            "final": score(scores, images.y_test),
-            "macs": self._cost(cost, "macs"),
-            "params": self._cost(cost, "params"),
-            "kept": {
-                group: int((mask > 0).sum())
-                for group, mask in kprune.masks(masked).items()
-            },
-            "masked_to_compact": {
-                "relative_difference": relative_difference(expected, scores),
-                "other_labels": int(
-                    (expected.argmax(-1) != scores.argmax(-1)).sum()
-                ),
-            },
-            "seconds": {
-                "prepare": round(prepared - start, 2),
-                "fit": round(fitted - prepared, 2),
-            },
-            "versions": versions(),
-        }
-
-    def _cost(self, cost: Any, key: str) -> dict[str, float]:
-        before, after = getattr(self.cost, key), getattr(cost, key)
-        return {
-            "before": before,
-            "after": after,
-            "removed": removed(after, before),
-        }
-
-
-def versions() -> dict[str, str]:
-    backend = keras.config.backend()
-    return {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "kprune": kprune.__version__,
-        "keras": keras.__version__,
-        backend: sys.modules[backend].__version__,
-        "numpy": np.__version__,
-        "device": keras.distribution.list_devices()[0].split(":")[0],
-    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Annotated
 
 import typer
@@ -10,6 +11,9 @@ import typer
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
 from kprune.commands.start import start_keras
+
+if TYPE_CHECKING:
+    import keras
 
 KEYS = ("macs", "params")
 
@@ -49,6 +53,49 @@ def parse_reduce(text: str) -> dict[str, float]:
     return {key: share}
 
 
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="How filters are scored: l1, l2, bn_scale, fpgm, ... By default l1, or "
+        "what the method has."
+    ),
+]
+Allocation = Annotated[
+    str | None,
+    typer.Option(
+        help="How the cut is shared out: global, uniform, ... By default global, "
+        "or what the method has."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Samples for --method and for criteria that need them (taylor, "
+        "activation, apoz): .npz with x and y, or .npy."
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="Train with a published method: attenuation, duplication, similarity, "
+        "similarity-soft, msvfp or hgs. Needs --data with x and y."
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Epochs of training with --method; {EPOCHS} by default."
+    ),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        help="With --method: a constant learning rate, instead of what the model "
+        "was saved with."
+    ),
+]
+
+
 @one_line_errors
 def prune(  # noqa: PLR0913  options of a command
     model: Annotated[
@@ -60,48 +107,12 @@ def prune(  # noqa: PLR0913  options of a command
     reduce: Annotated[
         str, typer.Option(help="What to remove: macs=0.5 or params=0.5.")
     ] = "macs=0.5",
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Train with a published method: attenuation, duplication, "
-            "similarity, similarity-soft, msvfp or hgs. Needs --data with x and y."
-        ),
-    ] = None,
-    criterion: Annotated[
-        str | None,
-        typer.Option(
-            help="How filters are scored: l1, l2, bn_scale, fpgm, ... By default "
-            "l1, or what the method has."
-        ),
-    ] = None,
-    allocation: Annotated[
-        str | None,
-        typer.Option(
-            help="How the cut is shared out: global, uniform, ... By default "
-            "global, or what the method has."
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Samples for --method and for criteria that need them (taylor, "
-            "activation, apoz): .npz with x and y, or .npy."
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Epochs of training with --method; {EPOCHS} by default.",
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="With --method: a constant learning rate, instead of what the "
-            "model was saved with."
-        ),
-    ] = None,
+    criterion: Criterion = None,
+    allocation: Allocation = None,
+    data: Data = None,
+    method: Method = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
     debug: Debug = False,
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
@@ -118,17 +129,12 @@ def prune(  # noqa: PLR0913  options of a command
     target = parse_reduce(reduce)
     _check_options(method, data, epochs, learning_rate)
     start_keras()
-    from rich.console import Console
-
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
     from kprune.commands.training import train
-    from kprune.export.report import path_size
     from kprune.report.progress import progress
     from kprune.report.progress import step
-    from kprune.report.rows import Row
-    from kprune.report.rows import rows_table
 
     chosen = {"criterion": criterion, "allocation": allocation}
     parts = {k: v for k, v in chosen.items() if v is not None}
@@ -143,24 +149,31 @@ def prune(  # noqa: PLR0913  options of a command
                     original, reduce=target, data=samples, **parts
                 )
         else:
-            recipe = kprune.recipe(
-                method, target, (x, y), epochs or EPOCHS, **parts
-            )
+            epochs = epochs or EPOCHS
+            recipe = kprune.recipe(method, target, (x, y), epochs, **parts)
             masked = train(original, recipe, bars, learning_rate)
         with step(bars, "rebuilding"):
             compact = kprune.rebuild(masked)
         with step(bars, f"writing {out.name}"):
             kprune.export(compact, out)
+    _print({"original": (original, model), out.name: (compact, out)})
+    print(f"wrote {out}")
+
+
+def _print(written: dict[str, tuple[keras.Model, Path]]) -> None:
+    """Prints a table of models and their files."""
+    from rich.console import Console
+
+    import kprune
+    from kprune.export.report import path_size
+    from kprune.report.rows import Row
+    from kprune.report.rows import rows_table
+
     rows = []
-    for name, network, path in (
-        ("original", original, model),
-        (out.name, compact, out),
-    ):
+    for name, (network, path) in written.items():
         cost = kprune.cost(network)
         rows.append(Row(name, cost.macs, cost.params, bytes=path_size(path)))
-    console = Console()
-    console.print(rows_table(rows))
-    console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+    Console().print(rows_table(rows))
 
 
 def _check_options(

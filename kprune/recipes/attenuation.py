@@ -46,7 +46,7 @@ class Attenuation(Recipe):
             "criterion": criteria.Folded("l1"),
             "schedule": schedules.Constant(end=end),
             "allocation": "global",
-            "factor": factors.Constant(0.5, tail=end // 4),
+            "factor": factors.Linear(),
             "target": "bn",
         }
 

@@ -61,12 +61,14 @@ class Merge(Recovery):
         self.threshold = float(threshold)
 
     def repair(self, lockstep: Lockstep) -> None:
-        masked = lockstep.masked
+        masked, past = lockstep.masked, lockstep.past
+        if past is None:
+            return
         graph = trace(masked)
         kept = masks(masked, graph)
         after = State(masked)
         present = {id(v): read(v).copy() for v in masked.variables}
-        lockstep.past.restore()
+        past.restore()
         was = masks(masked, graph)
         additions = []
         for group in graph.prunable:

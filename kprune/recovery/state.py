@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,9 +52,7 @@ class State:
 def no_gradients() -> Iterator[None]:
     """Let the backend keep nothing for gradients."""
     if keras.config.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
+        with importlib.import_module("torch").no_grad():
             yield
     else:
         yield

@@ -1,0 +1,260 @@
+"""What papers say of their systems, and whether the runs bear it out.
+
+A claim is about a difference in accuracy, in points, that is above 0 if it is
+true. Each seed gives one: both sides have seen the same images in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from scipy import stats
+
+RULE = (
+    "The difference is taken within each seed, and a 95 % interval is put around "
+    "the mean over the seeds (Student's t). If it lies above 0 the claim is "
+    "**confirmed** at this budget, if it lies below 0 it is **not confirmed**; if 0 "
+    "is inside, or there are fewer than three seeds, it is **undecided**. "
+    "Accuracies are those on `test[5000:]`. The interval tells of the seeds (order "
+    "of images, augmentation, random parts of a method); that another network, data "
+    "set or budget would give the same, it does not."
+)
+FEWEST = 3
+CONFIRMED = "confirmed"
+REFUTED = "not confirmed"
+UNDECIDED = "undecided"
+SLICE = "test[5000:]"
+
+Runs = Mapping[tuple[str, float, int], Mapping[str, Any]]
+"""Results by arm, target and seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That `arm` ends above `versus`.
+
+    Args:
+        text: In words.
+        source: Who says so.
+        arm: Which arm.
+        versus: The arm that it is compared with; `None` for the pretrained
+            network.
+        allowance: Points that `arm` may lose.
+        window: Cost, and the least and the largest share of it that must be
+            gone for the claim to apply; `None` for any.
+        grows: That the difference is larger at the largest target than at the
+            smallest.
+    """
+
+    text: str
+    source: str
+    arm: str
+    versus: str | None = None
+    allowance: float = 0.0
+    window: tuple[str, float, float] | None = None
+    grows: bool = False
+
+
+ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
+DUPLICATION = "Ikuta et al., IWAIT 2024"
+HGS = "Mitsuno and Kurita, 2020"
+MSVFP = "Ghimire and Kim, 2023"
+SFP = "He et al., IJCAI 2018"
+SIMILARITY = "Wu et al., 2023"
+A, B = "hard-uniform-l1", "duplication-b"
+
+CLAIMS = (
+    Claim(
+        "Weak filters attenuated again and again: better than removed at once, "
+        "by the same criterion",
+        ATTENUATION,
+        "attenuation",
+        "hard-global-folded-l1",
+    ),
+    Claim(
+        "Filters set to 0 that may return: better than removed at once, by the "
+        "same criterion and rates",
+        SFP,
+        "soft",
+        A,
+    ),
+    Claim(
+        "Similar filters removed: better than short ones, at the same times",
+        SIMILARITY,
+        "similarity",
+        "iterative-global-l1",
+    ),
+    Claim(
+        "No loss without 61.1 % of the MACs, hard (paper: ResNet-56)",
+        SIMILARITY,
+        "similarity",
+        window=("macs", 0.6, 0.64),
+    ),
+    Claim(
+        "No loss without 61.1 % of the MACs, soft (paper: ResNet-56)",
+        SIMILARITY,
+        "similarity-soft",
+        window=("macs", 0.6, 0.64),
+    ),
+    Claim(
+        "Rates by measured loss, short filters first and then similar ones: "
+        "better than one threshold on lengths",
+        MSVFP,
+        "msvfp",
+        "iterative-global-l1",
+    ),
+    Claim(
+        "Better than the unpruned network without half of the MACs (paper: "
+        "ResNet-56 and -110)",
+        MSVFP,
+        "msvfp",
+        window=("macs", 0.49, 0.6),
+    ),
+    Claim(
+        "At most 0.3 points lost without half of the parameters",
+        HGS,
+        "hgs",
+        allowance=0.3,
+        window=("params", 0.49, 0.6),
+    ),
+    Claim(
+        "Rates by how much replacement a layer tolerates: better than the same "
+        "rate for all (B - A)",
+        DUPLICATION,
+        B,
+        A,
+    ),
+    *(
+        Claim(
+            f"{how}: better than removing the same filters at once "
+            f"({letter.upper()} - B)",
+            DUPLICATION,
+            f"duplication-{letter}",
+            B,
+        )
+        for letter, how in (
+            ("c", "Tied copies, trained, then merged"),
+            ("d", "Copies that part in training, then similar filters removed"),
+            ("e", "Copies that are read as what they replaced, trained"),
+            ("f", "Copies whose donors absorb what they replace"),
+        )
+    ),
+    *(
+        Claim(
+            f"The gain of {letter.upper()} over B is larger where more is removed",
+            DUPLICATION,
+            f"duplication-{letter}",
+            B,
+            grows=True,
+        )
+        for letter in "cdef"
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the runs say of a claim at a target.
+
+    Args:
+        claim: The claim.
+        target: Share of the MACs that was to go; all of them if it `grows`.
+        mean: Mean difference, in points.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        seeds: How many differences there are.
+    """
+
+    claim: Claim
+    target: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        if self.seeds < FEWEST:
+            return UNDECIDED
+        if self.low > 0:
+            return CONFIRMED
+        return REFUTED if self.high < 0 else UNDECIDED
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Return the mean and the ends of its 95 % interval."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return mean, -math.inf, math.inf
+    variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1)
+    half = float(stats.t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+    return mean, mean - half, mean + half
+
+
+def judge(claim: Claim, runs: Runs) -> list[Finding]:
+    """Return what the runs say of a claim: nothing where they do not apply."""
+    targets = sorted({target for arm, target, _ in runs if arm == claim.arm})
+    found = {
+        target: differences
+        for target in targets
+        if (differences := _differences(claim, runs, target))
+    }
+    if claim.grows:
+        return _growth(claim, found)
+    return [
+        Finding(claim, (target,), *interval([*d.values()]), len(d))
+        for target, d in found.items()
+    ]
+
+
+def _growth(
+    claim: Claim, found: Mapping[float, Mapping[int, float]]
+) -> list[Finding]:
+    if len(found) < 2:
+        return []
+    least, most = min(found), max(found)
+    both = found[least].keys() & found[most].keys()
+    grown = [found[most][seed] - found[least][seed] for seed in sorted(both)]
+    if not grown:
+        return []
+    return [Finding(claim, (least, most), *interval(grown), len(grown))]
+
+
+def _differences(claim: Claim, runs: Runs, target: float) -> dict[int, float]:
+    """By seed, how far the claim's arm is above the other side."""
+    found = {}
+    for (arm, share, seed), run in runs.items():
+        if arm != claim.arm or share != target or not _applies(claim, run):
+            continue
+        if claim.versus is None:
+            other = run["baseline"]
+        elif (claim.versus, target, seed) in runs:
+            other = runs[claim.versus, target, seed]["final"]
+        else:
+            continue
+        found[seed] = run["final"][SLICE] - other[SLICE] + claim.allowance
+    return found
+
+
+def _applies(claim: Claim, run: Mapping[str, Any]) -> bool:
+    if claim.window is None:
+        return True
+    cost, least, most = claim.window
+    return bool(least <= run[cost]["removed"] <= most)
+
+
+def summary(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Findings by verdict."""
+    by_verdict: dict[str, list[Finding]] = {
+        CONFIRMED: [],
+        REFUTED: [],
+        UNDECIDED: [],
+    }
+    for finding in findings:
+        by_verdict[finding.verdict].append(finding)
+    return by_verdict

@@ -1,0 +1,372 @@
+"""Write docs/benchmarks.md, and its plots, from the results of `run.py` alone.
+
+python benchmarks/methods/page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import math
+import os
+import statistics
+import textwrap
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import claims
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
+MISSED = 0.005
+"""How far, as a share, a run may be from its target."""
+
+INTRODUCTION = """\
+# Pruning systems compared
+
+CIFAR-10, a pretrained ResNet, and one network, one set of images and one budget
+for all ways of pruning: the same images in the same order and augmentation for the
+same seed, as many training steps, the same optimizer and learning rates; the last
+epoch counts, not the best. Choices were made on `test[:5000]`, so of the figures
+those on `test[5000:]` are free of them; those on all of `test` are for comparison
+with papers. The pretrained network has seen all training images.
+
+Accuracies are top-1 in percent, of the compact model that `kprune.rebuild` makes.
+± is the standard deviation over seeds. "Right after" is the accuracy on
+`test[:5000]` when the last filters had gone and no training had followed; where
+filters go little by little, or are near 0 before, that is not the price of all of
+them at once.
+
+Commands and options are in `benchmarks/methods/run.py`, what each way does in
+`benchmarks/methods/arms.py`, every epoch of every run in
+`benchmarks/methods/results/`. This page is written from these by
+`benchmarks/methods/page.py`; no number in it is written by hand.
+"""
+
+Result = dict[str, Any]
+
+
+def read(folder: Path) -> dict[str, list[Result]]:
+    """Results by the name of their setting."""
+    found: dict[str, list[Result]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        result = json.loads(path.read_text())
+        together = found.setdefault(path.parent.name, [])
+        if together and together[0]["setting"] != result["setting"]:
+            raise ValueError(
+                f"{path} is of another setting than the other files in its folder. "
+                "Only runs of one budget can be compared."
+            )
+        together.append(result)
+    if not found:
+        raise ValueError(
+            f"There are no results in {folder}. Make some by run.py."
+        )
+    return found
+
+
+def by_arm(results: list[Result]) -> dict[str, list[Result]]:
+    """Results by arm, in the order of arms.py."""
+    arms = collections.defaultdict(list)
+    for result in sorted(results, key=lambda r: (r["order"], r["seed"])):
+        arms[result["arm"]].append(result)
+    return dict(arms)
+
+
+def targets(results: list[Result]) -> list[float]:
+    return sorted({r["target"]["macs"] for r in results} - {0.0})
+
+
+def at(results: list[Result], target: float) -> list[Result]:
+    """Those of a target, and those without pruning."""
+    return [r for r in results if r["target"]["macs"] in (0.0, target)]
+
+
+def seeds(results: list[Result]) -> list[int]:
+    return sorted({result["seed"] for result in results})
+
+
+# -- words -----------------------------------------------------------------
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def several(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in dict.fromkeys(values))
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def title(result: Result) -> str:
+    setting = result["setting"]
+    scope = {"all": "all channels", "inner": "inner channels of blocks"}
+    return (
+        f"ResNet-{setting['depth']}, {scope[setting['scope']]}, "
+        f"{count(setting['epochs'], 'epoch')} of {setting['images']:,} images"
+    )
+
+
+def budget(results: list[Result]) -> str:
+    """One paragraph: what all runs of a setting have in common."""
+    setting, base = results[0]["setting"], results[0]["baseline"]
+    versions: dict[str, list[str]] = collections.defaultdict(list)
+    for result in results:
+        for name, version in result["versions"].items():
+            versions[name].append(version)
+    shown = "; ".join(f"{n} {several(v)}" for n, v in sorted(versions.items()))
+    return (
+        f"Budget of each run: {count(setting['epochs'], 'epoch')} of "
+        f"{setting['images_per_epoch']:,} training images "
+        f"({setting['data']['training']}), batches of {setting['batch_size']}, "
+        f"{setting['optimizer']} with momentum {setting['momentum']}"
+        f"{' (Nesterov)' if setting['nesterov'] else ''}, weight decay "
+        f"{setting['weight_decay']:g}, learning rate {setting['learning_rate']:g}, "
+        f"{setting['schedule']}; {setting['augmentation']}. "
+        f"{setting['calibration']:,} training images for criteria and allocations "
+        f"that run the model. Seeds: {several(seeds(results))}. The pretrained "
+        f"network: {base['test[5000:]']:.2f} on `test[5000:]`, {base['test']:.2f} "
+        f"on `test`. ({shown})"
+    )
+
+
+# -- tables ----------------------------------------------------------------
+
+
+def table(results: list[Result]) -> list[str]:
+    lines = [
+        "| | seeds | MACs removed | parameters removed | right after | "
+        "`test[5000:]` | `test` | `test`, change |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for runs in by_arm(results).values():
+
+        def each(value: Callable[[Result], float], runs=runs) -> list[float]:
+            return [value(run) for run in runs]
+
+        after = [
+            run["removals"][-1]["accuracy"] for run in runs if run["removals"]
+        ]
+        cells = [
+            runs[0]["title"],
+            str(len(runs)),
+            spread(each(lambda r: 100 * r["macs"]["removed"]), 1) + " %",
+            spread(each(lambda r: 100 * r["params"]["removed"]), 1) + " %",
+            spread(after) if after else "",
+            spread(each(lambda r: r["final"]["test[5000:]"])),
+            spread(each(lambda r: r["final"]["test"])),
+            f"{change(runs):+.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def change(runs: list[Result]) -> float:
+    """Mean difference to the pretrained network, in points, on all of test."""
+    return statistics.fmean(
+        run["final"]["test"] - run["baseline"]["test"] for run in runs
+    )
+
+
+def notes(results: list[Result]) -> list[str]:
+    """What to know of the runs of a setting before comparing them."""
+    lines = []
+    missed = [
+        f"{run['title']} (seed {run['seed']}): {run['macs']['removed']:.1%} "
+        f"instead of {run['target']['macs']:.1%}"
+        for run in results
+        if run["macs"]["removed"] < run["target"]["macs"] - MISSED
+    ]
+    if missed:
+        lines.append(f"Short of their target: {'; '.join(missed)}.")
+    worst = max(r["masked_to_compact"]["relative_difference"] for r in results)
+    labels = sum(r["masked_to_compact"]["other_labels"] for r in results)
+    lines.append(
+        f"Masked and compact models: in all {count(len(results), 'run')} outputs "
+        f"differ by at most {worst:.1e} of the largest one, and "
+        f"{count(labels, 'predicted label')} in all on `test`."
+    )
+    return lines
+
+
+# -- claims ----------------------------------------------------------------
+
+
+def claim_lines(results: list[Result]) -> list[str]:
+    runs = {(r["arm"], r["target"]["macs"], r["seed"]): r for r in results}
+    judged = {claim: claims.judge(claim, runs) for claim in claims.CLAIMS}
+    findings = [finding for found in judged.values() for finding in found]
+    lines = [
+        "| claim | by | MACs removed | difference, points | 95 % | seeds | |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    lines += [claim_row(finding) for finding in findings]
+    open_claims = [c.text for c, found in judged.items() if not found]
+    untested = ["", "Not tested by these runs:", ""]
+    untested += [f"- {text}" for text in open_claims]
+    untested = untested if open_claims else []
+    if not findings:
+        return untested[1:]
+    verdicts = claims.summary(findings)
+    words = [f"{len(found)} {verdict}" for verdict, found in verdicts.items()]
+    short = [f"In short: {', '.join(words)} at this budget."]
+    decided = verdicts[claims.CONFIRMED] + verdicts[claims.REFUTED]
+    if decided:
+        short.append(
+            f"With {len(findings)} intervals of 95 %, "
+            f"{0.05 * len(findings):.1f} are expected to miss the truth by chance."
+        )
+    return [*lines, "", " ".join(short), *untested]
+
+
+def claim_row(finding: claims.Finding) -> str:
+    shares = " to ".join(f"{100 * target:.3g} %" for target in finding.target)
+    ends = "–"
+    if math.isfinite(finding.low):
+        ends = f"{finding.low:+.2f} to {finding.high:+.2f}"
+    cells = [
+        finding.claim.text,
+        finding.claim.source,
+        shares,
+        f"{finding.mean:+.2f}",
+        ends,
+        str(finding.seeds),
+        f"**{finding.verdict}**",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+# -- plots -----------------------------------------------------------------
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Accuracy epoch by epoch, and in the end, for each target."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    shares = targets(results) or [0.0]
+    # One look for all arms: without it two runs would draw different files.
+    with matplotlib.rc_context({"svg.hashsalt": "kprune", "font.size": 8}):
+        figure = Figure(figsize=(10, 4.5 * len(shares)), layout="constrained")
+        axes = figure.subplots(len(shares), 2, squeeze=False)
+        for share, (left, right) in zip(shares, axes, strict=True):
+            epochs_panel(left, at(results, share))
+            final_panel(right, at(results, share))
+            left.set_title(f"{share:.3g} of the MACs removed, epoch by epoch")
+            right.set_title("the compact model")
+        temporary = path.with_suffix(".tmp")
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    # Matplotlib ends lines of paths with blanks.
+    text = temporary.read_text()
+    temporary.write_text(
+        "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    )
+    os.replace(temporary, path)
+
+
+def style(order: int) -> dict[str, Any]:
+    return {
+        "color": f"C{order % 10}",
+        "linestyle": ("-", "--", ":")[order // 10],
+    }
+
+
+def epochs_panel(axes: Any, results: list[Result]) -> None:
+    for runs in by_arm(results).values():
+        epochs = [row["epoch"] for row in runs[0]["epochs"]]
+        means = [
+            statistics.fmean(run["epochs"][n]["accuracy"] for run in runs)
+            for n in range(len(epochs))
+        ]
+        axes.plot(
+            epochs, means, label=runs[0]["title"], **style(runs[0]["order"])
+        )
+    axes.set(xlabel="epoch", ylabel="accuracy on test[:5000], %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=6)
+
+
+def final_panel(axes: Any, results: list[Result]) -> None:
+    arms = by_arm(results)
+    for place, runs in enumerate(arms.values()):
+        finals = [run["final"]["test[5000:]"] for run in runs]
+        color = style(runs[0]["order"])["color"]
+        axes.plot(finals, [place] * len(finals), "|", color=color)
+        axes.errorbar(
+            statistics.fmean(finals),
+            place,
+            xerr=statistics.stdev(finals) if len(finals) > 1 else 0,
+            fmt="o",
+            color=color,
+        )
+    base = results[0]["baseline"]["test[5000:]"]
+    axes.axvline(base, color="grey", linestyle=":")
+    axes.set_yticks(range(len(arms)), [r[0]["title"] for r in arms.values()])
+    axes.invert_yaxis()
+    axes.set(
+        xlabel="accuracy on test[5000:], %: mean, deviation, seeds (bars); "
+        "dotted: pretrained"
+    )
+
+
+# -- the page --------------------------------------------------------------
+
+
+def section(results: list[Result], image: str) -> list[str]:
+    lines = [f"## {title(results[0])}", "", budget(results), ""]
+    for share in targets(results):
+        lines += [
+            f"### {100 * share:.3g} % of the MACs",
+            "",
+            *table(at(results, share)),
+            "",
+        ]
+    lines += [f"![accuracy by epoch and in the end]({image})", ""]
+    for note in notes(results):
+        lines += [note, ""]
+    return [*lines, "### Claims", "", *claim_lines(results), ""]
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """Write the page and, beside it, one plot for each setting."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        INTRODUCTION,
+        textwrap.fill(
+            "Claims of papers are judged by one rule. " + claims.RULE, 84
+        ),
+        "",
+    ]
+    for name, results in read(folder).items():
+        image = f"benchmarks_{name}.svg"
+        plot(results, page.parent / image)
+        lines += section(results, image)
+    temporary = page.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines).rstrip() + "\n")
+    os.replace(temporary, page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(arguments)
+    write_page(options.results, options.page)
+    print(f"wrote {options.page}")
+
+
+if __name__ == "__main__":
+    main()
