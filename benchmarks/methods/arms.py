@@ -23,8 +23,10 @@ from kprune.callbacks import SoftPruneCallback
 from kprune.criteria import Folded
 from kprune.duplication import Copies
 from kprune.duplication import Split
+from kprune.duplication import Tolerance
 from kprune.duplication import duplicate
 from kprune.recipes import Recipe
+from kprune.regularizers import HierarchicalGroupSparsity
 from kprune.schedules import OneShot
 
 
@@ -100,10 +102,25 @@ class MergedAtOnce(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an entry may depend on."""
+    """What an entry may depend on.
+
+    Args:
+        epochs: How many there are.
+        seed: Of the run.
+        curves: Function that returns what removing filters costs, group by
+            group; without it, arms measure it themselves.
+    """
 
     epochs: int
     seed: int
+    curves: Callable[[], kprune.Sensitivity] | None = None
+
+    def tolerance(self) -> Tolerance:
+        """The allocation of the duplication arms.
+
+        What it would measure is the same for all of them, and measured once.
+        """
+        return Tolerance(curves=self.curves and self.curves())
 
     @property
     def copied(self) -> int:
@@ -129,19 +146,18 @@ class Arm:
     control: bool = False
 
     def recipe(
-        self, reduce: Mapping[str, float], data: Any, epochs: int, seed: int
+        self, reduce: Mapping[str, float], data: Any, run: Run
     ) -> Recipe:
-        parts = self.parts(Run(epochs, seed))
+        task = {"reduce": reduce, "data": data, "epochs": run.epochs}
         if isinstance(self.base, str):
-            return kprune.recipe(
-                self.base, reduce=reduce, data=data, epochs=epochs, **parts
-            )
-        return self.base(reduce=reduce, data=data, epochs=epochs, **parts)
+            return kprune.recipe(self.base, **task, **self.parts(run))
+        return self.base(**task, **self.parts(run))
 
 
 def _parting(run: Run, consumers: Any) -> dict[str, Any]:
     """Copies train apart; then filters go that resemble others."""
     return {
+        "allocation": run.tolerance(),
         "copies": Copies(consumers=consumers),
         "merge": Merge(
             run.copied, criterion="similarity", allocation="similarity"
@@ -150,6 +166,12 @@ def _parting(run: Run, consumers: Any) -> dict[str, Any]:
 
 
 UNPRUNED = "unpruned"
+PENALTY = 1e-5
+"""Strength of the HGS penalty.
+
+The paper's 1e-3 is for training from scratch. The pretrained ResNet-20 falls from
+91.9 % to 22.4 % on test[:5000] within 40 steps of it, at a learning rate of 0.02.
+"""
 
 # Letters are those of the duplication experiment, see the page.
 ARMS = {
@@ -178,14 +200,25 @@ ARMS = {
     "similarity": Arm("similarity, hard", "similarity"),
     "similarity-soft": Arm("similarity, soft", "similarity-soft"),
     "msvfp": Arm("MSVFP", "msvfp"),
-    "hgs": Arm("HGS + loss increase", "hgs"),
+    "hgs": Arm(
+        "HGS + loss increase",
+        "hgs",
+        lambda run: {
+            "regularizer": HierarchicalGroupSparsity(strength=PENALTY)
+        },
+    ),
     "duplication-b": Arm(
-        "tolerance + hard L1 (B)", Hard, lambda run: {"allocation": "tolerance"}
+        "tolerance + hard L1 (B)",
+        Hard,
+        lambda run: {"allocation": run.tolerance()},
     ),
     "duplication-c": Arm(
         "duplication, tied copies (C)",
         "duplication",
-        lambda run: {"merge": Merge(run.copied)},
+        lambda run: {
+            "allocation": run.tolerance(),
+            "merge": Merge(run.copied),
+        },
     ),
     "duplication-d": Arm(
         "duplication, parting copies + similarity (D)",
@@ -197,7 +230,11 @@ ARMS = {
         "duplication",
         lambda run: _parting(run, "naive"),
     ),
-    "duplication-f": Arm("duplication, absorb (F)", MergedAtOnce),
+    "duplication-f": Arm(
+        "duplication, absorb (F)",
+        MergedAtOnce,
+        lambda run: {"allocation": run.tolerance()},
+    ),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import kprune
 from kprune.data import normalize_cifar10
+from kprune.duplication import Tolerance
 from kprune.recipes.page import describe
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
@@ -166,6 +167,7 @@ class Bench:
         self.images = images
         self.model = model
         self.cost = kprune.cost(model)
+        self._curves: dict[int, kprune.Sensitivity] = {}
         self.x_test = normalize_cifar10(images.x_test)
         self.baseline = score(predict(model, self.x_test, BATCH), images.y_test)
 
@@ -183,20 +185,31 @@ class Bench:
         x = normalize_cifar10(self.images.x_train[chosen])
         return x, self.images.y_train[chosen]
 
+    def masked(self) -> keras.Model:
+        """A copy of the network to be pruned and trained."""
+        masked = kprune.wrap(self.model, self.skip())
+        compile_model(masked, self.setting)
+        return masked
+
+    def curves(self, seed: int) -> kprune.Sensitivity:
+        """What removing filters costs, group by group: measured once."""
+        if seed not in self._curves:
+            self._curves[seed] = kprune.sensitivity(
+                self.masked(), self.calibration(seed)
+            )
+        return self._curves[seed]
+
     def run(self, name: str, target: float, seed: int) -> dict[str, Any]:
         """Prune and train once; return what is to be written."""
         setting, images = self.setting, self.images
-        keras.utils.set_random_seed(seed)
-        start = time.perf_counter()
         recipe = arms.ARMS[name].recipe(
             {"macs": target} if target else {},
             self.calibration(seed),
-            setting.epochs,
-            seed,
+            arms.Run(setting.epochs, seed, lambda: self.curves(seed)),
         )
-        masked = kprune.wrap(self.model, self.skip())
-        compile_model(masked, setting)
-        masked = recipe.prepare(masked)
+        keras.utils.set_random_seed(seed)
+        start = time.perf_counter()
+        masked = recipe.prepare(self.masked())
         prepared = time.perf_counter()
         watch = Watch(
             self.cost,
@@ -223,7 +236,7 @@ class Bench:
             "seed": seed,
             "setting": setting.config(),
             "recipe": recipe.name,
-            "parts": {n: describe(v) for n, v in recipe.parts.items()},
+            "parts": {n: shown(v) for n, v in recipe.parts.items()},
             "baseline": self.baseline,
             "removals": watch.removals,
             "epochs": watch.epochs,
@@ -254,6 +267,11 @@ class Bench:
             "after": after,
             "removed": removed(after, before),
         }
+
+
+def shown(part: Any) -> str:
+    """A part of a recipe as code; of `Tolerance` without what it measured."""
+    return "Tolerance()" if isinstance(part, Tolerance) else describe(part)
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,145 +11,18 @@ import numpy as np
 
 from kprune.graph import describe
 from kprune.graph.call import FILTER
-from kprune.graph.call import INPUT
-from kprune.graph.call import SCALE
+from kprune.graph.call import STATISTIC
 from kprune.graph.call import Binding
+from kprune.graph.group import Coverage as Coverage
+from kprune.graph.group import Group as Group
+from kprune.graph.group import Member as Member
 from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import compress
 from kprune.graph.labels import varying
-from kprune.graph.values import read
 
 if TYPE_CHECKING:
     from kprune.graph.tracer import Tracer
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """One axis of one variable on which the channels of a group sit.
-
-    Args:
-        layer: The layer that owns the variable (never a wrapper).
-        variable: The `keras.Variable`.
-        name: Name of the variable in its layer, e.g. `"kernel"`.
-        axis: Axis of the variable.
-        index: `(size, m)` integers: the `m` positions on `axis` that belong
-            to each channel.
-        role: `"filter"` (output axis of a producer), `"scale"` (per-channel
-            parameter), `"statistic"` (running statistic) or `"input"` (input
-            axis of a consumer).
-        feature_axis: For consumers, the axis of the layer's input tensor
-            along which the channels run; None if no tensor shows them.
-    """
-
-    layer: keras.layers.Layer
-    variable: keras.Variable
-    name: str
-    axis: int
-    index: np.ndarray
-    role: str
-    feature_axis: int | None = None
-
-    def matrix(self) -> np.ndarray:
-        """The variable's values of each channel, flattened: `(size, d)`."""
-        value = np.moveaxis(read(self.variable), self.axis, 0)
-        return value[self.index].reshape(self.index.shape[0], -1)
-
-    def __str__(self) -> str:
-        return f"{self.layer.name}.{self.name}[axis {self.axis}]"
-
-
-class Group:
-    """Channels that sit on the same axes: the unit of allocation.
-
-    Args:
-        name: Name of the first layer that produces the channels.
-        classes: Class ids of the channels, in channel order.
-        pinned: Why the channels cannot be removed, or None.
-        graph: The graph the group belongs to.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        classes: np.ndarray,
-        pinned: str | None,
-        graph: ChannelGraph,
-    ):
-        self.name = name
-        self.classes = classes
-        self.pinned = pinned
-        self._graph = graph
-
-    @property
-    def size(self) -> int:
-        """Number of channels."""
-        return int(self.classes.size)
-
-    @property
-    def graph(self) -> ChannelGraph:
-        """The graph the group belongs to."""
-        return self._graph
-
-    @functools.cached_property
-    def members(self) -> tuple[Member, ...]:
-        """All variable axes the channels sit on, in model order."""
-        return self._graph.members_of(self)
-
-    @property
-    def producers(self) -> tuple[Member, ...]:
-        """Output axes of the layers that compute the channels."""
-        return tuple(m for m in self.members if m.role == FILTER)
-
-    @property
-    def scales(self) -> tuple[Member, ...]:
-        """Per-channel parameters between producers and consumers."""
-        return tuple(m for m in self.members if m.role == SCALE)
-
-    @property
-    def consumers(self) -> tuple[Member, ...]:
-        """Input axes of the layers that read the channels."""
-        return tuple(m for m in self.members if m.role == INPUT)
-
-    def __repr__(self) -> str:
-        state = "prunable" if self.pinned is None else f"pinned: {self.pinned}"
-        return f"<Group '{self.name}': {self.size} channels, {state}>"
-
-    def __str__(self) -> str:
-        return describe.describe_group(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-    """How many channels can be removed.
-
-    Args:
-        prunable: Channels that can be removed.
-        pinned: Channels that cannot.
-        reasons: Pinned channels by reason.
-    """
-
-    prunable: int
-    pinned: int
-    reasons: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        return self.prunable + self.pinned
-
-    @property
-    def share(self) -> float:
-        """Prunable share of all channels, between 0 and 1."""
-        return self.prunable / self.total if self.total else 0.0
-
-    def __str__(self) -> str:
-        line = (
-            f"{self.prunable:,} of {self.total:,} channels prunable "
-            f"({self.share:.1%})"
-        )
-        for reason, count in sorted(self.reasons.items(), key=lambda r: -r[1]):
-            line += f"\n  {count:,} pinned: {reason}"
-        return line
 
 
 class ChannelGraph:
@@ -176,6 +48,9 @@ class ChannelGraph:
         self.classes = self._solve()
         self._reasons = tracer.ledger.slots.pinned(self.classes)
         self.groups = self._make_groups()
+        for group in self.groups:
+            if group.pinned is None and self._only_counted(group):
+                group.pinned = "nothing but running statistics follow it"
         self.prunable = tuple(g for g in self.groups if g.pinned is None)
         self._by_name = {g.name: g for g in self.groups}
 
@@ -306,6 +181,14 @@ class ChannelGraph:
         if classes.size == 1:
             return "a single channel: removing it would leave an empty axis"
         return None
+
+    def _only_counted(self, group: Group) -> bool:
+        """Whether there is no weight on which a mask could act."""
+        number = self.group_of[group.classes[0]]
+        return all(
+            binding.axes[axis].role == STATISTIC
+            for binding, axis, _ in self._places[number]
+        )
 
     def _groups_on(self, labels: np.ndarray) -> np.ndarray:
         groups = np.unique(self.group_of[self.classes[labels]])

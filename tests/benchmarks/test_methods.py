@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from shared_data import ROOT
 
+import kprune
+
 sys.path.append(str(ROOT / "benchmarks" / "methods"))
 
 import arms
@@ -60,7 +62,9 @@ def bench(monkeypatch):
 def test_every_arm_can_be_made(name):
     x = np.zeros((4, 8, 8, 3), "float32")
     made = [
-        arms.ARMS[name].recipe({"macs": 0.5}, (x, np.zeros(4)), 4, seed)
+        arms.ARMS[name].recipe(
+            {"macs": 0.5}, (x, np.zeros(4)), arms.Run(4, seed)
+        )
         for seed in (0, 1)
     ]
     assert made[0].epochs == 4
@@ -118,13 +122,30 @@ def test_every_arm_meets_its_target(bench, name):
 
 def test_merged_at_once_is_small_before_training(bench):
     recipe = arms.ARMS["duplication-f"].recipe(
-        {"macs": TARGET}, bench.calibration(0), 3, 0
+        {"macs": TARGET}, bench.calibration(0), arms.Run(3, 0)
     )
-    masked = experiment.kprune.wrap(bench.model)
-    experiment.compile_model(masked, SETTING)
+    masked = bench.masked()
     prepared = recipe.prepare(masked)
     assert prepared.compiled
     assert prepared.count_params() < masked.count_params()
+
+
+def test_arms_measure_what_removing_costs_once(bench):
+    data_ = bench.calibration(0)
+    curves = bench.curves(0)
+    assert bench.curves(0) is curves
+    arm = arms.ARMS["duplication-b"]
+    kept = []
+    for run_ in (arms.Run(3, 0, lambda: curves), arms.Run(3, 0)):
+        recipe = arm.recipe({"macs": TARGET}, data_, run_)
+        masked = bench.masked()
+        kprune.prune(
+            masked, "l1", {"macs": TARGET}, recipe.parts["allocation"], data_
+        )
+        kept.append(kprune.masks(masked))
+        assert experiment.shown(recipe.parts["allocation"]) == "Tolerance()"
+    for name, mask in kept[0].items():
+        np.testing.assert_array_equal(mask, kept[1][name])
 
 
 # -- images ----------------------------------------------------------------

@@ -28,7 +28,7 @@ PARTLY = {hub.vit_det: [], hub.sam: ["SAMPromptEncoder"]}
 # None: all weights are inside of such layers.
 NOT_AT_ALL = {
     hub.deit: ["DeiTEmbeddings", "DeiTEncoder"],
-    hub.swin: ["SwinTransformerBlock"],
+    hub.swin: ["PatchMerging", "SwinTransformerBlock"],
 }
 # keras-hub's own ViTPatchingAndEmbedding refuses its own configuration.
 CANNOT_BE_LOADED = {hub.vit}
@@ -73,12 +73,14 @@ def test_what_kprune_cannot_see_is_left_and_the_rest_is_exact(build):
         assert hub.unseen(model) == PARTLY[build]
         coverage = kprune.trace(model).coverage
         del coverage.reasons["feeds the model output 'head'"]
-        (reason,) = coverage.reasons
-        assert "mixes this axis with one of unknown size" in reason
-        assert coverage.reasons[reason] == 8 and coverage.prunable == 56
+        why = "mixes this axis with one of unknown size"
+        assert all(why in reason for reason in coverage.reasons)
+        assert sum(coverage.reasons.values()) == 48 and coverage.prunable == 56
         assert_exact(model, 1e-10, x=hub.inputs(model))
 
 
+# What keras-hub's Swin tells of itself.
+@pytest.mark.filterwarnings("ignore:Layer 'attn' .* was passed an input")
 @pytest.mark.parametrize("build", named(NOT_AT_ALL))
 def test_a_backbone_that_cannot_be_pruned_says_so(build):
     model = hub.with_head(build)

@@ -226,3 +226,17 @@ def test_pooling_in_three_dimensions():
         model = head(inputs, x)
         assert prunable_sizes(model) == {"a": 5}
         assert_exact(model, 1e-5)
+
+
+def test_channels_that_only_statistics_follow_stay():
+    """A batch normalisation of zero padding, without scale and offset."""
+    inputs = keras.Input((6, 4))
+    x = layers.Dense(5, name="dense")(inputs)
+    padded = keras.ops.pad(x, [[0, 0], [0, 0], [3, 0]])
+    y = layers.BatchNormalization(scale=False, center=False, name="bn")(padded)
+    y = layers.GlobalAveragePooling1D()(y)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(y[:, 2:]))
+    graph = kprune.trace(model)
+    assert graph["bn"].pinned == "nothing but running statistics follow it"
+    assert graph.prunable[0].name == "dense"
+    assert_exact(model, 1e-5)
