@@ -74,6 +74,13 @@ Data = Annotated[
         "activation, apoz): .npz with x and y, or .npy."
     ),
 ]
+Recover = Annotated[
+    str | None,
+    typer.Option(
+        help="How to repair what removing filters breaks, without training: bn, "
+        "bias or reconstruct, on --data, or merge."
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +117,7 @@ def prune(  # noqa: PLR0913  options of a command
     criterion: Criterion = None,
     allocation: Allocation = None,
     data: Data = None,
+    recover: Recover = None,
     method: Method = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
@@ -117,9 +125,9 @@ def prune(  # noqa: PLR0913  options of a command
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
 
-    Without `--method` there is no training: fine-tune the result. With it the
-    model trains on `--data`, by the loss and optimizer it was saved with, while
-    filters go.
+    Without `--method` there is no training: fine-tune the result, or repair it
+    with `--recover`. With it the model trains on `--data`, by the loss and
+    optimizer it was saved with, while filters go.
 
     Example: `kprune prune model.keras small.keras --reduce macs=0.5`
 
@@ -128,6 +136,11 @@ def prune(  # noqa: PLR0913  options of a command
     """
     target = parse_reduce(reduce)
     _check_options(method, data, epochs, learning_rate)
+    if method is not None and recover is not None:
+        raise typer.BadParameter(
+            "a method trains the model after filters have gone; leave one out.",
+            param_hint="--recover",
+        )
     start_keras()
     import kprune
     from kprune.commands.files import load_arrays
@@ -137,6 +150,8 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.report.progress import step
 
     chosen = {"criterion": criterion, "allocation": allocation}
+    if method is None:
+        chosen["recover"] = recover
     parts = {k: v for k, v in chosen.items() if v is not None}
     with progress() as bars:
         with step(bars, "loading"):

@@ -121,3 +121,22 @@ def test_options_that_do_not_go_together(options):
     result = run("prune", "a.keras", "b.keras", *options)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
+
+
+def test_recover_repairs_without_training(files, model):
+    x = np.load(files / "inputs.npz")["x"]
+    errors = {}
+    for recover in (None, "reconstruct"):
+        options = [] if recover is None else ["--recover", recover]
+        result = prune(files, *options, data="inputs.npz")
+        assert result.exit_code == 0, result.output
+        compact = keras.saving.load_model(files / "small.keras", compile=False)
+        gap = model.predict(x, verbose=0) - compact.predict(x, verbose=0)
+        errors[recover] = float((gap**2).mean())
+    assert errors["reconstruct"] < 0.5 * errors[None]
+
+
+def test_recover_does_not_go_with_a_method(files):
+    result = prune(files, "--method", "similarity", "--recover", "bn")
+    assert result.exit_code == 2
+    assert "leave one out" in " ".join(result.output.split())
