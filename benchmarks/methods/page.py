@@ -160,8 +160,8 @@ def table(results: list[Result]) -> list[str]:
         cells = [
             runs[0]["title"],
             str(len(runs)),
-            spread(each(lambda r: 100 * r["macs"]["removed"]), 1) + " %",
-            spread(each(lambda r: 100 * r["params"]["removed"]), 1) + " %",
+            gone(runs, "macs"),
+            gone(runs, "params"),
             spread(after) if after else "",
             spread(each(lambda r: r["final"]["test[5000:]"])),
             spread(each(lambda r: r["final"]["test"])),
@@ -169,6 +169,11 @@ def table(results: list[Result]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def gone(runs: list[Result], cost: str) -> str:
+    """Which share of a cost is gone, as a mean in percent."""
+    return f"{statistics.fmean(100 * r[cost]['removed'] for r in runs):.1f} %"
 
 
 def change(runs: list[Result]) -> float:
@@ -255,15 +260,30 @@ def plot(results: list[Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
     shares = targets(results) or [0.0]
-    # One look for all arms: without it two runs would draw different files.
-    with matplotlib.rc_context({"svg.hashsalt": "kprune", "font.size": 8}):
-        figure = Figure(figsize=(10, 4.5 * len(shares)), layout="constrained")
+    # Without a salt, two runs would draw different files; text as paths is large.
+    look = {"svg.hashsalt": "kprune", "svg.fonttype": "none", "font.size": 8}
+    with matplotlib.rc_context(look):
+        height = 4.5 * len(shares) + 1
+        figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.subplots(len(shares), 2, squeeze=False)
         for share, (left, right) in zip(shares, axes, strict=True):
             epochs_panel(left, at(results, share))
             final_panel(right, at(results, share))
-            left.set_title(f"{share:.3g} of the MACs removed, epoch by epoch")
-            right.set_title("the compact model")
+            left.set_title(f"{100 * share:.3g} % of the MACs, epoch by epoch")
+            right.set_title("compact models (dotted: pretrained)")
+        handles = {
+            text: handle
+            for left in axes[:, 0]
+            for handle, text in zip(
+                *left.get_legend_handles_labels(), strict=True
+            )
+        }
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=4,
+        )
         temporary = path.with_suffix(".tmp")
         figure.savefig(temporary, format="svg", metadata={"Date": None})
     # Matplotlib ends lines of paths with blanks.
@@ -293,7 +313,6 @@ def epochs_panel(axes: Any, results: list[Result]) -> None:
         )
     axes.set(xlabel="epoch", ylabel="accuracy on test[:5000], %")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=6)
 
 
 def final_panel(axes: Any, results: list[Result]) -> None:
@@ -313,10 +332,7 @@ def final_panel(axes: Any, results: list[Result]) -> None:
     axes.axvline(base, color="grey", linestyle=":")
     axes.set_yticks(range(len(arms)), [r[0]["title"] for r in arms.values()])
     axes.invert_yaxis()
-    axes.set(
-        xlabel="accuracy on test[5000:], %: mean, deviation, seeds (bars); "
-        "dotted: pretrained"
-    )
+    axes.set(xlabel="accuracy on test[5000:], %")
 
 
 # -- the page --------------------------------------------------------------
