@@ -46,7 +46,10 @@ class HGS(Recipe):
     @property
     def defaults(self) -> dict[str, Any]:
         return {
-            "regularizer": regularizers.HierarchicalGroupSparsity(),
+            # The published 1e-3 is for training from random weights.
+            "regularizer": regularizers.HierarchicalGroupSparsity(
+                strength=1e-5
+            ),
             "criterion": criteria.LossIncrease(),
             "allocation": allocation.Global("none"),
             "schedule": schedules.OneShot(max(1, 2 * self.epochs // 3)),

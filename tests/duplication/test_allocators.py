@@ -175,7 +175,7 @@ def test_naive_trials_measure_copies(model, data):
     report = tolerance.redundancy
     group, size = report.names[0], int(report.sizes[0])
     plan = kprune.pruning.Plan(kprune.wrap(model), "l1", HALF, tolerance, data)
-    posed = plan._pose(plan.score())
+    posed = plan.problem(plan.score())
     rise = tolerance.measure(posed)[0][int(0.95 * size)]
     masked = kprune.duplicate(
         model, allocation={group: int(0.95 * size) / size},
