@@ -29,8 +29,9 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 # The core runs on any backend of Keras. JAX and PyTorch get an environment
 # without TensorFlow. Left out: what takes JAX minutes to compile.
 CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
-	tests/rebuild tests/callbacks tests/test_prune.py tests/test_registry.py \
-	tests/test_schedules.py --ignore tests/graph/test_applications.py \
+	tests/rebuild tests/callbacks tests/duplication tests/recovery \
+	tests/regularizers tests/recipes tests/test_factors.py tests/test_prune.py \
+	tests/test_registry.py tests/test_schedules.py --ignore tests/graph/test_applications.py \
 	--ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
 	"rich>=13.8" "hypothesis>=6.100" "pytest>=9,<10"
