@@ -31,8 +31,8 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
 	tests/rebuild tests/callbacks tests/duplication tests/recovery \
 	tests/regularizers tests/recipes tests/test_factors.py tests/test_prune.py \
-	tests/test_registry.py tests/test_schedules.py --ignore tests/graph/test_applications.py \
-	--ignore tests/graph/test_fuzz.py
+	tests/test_registry.py tests/test_schedules.py \
+	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
 	"rich>=13.8" "hypothesis>=6.100" "pytest>=9,<10"
 
@@ -56,7 +56,8 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/masking tests/cost tests/criteria/test_data_free.py \
 	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
-	tests/test_prune.py tests/test_registry.py tests/test_schedules.py
+	tests/recovery/test_recover.py tests/test_prune.py tests/test_registry.py \
+	tests/test_schedules.py
 
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
 	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(CORE_SHORT) $(ARGS)
