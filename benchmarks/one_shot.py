@@ -44,7 +44,7 @@ WAYS = {
     ),
 }
 
-# Issue tracker's figures of others: see the page.
+# Quoted, not measured here: see the page.
 PEERS = {
     20: {0.22: 79.55, 0.36: 55.9, 0.49: 27.2, 0.66: 13.1},
     56: {0.22: 91.2, 0.36: 80.4, 0.49: 44.5, 0.66: 15.1},
@@ -206,8 +206,8 @@ def page() -> None:
         "in italics are not ours: Torch-Pruning's best of group L1, L2, FPGM,",
         "LAMP, BN scale, Taylor and Hessian, interpolated to the same MACs, and",
         "uniform L2 with a least-squares refit of the second convolution of each",
-        "block; both were measured before, by others, on the same weights and",
-        "images.",
+        "block. They are quoted: same weights and images, but no command here",
+        "makes them.",
         "",
     ]
     for path in sorted(RESULTS.glob("one_shot_*.json")):
