@@ -96,7 +96,7 @@ def prune(
     if recover is not None:
         recoveries.check(recover, data)
         recover = recoveries.get(recover)
-    masked = _masked(model, skip)
+    masked = as_masked(model, skip)
     plan = Plan(masked, criterion, reduce, allocation, data)
     plan.check()
     alive = plan.settle()
@@ -107,7 +107,12 @@ def prune(
     return masked
 
 
-def _masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
+def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
+    """Return a plain model wrapped, and a wrapped one as it is.
+
+    Raises:
+        ValueError: The model is wrapped already, but there are layers to skip.
+    """
     if not is_masked(model):
         return wrap(model, skip)
     if skip is not None:

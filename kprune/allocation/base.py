@@ -131,16 +131,13 @@ class Allocation(abc.ABC):
         """Return, for each prunable group's name, `(size,)` booleans: kept."""
 
 
-class RankedAllocation(Allocation):
-    """Removes channels in the order of one ranking over all groups.
+class LimitedAllocation(Allocation):
+    """Meets budgets within limits that hold for each group.
 
     Args:
         keep_min: Channels that each group keeps at least, 1 or more.
         max_share: Largest share of a group's channels that may go.
     """
-
-    restore: int | None = None
-    """How many channels per group may be put back against the ranking."""
 
     def __init__(self, keep_min: int, max_share: float) -> None:
         name = type(self).__name__
@@ -161,10 +158,6 @@ class RankedAllocation(Allocation):
         self.keep_min = keep_min
         self.max_share = float(max_share)
 
-    @abc.abstractmethod
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
-        """Return, for each prunable group, `(size,)` values; lowest goes first."""
-
     def floors(self, problem: Problem) -> np.ndarray:
         """Return `(groups,)` channels that each group keeps at least."""
         sizes = problem.sizes
@@ -181,6 +174,22 @@ class RankedAllocation(Allocation):
 
     def met(self, problem: Problem) -> bool:
         return within_budget(problem)
+
+
+class RankedAllocation(LimitedAllocation):
+    """Removes channels in the order of one ranking over all groups.
+
+    Args:
+        keep_min: As of `LimitedAllocation`.
+        max_share: As of `LimitedAllocation`.
+    """
+
+    restore: int | None = None
+    """How many channels per group may be put back against the ranking."""
+
+    @abc.abstractmethod
+    def priorities(self, problem: Problem) -> list[np.ndarray]:
+        """Return, for each prunable group, `(size,)` values; lowest goes first."""
 
     def solve(self, problem: Problem) -> Vectors:
         self.check(problem)

@@ -14,9 +14,8 @@ from kprune.duplication.copies import Copies
 from kprune.duplication.copies import make_copies
 from kprune.duplication.copies import only_exact
 from kprune.duplication.copies import plan_copies
-from kprune.masking import is_masked
-from kprune.masking import wrap
 from kprune.pruning import Plan
+from kprune.pruning import as_masked
 from kprune.rebuild.copies import CopyMap
 
 logger = logging.getLogger("kprune")
@@ -75,15 +74,7 @@ def duplicate(
     compact = kprune.rebuild(masked)
     ```
     """
-    if is_masked(model):
-        if skip is not None:
-            raise ValueError(
-                f"Model '{model.name}' is wrapped already, so `skip` comes too "
-                "late. Give it to kprune.wrap(model, skip=...)."
-            )
-        masked = model
-    else:
-        masked = wrap(model, skip)
+    masked = as_masked(model, skip)
     plan = Plan(masked, criterion, reduce, allocation, data)
     plan.check()
     alive = plan.settle()

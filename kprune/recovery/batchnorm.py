@@ -38,7 +38,7 @@ def _measure(step: Step) -> None:
         return
     if not step.input.differs or step.calls > 1:
         return
-    values = step.input.after.astype("float32")
+    values = step.input.after
     axis = layer.axis % values.ndim
     others = tuple(a for a in range(values.ndim) if a != axis)
     layer.moving_mean.assign(values.mean(axis=others, dtype=np.float64))

@@ -15,21 +15,22 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.data import require_data
 from kprune.graph.values import read
-from kprune.masking.wrapping import wrappers_by_layer
 from kprune.recovery.base import gather
 from kprune.recovery.constants import constant_home
 from kprune.recovery.gram import Sums
+from kprune.recovery.linear import COLUMNS
 from kprune.recovery.linear import Linear
 from kprune.recovery.linear import linear
+from kprune.recovery.linear import living
 from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
-from kprune.recovery.reconstruct import COLUMNS
 
 if TYPE_CHECKING:
     from kprune.graph import Group
     from kprune.graph import Member
 
 RIDGE = 1e-4
+ROWS = 100_000
 
 
 @register("reconstruction")
@@ -64,7 +65,7 @@ class Reconstruction(Criterion):
     ```
     """
 
-    def __init__(self, samples: int = 1024, rows: int = 100_000) -> None:
+    def __init__(self, samples: int = 1024, rows: int = ROWS) -> None:
         self.samples = samples
         self.rows = rows
 
@@ -74,7 +75,10 @@ class Reconstruction(Criterion):
     def scores(
         self, groups: Sequence[Group], model: keras.Model | None, data: Any
     ) -> Scores:
-        assert_model(model)
+        if model is None:
+            raise ValueError(
+                "Criterion Reconstruction runs the masked model: pass it as `model`."
+            )
         readers = observe(model, groups, data, self.samples, self.rows)
         found = {}
         for group in groups:
@@ -83,18 +87,6 @@ class Reconstruction(Criterion):
                 found[group.name] = _errors(group, mine)
         return by_length_elsewhere(
             found, groups, "Reconstruction", "no dense or convolutional reader"
-        )
-
-
-def assert_model(model: Any) -> None:
-    """Raise unless there is a model.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if model is None:
-        raise ValueError(
-            "Criterion Reconstruction runs the masked model: pass it as `model`."
         )
 
 
@@ -161,7 +153,11 @@ class Reader:
 
 
 def observe(
-    model: Any, groups: Sequence[Group], data: Any, samples: int, rows: int
+    model: Any,
+    groups: Sequence[Group],
+    data: Any,
+    samples: int,
+    rows: int = ROWS,
 ) -> dict[int, Reader]:
     """Return what the linear readers of some groups see, by `id(layer)`.
 
@@ -173,33 +169,21 @@ def observe(
         rows: How many rows of each layer to use at most.
     """
     wanted = {id(m.layer) for g in groups for m in g.consumers}
-    wrappers = wrappers_by_layer(model)
     readers: dict[int, Reader] = {}
 
     def look(step: Step) -> None:
         view = linear(step.layer)
         if id(step.layer) not in wanted or view is None or step.calls > 1:
             return
-        rank = len(view.kernel.shape)
-        wrapper = wrappers[id(step.layer)]
-        masks = [
-            np.ones(view.kernel.shape[axis])
-            if (mask := wrapper.axis_mask(view.kernel, axis)) is None
-            else mask
-            for axis in (rank - 2, rank - 1)
-        ]
-        if masks[0].sum() * view.per_channel > COLUMNS:
+        live, filters = living(step.operation, view)
+        if live.sum() * view.per_channel > COLUMNS:
             return
         sums = Sums(view.columns)
         total = int(view.results(step.before[0]).shape[0])
         for some, _ in view.chunks(step.input.before, total, rows):
             sums.add(some)
         readers[id(step.layer)] = Reader(
-            view,
-            sums,
-            masks[0] > 0,
-            masks[1] > 0,
-            constant_home(step),
+            view, sums, live, filters, constant_home(step)
         )
 
     Lockstep(model, None, gather(data, samples)).visit(look)

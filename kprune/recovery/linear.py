@@ -11,8 +11,13 @@ import keras
 import numpy as np
 from keras import layers
 
+from kprune.masking import FilterMask
+
 CHUNK = 16_384
 """Rows that are looked at together."""
+
+COLUMNS = 6000
+"""Widest matrix that is fitted: time grows with the cube of it."""
 
 
 class Linear(abc.ABC):
@@ -81,6 +86,27 @@ class Linear(abc.ABC):
 
 
 _kinds: dict[type, type[Linear]] = {}
+
+
+def living(operation: Any, view: Linear) -> tuple[np.ndarray, np.ndarray]:
+    """Return which input channels and which filters of a layer live.
+
+    Args:
+        operation: The layer, or the `FilterMask` around it.
+        view: The layer as a matrix.
+
+    Returns:
+        Booleans `(channels,)` and `(filters,)`.
+    """
+    rank = len(view.kernel.shape)
+    masks = []
+    for axis in (rank - 2, rank - 1):
+        mask = None
+        if isinstance(operation, FilterMask):
+            mask = operation.axis_mask(view.kernel, axis)
+        size = view.kernel.shape[axis]
+        masks.append(np.ones(size, bool) if mask is None else mask > 0)
+    return masks[0], masks[1]
 
 
 def register(*classes: type) -> Callable[[type[Linear]], type[Linear]]:

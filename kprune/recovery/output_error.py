@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.allocation import LimitedAllocation
 from kprune.allocation import Problem
-from kprune.allocation import RankedAllocation
 from kprune.allocation import register
 from kprune.allocation.base import Vectors
 from kprune.allocation.solver import fits
@@ -23,7 +23,6 @@ from kprune.recovery.base import gather
 from kprune.recovery.elimination import Reader
 from kprune.recovery.elimination import members_read
 from kprune.recovery.elimination import observe
-from kprune.recovery.state import no_gradients
 
 _log = logging.getLogger("kprune")
 
@@ -32,7 +31,7 @@ BATCH = 256
 
 
 @register("output_error")
-class OutputError(RankedAllocation):
+class OutputError(LimitedAllocation):
     """Takes from each group what the model's outputs notice least.
 
     For every group alone, some shares of its channels are removed in the order
@@ -84,18 +83,6 @@ class OutputError(RankedAllocation):
         self.probe = probe
         self.levels = tuple(shares)
 
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
-        """Return the slopes of the convex error curves, per unit of cost.
-
-        Costs are those of the model as it is, so that this ranking is only
-        near to what `solve` does.
-        """
-        curves = self.curves(problem)
-        return [
-            _by_channel(problem, name, np.diff(curve))
-            for name, curve in zip(problem.names, curves, strict=True)
-        ]
-
     def solve(self, problem: Problem) -> Vectors:
         self.check(problem)
         if self.met(problem):
@@ -115,7 +102,7 @@ class OutputError(RankedAllocation):
         """
         model, data = problem.graph.model, problem.data
         groups = problem.graph.prunable
-        readers = observe(model, groups, data, self.samples, 100_000)
+        readers = observe(model, groups, data, self.samples)
         probe = gather(data, self.probe)
         temporary = TemporaryMasks(model, problem.graph)
         reference = _outputs(model, probe)
@@ -147,15 +134,6 @@ def _best(problem: Problem, name: str, count: int) -> np.ndarray:
     mask = np.zeros(len(problem.alive[name]), dtype=bool)
     mask[order[len(order) - count :]] = True
     return mask
-
-
-def _by_channel(problem: Problem, name: str, values: np.ndarray) -> np.ndarray:
-    """Return values in the order of removal by channel."""
-    living = np.flatnonzero(problem.alive[name])
-    order = living[np.argsort(problem.scores[name][living], kind="stable")]
-    out = np.zeros(len(problem.alive[name]))
-    out[order] = values[: len(order)]
-    return out
 
 
 @contextlib.contextmanager
@@ -202,12 +180,11 @@ def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
     """Return the model's outputs, logits instead of probabilities."""
     size = len(keras.tree.flatten(inputs)[0])
     parts = []
-    with no_gradients():
-        for start in range(0, size, BATCH):
-            some = keras.tree.map_structure(
-                lambda x, start=start: x[start : start + BATCH], inputs
-            )
-            parts.append(keras.tree.flatten(model.predict_on_batch(some)))
+    for start in range(0, size, BATCH):
+        some = keras.tree.map_structure(
+            lambda x, start=start: x[start : start + BATCH], inputs
+        )
+        parts.append(keras.tree.flatten(model.predict_on_batch(some)))
     whole = [np.concatenate(p) for p in zip(*parts, strict=True)]
     tensors = walk.require_functional(model).outputs
     return [_logits(t, x) for t, x in zip(tensors, whole, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -15,14 +16,18 @@ from kprune.recovery.base import register
 from kprune.recovery.constants import add_constant
 from kprune.recovery.constants import constant_home
 from kprune.recovery.gram import Sums
+from kprune.recovery.linear import COLUMNS
 from kprune.recovery.linear import Linear
 from kprune.recovery.linear import linear
+from kprune.recovery.linear import living
 from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-COLUMNS = 6000
-"""Widest matrix that is refitted: time grows with the cube of it."""
+FOLDS = 5
+"""One sample of so many is held out."""
+
+_log = logging.getLogger("kprune")
 
 
 @register("reconstruct")
@@ -35,14 +40,19 @@ class Reconstruct(Recovery):
     least squares, on what the pruned model feeds it. A layer that is added to
     others makes up for their errors too. Ridge penalties draw the kernel
     towards the present one; their strength is chosen on a fifth of the
-    samples that is held out, and a layer that does not gain there stays as it
-    is. A generalisation of the reconstruction of "ThiNet" (Luo et al.,
-    arXiv 1707.06342) to every layer.
+    samples that is held out, and a kernel that does not gain there stays as
+    it is. Layers of other kinds, and those that the model calls twice, are
+    left alone; a log line names those that are too wide. A generalisation of
+    the reconstruction of "ThiNet" (Luo et al., arXiv 1707.06342) to every
+    layer.
 
     Args:
         samples: How many samples of the data to use at most.
         rows: How many rows (samples times places of the output) a fit uses at
             most.
+
+    Raises:
+        ValueError: There are fewer than 5 samples, so that none is held out.
 
     Example:
 
@@ -56,19 +66,30 @@ class Reconstruct(Recovery):
         self.rows = rows
 
     def repair(self, lockstep: Lockstep) -> None:
+        count = len(lockstep.inputs[0])
+        if count < FOLDS:
+            raise ValueError(
+                f"Reconstruct needs {FOLDS} samples at least, and some hundred to "
+                f"be of use. Received: {count}."
+            )
         lockstep.visit(self._refit)
 
     def _refit(self, step: Step) -> None:
         view = linear(step.layer)
         if view is None or step.calls > 1:
             return
-        live, filters = _living(step.operation, view)
+        live, filters = living(step.operation, view)
         correction = _owed(step)
         whole = not step.input.differs and live.all()
         if whole and correction is None:
             return
         columns = np.repeat(live, view.per_channel)
         if columns.sum() > COLUMNS:
+            _log.info(
+                "Layer '%s' stays as it is: its %d columns are too many to refit.",
+                step.layer.name,
+                columns.sum(),
+            )
             return
         sums = step.sums()
         missing = view.results(sums.before) - view.results(sums.after)
@@ -78,10 +99,7 @@ class Reconstruct(Recovery):
             view, step.input.after, missing, columns, filters
         )
         constant = constant_home(step) is not None
-        change = _change(fit, held_out, constant)
-        if change is None:
-            return
-        weights, offset = change
+        weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))
         scale = _factors(step.operation, view)[filters]
         matrix[np.ix_(columns, filters)] += weights / scale
@@ -99,11 +117,11 @@ class Reconstruct(Recovery):
         columns: np.ndarray,
         filters: np.ndarray,
     ) -> tuple[Sums, Sums]:
-        """Return the sums over four fifths of the samples, and over the rest."""
+        """Return the sums over most of the samples, and over those held out."""
         parts = [Sums(int(columns.sum()), int(filters.sum())) for _ in range(2)]
         per_sample = max(1, len(missing) // len(inputs))
         for rows, which in view.chunks(inputs, len(missing), self.rows):
-            held_out = (which // per_sample) % 5 == 4
+            held_out = (which // per_sample) % FOLDS == FOLDS - 1
             for part, mine in zip(parts, (~held_out, held_out), strict=True):
                 if mine.any():
                     targets = missing[which[mine]][:, filters]
@@ -113,10 +131,8 @@ class Reconstruct(Recovery):
 
 def _change(
     fit: Sums, held_out: Sums, constant: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return by what weights and constants should change, None if not at all."""
-    if not fit.count or not held_out.count:
-        return None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return by what weights and constants should change."""
     zero = np.zeros_like(fit.products)
     choices = [(held_out.error(zero, constant), -1.0, zero)]
     for ridge in RIDGES:
@@ -127,19 +143,6 @@ def _change(
     if ridge >= 0:
         weights = total.solve(ridge, constant)
     return weights, total.constant(weights)
-
-
-def _living(operation: Any, view: Linear) -> tuple[np.ndarray, np.ndarray]:
-    """Return which input channels and which filters of a layer live."""
-    rank = len(view.kernel.shape)
-    masks = []
-    for axis in (rank - 2, rank - 1):
-        mask = None
-        if isinstance(operation, FilterMask):
-            mask = operation.axis_mask(view.kernel, axis)
-        size = view.kernel.shape[axis]
-        masks.append(np.ones(size, bool) if mask is None else mask > 0)
-    return masks[0], masks[1]
 
 
 def _factors(operation: Any, view: Linear) -> np.ndarray:

@@ -159,7 +159,6 @@ def test_by_name_in_prune_and_duplicate(model, data, name):
 
 def test_copies_written_for_a_trial_are_undone(model, data):
     masked = kprune.wrap(model)
-    before = masked.get_weights()
     tolerance = Tolerance(Copies(consumers="naive"), shares=4)
     masked = kprune.prune(masked, reduce=HALF, allocation=tolerance, data=data)
     alive = kprune.masks(masked)
@@ -167,7 +166,6 @@ def test_copies_written_for_a_trial_are_undone(model, data):
     kprune.set_masks(plain, alive)
     x, _ = data
     assert difference(outputs(masked, x), outputs(plain, x)) < 1e-4
-    assert len(before) == len(masked.get_weights())
 
 
 def test_naive_trials_measure_copies(model, data):

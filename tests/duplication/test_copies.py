@@ -203,20 +203,17 @@ def test_tied_copies_stay_together(optimizer):
 
 
 def test_random_shares_part_in_training():
+    model = compiled("sgd")
+    # A filter that no gradient reaches behind its ReLU cannot part.
+    conv = model.get_layer("conv3")
+    conv.bias.assign(keras.ops.ones_like(conv.bias))
     masked = kprune.duplicate(
-        compiled("sgd"), allocation="uniform",
-        copies=Copies(consumers=Split("random")),
-    )  # fmt: skip
-    x, y = arrays(16)
-    for _ in range(3):
-        masked.train_on_batch(x, y)
-    small = kprune.rebuild(masked, merge=1e-6)
-    tied = kprune.rebuild(
-        kprune.duplicate(compiled("sgd"), allocation="uniform")
+        model, allocation="uniform", copies=Copies(consumers=Split("random"))
     )
-    # Filters that no gradient reaches behind their ReLU cannot part.
-    assert kprune.cost(small).macs > 0.9 * kprune.cost(masked).macs
-    assert kprune.cost(tied).macs < 0.6 * kprune.cost(masked).macs
+    x, y = arrays(16)
+    masked.train_on_batch(x, y)
+    small = kprune.rebuild(masked, merge=1e-5)
+    assert kprune.cost(small).macs == kprune.cost(masked).macs
 
 
 def test_step_of_a_copy_is_its_share_of_the_step_of_the_donor():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import inspect
 import math
 from collections.abc import Sequence
@@ -118,13 +119,13 @@ class _HeadsRule(Rule):
         self._count(call, query, key, (heads, parts, value_parts))
         return self._results(call, query, outgoing, heads)
 
+    @abc.abstractmethod
     def inner_axes(self, call: Call) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         """Labels of heads, key/value heads, key channels and value channels."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def outputs(self, call: Call, reads: Arrays) -> list[Arrays]:
         """Labels of the output axes behind the sequence."""
-        raise NotImplementedError
 
     @staticmethod
     def _pin_heads_of_masks(call: Call, given: dict[str, Any]) -> None:
@@ -286,9 +287,9 @@ class _ScoresRule(Rule):
         ]
         return [Labels(shape, factors, value.zero, value.why), *scores]
 
+    @abc.abstractmethod
     def ignores_removed(self, call: Call, query, key, summed: Arrays) -> bool:
         """Whether removed channels add nothing to the scores by themselves."""
-        raise NotImplementedError
 
     def masked_call(self, layer, masks, inputs, *args, **kwargs):
         mask = masks.get("summed")

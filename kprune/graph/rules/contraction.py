@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -181,10 +182,11 @@ class ContractionRule(BinaryRule):
         labels, _ = contract(call, operands, *found)
         return labels.replace(shape=call.output_shape)
 
+    @abc.abstractmethod
     def names(
         self, call: Call, ranks: list[int]
     ) -> tuple[list[Spec], Spec] | None:
-        raise NotImplementedError
+        """Axis names of the operands and of the result; None if there are none."""
 
 
 @register_rule(ops.numpy.Einsum)

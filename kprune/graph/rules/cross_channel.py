@@ -7,6 +7,7 @@ the living channels only, by `Rule.masked_call`.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import keras
@@ -74,9 +75,9 @@ def _spread(variable, axes: Sequence[int], x):
 class _AxisNormRule(Rule):
     """Normalisation along some axes of each sample."""
 
+    @abc.abstractmethod
     def parameters(self, layer) -> list:
         """The layer's variables, whose axes are the normalised ones."""
-        raise NotImplementedError
 
     def shifts(self, layer) -> bool:
         """Whether 0 is moved away from 0."""
