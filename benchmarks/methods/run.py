@@ -15,8 +15,9 @@ be made; that of the compact model, which is what counts, once, on `test[5000:]`
 and on all of test, after the last epoch.
 
 Each run writes `results/RESNET-SCOPE-EPOCHSxIMAGES/ARM-TARGET-SEED.json`. What is
-there is not run again, so a series that was stopped goes on where it was; files
-of other options in the same place are an error.
+there is not run again, so a series that was stopped goes on where it was, and
+several processes can share one that they begin at different ends (`--seeds 0 1 2`,
+`--seeds 2 1 0`); files of other options in the same place are an error.
 
 It runs on any backend of Keras. Without TensorFlow, which reads the data set:
 
@@ -160,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = data.load(options.data_dir, options.images_npz)
     bench = Bench(setting, images, pretrained(setting.depth, options.weights))
     print(f"pretrained: {bench.baseline}")
-    failed = 0
+    finished = failed = 0
     for number, task in enumerate(missing, start=1):
+        if task.done(setting):  # by another process, meanwhile
+            continue
         print(f"{number} of {len(missing)}: {task.path.stem}", flush=True)
         try:
             result = bench.run(task.arm, task.target, task.seed)
@@ -171,9 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed += 1
             continue
         write(task.path, result)
+        finished += 1
         print(f"  final: {result['final']}", flush=True)
         gc.collect()
-    print(f"{len(missing) - failed} runs done, {failed} failed")
+    print(f"{finished} runs done, {failed} failed")
     return failed
 
 
