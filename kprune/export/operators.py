@@ -35,7 +35,7 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
     Raises:
         ValueError: If the file is no TensorFlow Lite model.
     """
-    schema = _schema()
+    schema = tflite_schema()
     content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":
         raise ValueError(f"{str(path)!r} is not a TensorFlow Lite model.")
@@ -65,7 +65,8 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
     return Operators(dict(counts.most_common()), tuple(sorted(custom)))
 
 
-def _schema() -> Any:
+def tflite_schema() -> Any:
+    """Return the module of classes that read and write `.tflite` files."""
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:
