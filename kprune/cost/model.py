@@ -105,6 +105,11 @@ class AxisTable:
             for group, slope in slopes.items():
                 self._slopes[group, n] = slope
 
+    @property
+    def functions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Constants `(axes,)` and slopes `(groups, axes)` of the lengths."""
+        return self._constants, self._slopes
+
     def lengths(self, kept: np.ndarray) -> np.ndarray:
         """Lengths of all axes for kept counts `(..., groups)`."""
         return self._constants + np.asarray(kept, dtype=float) @ self._slopes
@@ -175,6 +180,15 @@ class CostModel:
 
     def lengths(self, kept: Any) -> np.ndarray:
         return self._axes.lengths(kept)
+
+    def axis_functions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how long each labelled axis is, given the kept channels.
+
+        Returns:
+            Constants `(axes,)` and slopes `(groups, axes)`: an axis is as long as
+            `constant + kept @ slope`.
+        """
+        return self._axes.functions
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Cost for kept counts.

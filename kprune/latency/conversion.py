@@ -1,0 +1,364 @@
+"""A model converted at several widths, so that its operators are known.
+
+A converter fuses, folds and adds operators as it likes, so what runs is read from
+converted files, never guessed from layers. The model is converted as it is, and
+again with random channels removed; how the length of an axis changes from file to
+file tells which groups of channels it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence
+from fractions import Fraction
+
+import keras
+import numpy as np
+
+from kprune.cost.model import CostModel
+from kprune.export.formats import Job
+from kprune.export.formats import check_backend
+from kprune.export.formats import format_for
+from kprune.export.precision import float32_compute
+from kprune.export.samples import random_samples
+from kprune.export.signature import ModelSignature
+from kprune.export.tflite import convert
+from kprune.graph import ChannelGraph
+from kprune.graph import trace
+from kprune.latency.flatbuffer import Operator
+from kprune.latency.flatbuffer import OperatorFile
+from kprune.latency.flatbuffer import Place
+from kprune.latency.layout import Layout
+from kprune.latency.layout import Placed
+from kprune.latency.layout import Width
+from kprune.masking import TemporaryMasks
+from kprune.rebuild.api import rebuild
+
+KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+"""Operators that can be made at any width: all of it is in their tensors."""
+
+_FEWEST = 0.25
+_TRIES = 300
+_PROBES = (2, 3, 4)
+_CALIBRATION = 4
+
+Lengths = tuple[int, ...]
+"""Lengths of one axis, file by file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """The axes of an operator that vary.
+
+    Args:
+        placed: The operator as others see it.
+        reads: The axes that `placed.reads` tells of: their number of positions
+            per unit of width.
+        writes: The same for `placed.writes`.
+        units: Width read and width written in each file.
+    """
+
+    placed: Placed
+    reads: dict[Place, Fraction]
+    writes: dict[Place, Fraction]
+    units: tuple[tuple[int, int], ...]
+
+
+class Conversion:
+    """A masked model as `.tflite` files.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        dtype: `"float32"` or `"int8"`.
+
+    Raises:
+        RuntimeError: Keras runs on another backend than TensorFlow.
+        ValueError: The model cannot be converted.
+    """
+
+    def __init__(self, masked: keras.Model, dtype: str) -> None:
+        check_backend(format_for("model.tflite"))
+        self._masked = masked
+        self._graph: ChannelGraph = trace(masked)
+        self._dtype = dtype
+        self._functions = _functions(self._graph)
+        self.kept = probes(self._graph, self._functions)
+        self.contents = [self._convert(kept) for kept in self.kept]
+        self.files = [OperatorFile(content) for content in self.contents]
+        kinds = [[op.kind for op in f.operators] for f in self.files]
+        if any(kind != kinds[0] for kind in kinds):
+            raise ValueError(
+                f"Model '{masked.name}' is converted into other operators once "
+                "channels are removed, so that its latency cannot be predicted. "
+                "Reduce its MACs instead."
+            )
+        self._shapes = [
+            self._shape([file.operators[position] for file in self.files])
+            for position in range(len(kinds[0]))
+        ]
+        self.layout = Layout(
+            {g.name: g.size for g in self._graph.prunable},
+            tuple(shape.placed for shape in self._shapes),
+        )
+
+    def _convert(self, kept: np.ndarray) -> bytes:
+        vectors = {
+            group.name: np.arange(group.size) < count
+            for group, count in zip(self._graph.prunable, kept, strict=True)
+        }
+        with TemporaryMasks(self._masked, self._graph)(vectors):
+            # Weights may be alike, for example 0, and are not asked about.
+            compact = rebuild(self._masked, merge=None)
+        signature = ModelSignature(compact)
+        int8 = self._dtype == "int8"
+        with float32_compute(compact):
+            return convert(
+                Job(
+                    signature,
+                    "int8" if int8 else None,
+                    random_samples(signature, _CALIBRATION) if int8 else None,
+                    {"batch_size": 1, "io_dtype": "float32"},
+                )
+            )
+
+    # -- what varies ---------------------------------------------------------
+
+    def _shape(self, seen: Sequence[Operator]) -> _Shape:
+        """Tell the widths of an operator from its shapes in all files."""
+        found: dict[Fraction, dict[Place, Lengths]] = {}
+        for place, lengths in _varying(seen).items():
+            # Axes in proportion are one width, whatever it is made of.
+            direction = tuple(Fraction(n, lengths[0]) for n in lengths)
+            found.setdefault(direction, {})[place] = lengths
+        widths = [self._width(places) for places in found.values()]
+        if seen[0].kind in KERNELS and len(widths) <= 2 and all(widths):
+            return self._kernel(seen, [w for w in widths if w])
+        return self._other(seen)
+
+    def _width(
+        self, places: dict[Place, Lengths]
+    ) -> tuple[Width, dict[Place, Fraction], Lengths] | None:
+        """Return one width, the axes that follow it, and its lengths."""
+        firsts = [lengths[0] for lengths in places.values()]
+        unit = math.gcd(*firsts)
+        ratios = {
+            place: Fraction(lengths[0], unit)
+            for place, lengths in places.items()
+        }
+        lengths = next(iter(places.values()))
+        own = tuple(
+            int(Fraction(n, lengths[0]) * unit) for n in lengths
+        )
+        width = self._match(own)
+        return None if width is None else (width, ratios, own)
+
+    def _match(self, lengths: Lengths) -> Width | None:
+        """Return the function of kept channels with these lengths."""
+        constants, slopes = self._functions
+        values = constants + np.array(self.kept) @ slopes
+        alike = np.isclose(
+            values / values[0],
+            np.array(lengths)[:, None] / lengths[0],
+            rtol=1e-9,
+        ).all(axis=0)
+        if not alike.any():
+            return None
+        number = int(alike.argmax())
+        factor = lengths[0] / values[0, number]
+        return Width(
+            float(constants[number] * factor),
+            {
+                group.name: float(slope * factor)
+                for group, slope in zip(
+                    self._graph.prunable, slopes[:, number], strict=True
+                )
+                if slope
+            },
+        )
+
+    def _kernel(
+        self,
+        seen: Sequence[Operator],
+        widths: list[tuple[Width, dict[Place, Fraction], Lengths]],
+    ) -> _Shape:
+        output = _last_output(seen[0])
+        written = [w for w in widths if output in w[1]]
+        read = [w for w in widths if output not in w[1]]
+        if not written:  # Its only width is told like the one of an output.
+            written, read = read[:1], read[1:]
+        key = _key(
+            seen[0],
+            {
+                **{p: f"{r}r" for w in read for p, r in w[1].items()},
+                **{p: f"{r}w" for w in written for p, r in w[1].items()},
+            },
+        )
+        reads = read[0] if read else (None, {}, (0,) * len(seen))
+        writes = written[0] if written else (None, {}, (0,) * len(seen))
+        return _Shape(
+            Placed(key, reads[0], writes[0]),
+            reads[1],
+            writes[1],
+            tuple(zip(reads[2], writes[2], strict=True)),
+        )
+
+    def _other(self, seen: Sequence[Operator]) -> _Shape:
+        """Of other operators, the last axis that varies stands for all."""
+        varying = _varying(seen)
+        chosen = None
+        for place in sorted(varying, reverse=True):
+            if (width := self._width({place: varying[place]})) is not None:
+                chosen = width
+                break
+        key = _key(seen[0], dict.fromkeys(varying, "*"))
+        if chosen is None:
+            return _Shape(Placed(key), {}, {}, ((0, 0),) * len(seen))
+        return _Shape(
+            Placed(key, None, chosen[0]),
+            {},
+            {},
+            tuple((0, n) for n in chosen[2]),
+        )
+
+    # -- what to measure -----------------------------------------------------
+
+    def kind(self, position: int) -> str:
+        """Return the kind of an operator, `"CONV_2D"`."""
+        return self.files[0].operators[position].kind
+
+    def resizable(self, position: int) -> bool:
+        """Return whether an operator can be cut out at any width."""
+        shape = self._shapes[position]
+        return bool(shape.writes)
+
+    def widths(self, position: int) -> tuple[int, int]:
+        """Return the widths read and written in the unpruned model, 0 if fixed."""
+        return self._shapes[position].units[0]
+
+    def fitting(self, position: int, read: int, write: int) -> bool:
+        """Return whether all axes have whole lengths at these widths."""
+        return all(
+            n.denominator == 1 for n in self._lengths(position, read, write).values()
+        )
+
+    def cut(self, position: int, read: int, write: int) -> bytes:
+        """Return a file with one kernel alone, at these widths."""
+        lengths = self._lengths(position, read, write)
+        return self.files[0].cut(
+            position, {place: int(n) for place, n in lengths.items()}
+        )
+
+    def _lengths(
+        self, position: int, read: int, write: int
+    ) -> dict[Place, Fraction]:
+        shape = self._shapes[position]
+        return {
+            **{p: r * read for p, r in shape.reads.items()},
+            **{p: r * write for p, r in shape.writes.items()},
+        }
+
+    def nothing(self) -> bytes | None:
+        """Return a file with a kernel on a single number; None without kernels.
+
+        What it takes is what the runtime needs to run anything.
+        """
+        for position, op in enumerate(self.files[0].operators):
+            if op.kind in KERNELS:
+                ones = {
+                    (slot, axis): 1
+                    for slot, tensor in enumerate(op.tensors)
+                    for axis in range(len(tensor.shape))
+                }
+                return self.files[0].cut(position, ones)
+        return None
+
+    def observed(self, position: int) -> Iterator[tuple[int, int, bytes]]:
+        """Yield widths and files of one operator as the model has it."""
+        done = set()
+        for file, widths in zip(
+            self.files, self._shapes[position].units, strict=True
+        ):
+            if widths not in done:
+                done.add(widths)
+                yield (*widths, file.cut(position))
+
+
+def probes(
+    graph: ChannelGraph, functions: tuple[np.ndarray, np.ndarray]
+) -> list[np.ndarray]:
+    """Return kept counts that tell all widths of a model apart.
+
+    Args:
+        graph: The model's channels.
+        functions: Constants `(widths,)` and slopes `(groups, widths)`.
+
+    Returns:
+        `(groups,)` counts: all channels, then random ones.
+    """
+    sizes = np.array([group.size for group in graph.prunable])
+    rng = np.random.default_rng(0)
+    best, most = [sizes], 0
+    for count in _PROBES:
+        for _ in range(_TRIES):
+            drawn = [
+                rng.integers(np.ceil(_FEWEST * sizes).astype(int), sizes + 1)
+                for _ in range(count)
+            ]
+            told = _told_apart([sizes, *drawn], functions)
+            if told > most:
+                best, most = [sizes, *drawn], told
+            if most == functions[0].size:
+                return best
+    return best
+
+
+def _told_apart(
+    kept: list[np.ndarray], functions: tuple[np.ndarray, np.ndarray]
+) -> int:
+    """Return how many widths differ, whatever they are multiplied by."""
+    values = functions[0] + np.array(kept) @ functions[1]
+    directions = np.round(values / values[0], 9)
+    return int(np.unique(directions, axis=1).shape[1])
+
+
+def _functions(graph: ChannelGraph) -> tuple[np.ndarray, np.ndarray]:
+    """Return all widths of a model that vary and are not in proportion."""
+    constants, slopes = CostModel(graph).axis_functions()
+    varying = slopes.any(axis=0)
+    table = np.vstack([constants, slopes])[:, varying]
+    sizes = np.array([1, *(group.size for group in graph.prunable)])
+    shares = table / (sizes @ table)
+    _, first = np.unique(np.round(shares, 12), axis=1, return_index=True)
+    table = table[:, np.sort(first)]
+    return table[0], table[1:]
+
+
+def _varying(seen: Sequence[Operator]) -> dict[Place, Lengths]:
+    """Return the axes whose length differs between files."""
+    found = {}
+    for slot, tensor in enumerate(seen[0].tensors):
+        for axis in range(len(tensor.shape)):
+            lengths = tuple(op.tensors[slot].shape[axis] for op in seen)
+            if len(set(lengths)) > 1:
+                found[slot, axis] = lengths
+    return found
+
+
+def _last_output(op: Operator) -> Place:
+    slot = next(n for n, tensor in enumerate(op.tensors) if tensor.output)
+    return slot, len(op.tensors[slot].shape) - 1
+
+
+def _key(op: Operator, names: dict[Place, str]) -> str:
+    """Return an operator as text, with names in place of varying lengths."""
+    tensors = []
+    for slot, tensor in enumerate(op.tensors):
+        axes = ",".join(
+            names.get((slot, axis), str(length))
+            for axis, length in enumerate(tensor.shape)
+        )
+        role = "=" if tensor.output else "#" if tensor.constant else ""
+        tensors.append(f"{role}{tensor.dtype}[{axes}]")
+    return f"{op.kind}({op.options}) {' '.join(tensors)}"

@@ -1,0 +1,221 @@
+"""The predicted latency of a model at any widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.cost.model import CostModel
+from kprune.graph import ChannelGraph
+from kprune.graph import trace
+from kprune.latency.curve import staircase
+from kprune.latency.curve import whole
+from kprune.latency.layout import Layout
+from kprune.latency.layout import Placed
+from kprune.latency.layout import fingerprint
+from kprune.latency.table import ONE_BY_ONE
+from kprune.latency.table import LatencyTable
+from kprune.latency.table import Steps
+
+
+class Curve:
+    """Times of one operator at all widths.
+
+    Args:
+        points: Width read, width written and milliseconds; widths that do not
+            vary are 0.
+        widths: The largest width read and written.
+        steps: Channels that it reads and writes at once.
+    """
+
+    def __init__(
+        self,
+        points: list[tuple[int, int, float]],
+        widths: tuple[int, int],
+        steps: Steps,
+    ) -> None:
+        self._read = np.array(sorted({read for read, _, _ in points}), float)
+        rows = [
+            self._row(
+                [(w, ms) for r, w, ms in points if r == read], widths[1], steps[1]
+            )
+            for read in self._read
+        ]
+        self._table = np.stack(rows)
+        span = whole(np.arange(widths[0] + 1), steps[0])
+        # Weights of the measured rows for every width that can be read.
+        self._weights = np.stack(
+            [
+                line_weights(self._read, number, span)
+                for number in range(len(self._read))
+            ],
+            axis=-1,
+        )
+        self._least = 0.1 * self._table.min(axis=0)
+
+    @staticmethod
+    def _row(
+        points: list[tuple[int, float]], width: int, step: int
+    ) -> np.ndarray:
+        if width == 0:
+            return np.array([points[0][1]])
+        return staircase(points, width, step)
+
+    def __call__(self, read: Any, write: Any) -> np.ndarray:
+        """Return milliseconds for widths `(n,)`."""
+        write = np.asarray(write)
+        rows = self._table[:, write]  # (rows, n)
+        if len(self._read) == 1:
+            return rows[0]
+        weights = self._weights[np.asarray(read)]  # (n, rows)
+        times = np.einsum("nr,rn->n", np.atleast_2d(weights), rows)
+        return np.maximum(times, self._least[write])
+
+
+def line_weights(
+    at: np.ndarray, number: int, wanted: np.ndarray
+) -> np.ndarray:
+    """Return how much one of several measured places counts elsewhere."""
+    unit = np.zeros(len(at))
+    unit[number] = 1.0
+    if len(at) == 1:
+        return np.ones(len(wanted))
+    inner = np.interp(wanted, at, unit)
+    for end, near, beyond in ((0, 1, wanted < at[0]), (-1, -2, wanted > at[-1])):
+        slope = (unit[end] - unit[near]) / (at[end] - at[near])
+        inner = np.where(beyond, unit[end] + slope * (wanted - at[end]), inner)
+    return inner
+
+
+class LatencyModel:
+    """Predicts the latency of a model for any kept channels.
+
+    The sum of its operators' times from the table, each without what it takes
+    to run anything alone, times one factor: how much longer the whole model
+    took when it was measured.
+
+    Args:
+        graph: The model's channels.
+        table: A table that knows the model.
+
+    Raises:
+        ValueError: The table does not know the model, or lacks an operator.
+    """
+
+    def __init__(self, graph: ChannelGraph, table: LatencyTable) -> None:
+        name = fingerprint(graph, table.dtype)
+        layout = table.layout(name)
+        if layout is None:
+            raise ValueError(
+                f"The latency table ({table}) does not know model "
+                f"'{graph.model.name}', or knows it with other layers left out. Run "
+                "kprune.latency.profile(model, table=...) on the device, or make "
+                "files for it with `kprune latency files`."
+            )
+        self.groups = [group.name for group in graph.prunable]
+        self._sizes = np.array([g.size for g in graph.prunable])
+        full = dict(zip(self.groups, self._sizes, strict=True))
+        self.operators = layout.operators
+        self._curves = [
+            _curve(table, placed, full) for placed in layout.operators
+        ]
+        self._overhead = table.overhead or 0.0
+        self.scale = 1.0
+        ratios = [
+            whole / float(self(np.array([kept[g] for g in self.groups])))
+            for kept, whole in table.wholes(name)
+        ]
+        self.scale = float(np.median(ratios)) if ratios else 1.0
+
+    def __call__(self, kept: Any) -> np.ndarray:
+        """Return milliseconds for kept counts `(groups,)` or `(n, groups)`."""
+        return self.each(kept).sum(axis=-1) + self.scale * self._overhead
+
+    def each(
+        self, kept: Any, only: list[int] | None = None
+    ) -> np.ndarray:
+        """Return milliseconds of every operator.
+
+        Args:
+            kept: `(groups,)` or `(n, groups)` kept channels.
+            only: Positions of operators; all by default.
+
+        Returns:
+            `(operators,)` or `(n, operators)`.
+        """
+        kept = np.asarray(kept)
+        rows = np.atleast_2d(kept).astype(int)
+        counts = {name: rows[:, n] for n, name in enumerate(self.groups)}
+        zero = np.zeros(len(rows), int)
+        chosen = range(len(self.operators)) if only is None else only
+        columns = []
+        for position in chosen:
+            placed = self.operators[position]
+            read = zero if placed.reads is None else placed.reads.of(counts)
+            write = zero if placed.writes is None else placed.writes.of(counts)
+            columns.append(self._curves[position](read, write))
+        times = np.stack(columns, axis=-1) - self._overhead
+        times = self.scale * np.maximum(times, 0.0)
+        return times if kept.ndim > 1 else times[0]
+
+
+def _curve(
+    table: LatencyTable, placed: Placed, full: Mapping[str, Any]
+) -> Curve:
+    points = table.points(placed.key)
+    if not points:
+        raise ValueError(
+            f"The latency table ({table}) lacks the operator {placed.key}. Run "
+            "kprune.latency.profile again."
+        )
+    widths = (
+        0 if placed.reads is None else int(placed.reads.of(full)),
+        0 if placed.writes is None else int(placed.writes.of(full)),
+    )
+    kind = placed.key.partition("(")[0]
+    return Curve(points, widths, table.steps.get(kind, ONE_BY_ONE))
+
+
+class TimedCostModel(CostModel):
+    """Costs of a model, its latency among them.
+
+    Args:
+        graph: The model's channels.
+        latency: Its predicted latency.
+    """
+
+    def __init__(self, graph: ChannelGraph, latency: LatencyModel) -> None:
+        super().__init__(graph)
+        self.latency = latency
+
+    def evaluate(self, kept: Any) -> dict[str, Any]:
+        """As of `CostModel`, with `"latency"` in milliseconds."""
+        return {**super().evaluate(kept), "latency": self.latency(kept)}
+
+
+def predict(model: keras.Model, table: LatencyTable) -> float:
+    """Predicts the latency of a model from measured operators.
+
+    Args:
+        model: A functional model, masked or not: a masked one takes as long as
+            its compact version will, which need not be built.
+        table: From `profile` or `load`; it must know the model.
+
+    Returns:
+        Milliseconds per sample.
+
+    Raises:
+        ValueError: The table does not know the model.
+    """
+    from kprune.masking import is_masked
+    from kprune.masking import masks
+    from kprune.masking import wrap
+
+    masked = model if is_masked(model) else wrap(model)
+    graph = trace(masked)
+    alive = masks(masked, graph)
+    kept = np.array([int((alive[g.name] > 0).sum()) for g in graph.prunable])
+    return float(LatencyModel(graph, table)(kept))

@@ -1,0 +1,191 @@
+"""profile(): measures the operators of a model on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kprune.graph import trace
+from kprune.latency.conversion import Conversion
+from kprune.latency.curve import find_step
+from kprune.latency.device import device_name
+from kprune.latency.device import table_path
+from kprune.latency.layout import fingerprint
+from kprune.latency.measure import measure
+from kprune.latency.table import LatencyTable
+from kprune.latency.table import Steps
+from kprune.latency.table import check_setting
+from kprune.latency.table import load
+from kprune.latency.tasks import kernel
+from kprune.latency.tasks import tasks
+from kprune.latency.tasks import widest
+from kprune.masking import is_masked
+from kprune.masking import require_prunable
+from kprune.masking import wrap
+
+_log = logging.getLogger("kprune")
+
+RUNS = 10
+SECONDS = 0.006
+WHOLE_RUNS = 30
+WHOLE_SECONDS = 0.3
+
+Measure = Callable[[bytes, int, int, float], float]
+
+
+def profile(
+    model: keras.Model,
+    runtime: str = "litert",
+    dtype: str = "float32",
+    threads: int = 1,
+    table: LatencyTable | str | os.PathLike[str] | None = None,
+) -> LatencyTable:
+    """Measures how long the operators of a model take on this machine.
+
+    The model is converted as the device will run it; each operator is cut out
+    and timed at the widths at which its time changes. On most runtimes time
+    falls in steps as channels go, and where the steps are is a property of
+    device, runtime and number format. What the table has already is not
+    measured again, so that a second model takes less time.
+
+    It takes seconds to minutes, in which the machine should have nothing else
+    to do.
+
+    Args:
+        model: A functional `keras.Model`, masked or not.
+        runtime: `"litert"`, the LiteRT interpreter.
+        dtype: `"float32"`, or `"int8"` for a fully quantised model.
+        threads: CPU threads.
+        table: Where to keep measurements: a `LatencyTable`, or the path of
+            its JSON file, which need not exist. By default a file in the
+            user's cache folder, one per device, runtime, number format and
+            threads.
+
+    Returns:
+        The `LatencyTable`. If it came from a file, that is written.
+
+    Raises:
+        ValueError: A setting that the table is not of, or a model that cannot
+            be pruned or converted.
+        RuntimeError: Keras runs on another backend than TensorFlow, and the
+            table does not know the model.
+
+    Example:
+
+    ```python
+    table = kprune.latency.profile(model, dtype="int8", table="laptop.json")
+    kprune.latency.predict(model, table)        # ms, of the whole model
+    ```
+    """
+    check_setting(runtime, dtype, threads)
+    path = None
+    if not isinstance(table, LatencyTable):
+        path = Path(table or table_path(runtime, dtype, threads))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = (
+            load(path)
+            if path.exists()
+            else LatencyTable(device_name(), runtime, dtype, threads)
+        )
+    _check_table(table, runtime, dtype, threads)
+    complete = fill(table, model)
+    if path is not None and not complete:
+        table.save(path)
+    return table
+
+
+def fill(
+    table: LatencyTable, model: keras.Model, timer: Measure = measure
+) -> bool:
+    """Measure what a table lacks to predict the latency of a model.
+
+    Args:
+        table: Changed in place.
+        model: The model.
+        timer: `timer(content, threads, runs, seconds) -> milliseconds`.
+
+    Returns:
+        Whether nothing was lacking.
+    """
+    from rich.progress import track
+
+    masked = model if is_masked(model) else wrap(model)
+    graph = trace(masked)
+    require_prunable(graph)
+    name = fingerprint(graph, table.dtype)
+    if table.layout(name) is not None and table.wholes(name):
+        return True
+    conversion = Conversion(masked, table.dtype)
+
+    def time(task: Any) -> None:
+        if not table.has(task.key, task.read, task.write):
+            table.add(
+                task.key,
+                task.read,
+                task.write,
+                timer(task.make(), table.threads, RUNS, SECONDS),
+            )
+
+    if table.overhead is None and (nothing := conversion.nothing()):
+        table.overhead = timer(nothing, table.threads, RUNS, SECONDS)
+    for kind, position in widest(conversion).items():
+        if kind not in table.steps:
+            table.steps[kind] = _steps(table, conversion, position, time)
+            _log.info("%s reads and writes in steps of %s", kind, table.steps[kind])
+    wanted = [
+        task
+        for task in tasks(conversion, table.steps)
+        if not table.has(task.key, task.read, task.write)
+    ]
+    for task in track(wanted, f"Measuring {masked.name}", transient=True):
+        time(task)
+    for kept, content in zip(
+        conversion.kept, conversion.contents, strict=True
+    ):
+        table.add_whole(
+            name,
+            dict(zip(conversion.layout.groups, kept, strict=True)),
+            timer(content, table.threads, WHOLE_RUNS, WHOLE_SECONDS),
+        )
+    table.add_model(name, conversion.layout)
+    return False
+
+
+def _steps(
+    table: LatencyTable,
+    conversion: Conversion,
+    position: int,
+    time: Callable[[Any], None],
+) -> Steps:
+    """Find how many channels a kernel reads, and writes, at once."""
+    widest_read, widest_write = conversion.widths(position)
+
+    def at(read: int, write: int) -> float:
+        task = kernel(conversion, position, read, write)
+        time(task)
+        return table.at(task.key, read, write)
+
+    # A grouped kernel has widths that it cannot have.
+    free = conversion.fitting(position, 1, 1)
+    return (
+        find_step(lambda n: at(n, widest_write), widest_read) if free else 1,
+        find_step(lambda n: at(widest_read, n), widest_write) if free else 1,
+    )
+
+
+def _check_table(
+    table: LatencyTable, runtime: str, dtype: str, threads: int
+) -> None:
+    wanted = {"runtime": runtime, "dtype": dtype, "threads": threads}
+    other = {k: v for k, v in wanted.items() if getattr(table, k) != v}
+    if other:
+        raise ValueError(
+            f"The table is of {', '.join(f'{k}={getattr(table, k)!r}' for k in other)}"
+            f", not of {', '.join(f'{k}={v!r}' for k, v in other.items())}. Use "
+            "another table, or the table's own settings."
+        )

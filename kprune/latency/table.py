@@ -1,0 +1,230 @@
+"""Measured times of operators: one small JSON file per device and runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kprune.export.atomic import atomic_file
+from kprune.latency.layout import Layout
+
+FORMAT = 1
+DTYPES = ("float32", "int8")
+RUNTIMES = ("litert",)
+
+Steps = tuple[int, int]
+ONE_BY_ONE: Steps = (1, 1)
+
+Point = tuple[int, int, float]
+"""Width read, width written (0 where it does not vary), milliseconds."""
+
+
+class LatencyTable:
+    """How long operators take on one device, at the widths that were measured.
+
+    `kprune.latency.profile` fills it. As a file it can be copied from the
+    device that it was measured on; loading reads JSON, and runs no code.
+
+    Args:
+        device: The device in words.
+        runtime: `"litert"`.
+        dtype: `"float32"` or `"int8"`.
+        threads: CPU threads that the runtime had.
+
+    Example:
+
+    ```python
+    table = kprune.latency.load("phone.json")
+    kprune.prune(
+        model,
+        reduce={"latency": 0.5},
+        allocation=kprune.latency.Latency(table=table),
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        device: str = "",
+        runtime: str = "litert",
+        dtype: str = "float32",
+        threads: int = 1,
+    ) -> None:
+        check_setting(runtime, dtype, threads)
+        self.device = device
+        self.runtime = runtime
+        self.dtype = dtype
+        self.threads = threads
+        self.overhead: float | None = None
+        """Milliseconds that a file with next to nothing in it takes."""
+        self.steps: dict[str, Steps] = {}
+        """Operator kind -> channels that it reads and writes at once."""
+        self._points: dict[str, dict[tuple[int, int], float]] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._wholes: dict[str, list[tuple[dict[str, int], float]]] = {}
+
+    # -- operators -----------------------------------------------------------
+
+    def add(self, key: str, read: int, write: int, milliseconds: float) -> None:
+        """Record a measurement; of several at one place the fastest counts."""
+        points = self._points.setdefault(key, {})
+        at = (int(read), int(write))
+        points[at] = min(float(milliseconds), points.get(at, float("inf")))
+
+    def has(self, key: str, read: int, write: int) -> bool:
+        """Return whether there is a measurement."""
+        return (read, write) in self._points.get(key, {})
+
+    def at(self, key: str, read: int, write: int) -> float:
+        """Return one measurement, in milliseconds."""
+        return self._points[key][read, write]
+
+    def points(self, key: str) -> list[Point]:
+        """Return all measurements of an operator, sorted by width."""
+        found = self._points.get(key, {})
+        return [(*at, found[at]) for at in sorted(found)]
+
+    @property
+    def size(self) -> int:
+        """Number of measurements."""
+        return sum(map(len, self._points.values()))
+
+    # -- models --------------------------------------------------------------
+
+    def add_model(self, name: str, layout: Layout) -> None:
+        """Record what operators a model runs, by its fingerprint."""
+        self._layouts[name] = layout
+
+    def layout(self, name: str) -> Layout | None:
+        """Return the operators of a model, None if it is unknown."""
+        return self._layouts.get(name)
+
+    def add_whole(
+        self, name: str, kept: Mapping[str, int], milliseconds: float
+    ) -> None:
+        """Record the time of a whole model with these kept channels."""
+        counts = {group: int(n) for group, n in kept.items()}
+        known = self._wholes.setdefault(name, [])
+        for number, (other, before) in enumerate(known):
+            if other == counts:
+                known[number] = (counts, min(before, float(milliseconds)))
+                return
+        known.append((counts, float(milliseconds)))
+
+    def wholes(self, name: str) -> list[tuple[dict[str, int], float]]:
+        """Return the measured times of a whole model, by kept channels."""
+        return list(self._wholes.get(name, []))
+
+    # -- files ---------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as JSON; the file appears whole or not at all."""
+        data = {
+            "kprune_latency": FORMAT,
+            "device": self.device,
+            "runtime": self.runtime,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "overhead": self.overhead,
+            "steps": self.steps,
+            "operators": {
+                key: [[r, w, round(ms, 6)] for r, w, ms in self.points(key)]
+                for key in sorted(self._points)
+            },
+            "models": {
+                name: {
+                    **layout.to_json(),
+                    "whole": [[k, round(ms, 6)] for k, ms in self.wholes(name)],
+                }
+                for name, layout in self._layouts.items()
+            },
+        }
+        with atomic_file(path) as temporary:
+            temporary.write_text(_lines(data), "utf-8")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size} measurements of {len(self._points)} operators: "
+            f"{self.device}, {self.runtime}, {self.dtype}, {self.threads} "
+            f"thread{'' if self.threads == 1 else 's'}"
+        )
+
+
+def load(path: str | os.PathLike[str]) -> LatencyTable:
+    """Read a table that `LatencyTable.save` wrote.
+
+    Args:
+        path: A JSON file.
+
+    Returns:
+        A `LatencyTable`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no latency table, or one of another version.
+    """
+    text = Path(path).read_text("utf-8")
+    try:
+        data = json.loads(text)
+        if data["kprune_latency"] != FORMAT:
+            raise ValueError(f"its version is {data['kprune_latency']!r}")
+        table = LatencyTable(
+            data["device"], data["runtime"], data["dtype"], data["threads"]
+        )
+        table.overhead = data["overhead"]
+        table.steps = {k: (int(r), int(w)) for k, (r, w) in data["steps"].items()}
+        for key, points in data["operators"].items():
+            for read, write, milliseconds in points:
+                table.add(key, read, write, milliseconds)
+        for name, model in data["models"].items():
+            table.add_model(name, Layout.from_json(model))
+            for kept, milliseconds in model["whole"]:
+                table.add_whole(name, kept, milliseconds)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no latency table of version {FORMAT} "
+            f"({type(error).__name__}: {error}). Make one with "
+            f"kprune.latency.profile(model, table={os.fspath(path)!r})."
+        ) from error
+    return table
+
+
+def check_setting(runtime: str, dtype: str, threads: int) -> None:
+    """Raise unless there can be a table of this setting.
+
+    Raises:
+        ValueError: An unknown runtime or number format, or no thread.
+    """
+    for name, value, known in (
+        ("runtime", runtime, RUNTIMES),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"`{name}` must be {' or '.join(map(repr, known))}. Received: "
+                f"{value!r}."
+            )
+    if type(threads) is not int or threads < 1:
+        raise ValueError(
+            f"`threads` must be an integer >= 1. Received: {threads!r}."
+        )
+
+
+def _lines(data: Mapping[str, Any]) -> str:
+    """JSON with one operator per line, so that tables can be compared."""
+
+    def one(key: str, value: Any) -> str:
+        if not isinstance(value, Mapping) or key == "steps":
+            return json.dumps(value)
+        rows: Iterable[str] = (
+            f"  {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}"
+            for k, v in value.items()
+        )
+        return "{\n" + ",\n".join(rows) + "\n }" if value else "{}"
+
+    body = ",\n".join(f" {json.dumps(k)}: {one(k, v)}" for k, v in data.items())
+    return "{\n" + body + "\n}\n"
