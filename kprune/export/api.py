@@ -87,18 +87,26 @@ def export(
         path: File or folder to write. Its parent folder must exist.
         quantize: For `.tflite`: None for float32; `"float16"` weights;
             `"dynamic"` for int8 weights; `"int8"` for int8 weights and
-            activations, which needs `calibration`.
+            activations, which needs `calibration`; `"qat"` for the same after
+            quantisation-aware training, which needs `data`.
         calibration: Real inputs: arrays (a list or dictionary of them for
             several inputs), a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
             generator of batches, with or without targets. At most 512 samples
-            are read. They calibrate int8 and serve to verify any format.
+            are read. They calibrate int8 and serve to verify any format. By
+            default the inputs of `data`, if there is any.
         tolerance: Largest accepted output difference relative to the output's
             largest magnitude. By default 1e-3, 5e-2 for float16, and no limit
-            for `"dynamic"` and `"int8"`. `math.inf` accepts any difference.
+            for `"dynamic"`, `"int8"`, `"qat"` and `clusters`. `math.inf` accepts
+            any difference.
         samples: Number of verification samples; random ones (seeded) if there is
             no calibration data.
         **options: Options of the format. `.tflite`: `batch_size` (1; None makes
-            it dynamic) and `io_dtype` (`"float32"` or `"int8"`). `.onnx`:
+            it dynamic) and `io_dtype` (`"float32"` or `"int8"`); `clusters`
+            (None, or how many different weights to leave in each kernel);
+            and for training with `quantize="qat"` or `clusters`: `data` (arrays
+            `(x, y)`, or batches of them in a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a list), `epochs` (1), `learning_rate`
+            (1e-4, of Adam) and `loss` (None: the compiled model's). `.onnx`:
             `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic).
 
     Returns:
@@ -124,14 +132,16 @@ def export(
     settings = _check(chosen, quantize, samples, options)
     check_parent(path)
     check_backend(chosen)
+    model, rebuilt = _compact(model)
+    job = Job(ModelSignature(model), quantize, None, settings)
+    chosen.check(job)
+    if calibration is None:
+        calibration = settings.get("data")
     if quantize == "int8" and calibration is None:
         raise ValueError(_NO_CALIBRATION)
-    model, rebuilt = _compact(model)
-    signature = ModelSignature(model)
-    data = _calibration(signature, calibration, quantize)
-    job = Job(signature, quantize, data, settings)
-    chosen.check(job)
-    inputs = random_samples(signature, samples) if data is None else data
+    data = _calibration(job.signature, calibration, quantize)
+    job = dataclasses.replace(job, calibration=data)
+    inputs = random_samples(job.signature, samples) if data is None else data
     inputs = [array[:samples] for array in inputs]
     report = _write_verified(chosen, job, path, inputs, tolerance)
     return dataclasses.replace(report, rebuilt=rebuilt)
@@ -149,7 +159,8 @@ def _write_verified(
         _computing(chosen, job.signature.model) as notes,
         _target(chosen, path) as temporary,
     ):
-        chosen.write(job, temporary)
+        written = chosen.prepare(job)
+        chosen.write(written, temporary)
         reference = job.signature.predict(inputs)
         outputs = chosen.run(job, temporary, inputs)
         difference = compare_outputs(reference, outputs)
@@ -164,14 +175,14 @@ def _write_verified(
     return ExportReport(
         path=path,
         format=chosen.name,
-        quantize=job.quantize,
+        quantize=written.quantize,
         size=size,
         difference=difference,
         tolerance=None if limit is None or math.isinf(limit) else limit,
         data="random inputs" if job.calibration is None else "calibration data",
         operators=operators.counts,
         custom_operators=operators.custom,
-        notes=(*notes, *chosen.notes(job)),
+        notes=(*notes, *written.notes, *chosen.notes(written)),
     )
 
 

@@ -28,12 +28,14 @@ class Job:
         quantize: Kind of quantisation or None.
         calibration: One array per input, or None.
         options: Value of every option of the format.
+        notes: What the user should know about the way here.
     """
 
     signature: ModelSignature
     quantize: str | None = None
     calibration: Sequence[np.ndarray] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Format(abc.ABC):
@@ -54,6 +56,13 @@ class Format(abc.ABC):
 
     def check(self, job: Job) -> None:
         """Raise before any work is done if `job` cannot be written."""
+
+    def prepare(self, job: Job) -> Job:
+        """Return the job that is written for `job`, with another model perhaps.
+
+        The file is compared with the model of `job`.
+        """
+        return job
 
     @abc.abstractmethod
     def write(self, job: Job, path: Path) -> None:

@@ -28,6 +28,10 @@ from kprune.export.runtime import available_threads
 from kprune.export.serving import check_batch_size
 from kprune.export.serving import has_loops
 from kprune.export.serving import serving_function
+from kprune.export.tfmot import options as training_aware
+
+INTEGER = ("int8", "qat")
+"""Values of `quantize` whose files compute in int8."""
 
 _LOOPS = (
     "Model {name!r} has loops that the int8 converter cannot calibrate (recurrent "
@@ -45,15 +49,20 @@ class TFLite(Format):
             be resized freely, but recurrent layers do not convert, and
             accelerators often refuse dynamic shapes.
         io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a
-            model with `quantize="int8"`.
+            model with `quantize="int8"` or `"qat"`.
+        clusters: Number of different weights to leave in each kernel, or None.
+        data: Training data with targets, for `"qat"` and `clusters`.
+        epochs, learning_rate, loss: How to train on it; the loss is by default
+            the compiled model's.
     """
 
     name = "LiteRT"
     suffix = ".tflite"
-    quantize = (None, "float16", "dynamic", "int8")
+    quantize = (None, "float16", "dynamic", *INTEGER)
     options: ClassVar[Mapping[str, Any]] = {
         "batch_size": 1,
         "io_dtype": "float32",
+        **training_aware.DEFAULTS,
     }
     float32 = True
 
@@ -64,11 +73,19 @@ class TFLite(Format):
             raise ValueError(
                 f"`io_dtype` must be 'float32' or 'int8'. Received: {io_dtype!r}."
             )
-        if io_dtype == "int8" and job.quantize != "int8":
+        if io_dtype == "int8" and job.quantize not in INTEGER:
             raise ValueError(
-                "`io_dtype='int8'` needs `quantize='int8'`. Received: "
+                "`io_dtype='int8'` needs `quantize='int8'` or 'qat'. Received: "
                 f"quantize={job.quantize!r}."
             )
+        training_aware.check(job.signature.model, job.quantize, job.options)
+
+    def prepare(self, job: Job) -> Job:
+        if not training_aware.is_wanted(job.quantize, job.options):
+            return job
+        from kprune.export.tfmot.pipeline import compress
+
+        return compress(job)
 
     def write(self, job: Job, path: Path) -> None:
         path.write_bytes(convert(job))
@@ -84,14 +101,17 @@ class TFLite(Format):
     def tolerance(self, job: Job) -> float | None:
         # Rounding alone reaches 2e-4 in an untrained InceptionV3, and 9e-3 with
         # float16 weights in an untrained MobileNetV2; a wrong operator gives
-        # far more. What int8 costs depends on the model: the user must judge.
+        # far more. What int8 or clustering cost depends on the model: the user
+        # must judge.
+        if job.options.get("clusters") is not None:
+            return None
         return {None: 1e-3, "float16": 5e-2}.get(job.quantize)
 
     def operators(self, path: Path) -> Operators:
         return tflite_operators(path)
 
     def notes(self, job: Job) -> list[str]:
-        if job.quantize == "int8" and rolled_layers(job.signature.model):
+        if job.quantize in INTEGER and rolled_layers(job.signature.model):
             return ["recurrent layers are unrolled, which int8 needs"]
         return []
 
@@ -112,7 +132,7 @@ def convert(job: Job) -> bytes:
 
     unrolling = (
         unrolled(job.signature.model)
-        if job.quantize == "int8"
+        if job.quantize in INTEGER
         else contextlib.nullcontext()
     )
     with quiet(), unrolling, tempfile.TemporaryDirectory() as folder:
@@ -135,7 +155,7 @@ def convert(job: Job) -> bytes:
 
 
 def _traced(job: Job) -> Any:
-    int8 = job.quantize == "int8"
+    int8 = job.quantize in INTEGER
     loops = ValueError(_LOOPS.format(name=job.signature.model.name))
     try:
         serve, _ = serving_function(job.signature, job.options["batch_size"])
@@ -157,7 +177,9 @@ def _configure(converter: Any, job: Job) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if job.quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if job.quantize == "int8":
+    if job.quantize in INTEGER:
+        # After quantisation-aware training, what was outside of it is left to
+        # calibrate.
         supported = [ops.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = _representative(job)
         io_dtype = tf.as_dtype(job.options["io_dtype"])
@@ -206,7 +228,7 @@ def _explain(error: Exception, job: Job) -> str:
             f"{'; '.join(outside)}. Replace the layers they come from, or export "
             "to '.onnx'."
         )
-    if job.quantize == "int8":
+    if job.quantize in INTEGER:
         return (
             f"LiteRT cannot quantise all of model {name!r} to int8: "
             f"{_last_line(text)} Use `quantize='dynamic'` (int8 weights, float "

@@ -32,7 +32,7 @@ from kprune.export.tflite import TFLite
         ("m.tflite", {"batch_size": 0}, "batch_size"),
         ("m.tflite", {"batch_size": True}, "batch_size"),
         ("m.tflite", {"io_dtype": "int4"}, "'float32' or 'int8'"),
-        ("m.tflite", {"io_dtype": "int8"}, "needs `quantize='int8'`"),
+        ("m.tflite", {"io_dtype": "int8"}, "needs `quantize='int8'` or 'qat'"),
         ("m.tflite", {"samples": 0}, "samples"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Training-aware compression with TensorFlow Model Optimization (TF-MOT)."""

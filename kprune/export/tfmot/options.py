@@ -1,0 +1,110 @@
+"""What may be asked of training-aware compression, and what goes together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import keras
+
+DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "epochs": 1,
+    "learning_rate": 1e-4,
+    "loss": None,
+    "clusters": None,
+}
+"""Options that the `.tflite` format takes, with their defaults."""
+
+
+def is_wanted(quantize: str | None, options: Mapping[str, Any]) -> bool:
+    """Tell whether TF-MOT has anything to do.
+
+    Args:
+        quantize: Kind of quantisation.
+        options: Options of the format.
+
+    Returns:
+        True for quantisation-aware training and for clustering.
+    """
+    return quantize == "qat" or options["clusters"] is not None
+
+
+def check(
+    model: keras.Model, quantize: str | None, options: Mapping[str, Any]
+) -> None:
+    """Raise if the options are wrong or do not go together.
+
+    Args:
+        model: The model to export.
+        quantize: Kind of quantisation.
+        options: Options of the format.
+
+    Raises:
+        ValueError: It names the argument and the way out.
+        TypeError: If `data` can be read only once.
+    """
+    _check_values(options)
+    trained = options["data"] is not None
+    if not is_wanted(quantize, options):
+        _refuse_idle(options, "quantize='qat' or clusters=16")
+        return
+    if quantize == "qat" and not trained:
+        raise ValueError(
+            '`quantize="qat"` trains the model and needs `data` with targets: '
+            "export(..., data=(x_train, y_train)). Without any, use "
+            '`quantize="int8"`, which needs `calibration`.'
+        )
+    if not trained:
+        _refuse_idle(options, "`data`")
+        return
+    if iter(options["data"]) is options["data"]:
+        raise TypeError(
+            "`data` is an iterator, which can be read only once, but calibration "
+            "and training read it several times. Pass arrays `(x, y)`, a "
+            "tf.data.Dataset, a keras.utils.PyDataset or a list of batches."
+        )
+    if options["loss"] is None and not _has_loss(model):
+        raise ValueError(
+            f"Model {model.name!r} is not compiled with a loss, so there is "
+            "nothing to train it by. Pass one: export(..., "
+            'loss="sparse_categorical_crossentropy"), or call model.compile '
+            "first."
+        )
+
+
+def _has_loss(model: keras.Model) -> bool:
+    return bool(model.compiled and getattr(model, "loss", None) is not None)
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    clusters, epochs = options["clusters"], options["epochs"]
+    rate = options["learning_rate"]
+    if clusters is not None and (type(clusters) is not int or clusters < 2):
+        raise ValueError(
+            "`clusters` must be the number of different weights to leave in each "
+            "kernel, an integer >= 2 such as 16, or None for no clustering. "
+            f"Received: {clusters!r}."
+        )
+    if type(epochs) is not int or epochs < 1:
+        raise ValueError(
+            f"`epochs` must be an integer >= 1. Received: {epochs!r}."
+        )
+    number = isinstance(rate, Real) and not isinstance(rate, bool)
+    if not number or not 0 < float(rate) < math.inf:
+        raise ValueError(
+            f"`learning_rate` must be a number above 0. Received: {rate!r}."
+        )
+
+
+def _refuse_idle(options: Mapping[str, Any], needed: str) -> None:
+    """Raise if an option is given that would do nothing."""
+    for name in ("data", "epochs", "learning_rate", "loss"):
+        given, default = options[name], DEFAULTS[name]
+        if given is not default and (default is None or given != default):
+            raise ValueError(
+                f"`{name}` is for training, and nothing is trained without "
+                f"{needed}. Leave `{name}` out, or pass {needed} too."
+            )
