@@ -15,13 +15,13 @@ from keras import ops
 
 from kprune import allocation as allocations
 from kprune import criteria
-from kprune.cost.model import CostModel
 from kprune.criteria.data import as_source
 from kprune.criteria.data import require_data
 from kprune.criteria.loss import LossProbe
 from kprune.criteria.loss import check_loss
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.latency.allocation import latency_aware
 from kprune.masking import TemporaryMasks
 from kprune.masking import is_masked
 from kprune.masking import masks as read_masks
@@ -154,11 +154,11 @@ class Plan:
         require_masked(masked)
         self.masked = masked
         self.criterion = criteria.get(criterion)
-        self.allocation = allocations.get(allocation)
+        self.allocation = latency_aware(allocations.get(allocation), reduce)
         self.data = None if data is None else as_source(data)
         self.graph: ChannelGraph = trace(masked)
         require_prunable(self.graph)
-        self.cost_model = CostModel(self.graph)
+        self.cost_model = self.allocation.costs(masked, self.graph)
         self.reduce = allocations.targets(
             reduce, self.allocation, self.cost_model
         )

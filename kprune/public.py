@@ -4,6 +4,7 @@ from kprune import allocation as allocation
 from kprune import criteria as criteria
 from kprune import duplication as duplication
 from kprune import factors as factors
+from kprune import latency as latency
 from kprune import recipes as recipes
 from kprune import recovery as recovery
 from kprune import regularizers as regularizers

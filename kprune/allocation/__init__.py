@@ -13,6 +13,7 @@ from kprune.allocation.api import pose as pose
 from kprune.allocation.api import solve as solve
 from kprune.allocation.api import targets as targets
 from kprune.allocation.base import Allocation as Allocation
+from kprune.allocation.base import Ladder as Ladder
 from kprune.allocation.base import LimitedAllocation as LimitedAllocation
 from kprune.allocation.base import Problem as Problem
 from kprune.allocation.base import RankedAllocation as RankedAllocation

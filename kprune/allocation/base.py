@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
+import keras
 import numpy as np
 
 from kprune.allocation.solver import fits
 from kprune.allocation.solver import remove_until
+from kprune.cost.model import CostModel
 from kprune.registry import Registry
 from kprune.registry import as_number
 from kprune.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from kprune.cost.model import CostModel
     from kprune.graph import ChannelGraph
 
 Vectors = dict[str, np.ndarray]
@@ -103,6 +104,20 @@ class Problem:
         return min(1.0, max(0.0, min(shares)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """What a group loses step by step.
+
+    Args:
+        order: Living channels, the first to go first.
+        lost: `(living + 1,)` loss with so many channels kept, infinite with none;
+            comparable across groups.
+    """
+
+    order: np.ndarray
+    lost: np.ndarray
+
+
 class Allocation(abc.ABC):
     """Decides which channels are kept so that a budget holds."""
 
@@ -114,6 +129,15 @@ class Allocation(abc.ABC):
 
     criteria: tuple[Any, ...] = ()
     """Criteria beside the user's that `solve` asks `Problem.rescore` for."""
+
+    def costs(self, masked: keras.Model, graph: ChannelGraph) -> CostModel:
+        """Return the costs of a model that can be reduced.
+
+        Args:
+            masked: The model.
+            graph: Its channels.
+        """
+        return CostModel(graph)
 
     @abc.abstractmethod
     def check(self, problem: Problem) -> None:
@@ -175,6 +199,10 @@ class LimitedAllocation(Allocation):
     def met(self, problem: Problem) -> bool:
         return within_budget(problem)
 
+    @abc.abstractmethod
+    def ladders(self, problem: Problem) -> list[Ladder]:
+        """Return what each prunable group loses, for other ways to allocate."""
+
 
 class RankedAllocation(LimitedAllocation):
     """Removes channels in the order of one ranking over all groups.
@@ -199,6 +227,31 @@ class RankedAllocation(LimitedAllocation):
             self.floors(problem),
             self.restore,
         )
+
+    def ladders(self, problem: Problem) -> list[Ladder]:
+        """Return the logarithm of the share of its worth that a group loses.
+
+        It counts as often as layers read the group. Over all groups that adds
+        up to the logarithm of a product of shares: a few channels of a narrow
+        group count as much as many of a wide one, and no group is thinned out
+        because its layers are costly.
+        """
+        found = []
+        for group, values in zip(
+            problem.graph.prunable, self.priorities(problem), strict=True
+        ):
+            living = np.flatnonzero(problem.alive[group.name])
+            order = living[np.argsort(values[living], kind="stable")]
+            worth = values[order] - min(0.0, float(values[order].min()))
+            # A group of equal worths, all of them 0, still has something to lose.
+            worth = worth + 1e-9 * max(1e-3, float(worth.max()))
+            kept = worth[::-1].cumsum()
+            shares = np.concatenate([[0.0], kept / kept[-1]])
+            readers = len({id(member.layer) for member in group.consumers})
+            with np.errstate(divide="ignore"):
+                lost = -max(1, readers) * np.log(shares)
+            found.append(Ladder(order, lost))
+        return found
 
 
 def solve_ranked(

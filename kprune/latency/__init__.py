@@ -1,3 +1,6 @@
+"""Latency, measured operator by operator, and pruning for it."""
+
+from kprune.latency.allocation import Latency as Latency
 from kprune.latency.model import LatencyModel as LatencyModel
 from kprune.latency.model import predict as predict
 from kprune.latency.profiling import profile as profile

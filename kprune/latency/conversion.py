@@ -148,9 +148,7 @@ class Conversion:
             for place, lengths in places.items()
         }
         lengths = next(iter(places.values()))
-        own = tuple(
-            int(Fraction(n, lengths[0]) * unit) for n in lengths
-        )
+        own = tuple(int(Fraction(n, lengths[0]) * unit) for n in lengths)
         width = self._match(own)
         return None if width is None else (width, ratios, own)
 
@@ -240,7 +238,8 @@ class Conversion:
     def fitting(self, position: int, read: int, write: int) -> bool:
         """Return whether all axes have whole lengths at these widths."""
         return all(
-            n.denominator == 1 for n in self._lengths(position, read, write).values()
+            n.denominator == 1
+            for n in self._lengths(position, read, write).values()
         )
 
     def cut(self, position: int, read: int, write: int) -> bytes:

@@ -124,7 +124,9 @@ class OperatorFile:
         for slot, index in enumerate(used):
             if index not in places:
                 places[index] = len(graph.tensors)
-                mine = {a: n for (t, a), n in (lengths or {}).items() if t == slot}
+                mine = {
+                    a: n for (t, a), n in (lengths or {}).items() if t == slot
+                }
                 graph.tensors.append(self._copy(index, mine, model.buffers))
         op = copy.copy(source)
         op.opcodeIndex = 0

@@ -15,9 +15,7 @@ QUANTILE = 0.25
 """Other work on the machine can only make runs longer."""
 
 
-def measure(
-    content: bytes, threads: int, runs: int, seconds: float
-) -> float:
+def measure(content: bytes, threads: int, runs: int, seconds: float) -> float:
     """Return how long a `.tflite` file takes.
 
     Args:

@@ -13,7 +13,6 @@ from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.latency.curve import staircase
 from kprune.latency.curve import whole
-from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
 from kprune.latency.layout import fingerprint
 from kprune.latency.table import ONE_BY_ONE
@@ -40,7 +39,9 @@ class Curve:
         self._read = np.array(sorted({read for read, _, _ in points}), float)
         rows = [
             self._row(
-                [(w, ms) for r, w, ms in points if r == read], widths[1], steps[1]
+                [(w, ms) for r, w, ms in points if r == read],
+                widths[1],
+                steps[1],
             )
             for read in self._read
         ]
@@ -75,16 +76,17 @@ class Curve:
         return np.maximum(times, self._least[write])
 
 
-def line_weights(
-    at: np.ndarray, number: int, wanted: np.ndarray
-) -> np.ndarray:
+def line_weights(at: np.ndarray, number: int, wanted: np.ndarray) -> np.ndarray:
     """Return how much one of several measured places counts elsewhere."""
     unit = np.zeros(len(at))
     unit[number] = 1.0
     if len(at) == 1:
         return np.ones(len(wanted))
     inner = np.interp(wanted, at, unit)
-    for end, near, beyond in ((0, 1, wanted < at[0]), (-1, -2, wanted > at[-1])):
+    for end, near, beyond in (
+        (0, 1, wanted < at[0]),
+        (-1, -2, wanted > at[-1]),
+    ):
         slope = (unit[end] - unit[near]) / (at[end] - at[near])
         inner = np.where(beyond, unit[end] + slope * (wanted - at[end]), inner)
     return inner
@@ -116,8 +118,8 @@ class LatencyModel:
                 "files for it with `kprune latency files`."
             )
         self.groups = [group.name for group in graph.prunable]
-        self._sizes = np.array([g.size for g in graph.prunable])
-        full = dict(zip(self.groups, self._sizes, strict=True))
+        self.sizes = np.array([g.size for g in graph.prunable])
+        full = dict(zip(self.groups, self.sizes, strict=True))
         self.operators = layout.operators
         self._curves = [
             _curve(table, placed, full) for placed in layout.operators
@@ -134,9 +136,7 @@ class LatencyModel:
         """Return milliseconds for kept counts `(groups,)` or `(n, groups)`."""
         return self.each(kept).sum(axis=-1) + self.scale * self._overhead
 
-    def each(
-        self, kept: Any, only: list[int] | None = None
-    ) -> np.ndarray:
+    def each(self, kept: Any, only: list[int] | None = None) -> np.ndarray:
         """Return milliseconds of every operator.
 
         Args:

@@ -136,7 +136,9 @@ def fill(
     for kind, position in widest(conversion).items():
         if kind not in table.steps:
             table.steps[kind] = _steps(table, conversion, position, time)
-            _log.info("%s reads and writes in steps of %s", kind, table.steps[kind])
+            _log.info(
+                "%s reads and writes in steps of %s", kind, table.steps[kind]
+            )
     wanted = [
         task
         for task in tasks(conversion, table.steps)
@@ -144,9 +146,7 @@ def fill(
     ]
     for task in track(wanted, f"Measuring {masked.name}", transient=True):
         time(task)
-    for kept, content in zip(
-        conversion.kept, conversion.contents, strict=True
-    ):
+    for kept, content in zip(conversion.kept, conversion.contents, strict=True):
         table.add_whole(
             name,
             dict(zip(conversion.layout.groups, kept, strict=True)),

@@ -176,7 +176,9 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
             data["device"], data["runtime"], data["dtype"], data["threads"]
         )
         table.overhead = data["overhead"]
-        table.steps = {k: (int(r), int(w)) for k, (r, w) in data["steps"].items()}
+        table.steps = {
+            k: (int(r), int(w)) for k, (r, w) in data["steps"].items()
+        }
         for key, points in data["operators"].items():
             for read, write, milliseconds in points:
                 table.add(key, read, write, milliseconds)

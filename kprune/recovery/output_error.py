@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.allocation import Ladder
 from kprune.allocation import LimitedAllocation
 from kprune.allocation import Problem
 from kprune.allocation import register
@@ -93,6 +94,19 @@ class OutputError(LimitedAllocation):
             name: _best(problem, name, int(count))
             for name, count in zip(problem.names, kept, strict=True)
         }
+
+    def ladders(self, problem: Problem) -> list[Ladder]:
+        """Return the errors of the outputs, with channels in order of score."""
+        found = []
+        for name, curve in zip(
+            problem.names, self.curves(problem), strict=True
+        ):
+            living = np.flatnonzero(problem.alive[name])
+            scores = problem.scores[name][living]
+            lost = np.concatenate([[np.inf], curve[-2::-1]])
+            order = living[np.argsort(scores, kind="stable")]
+            found.append(Ladder(order, lost))
+        return found
 
     def curves(self, problem: Problem) -> list[np.ndarray]:
         """Return, for each group, the error with 0, 1, 2 ... channels removed.

@@ -1,0 +1,213 @@
+"""Which widths meet a latency at the least loss of score.
+
+Time is a staircase that goes up as well as down as channels go, so that no order
+of channels can be cut off at a point, as it can for MACs. What can be done to one
+group is looked at as a whole instead: of all widths that it could get, those that
+are faster than every wider one lie on the edges of steps; the one that saves the
+most time per lost score is taken, and the groups that share operators with it are
+looked at again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+
+from kprune.latency.conversion import KERNELS
+from kprune.latency.model import LatencyModel
+
+SLOWER = 0.02
+"""How much longer a kernel may seem to take than unpruned: noise of timing."""
+
+Evaluate = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Move:
+    """A new width for a group.
+
+    Args:
+        group: Number of the group.
+        width: How many channels it keeps.
+        lost: Score that goes; negative where some comes back.
+        saved: Share of the ceilings' excess cost that is saved.
+    """
+
+    group: int
+    width: int
+    lost: float
+    saved: float
+
+    @property
+    def worth(self) -> float:
+        return self.saved / max(self.lost, 1e-12)
+
+
+class Search:
+    """Chooses how many channels each group keeps.
+
+    Args:
+        latency: Predicted latency for kept counts.
+        evaluate: All costs for kept counts `(n, groups)`, `"latency"` among
+            them.
+        ceilings: The highest cost allowed, by name.
+        lost: For each group `(size + 1,)`: the score that is lost at each width.
+        floors: `(groups,)` fewest channels of each group.
+    """
+
+    def __init__(
+        self,
+        latency: LatencyModel,
+        evaluate: Evaluate,
+        ceilings: Mapping[str, float],
+        lost: Sequence[np.ndarray],
+        floors: np.ndarray,
+    ) -> None:
+        self._latency = latency
+        self._evaluate = evaluate
+        self._ceilings = dict(ceilings)
+        self._lost = lost
+        self._floors = floors
+        names = {name: n for n, name in enumerate(latency.groups)}
+        members = [
+            {names[name] for name in op.names()} for op in latency.operators
+        ]
+        count = len(latency.groups)
+        self._touching = [
+            [n for n, groups in enumerate(members) if g in groups]
+            for g in range(count)
+        ]
+        self._near = [
+            {other for n in self._touching[g] for other in members[n]}
+            for g in range(count)
+        ]
+        self._kernel = np.array(
+            [op.key.startswith(KERNELS) for op in latency.operators]
+        )
+        self._limit = (1 + SLOWER) * latency.each(latency.sizes)
+
+    def run(self, kept: np.ndarray) -> np.ndarray:
+        """Return `(groups,)` kept counts that meet all ceilings.
+
+        Args:
+            kept: `(groups,)` channels that are alive.
+
+        Raises:
+            ValueError: The ceilings cannot be met.
+        """
+        alive, kept = kept, kept.copy()
+        best: dict[int, _Move | None] = {}
+        while excess := self._excess(kept):
+            for group in range(len(kept)):
+                if group not in best:
+                    moves = self._moves(kept, group, excess)
+                    best[group] = max(
+                        moves, key=lambda m: m.worth, default=None
+                    )
+            chosen = [move for move in best.values() if move is not None]
+            if not chosen:
+                raise ValueError(
+                    "No group can become faster, and "
+                    f"{', '.join(excess)} exceeds its target."
+                )
+            move = max(chosen, key=lambda m: m.worth)
+            if move.saved >= 1:  # The last move need not be the best bargain.
+                move = min(
+                    (
+                        m
+                        for group in range(len(kept))
+                        for m in self._moves(kept, group, excess)
+                        if m.saved >= 1
+                    ),
+                    key=lambda m: m.lost,
+                )
+            kept[move.group] = move.width
+            if len(self._ceilings) > 1:
+                best.clear()  # Other costs couple all groups.
+            for group in self._near[move.group] | {move.group}:
+                best.pop(group, None)
+        return self._put_back(kept, alive)
+
+    def _excess(self, kept: np.ndarray) -> dict[str, float]:
+        """Return by how much costs exceed their ceilings."""
+        costs = self._evaluate(kept)
+        return {
+            name: float(costs[name]) - ceiling
+            for name, ceiling in self._ceilings.items()
+            if costs[name] > ceiling
+        }
+
+    def _moves(
+        self, kept: np.ndarray, group: int, excess: Mapping[str, float]
+    ) -> list[_Move]:
+        """Return the widths of a group on the edges of steps."""
+        widths = np.arange(kept[group] - 1, self._floors[group] - 1, -1)
+        saved, allowed = self._saved(kept, group, widths, excess)
+        lost = self._lost[group]
+        moves, most = [], 0.0
+        for width, share in zip(widths[allowed], saved[allowed], strict=True):
+            if share > most * (1 + 1e-9) + 1e-12:
+                most = share
+                loss = lost[width] - lost[kept[group]]
+                moves.append(
+                    _Move(group, int(width), float(loss), float(share))
+                )
+        return moves
+
+    def _saved(
+        self,
+        kept: np.ndarray,
+        group: int,
+        widths: np.ndarray,
+        excess: Mapping[str, float],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what share of the excess each width saves, and if it may be."""
+        rows = np.repeat(kept[None], len(widths) + 1, axis=0)
+        rows[1:, group] = widths
+        touching = self._touching[group]
+        times = self._latency.each(rows, touching)
+        kernel = self._kernel[touching]
+        # Also where it is too slow already, as in a model pruned by others.
+        limit = np.maximum(self._limit[touching], times[0])[kernel]
+        allowed = (times[1:][:, kernel] <= limit).all(axis=1)
+        shares = []
+        for name, amount in excess.items():
+            if name == "latency":
+                cost = times.sum(axis=1)
+            else:
+                cost = np.asarray(self._evaluate(rows)[name])
+            shares.append((cost[0] - cost[1:]) / amount)
+        # Of several costs, none is saved beyond what it exceeds.
+        most = 1.0 if len(shares) > 1 else np.inf
+        return np.minimum(shares, most).mean(axis=0), allowed
+
+    def _put_back(self, kept: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """Give channels back wherever the ceilings still hold."""
+        while True:
+            found: list[tuple[float, float, int, int]] = []
+            for group in np.flatnonzero(kept < alive):
+                widths = np.arange(kept[group] + 1, alive[group] + 1)
+                rows = np.repeat(kept[None], len(widths), axis=0)
+                rows[:, group] = widths
+                costs = self._evaluate(rows)
+                fits = np.all(
+                    [costs[n] <= c for n, c in self._ceilings.items()], axis=0
+                )
+                saved, allowed = self._saved(
+                    kept, group, widths, {"latency": 1.0}
+                )
+                lost = self._lost[group]
+                gained = lost[kept[group]] - lost[widths]
+                for n in np.flatnonzero(fits & allowed):
+                    longer = max(-saved[n], 1e-9)
+                    found.append(
+                        (gained[n] / longer, gained[n], group, int(widths[n]))
+                    )
+            if not found:
+                return kept
+            _, _, group, width = max(found)
+            kept[group] = width
