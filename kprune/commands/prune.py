@@ -180,14 +180,16 @@ def _print(written: dict[str, tuple[keras.Model, Path]]) -> None:
     from rich.console import Console
 
     import kprune
-    from kprune.export.report import path_size
+    from kprune.export.sizes import path_size
     from kprune.report.rows import Row
     from kprune.report.rows import rows_table
 
     rows = []
     for name, (network, path) in written.items():
         cost = kprune.cost(network)
-        rows.append(Row(name, cost.macs, cost.params, bytes=path_size(path)))
+        rows.append(
+            Row(name, cost.macs, cost.params, bytes=path_size(path).plain)
+        )
     Console().print(rows_table(rows))
 
 

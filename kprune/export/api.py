@@ -27,11 +27,12 @@ from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
 from kprune.export.formats import format_for
+from kprune.export.micro import header  # noqa: F401  (they register formats)
 from kprune.export.operators import Operators
+from kprune.export.original import measure_original
 from kprune.export.precision import float32_compute
 from kprune.export.precision import reduced_precision
 from kprune.export.report import ExportReport
-from kprune.export.report import path_size
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
@@ -69,12 +70,14 @@ def export(
     calibration: Any = None,
     tolerance: float | None = None,
     samples: int = 64,
+    original: keras.Model | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write a model for deployment and verify that it computes the same.
 
-    The suffix of `path` chooses the format: `.tflite`, `.onnx`, `.keras`, or
-    none for a SavedModel folder. The file is loaded on the runtime made for it
+    The suffix of `path` chooses the format: `.tflite`, `.onnx`, `.keras`, `.h`
+    (a C array for TensorFlow Lite Micro), or none for a SavedModel folder. The
+    file is loaded on the runtime made for it
     and compared with Keras before it appears under its name; if anything fails,
     nothing appears and an existing file keeps its content.
 
@@ -100,6 +103,9 @@ def export(
             any difference.
         samples: Number of verification samples; random ones (seeded) if there is
             no calibration data.
+        original: What the report compares the size with: the model before
+            pruning, of which the weights in float32 count, or a file exported
+            from it. By default `model`, a masked one without its masks.
         **options: Options of the format. `.tflite`: `batch_size` (1; None makes
             it dynamic) and `io_dtype` (`"float32"` or `"int8"`); `clusters`
             (None, or how many different weights to leave in each kernel);
@@ -108,6 +114,7 @@ def export(
             `keras.utils.PyDataset` or a list), `epochs` (1), `learning_rate`
             (1e-4, of Adam) and `loss` (None: the compiled model's). `.onnx`:
             `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic).
+            `.h`: those of `.tflite`, and `symbol` (name of the array).
 
     Returns:
         Size, differences, operators and everything else that was measured.
@@ -132,8 +139,10 @@ def export(
     settings = _check(chosen, quantize, samples, options)
     check_parent(path)
     check_backend(chosen)
+    given = model
     model, rebuilt = _compact(model)
-    job = Job(ModelSignature(model), quantize, None, settings)
+    job = Job(ModelSignature(model), quantize, None, settings, name=path.stem)
+    before = measure_original(given if original is None else original)
     chosen.check(job)
     if calibration is None:
         calibration = settings.get("data")
@@ -144,7 +153,7 @@ def export(
     inputs = random_samples(job.signature, samples) if data is None else data
     inputs = [array[:samples] for array in inputs]
     report = _write_verified(chosen, job, path, inputs, tolerance)
-    return dataclasses.replace(report, rebuilt=rebuilt)
+    return dataclasses.replace(report, rebuilt=rebuilt, original=before)
 
 
 def _write_verified(
@@ -171,17 +180,20 @@ def _write_verified(
                 "verifies little: pass real inputs as `calibration`"
             )
         operators = chosen.operators(temporary) or Operators()
-        size = path_size(temporary)
+        sizes = chosen.size(temporary)
+        arena = chosen.arena(temporary)
     return ExportReport(
         path=path,
         format=chosen.name,
         quantize=written.quantize,
-        size=size,
+        sizes=sizes,
         difference=difference,
         tolerance=None if limit is None or math.isinf(limit) else limit,
         data="random inputs" if job.calibration is None else "calibration data",
+        original=measure_original(job.signature.model),
         operators=operators.counts,
         custom_operators=operators.custom,
+        arena=arena,
         notes=(*notes, *written.notes, *chosen.notes(written)),
     )
 

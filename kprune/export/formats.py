@@ -15,8 +15,11 @@ from typing import ClassVar
 import keras
 import numpy as np
 
+from kprune.export.micro.arena import Arena
 from kprune.export.operators import Operators
 from kprune.export.signature import ModelSignature
+from kprune.export.sizes import Size
+from kprune.export.sizes import path_size
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Job:
         calibration: One array per input, or None.
         options: Value of every option of the format.
         notes: What the user should know about the way here.
+        name: Name that the file will have, without its suffix.
     """
 
     signature: ModelSignature
@@ -36,6 +40,7 @@ class Job:
     calibration: Sequence[np.ndarray] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    name: str = "model"
 
 
 class Format(abc.ABC):
@@ -80,6 +85,14 @@ class Format(abc.ABC):
 
     def operators(self, path: Path) -> Operators | None:
         """List the operators in `path`, if the format has any."""
+        return None
+
+    def size(self, path: Path) -> Size:
+        """Measure what takes room on the device."""
+        return path_size(path)
+
+    def arena(self, path: Path) -> Arena | None:
+        """Estimate the memory to run in, if it is set aside beforehand."""
         return None
 
     def notes(self, job: Job) -> list[str]:

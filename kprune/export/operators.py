@@ -35,16 +35,24 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
     Raises:
         ValueError: If the file is no TensorFlow Lite model.
     """
-    schema = tflite_schema()
     content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":
         raise ValueError(f"{str(path)!r} is not a TensorFlow Lite model.")
+    return flatbuffer_operators(content)
+
+
+def flatbuffer_operators(content: bytes) -> Operators:
+    """List the operators of a TensorFlow Lite model in memory.
+
+    Args:
+        content: The flatbuffer.
+
+    Returns:
+        Its operators, see `tflite_operators`.
+    """
+    schema = tflite_schema()
     model = schema.Model.GetRootAs(content, 0)
-    builtin = {
-        code: name
-        for name, code in vars(schema.BuiltinOperator).items()
-        if isinstance(code, int)
-    }
+    builtin = enum_names(schema.BuiltinOperator)
     names, custom = [], set()
     for position in range(model.OperatorCodesLength()):
         opcode = model.OperatorCodes(position)
@@ -72,6 +80,11 @@ def tflite_schema() -> Any:
     except ImportError:
         from tensorflow.lite.python import schema_py_generated as schema
     return schema
+
+
+def enum_names(enum: Any) -> dict[int, str]:
+    """Return the names of an enumeration of the schema by their numbers."""
+    return {n: name for name, n in vars(enum).items() if isinstance(n, int)}
 
 
 def onnx_operators(path: str | os.PathLike[str]) -> Operators:

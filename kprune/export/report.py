@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-import os
-import zlib
+import dataclasses
+import math
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 from kprune.export.differences import Difference
+from kprune.export.micro.arena import Arena
+from kprune.export.original import Original
+from kprune.export.sizes import Size
+from kprune.export.sizes import format_bytes
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Facts about one exported file, all of them measured.
+    """Facts about one exported file, all of them measured but `arena`.
 
     `print(report)` shows them; `report.operators` counts each operator.
 
     Args:
         path: The file or folder.
-        format: `"LiteRT"`, `"ONNX"`, `"Keras"` or `"SavedModel"`.
+        format: `"LiteRT"`, `"ONNX"`, `"Keras"`, `"SavedModel"` or `"C array"`.
         quantize: Kind of quantisation, or None.
-        size: Bytes of the file, or of all files in the folder.
+        sizes: Bytes of the file, or of all files in the folder; of a C array,
+            the bytes it holds.
         difference: How far its outputs lie from those of the Keras model.
         tolerance: Largest relative difference that was accepted, or None if
             differences were only reported.
         data: What it was verified on: `"calibration data"` or `"random inputs"`.
+        original: What the size is compared with.
         rebuilt: Whether a masked model was rebuilt into its compact form first.
         operators: Operator name -> number of uses; empty for formats without.
         custom_operators: Operators outside the format's standard set.
+        arena: Estimate of the memory that a microcontroller sets aside to run
+            a C array; None for other formats.
         notes: Anything else that the user should know.
     """
 
     path: Path
     format: str
     quantize: str | None
-    size: int
+    sizes: Size
     difference: Difference
     tolerance: float | None
     data: str
+    original: Original
     rebuilt: bool = False
     operators: dict[str, int] = field(default_factory=dict)
     custom_operators: tuple[str, ...] = ()
+    arena: Arena | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, or of all files in the folder."""
+        return self.sizes.plain
+
+    @property
+    def compressed_size(self) -> int:
+        """Bytes after DEFLATE, about what an app store transfers."""
+        return self.sizes.compressed
+
+    @property
+    def size_before(self) -> int:
+        """Bytes of the model before pruning; `original.basis` says of what."""
+        return self.original.size
+
+    @property
+    def compression(self) -> float:
+        """How many times smaller than `size_before` it is."""
+        return self.size_before / self.size
 
     @property
     def max_abs(self) -> float:
@@ -64,13 +95,41 @@ class ExportReport:
         """Number of verification samples."""
         return self.difference.samples
 
-    @property
-    def compressed_size(self) -> int:
-        """Bytes after DEFLATE, about what an app store transfers.
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers, strings, lists and dictionaries.
 
-        Computed from the file as it is now.
+        Returns:
+            What `json.dumps` takes; a difference that is not finite is None.
+
+        Example:
+
+        ```python
+        Path("report.json").write_text(json.dumps(report.to_dict()))
+        ```
         """
-        return sum(_deflated(file) for file in _files(self.path))
+        arena = self.arena
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "quantize": self.quantize,
+            "size": self.size,
+            "compressed_size": self.compressed_size,
+            "size_before": self.size_before,
+            "size_before_basis": self.original.basis,
+            "compression": self.compression,
+            "max_abs": _finite(self.max_abs),
+            "max_rel": _finite(self.max_rel),
+            "top1": self.top1,
+            "samples": self.samples,
+            "data": self.data,
+            "tolerance": self.tolerance,
+            "rebuilt": self.rebuilt,
+            "operators": dict(self.operators),
+            "custom_operators": list(self.custom_operators),
+            "arena": arena
+            and {**dataclasses.asdict(arena), "total": arena.total},
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         kind = f"{self.format} {self.quantize or ''}".strip()
@@ -79,6 +138,9 @@ class ExportReport:
         )
         lines = [
             f"{self.path}  ({kind}, {format_bytes(self.size)})",
+            f"  compressed: {format_bytes(self.compressed_size)}",
+            f"  before: {format_bytes(self.size_before)} "
+            f"({self.original.basis}), {self.compression:.2f} times as much",
             f"  difference to Keras: {self.max_abs:.2e} absolute, "
             f"{self.max_rel:.2e} relative (limit: {limit}) "
             f"on {self.samples} samples of {self.data}",
@@ -90,50 +152,17 @@ class ExportReport:
             lines.append(f"  operators: {listed}")
             outside = ", ".join(self.custom_operators) or "none"
             lines.append(f"  operators outside the standard set: {outside}")
+        if self.arena is not None:
+            lines.append(
+                f"  tensor arena: about {format_bytes(self.arena.total)}, "
+                f"{format_bytes(self.arena.planned)} of it for activations"
+            )
         if self.rebuilt:
             lines.append("  the masked model was rebuilt into its compact form")
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 
-def path_size(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of a file, or of all files in a folder.
-
-    Args:
-        path: File or folder.
-
-    Returns:
-        Number of bytes.
-    """
-    return sum(file.stat().st_size for file in _files(Path(path)))
-
-
-def format_bytes(count: float) -> str:
-    """Write a number of bytes for people, in powers of 1000.
-
-    Args:
-        count: Number of bytes.
-
-    Returns:
-        For example `"13.92 MB"`.
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path]
-
-
-def _deflated(file: Path) -> int:
-    packer = zlib.compressobj()
-    size = 0
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            size += len(packer.compress(chunk))
-    return size + len(packer.flush())
+def _finite(value: float) -> float | None:
+    # JSON has no word for infinity.
+    return value if math.isfinite(value) else None

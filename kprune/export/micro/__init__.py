@@ -1,0 +1,1 @@
+"""C arrays for TensorFlow Lite Micro."""

@@ -1,0 +1,268 @@
+"""How much memory TensorFlow Lite Micro needs to run a `.tflite` model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kprune.export.operators import enum_names
+from kprune.export.operators import tflite_schema
+
+ALIGNMENT = 16
+"""Bytes at which TensorFlow Lite Micro aligns every tensor."""
+
+# What the interpreter keeps besides activations. Measured with the reference
+# kernels on a 64-bit host and rounded up; pointers are half as long on a
+# microcontroller, so this is more than one needs.
+_BASE = 1024
+_PER_TENSOR = 24
+_PER_OPERATOR = 192
+_PER_INTERFACE = 128
+_PER_CHANNEL = 8
+# While it plans, the planner's own records lie where activations will.
+_PLANNING_PER_TENSOR = 80
+
+_SCALED_PER_CHANNEL = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "TRANSPOSE_CONV",
+)
+_INT32_SCRATCH = ("MEAN", "SUM", "TRANSPOSE_CONV")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that holds one tensor for a while.
+
+    Args:
+        size: Bytes.
+        first: Step that writes it.
+        last: Last step that reads it.
+    """
+
+    size: int
+    first: int
+    last: int
+
+    def meets(self, other: Buffer) -> bool:
+        """Whether both are alive in some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Estimate of the tensor arena, in bytes.
+
+    Args:
+        peak: Most bytes of activations alive in one step; no plan needs less.
+        planned: Bytes of all activations, laid out greedily by size.
+        persistent: Allowance for what the interpreter keeps: its own state,
+            and records per tensor, operator and channel.
+        planning: Bytes of records while the plan is made; they share the
+            memory of activations.
+    """
+
+    peak: int
+    planned: int
+    persistent: int
+    planning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes to give the interpreter."""
+        return _aligned(max(self.planned, self.planning) + self.persistent)
+
+
+def greedy_offsets(buffers: Sequence[Buffer]) -> list[int]:
+    """Place buffers so that no two that are alive together overlap.
+
+    The largest comes first, and each goes to the lowest gap it fits in. This is
+    the strategy of TensorFlow Lite Micro; of equal sizes it places the later
+    one first, which is done here too, so that the plans agree.
+
+    Args:
+        buffers: What to place.
+
+    Returns:
+        Offset of each buffer, in the order given.
+    """
+    order = sorted(
+        range(len(buffers)), key=lambda i: (buffers[i].size, i), reverse=True
+    )
+    offsets = [0] * len(buffers)
+    placed: list[int] = []
+    for current in order:
+        rivals = sorted(
+            (i for i in placed if buffers[i].meets(buffers[current])),
+            key=lambda i: offsets[i],
+        )
+        offset = 0
+        for rival in rivals:
+            if offsets[rival] - offset >= buffers[current].size:
+                break
+            offset = max(offset, offsets[rival] + buffers[rival].size)
+        offsets[current] = offset
+        placed.append(current)
+    return offsets
+
+
+def estimate_arena(content: bytes) -> Arena:
+    """Estimate the tensor arena of a `.tflite` model.
+
+    Args:
+        content: The flatbuffer; all shapes in it must be known.
+
+    Returns:
+        The estimate. Optimised kernels (CMSIS-NN, ESP-NN) ask for scratch
+        memory beyond it.
+
+    Example:
+
+    ```python
+    estimate_arena(Path("model.tflite").read_bytes()).total
+    ```
+    """
+    schema = tflite_schema()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    lives = _Lives(model, schema)
+    lives.walk(0)
+    buffers = [b for b in lives.buffers() if b.size]
+    offsets = greedy_offsets(buffers)
+    ends = (o + b.size for o, b in zip(offsets, buffers, strict=True))
+    return Arena(
+        peak=_peak(buffers),
+        planned=max(ends, default=0),
+        persistent=_BASE + lives.persistent(),
+        planning=_PLANNING_PER_TENSOR
+        * sum(len(g.tensors) for g in model.subgraphs),
+    )
+
+
+class _Lives:
+    """From when to when each tensor of a model is alive.
+
+    Args:
+        model: A `ModelT` of the TFLite schema.
+        schema: The schema's module.
+    """
+
+    def __init__(self, model: Any, schema: Any) -> None:
+        self._model = model
+        self._widths = _widths(schema)
+        self._kinds = enum_names(schema.BuiltinOperator)
+        self._clock = 0
+        self._first: dict[tuple[int, int], int] = {}
+        self._last: dict[tuple[int, int], int] = {}
+        self._scratch: list[Buffer] = []
+
+    def walk(self, number: int) -> None:
+        """Follow the operators of a subgraph, and of those that they call."""
+        graph = self._model.subgraphs[number]
+        self._touch(number, graph.inputs)
+        for op in graph.operators:
+            self._clock += 1
+            begin = self._clock
+            self._touch(number, op.outputs)
+            for called in _called(op.builtinOptions):
+                self._clock += 1
+                self.walk(called)
+            self._touch(number, [*op.inputs, *op.outputs])
+            scratch = self._scratch_bytes(graph, op)
+            self._scratch.append(Buffer(scratch, begin, self._clock))
+        self._touch(number, graph.outputs)
+
+    def _touch(self, number: int, tensors: Iterable[int]) -> None:
+        for index in tensors:
+            self._first.setdefault((number, index), self._clock)
+            self._last[number, index] = self._clock
+
+    def buffers(self) -> list[Buffer]:
+        """Return the planned buffers: activations, then scratch memory."""
+        return [
+            Buffer(
+                self._bytes(number, index),
+                self._first[number, index],
+                self._last[number, index],
+            )
+            for number, index in sorted(self._first)
+            if index >= 0 and not self._fixed(number, index)
+        ] + self._scratch
+
+    def persistent(self) -> int:
+        """Return the bytes that grow with the model and are never reused."""
+        total = 0
+        for number, graph in enumerate(self._model.subgraphs):
+            total += _PER_TENSOR * len(graph.tensors)
+            total += _PER_OPERATOR * len(graph.operators)
+            total += _PER_INTERFACE * (len(graph.inputs) + len(graph.outputs))
+            total += sum(
+                self._bytes(number, index)
+                for index, tensor in enumerate(graph.tensors)
+                if tensor.isVariable
+            )
+            total += _PER_CHANNEL * sum(
+                int(graph.tensors[op.outputs[0]].shape[-1])
+                for op in graph.operators
+                if self._kind(op) in _SCALED_PER_CHANNEL
+            )
+        return total
+
+    def _fixed(self, number: int, index: int) -> bool:
+        """Whether a tensor lies in the file or keeps its place for good."""
+        tensor = self._model.subgraphs[number].tensors[index]
+        data = self._model.buffers[tensor.buffer].data
+        return tensor.isVariable or (data is not None and len(data) > 0)
+
+    def _bytes(self, number: int, index: int) -> int:
+        tensor = self._model.subgraphs[number].tensors[index]
+        shape = () if tensor.shape is None else tensor.shape
+        return _aligned(math.prod(map(int, shape)) * self._widths[tensor.type])
+
+    def _kind(self, op: Any) -> str:
+        code = self._model.operatorCodes[op.opcodeIndex]
+        return self._kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    def _scratch_bytes(self, graph: Any, op: Any) -> int:
+        # Sums of int8 numbers are kept in int32 until they are scaled.
+        if self._kind(op) not in _INT32_SCRATCH:
+            return 0
+        output = graph.tensors[op.outputs[0]]
+        wide = self._widths[output.type] >= 4
+        return 0 if wide else _aligned(4 * math.prod(map(int, output.shape)))
+
+
+def _called(options: Any) -> list[int]:
+    fields = (
+        "condSubgraphIndex",
+        "bodySubgraphIndex",
+        "thenSubgraphIndex",
+        "elseSubgraphIndex",
+    )
+    return [getattr(options, f) for f in fields if hasattr(options, f)]
+
+
+def _peak(buffers: Sequence[Buffer]) -> int:
+    steps = {b.first for b in buffers}
+    return max(
+        (sum(b.size for b in buffers if b.first <= s <= b.last) for s in steps),
+        default=0,
+    )
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _widths(schema: Any) -> dict[int, int]:
+    """Bytes per element of each tensor type; 4 for a type without a width."""
+    wide = {"16": 2, "32": 4, "64": 8, "8": 1}
+    return {
+        code: 1
+        if name == "BOOL"
+        else next((n for end, n in wide.items() if name.endswith(end)), 4)
+        for code, name in enum_names(schema.TensorType).items()
+    }

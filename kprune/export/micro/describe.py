@@ -1,0 +1,81 @@
+"""The comment at the top of a C header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kprune.export.micro.arena import Arena
+from kprune.export.micro.resolver import resolver_method
+from kprune.export.operators import enum_names
+from kprune.export.operators import flatbuffer_operators
+from kprune.export.operators import tflite_schema
+
+
+def describe(content: bytes, arena: Arena) -> list[str]:
+    """Say what a `.tflite` model expects from the program around it.
+
+    Args:
+        content: The flatbuffer.
+        arena: Estimate of its tensor arena.
+
+    Returns:
+        Lines of text: inputs, outputs, memory, operators.
+    """
+    counts = flatbuffer_operators(content).counts
+    return [
+        "TensorFlow Lite model, written by kprune.export.",
+        *_interface(content),
+        "",
+        f"Tensor arena: about {arena.total} bytes, {arena.planned} of them for "
+        "activations.",
+        "An estimate for the reference kernels; CMSIS-NN and ESP-NN ask for more.",
+        "interpreter.arena_used_bytes() tells the exact number on the device.",
+        "",
+        "Operators:",
+        *(f"  {name} x{count}" for name, count in counts.items()),
+        "",
+        f"tflite::MicroMutableOpResolver<{len(counts)}> resolver;",
+        *map(_registration, counts),
+    ]
+
+
+def _registration(operator: str) -> str:
+    method = resolver_method(operator)
+    if method is None:
+        return f"// {operator}: TensorFlow Lite Micro has no such kernel."
+    return f"resolver.{method}();"
+
+
+def _interface(content: bytes) -> list[str]:
+    """One line per input and output, in the order of the interpreter."""
+    schema = tflite_schema()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    dtypes = enum_names(schema.TensorType)
+    names = {
+        entry.tensorIndex: entry.name.decode()
+        for signature in model.signatureDefs or []
+        for entry in (*signature.inputs, *signature.outputs)
+    }
+    return [
+        f"{what} {position}: {names.get(index, '')} "
+        f"{_tensor(graph.tensors[index], dtypes)}"
+        for what, indices in (
+            ("Input", graph.inputs),
+            ("Output", graph.outputs),
+        )
+        for position, index in enumerate(indices)
+    ]
+
+
+def _tensor(tensor: Any, dtypes: dict[int, str]) -> str:
+    shape = ", ".join(map(str, () if tensor.shape is None else tensor.shape))
+    text = f"{dtypes[tensor.type].lower()} ({shape})"
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return text
+    # Nine digits tell every float32 apart.
+    return (
+        f"{text}, scale {float(quantization.scale[0]):.9g}, "
+        f"zero point {int(quantization.zeroPoint[0])}"
+    )

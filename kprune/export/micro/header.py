@@ -1,0 +1,116 @@
+"""C headers for TensorFlow Lite Micro."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import numpy as np
+
+from kprune.export.formats import Job
+from kprune.export.formats import register_format
+from kprune.export.micro.arena import Arena
+from kprune.export.micro.arena import estimate_arena
+from kprune.export.micro.describe import describe
+from kprune.export.micro.resolver import missing_operators
+from kprune.export.micro.source import from_c
+from kprune.export.micro.source import to_c
+from kprune.export.operators import Operators
+from kprune.export.operators import flatbuffer_operators
+from kprune.export.sizes import Size
+from kprune.export.sizes import content_size
+from kprune.export.tflite import INTEGER
+from kprune.export.tflite import TFLite
+from kprune.export.tflite import convert
+
+logger = logging.getLogger("kprune")
+
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@register_format
+class CHeader(TFLite):
+    """`.h`: the bytes of a `.tflite` file as an array for microcontrollers.
+
+    Options: those of `.tflite`, but the batch size is fixed, and:
+        symbol: Name of the array, by default that of the file with `_tflite`
+            behind it.
+    """
+
+    name = "C array"
+    suffix = ".h"
+    # TensorFlow Lite Micro has no kernels for float16 or dynamic weights.
+    quantize = (None, *INTEGER)
+    options: ClassVar[Mapping[str, Any]] = {**TFLite.options, "symbol": None}
+
+    def check(self, job: Job) -> None:
+        if job.options["batch_size"] is None:
+            raise ValueError(
+                "A microcontroller's memory is planned for one batch size. "
+                "Expected an integer `batch_size`. Received: None."
+            )
+        super().check(job)
+        symbol = job.options["symbol"]
+        if symbol is not None and not (
+            isinstance(symbol, str) and _SYMBOL.fullmatch(symbol)
+        ):
+            raise ValueError(
+                "`symbol` must be a C identifier: letters, digits and "
+                f"underscores. Received: {symbol!r}."
+            )
+        for spec in job.signature.inputs:
+            if None in spec.shape[1:]:
+                raise ValueError(
+                    f"Input {spec.name!r} has the shape {spec.shape}; a "
+                    "microcontroller's memory is planned for one shape. Build "
+                    "the model with a keras.Input of known size."
+                )
+
+    def write(self, job: Job, path: Path) -> None:
+        content = convert(job)
+        arena = estimate_arena(content)
+        symbol = job.options["symbol"] or _symbol(job.name)
+        text = to_c(content, symbol, describe(content, arena), arena.total)
+        path.write_text(text, encoding="utf-8")
+
+    def run(
+        self, job: Job, path: Path, samples: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.tflite"
+            # What is run is what a compiler will read, not what was converted.
+            file.write_bytes(_bytes(path))
+            return super().run(job, file, samples)
+
+    def operators(self, path: Path) -> Operators:
+        counts = flatbuffer_operators(_bytes(path)).counts
+        missing = tuple(missing_operators(counts))
+        if missing:
+            logger.warning(
+                "export: TensorFlow Lite Micro has no kernels for %s; replace "
+                "the layers they come from, or register kernels of your own",
+                ", ".join(missing),
+            )
+        return Operators(counts, missing)
+
+    def size(self, path: Path) -> Size:
+        return content_size(_bytes(path))
+
+    def arena(self, path: Path) -> Arena:
+        return estimate_arena(_bytes(path))
+
+
+def _symbol(name: str) -> str:
+    # A model may be called `int`, and its array must not be.
+    symbol = re.sub(r"[^A-Za-z0-9]", "_", name) + "_tflite"
+    return symbol if symbol[0].isalpha() else f"model_{symbol}"
+
+
+def _bytes(path: Path) -> bytes:
+    return from_c(path.read_text(encoding="utf-8"))
