@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.allocation.blocks import remove_blocks_until
+from kprune.allocation.blocks import whole_blocks
 from kprune.allocation.solver import fits
-from kprune.allocation.solver import remove_until
 from kprune.cost.model import CostModel
 from kprune.registry import Registry
 from kprune.registry import as_number
@@ -188,13 +189,16 @@ class LimitedAllocation(Allocation):
         removable = np.floor(self.max_share * sizes + 1e-9).astype(int)
         return np.maximum(np.minimum(self.keep_min, sizes), sizes - removable)
 
-    def check(self, problem: Problem) -> None:
-        check_reachable(
-            problem,
-            self.floors(problem),
+    @property
+    def limits(self) -> str:
+        """What sets the floors, for messages."""
+        return (
             f"keep_min={self.keep_min} and max_share={self.max_share:g} of "
-            f"{type(self).__name__}",
+            f"{type(self).__name__}"
         )
+
+    def check(self, problem: Problem) -> None:
+        check_reachable(problem, self.floors(problem), self.limits)
 
     def met(self, problem: Problem) -> bool:
         return within_budget(problem)
@@ -210,10 +214,38 @@ class RankedAllocation(LimitedAllocation):
     Args:
         keep_min: As of `LimitedAllocation`.
         max_share: As of `LimitedAllocation`.
+        round_to: What the number of channels that a group keeps is a multiple
+            of; a group of which nothing goes keeps any number.
     """
 
     restore: int | None = None
-    """How many channels per group may be put back against the ranking."""
+    """How many blocks per group may be put back against the ranking."""
+
+    def __init__(
+        self, keep_min: int, max_share: float, round_to: int = 1
+    ) -> None:
+        super().__init__(keep_min, max_share)
+        if (
+            isinstance(round_to, bool)
+            or not isinstance(round_to, int)
+            or round_to < 1
+        ):
+            raise ValueError(
+                f"{type(self).__name__} needs a whole number, 1 or more, as "
+                "`round_to`, for example 8 to keep multiples of 8 channels. "
+                f"Received: {round_to!r}."
+            )
+        self.round_to = round_to
+
+    def floors(self, problem: Problem) -> np.ndarray:
+        floors = super().floors(problem)
+        return whole_blocks(floors, problem.sizes, self.round_to)
+
+    @property
+    def limits(self) -> str:
+        if self.round_to == 1:
+            return super().limits
+        return f"round_to={self.round_to}, {super().limits}"
 
     @abc.abstractmethod
     def priorities(self, problem: Problem) -> list[np.ndarray]:
@@ -226,6 +258,7 @@ class RankedAllocation(LimitedAllocation):
             self.priorities(problem),
             self.floors(problem),
             self.restore,
+            self.round_to,
         )
 
     def ladders(self, problem: Problem) -> list[Ladder]:
@@ -259,9 +292,11 @@ def solve_ranked(
     priorities: list[np.ndarray],
     floors: np.ndarray,
     restore: int | None,
+    round_to: int = 1,
 ) -> Vectors:
-    """Run the budget solver on a problem; see `remove_until`."""
-    kept = remove_until(
+    """Run the budget solver on a problem; see `remove_blocks_until`."""
+    kept = remove_blocks_until(
+        round_to,
         priorities,
         [problem.alive[name].astype(bool) for name in problem.names],
         np.minimum(floors, problem.living),

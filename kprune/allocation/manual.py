@@ -75,8 +75,7 @@ class Manual(Allocation):
                 problem,
                 self._floors(problem, 1.0),
                 "the shares given by hand and, in the other groups, "
-                f"keep_min={self.others.keep_min} and "
-                f"max_share={self.others.max_share:g}",
+                f"{self.others.limits}",
             )
 
     def met(self, problem: Problem) -> bool:
@@ -108,6 +107,7 @@ class Manual(Allocation):
             self.others.priorities(rest),
             self._floors(rest, problem.fraction),
             self.others.restore,
+            self.others.round_to,
         )
 
     def _removed(self, name: str, size: int, fraction: float) -> int:

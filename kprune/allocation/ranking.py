@@ -14,11 +14,14 @@ from kprune.registry import did_you_mean
 
 @register("uniform")
 class Uniform(RankedAllocation):
-    """The same share of every group, up to one filter.
+    """The same share of every group, up to one filter (or `round_to` of them).
 
     Args:
         keep_min: Channels that each group keeps at least.
         max_share: Largest share of a group's channels that may go.
+        round_to: Keep multiples of so many channels in each group, for example 8
+            for what kernels work on at once. Groups of which nothing goes keep
+            what they have.
 
     Example:
 
@@ -30,8 +33,10 @@ class Uniform(RankedAllocation):
     # More would undo the equal shares in groups whose filters cost little.
     restore = 1
 
-    def __init__(self, keep_min: int = 1, max_share: float = 1.0) -> None:
-        super().__init__(keep_min, max_share)
+    def __init__(
+        self, keep_min: int = 1, max_share: float = 1.0, round_to: int = 1
+    ) -> None:
+        super().__init__(keep_min, max_share, round_to)
 
     def priorities(self, problem: Problem) -> list[np.ndarray]:
         vectors = []
@@ -62,6 +67,9 @@ class Global(RankedAllocation):
         max_share: Largest share of a group's channels that may go. The default
             keeps a tenth, since one threshold can otherwise thin out a group to
             a single channel that starves all layers behind it.
+        round_to: Keep multiples of so many channels in each group, for example 8
+            for what kernels work on at once. Groups of which nothing goes keep
+            what they have.
 
     Example:
 
@@ -76,9 +84,13 @@ class Global(RankedAllocation):
     """
 
     def __init__(
-        self, normalize: str = "mean", keep_min: int = 1, max_share: float = 0.9
+        self,
+        normalize: str = "mean",
+        keep_min: int = 1,
+        max_share: float = 0.9,
+        round_to: int = 1,
     ) -> None:
-        super().__init__(keep_min, max_share)
+        super().__init__(keep_min, max_share, round_to)
         if normalize not in _NORMALIZATIONS:
             raise ValueError(
                 f"Unknown normalization {normalize!r}. "
@@ -113,6 +125,9 @@ class SimilarityThreshold(Global):
     Args:
         keep_min: Channels that each group keeps at least.
         max_share: Largest share of a group's channels that may go.
+        round_to: Keep multiples of so many channels in each group, for example 8
+            for what kernels work on at once. Groups of which nothing goes keep
+            what they have.
 
     Example:
 
@@ -123,8 +138,10 @@ class SimilarityThreshold(Global):
     ```
     """
 
-    def __init__(self, keep_min: int = 1, max_share: float = 0.9) -> None:
-        super().__init__("none", keep_min, max_share)
+    def __init__(
+        self, keep_min: int = 1, max_share: float = 0.9, round_to: int = 1
+    ) -> None:
+        super().__init__("none", keep_min, max_share, round_to)
 
 
 def _divide(scores: np.ndarray, by: float) -> np.ndarray:
