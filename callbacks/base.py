@@ -95,9 +95,7 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             removed = self._plan().removed()
-            logs.update(
-                {f"pruned_{key}": removed[key] for key in ("macs", "params")}
-            )
+            logs.update({f"pruned_{key}": removed[key] for key in removed})
 
     def on_train_end(self, logs: Any = None) -> None:
         plan = self._plan()

@@ -86,9 +86,7 @@ class Latency(Allocation):
         check_reachable(
             problem,
             self.allocation.floors(problem),
-            f"keep_min={self.allocation.keep_min} and "
-            f"max_share={self.allocation.max_share:g} of "
-            f"{type(self.allocation).__name__}",
+            self.allocation.limits,
         )
 
     def met(self, problem: Problem) -> bool:
@@ -141,6 +139,13 @@ def latency_aware(
 
 
 def _limited(allocation: Allocation) -> LimitedAllocation:
+    if getattr(allocation, "round_to", 1) != 1:
+        raise ValueError(
+            'A target such as reduce={"latency": 0.5} chooses widths by the steps '
+            "that were measured. Leave `round_to` out of "
+            f"{type(allocation).__name__}. Received: round_to="
+            f"{allocation.round_to!r}."
+        )
     if isinstance(allocation, LimitedAllocation):
         return allocation
     raise ValueError(

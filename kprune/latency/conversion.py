@@ -98,10 +98,7 @@ class Conversion:
             self._shape([file.operators[position] for file in self.files])
             for position in range(len(kinds[0]))
         ]
-        self.layout = Layout(
-            {g.name: g.size for g in self._graph.prunable},
-            tuple(shape.placed for shape in self._shapes),
-        )
+        self.layout = Layout(tuple(shape.placed for shape in self._shapes))
 
     def _convert(self, kept: np.ndarray) -> bytes:
         vectors = {
@@ -168,10 +165,8 @@ class Conversion:
         return Width(
             float(constants[number] * factor),
             {
-                group.name: float(slope * factor)
-                for group, slope in zip(
-                    self._graph.prunable, slopes[:, number], strict=True
-                )
+                group: float(slope * factor)
+                for group, slope in enumerate(slopes[:, number])
                 if slope
             },
         )

@@ -4,7 +4,7 @@ The time of a kernel is a staircase in the channels that it writes: it works on
 `step` of them at once, and what is left over takes as long as a whole step, or
 longer. Four steps are often worked on together. So a width is told by its phase,
 which of four steps it is in and whether it fills it, and widths of the same phase
-lie on a line. In the channels that a kernel reads, time is a line over whole
+lie on a line over the number of steps. In the channels that a kernel reads, time is a line over whole
 steps, which are often of a single channel.
 """
 
@@ -93,16 +93,23 @@ def staircase(
     measured = np.array(sorted(known))
     times = np.array([known[w] for w in measured])
     every = np.arange(1, width + 1)
-    values = line(measured, times, every)
-    kinds, wanted = phase(measured, step), phase(every, step)
-    for kind in np.unique(wanted):
+    # What is in one step and does not fill it takes equally long.
+    begun, wanted = -(-measured // step), -(-every // step)
+    values = line(*_means(begun, times), wanted)
+    kinds, asked = phase(measured, step), phase(every, step)
+    for kind in np.unique(asked):
         mine = kinds == kind
         if mine.any():
-            alike = wanted == kind
-            values[alike] = line(measured[mine], times[mine], every[alike])
-    exact = measured[measured <= width]
-    values[exact - 1] = times[: len(exact)]
+            alike = asked == kind
+            means = _means(begun[mine], times[mine])
+            values[alike] = line(*means, wanted[alike])
     return np.concatenate([[0.0], values])
+
+
+def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each x once, and the mean of its values."""
+    places, inverse = np.unique(x, return_inverse=True)
+    return places, np.bincount(inverse, weights=y) / np.bincount(inverse)
 
 
 def line(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:

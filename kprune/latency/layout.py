@@ -19,15 +19,15 @@ class Width:
 
     Args:
         constant: Positions that are always there.
-        slopes: Group name -> positions per kept channel.
+        slopes: Number of a prunable group -> positions per kept channel.
     """
 
     constant: float
-    slopes: Mapping[str, float]
+    slopes: Mapping[int, float]
 
-    def of(self, kept: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the length for kept channels by group name, any shape."""
-        terms = [slope * kept[name] for name, slope in self.slopes.items()]
+    def of(self, kept: np.ndarray) -> np.ndarray:
+        """Return the length for kept channels `(..., groups)`."""
+        terms = [slope * kept[..., n] for n, slope in self.slopes.items()]
         return np.rint(self.constant + sum(terms)).astype(int)
 
 
@@ -46,43 +46,40 @@ class Placed:
     reads: Width | None = None
     writes: Width | None = None
 
-    def names(self) -> set[str]:
-        """Names of the groups that its widths depend on."""
+    def groups(self) -> set[int]:
+        """Numbers of the groups that its widths depend on."""
         widths = [w for w in (self.reads, self.writes) if w is not None]
-        return {name for width in widths for name in width.slopes}
+        return {number for width in widths for number in width.slopes}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The operators of a model as functions of kept channels.
 
+    Groups are known by their number in `graph.prunable`: names that Keras gives
+    differ from process to process.
+
     Args:
-        groups: Prunable group name -> size.
         operators: All operators, in the order in which they run.
     """
 
-    groups: Mapping[str, int]
     operators: tuple[Placed, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> list[Any]:
         """Return it as plain data."""
-        return {
-            "groups": dict(self.groups),
-            "operators": [
-                [op.key, _plain(op.reads), _plain(op.writes)]
-                for op in self.operators
-            ],
-        }
+        return [
+            [op.key, _plain(op.reads), _plain(op.writes)]
+            for op in self.operators
+        ]
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+    def from_json(cls, data: list[Any]) -> Layout:
         """Return what `to_json` made data of."""
         return cls(
-            dict(data["groups"]),
             tuple(
                 Placed(key, _width(reads), _width(writes))
-                for key, reads, writes in data["operators"]
-            ),
+                for key, reads, writes in data
+            )
         )
 
 
@@ -99,19 +96,27 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
     visits = [
         (
             type(visit.operation).__name__,
-            visit.operation.name,
             [list(labels.shape[1:]) for labels in visit.outputs],
         )
         for visit in graph.tracer.visits.values()
     ]
-    groups = [(g.name, g.size) for g in graph.prunable]
-    text = json.dumps([dtype, visits, groups], default=str)
+    variables = sorted(
+        (number, member.role, list(member.variable.shape))
+        for number, group in enumerate(graph.prunable)
+        for member in group.members
+    )
+    text = json.dumps([dtype, visits, variables], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(width: Width | None) -> list[Any] | None:
-    return None if width is None else [width.constant, dict(width.slopes)]
+    if width is None:
+        return None
+    return [width.constant, [[n, s] for n, s in width.slopes.items()]]
 
 
 def _width(data: Any) -> Width | None:
-    return None if data is None else Width(float(data[0]), dict(data[1]))
+    if data is None:
+        return None
+    constant, slopes = data
+    return Width(float(constant), {int(n): float(s) for n, s in slopes})

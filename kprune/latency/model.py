@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,11 +10,11 @@ import numpy as np
 from kprune.cost.model import CostModel
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.latency.curve import line
 from kprune.latency.curve import staircase
 from kprune.latency.curve import whole
 from kprune.latency.layout import Placed
 from kprune.latency.layout import fingerprint
-from kprune.latency.table import ONE_BY_ONE
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
 
@@ -27,7 +26,8 @@ class Curve:
         points: Width read, width written and milliseconds; widths that do not
             vary are 0.
         widths: The largest width read and written.
-        steps: Channels that it reads and writes at once.
+        steps: Channels that it reads and writes at once; 0 where time is a
+            line.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Curve:
             for read in self._read
         ]
         self._table = np.stack(rows)
-        span = whole(np.arange(widths[0] + 1), steps[0])
+        span = whole(np.arange(widths[0] + 1), max(1, steps[0]))
         # Weights of the measured rows for every width that can be read.
         self._weights = np.stack(
             [
@@ -63,6 +63,9 @@ class Curve:
     ) -> np.ndarray:
         if width == 0:
             return np.array([points[0][1]])
+        if step == 0:
+            widths, times = np.array(points).T
+            return line(widths, times, np.arange(width + 1))
         return staircase(points, width, step)
 
     def __call__(self, read: Any, write: Any) -> np.ndarray:
@@ -117,17 +120,15 @@ class LatencyModel:
                 "kprune.latency.profile(model, table=...) on the device, or make "
                 "files for it with `kprune latency files`."
             )
-        self.groups = [group.name for group in graph.prunable]
-        self.sizes = np.array([g.size for g in graph.prunable])
-        full = dict(zip(self.groups, self.sizes, strict=True))
+        self.sizes = np.array([group.size for group in graph.prunable])
         self.operators = layout.operators
         self._curves = [
-            _curve(table, placed, full) for placed in layout.operators
+            _curve(table, placed, self.sizes) for placed in layout.operators
         ]
         self._overhead = table.overhead or 0.0
         self.scale = 1.0
         ratios = [
-            whole / float(self(np.array([kept[g] for g in self.groups])))
+            whole / float(self(kept))
             for kept, whole in table.wholes(name)
         ]
         self.scale = float(np.median(ratios)) if ratios else 1.0
@@ -148,14 +149,13 @@ class LatencyModel:
         """
         kept = np.asarray(kept)
         rows = np.atleast_2d(kept).astype(int)
-        counts = {name: rows[:, n] for n, name in enumerate(self.groups)}
         zero = np.zeros(len(rows), int)
         chosen = range(len(self.operators)) if only is None else only
         columns = []
         for position in chosen:
             placed = self.operators[position]
-            read = zero if placed.reads is None else placed.reads.of(counts)
-            write = zero if placed.writes is None else placed.writes.of(counts)
+            read = zero if placed.reads is None else placed.reads.of(rows)
+            write = zero if placed.writes is None else placed.writes.of(rows)
             columns.append(self._curves[position](read, write))
         times = np.stack(columns, axis=-1) - self._overhead
         times = self.scale * np.maximum(times, 0.0)
@@ -163,7 +163,7 @@ class LatencyModel:
 
 
 def _curve(
-    table: LatencyTable, placed: Placed, full: Mapping[str, Any]
+    table: LatencyTable, placed: Placed, full: np.ndarray
 ) -> Curve:
     points = table.points(placed.key)
     if not points:
@@ -176,7 +176,7 @@ def _curve(
         0 if placed.writes is None else int(placed.writes.of(full)),
     )
     kind = placed.key.partition("(")[0]
-    return Curve(points, widths, table.steps.get(kind, ONE_BY_ONE))
+    return Curve(points, widths, table.steps.get(kind, (0, 0)))
 
 
 class TimedCostModel(CostModel):

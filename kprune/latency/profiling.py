@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -17,10 +17,12 @@ from kprune.latency.device import device_name
 from kprune.latency.device import table_path
 from kprune.latency.layout import fingerprint
 from kprune.latency.measure import measure
+from kprune.latency.table import ONE_BY_ONE
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
 from kprune.latency.table import check_setting
 from kprune.latency.table import load
+from kprune.latency.tasks import Task
 from kprune.latency.tasks import kernel
 from kprune.latency.tasks import tasks
 from kprune.latency.tasks import widest
@@ -93,14 +95,14 @@ def profile(
             else LatencyTable(device_name(), runtime, dtype, threads)
         )
     _check_table(table, runtime, dtype, threads)
-    complete = fill(table, model)
+    complete = fill(table, model, measure)
     if path is not None and not complete:
         table.save(path)
     return table
 
 
 def fill(
-    table: LatencyTable, model: keras.Model, timer: Measure = measure
+    table: LatencyTable, model: keras.Model, timer: Measure
 ) -> bool:
     """Measure what a table lacks to predict the latency of a model.
 
@@ -122,7 +124,7 @@ def fill(
         return True
     conversion = Conversion(masked, table.dtype)
 
-    def time(task: Any) -> None:
+    def time(task: Task) -> None:
         if not table.has(task.key, task.read, task.write):
             table.add(
                 task.key,
@@ -135,7 +137,7 @@ def fill(
         table.overhead = timer(nothing, table.threads, RUNS, SECONDS)
     for kind, position in widest(conversion).items():
         if kind not in table.steps:
-            table.steps[kind] = _steps(table, conversion, position, time)
+            table.steps[kind] = _steps(table, conversion, position, time, timer)
             _log.info(
                 "%s reads and writes in steps of %s", kind, table.steps[kind]
             )
@@ -149,7 +151,7 @@ def fill(
     for kept, content in zip(conversion.kept, conversion.contents, strict=True):
         table.add_whole(
             name,
-            dict(zip(conversion.layout.groups, kept, strict=True)),
+            kept,
             timer(content, table.threads, WHOLE_RUNS, WHOLE_SECONDS),
         )
     table.add_model(name, conversion.layout)
@@ -160,21 +162,28 @@ def _steps(
     table: LatencyTable,
     conversion: Conversion,
     position: int,
-    time: Callable[[Any], None],
+    time: Callable[[Task], None],
+    timer: Measure,
 ) -> Steps:
     """Find how many channels a kernel reads, and writes, at once."""
     widest_read, widest_write = conversion.widths(position)
+    if not conversion.fitting(position, 1, 1):
+        return ONE_BY_ONE  # A grouped kernel has widths that it cannot have.
 
-    def at(read: int, write: int) -> float:
-        task = kernel(conversion, position, read, write)
+    def writing(width: int) -> float:
+        task = kernel(conversion, position, widest_read, width)
         time(task)
-        return table.at(task.key, read, write)
+        return table.at(task.key, task.read, task.write)
 
-    # A grouped kernel has widths that it cannot have.
-    free = conversion.fitting(position, 1, 1)
+    # Not for the table: a curve needs all widths written for each width read.
+    @functools.cache
+    def reading(width: int) -> float:
+        content = conversion.cut(position, width, widest_write)
+        return timer(content, table.threads, RUNS, SECONDS)
+
     return (
-        find_step(lambda n: at(n, widest_write), widest_read) if free else 1,
-        find_step(lambda n: at(widest_read, n), widest_write) if free else 1,
+        find_step(reading, widest_read),
+        find_step(writing, widest_write),
     )
 
 

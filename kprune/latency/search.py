@@ -72,11 +72,8 @@ class Search:
         self._ceilings = dict(ceilings)
         self._lost = lost
         self._floors = floors
-        names = {name: n for n, name in enumerate(latency.groups)}
-        members = [
-            {names[name] for name in op.names()} for op in latency.operators
-        ]
-        count = len(latency.groups)
+        members = [op.groups() for op in latency.operators]
+        count = len(latency.sizes)
         self._touching = [
             [n for n, groups in enumerate(members) if g in groups]
             for g in range(count)

@@ -65,7 +65,7 @@ class LatencyTable:
         """Operator kind -> channels that it reads and writes at once."""
         self._points: dict[str, dict[tuple[int, int], float]] = {}
         self._layouts: dict[str, Layout] = {}
-        self._wholes: dict[str, list[tuple[dict[str, int], float]]] = {}
+        self._wholes: dict[str, list[tuple[list[int], float]]] = {}
 
     # -- operators -----------------------------------------------------------
 
@@ -104,10 +104,10 @@ class LatencyTable:
         return self._layouts.get(name)
 
     def add_whole(
-        self, name: str, kept: Mapping[str, int], milliseconds: float
+        self, name: str, kept: Iterable[int], milliseconds: float
     ) -> None:
         """Record the time of a whole model with these kept channels."""
-        counts = {group: int(n) for group, n in kept.items()}
+        counts = [int(count) for count in kept]
         known = self._wholes.setdefault(name, [])
         for number, (other, before) in enumerate(known):
             if other == counts:
@@ -115,7 +115,7 @@ class LatencyTable:
                 return
         known.append((counts, float(milliseconds)))
 
-    def wholes(self, name: str) -> list[tuple[dict[str, int], float]]:
+    def wholes(self, name: str) -> list[tuple[list[int], float]]:
         """Return the measured times of a whole model, by kept channels."""
         return list(self._wholes.get(name, []))
 
@@ -137,7 +137,7 @@ class LatencyTable:
             },
             "models": {
                 name: {
-                    **layout.to_json(),
+                    "operators": layout.to_json(),
                     "whole": [[k, round(ms, 6)] for k, ms in self.wholes(name)],
                 }
                 for name, layout in self._layouts.items()
@@ -183,7 +183,7 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
             for read, write, milliseconds in points:
                 table.add(key, read, write, milliseconds)
         for name, model in data["models"].items():
-            table.add_model(name, Layout.from_json(model))
+            table.add_model(name, Layout.from_json(model["operators"]))
             for kept, milliseconds in model["whole"]:
                 table.add_whole(name, kept, milliseconds)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
