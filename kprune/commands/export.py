@@ -19,10 +19,35 @@ class Quantize(StrEnum):
     float16 = "float16"
     dynamic = "dynamic"
     int8 = "int8"
+    qat = "qat"
+
+
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Typical inputs for int8: .npz with x, or .npy."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Training data for --quantize qat and --clusters: .npz with x and y."
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Epochs of training on --data; 1 by default."),
+]
+Clusters = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Leave this many different weights in each kernel, so that the file "
+        "packs well.",
+    ),
+]
 
 
 @one_line_errors
-def export(
+def export(  # noqa: PLR0913  options of a command
     model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
     out: Annotated[
         Path,
@@ -33,24 +58,25 @@ def export(
     quantize: Annotated[
         Quantize | None, typer.Option(help="Number format of a .tflite file.")
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Typical inputs for int8: .npz with x, or .npy."),
-    ] = None,
+    calibration: Calibration = None,
+    data: Data = None,
+    epochs: Epochs = None,
+    clusters: Clusters = None,
     debug: Debug = False,
 ) -> None:
     """Convert a model for deployment and verify the file against Keras.
 
-    A model that still holds masks is rebuilt first.
+    A model that still holds masks is rebuilt first. Training needs the optional
+    packages of `pip install "kprune[tfmot]"`, and goes by the loss that the model
+    was saved with.
 
     Example: `kprune export model.keras model.tflite --quantize int8
     --calibration x.npy`
+
+    Example: `kprune export model.keras model.tflite --quantize qat
+    --data train.npz --epochs 3`
     """
-    if quantize is Quantize.int8 and calibration is None:
-        raise typer.BadParameter(
-            "--quantize int8 needs typical inputs: --calibration x.npy",
-            param_hint="--calibration",
-        )
+    _check(quantize, calibration, data)
     start_keras()
     import kprune
     from kprune.commands.files import load_arrays
@@ -64,11 +90,31 @@ def export(
             samples = (
                 None if calibration is None else load_arrays(calibration)[0]
             )
+            pairs = None if data is None else load_arrays(data)
+            given = {"data": pairs, "epochs": epochs, "clusters": clusters}
         with step(bars, f"writing {out.name}"):
             report = kprune.export(
                 keras_model,
                 out,
                 quantize=None if quantize is None else quantize.value,
                 calibration=samples,
+                **{k: v for k, v in given.items() if v is not None},
             )
     print(report)
+
+
+def _check(
+    quantize: Quantize | None, calibration: Path | None, data: Path | None
+) -> None:
+    """Raises typer.BadParameter for data that is missing."""
+    if quantize is Quantize.int8 and calibration is None and data is None:
+        raise typer.BadParameter(
+            "--quantize int8 needs typical inputs: --calibration x.npy",
+            param_hint="--calibration",
+        )
+    if quantize is Quantize.qat and data is None:
+        raise typer.BadParameter(
+            "--quantize qat trains the model and needs inputs and targets: --data "
+            'train.npz, written by np.savez("train.npz", x=x, y=y).',
+            param_hint="--data",
+        )

@@ -110,9 +110,9 @@ def export(
             it dynamic) and `io_dtype` (`"float32"` or `"int8"`); `clusters`
             (None, or how many different weights to leave in each kernel);
             and for training with `quantize="qat"` or `clusters`: `data` (arrays
-            `(x, y)`, or batches of them in a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a list), `epochs` (1), `learning_rate`
-            (1e-4, of Adam) and `loss` (None: the compiled model's). `.onnx`:
+            `(x, y)`, or batches of them in a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`), `epochs` (1), `learning_rate` (1e-4, of
+            Adam) and `loss` (None: the compiled model's). `.onnx`:
             `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic).
             `.h`: those of `.tflite`, and `symbol` (name of the array).
 

@@ -6,6 +6,7 @@ the rest.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,23 @@ def takes_activation(operation: Any) -> bool:
     )
 
 
+def plainly_called(node: Any) -> bool:
+    """Tell whether a layer is called on nothing but its inputs.
+
+    Args:
+        node: Keras' record of the call.
+
+    Returns:
+        False if the call has flags or masks, even if they are constants.
+    """
+    arguments = node.arguments
+    flags = {k for k, v in arguments.kwargs.items() if v is not None}
+    if arguments.kwargs.get("training") is False:
+        # Keras records the default of some layers.
+        flags.discard("training")
+    return not flags and len(arguments.args) == 1
+
+
 def counterpart(node: Any, name: str, relu: bool) -> Counterpart | None:
     """Make the tf_keras layers for a call.
 
@@ -135,7 +153,7 @@ def counterpart(node: Any, name: str, relu: bool) -> Counterpart | None:
     kind = type(operation)
     if not isinstance(operation, keras.layers.Layer):
         return _of_operation(node, name)
-    if not _portable(operation) or not _plainly_called(node):
+    if not _portable(operation) or not plainly_called(node):
         return None
     if kind in _WEIGHTED:
         return _weighted(operation, name, relu)
@@ -158,11 +176,6 @@ def _portable(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _plainly_called(node: Any) -> bool:
-    flags = {k for k, v in node.arguments.kwargs.items() if v is not None}
-    return not flags and len(node.arguments.args) == 1
-
-
 def _single(layer: Any) -> Counterpart:
     return Counterpart((layer,), ([],))
 
@@ -170,7 +183,10 @@ def _single(layer: Any) -> Counterpart:
 def _make(
     layer: keras.layers.Layer, name: str, keys: tuple[str, ...], **more: Any
 ) -> Any:
-    config = layer.get_config()
+    with warnings.catch_warnings():
+        # Activations that cannot be saved are not taken from the config.
+        warnings.simplefilter("ignore", UserWarning)
+        config = layer.get_config()
     kept = {key: config[key] for key in keys if key in config}
     make = getattr(packages().tf_keras.layers, type(layer).__name__)
     return make(**kept, **more, name=name, trainable=layer.trainable)

@@ -60,18 +60,31 @@ def check(
     if not trained:
         _refuse_idle(options, "`data`")
         return
-    if iter(options["data"]) is options["data"]:
-        raise TypeError(
-            "`data` is an iterator, which can be read only once, but calibration "
-            "and training read it several times. Pass arrays `(x, y)`, a "
-            "tf.data.Dataset, a keras.utils.PyDataset or a list of batches."
-        )
+    _check_data(options["data"])
     if options["loss"] is None and not _has_loss(model):
         raise ValueError(
             f"Model {model.name!r} is not compiled with a loss, so there is "
             "nothing to train it by. Pass one: export(..., "
             'loss="sparse_categorical_crossentropy"), or call model.compile '
             "first."
+        )
+
+
+def _check_data(data: Any) -> None:
+    accepted = (
+        "Pass a tuple of arrays `(x, y)`, or batches of them in a "
+        "tf.data.Dataset or a keras.utils.PyDataset."
+    )
+    if hasattr(data, "__next__"):
+        raise TypeError(
+            "`data` is an iterator, which can be read only once, but calibration "
+            f"and training read it several times. {accepted}"
+        )
+    batches = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if isinstance(data, (list, dict)) or not batches:
+        raise TypeError(
+            f"`data` must hold inputs and targets. {accepted} Received: an object "
+            f"of type {type(data).__name__}."
         )
 
 

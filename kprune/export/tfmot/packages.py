@@ -61,7 +61,7 @@ def _same_keras() -> Iterator[None]:
     """
     import tensorflow as tf
 
-    tf.keras.__version__  # noqa: B018  resolves the lazy module
+    tf.keras.Model  # noqa: B018  resolves the lazy module
     before = os.environ.get(_LEGACY)
     try:
         yield

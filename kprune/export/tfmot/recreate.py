@@ -188,7 +188,8 @@ class _Builder:
 
     def _chain(self, step: Step) -> tuple[Any, ...]:
         """The layers for a step; those of a shared layer are made once."""
-        key = (id(step.operation), _plain(step))
+        # Calls of a shared layer with flags are not those without.
+        key = (id(step.operation), counterparts.plainly_called(step.node))
         if key in self.chains:
             return self.chains[key]
         origin = Origin(step.operation.name, type(step.operation).__name__)
@@ -248,8 +249,3 @@ class _Builder:
             name = f"{base}_{count}"
         self.origins[name] = origin
         return name
-
-
-def _plain(step: Step) -> bool:
-    """Calls of a shared layer with flags are not those without."""
-    return not step.node.arguments.kwargs

@@ -47,7 +47,7 @@ def batches(
         signature: The model's inputs.
         data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, which is
             shuffled by `epoch`; or an iterable of such batches: a
-            `tf.data.Dataset`, a `keras.utils.PyDataset` or a list.
+            `tf.data.Dataset` or a `keras.utils.PyDataset`.
         epoch: Number of the epoch, from 0.
 
     Yields:

@@ -1,0 +1,97 @@
+"""`kprune export` with training: --quantize qat and --clusters."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from typer.testing import CliRunner
+
+from kprune.cli import app
+
+needs_tfmot = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_model_optimization") is None,
+    reason="needs kprune[tfmot]",
+)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A compiled model and data to train it on."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 8, 8, 3)).astype("float32")
+    np.savez(tmp_path / "train.npz", x=x, y=rng.integers(0, 4, 64))
+    np.save(tmp_path / "x.npy", x)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@needs_tfmot
+def test_qat_and_clusters(files):
+    result = run(
+        "export",
+        files / "model.keras",
+        files / "out.tflite",
+        *("--quantize", "qat", "--data", files / "train.npz"),
+        *("--epochs", 2, "--clusters", 8, "--calibration", files / "x.npy"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "LiteRT qat" in result.output
+    assert "2 kernels clustered to 8 weights, trained for 2" in result.output
+    assert "quantisation-aware training of" in result.output
+    assert (files / "out.tflite").exists()
+
+
+@needs_tfmot
+def test_a_model_without_a_loss(files):
+    model = keras.saving.load_model(files / "model.keras", compile=False)
+    model.save(files / "model.keras")
+    result = run(
+        "export",
+        files / "model.keras",
+        files / "out.tflite",
+        *("--quantize", "qat", "--data", files / "train.npz"),
+    )
+    assert result.exit_code == 1
+    assert "not compiled with a loss" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--quantize", "qat"), "--data"),
+        (("--clusters", "1"), "--clusters"),
+        (("--epochs", "0", "--quantize", "qat"), "--epochs"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments, message):
+    result = run("export", "a.keras", "b.tflite", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_options_of_other_formats_are_refused(files):
+    result = run(
+        "export",
+        files / "model.keras",
+        files / "out.onnx",
+        *("--clusters", 8),
+    )
+    assert result.exit_code == 1
+    assert "has no option 'clusters'" in result.output
