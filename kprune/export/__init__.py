@@ -5,8 +5,8 @@ from kprune.export.api import export
 from kprune.export.benchmark import Latency
 from kprune.export.benchmark import benchmark
 from kprune.export.compare import Comparison
-from kprune.export.compare import Ratio
 from kprune.export.compare import compare
+from kprune.export.intervals import Ratio
 from kprune.export.report import ExportReport
 
 __all__ = [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import math
 import os
 import tempfile
 import time
@@ -18,8 +20,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.export.intervals import median_interval
 from kprune.export.runtime import Runtime
 from kprune.export.runtime import open_runtime
+
+_BLOCKS = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Latency:
         runs: Number of timed runs.
         threads: Number of CPU threads.
         runtime: `"LiteRT"` or `"ONNX Runtime"`.
+        low: Lower end of the 95 % confidence interval of the median.
+        high: Upper end; both are infinite if there are too few runs.
     """
 
     median: float
@@ -41,12 +48,27 @@ class Latency:
     runs: int
     threads: int
     runtime: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data; None for an end that is unknown."""
+        fields = dataclasses.asdict(self)
+        return {
+            name: None
+            if name in ("low", "high") and math.isinf(value)
+            else value
+            for name, value in fields.items()
+        }
 
     def __str__(self) -> str:
         plural = "" if self.threads == 1 else "s"
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        interval = f"95 % CI {self.low:.3g}-{self.high:.3g}, " if known else ""
         return (
-            f"{self.median:.3g} ms (p10 {self.p10:.3g}, p90 {self.p90:.3g}; "
-            f"{self.runs} runs, {self.threads} thread{plural}, {self.runtime})"
+            f"{self.median:.3g} ms ({interval}p10 {self.p10:.3g}, "
+            f"p90 {self.p90:.3g}; {self.runs} runs, {self.threads} "
+            f"thread{plural}, {self.runtime})"
         )
 
 
@@ -82,7 +104,8 @@ def benchmark(
     ```
     """
     _check_effort(runs, seconds)
-    with opened(path_or_model, threads) as runtime:
+    with as_file(path_or_model) as file:
+        runtime = open_runtime(file, threads)
         runtime.prepare(_inputs(runtime, inputs))
         warm_up(runtime.invoke, seconds / 10)
         times = time_runs(runtime.invoke, runs, seconds)
@@ -90,17 +113,16 @@ def benchmark(
 
 
 @contextlib.contextmanager
-def opened(
-    path_or_model: str | os.PathLike[str] | keras.Model, threads: int
-) -> Iterator[Runtime]:
-    """Yield a loaded runtime for a file or a Keras model.
+def as_file(
+    path_or_model: str | os.PathLike[str] | keras.Model,
+) -> Iterator[Path]:
+    """Yield a file that a runtime can open.
 
     Args:
         path_or_model: See `benchmark`.
-        threads: Number of CPU threads.
 
     Yields:
-        The runtime.
+        The path itself, or that of a temporary `.tflite` file.
     """
     if not isinstance(path_or_model, (str, os.PathLike, keras.Model)):
         raise TypeError(
@@ -110,7 +132,7 @@ def opened(
     if not isinstance(path_or_model, keras.Model):
         path = Path(path_or_model)
         if path.suffix != ".keras" or not path.is_file():
-            yield open_runtime(path, threads)
+            yield path
             return
         path_or_model = keras.models.load_model(path, compile=False)
     from kprune.export.api import export
@@ -119,7 +141,7 @@ def opened(
         file = Path(folder) / "model.tflite"
         # Its time is asked for; a few samples show that it is the right model.
         export(path_or_model, file, samples=2)
-        yield open_runtime(file, threads)
+        yield file
 
 
 def _check_effort(runs: int, seconds: float) -> None:
@@ -167,7 +189,10 @@ def warm_up(invoke: Callable[[], Any], seconds: float) -> None:
 
 
 def time_runs(
-    invoke: Callable[[], Any], runs: int, seconds: float
+    invoke: Callable[[], Any],
+    runs: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Time an action again and again.
 
@@ -175,12 +200,12 @@ def time_runs(
         invoke: What to time.
         runs: Least number of runs.
         seconds: Least total time.
+        clock: Returns seconds.
 
     Returns:
         Milliseconds of each run.
     """
     times: list[float] = []
-    clock = time.perf_counter
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -195,18 +220,38 @@ def time_runs(
     return times
 
 
-def latency(times: Sequence[float], threads: int, runtime: str) -> Latency:
+def latency(
+    times: Sequence[float],
+    threads: int,
+    runtime: str,
+    blocks: Sequence[float] | None = None,
+) -> Latency:
     """Summarise timed runs.
 
     Args:
         times: Milliseconds of each run.
         threads: Number of CPU threads.
         runtime: Name of the runtime.
+        blocks: Medians of the blocks in which the runs were timed. By default
+            the runs are taken in ten blocks, one after the other.
 
     Returns:
         The summary.
     """
     p10, median, p90 = np.percentile(times, [10, 50, 90])
+    if blocks is None:
+        # Neighbouring runs resemble each other, so that they are no independent
+        # measurements; blocks of them are, nearly.
+        count = _BLOCKS if len(times) >= _BLOCKS else 1
+        blocks = [np.median(b) for b in np.array_split(times, count)]
+    low, high = median_interval(blocks)
     return Latency(
-        float(median), float(p10), float(p90), len(times), threads, runtime
+        float(median),
+        float(p10),
+        float(p90),
+        len(times),
+        threads,
+        runtime,
+        low,
+        high,
     )

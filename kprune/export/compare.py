@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 
 from kprune.export.benchmark import Latency
 from kprune.export.benchmark import _check_effort
 from kprune.export.benchmark import _inputs
+from kprune.export.benchmark import as_file
 from kprune.export.benchmark import latency
-from kprune.export.benchmark import opened
-from kprune.export.benchmark import time_runs
-from kprune.export.benchmark import warm_up
-
-_BOOTSTRAPS = 2000
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Latency of one model divided by that of the first, with its interval.
-
-    Args:
-        value: Median over rounds of the ratio of the two medians of a round.
-        low: Lower end of the 95 % bootstrap confidence interval.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """`"faster"`, `"slower"`, or `"no difference shown"`."""
-        if self.high < 1:
-            return "faster"
-        return "slower" if self.low > 1 else "no difference shown"
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}x [{self.low:.3f}, {self.high:.3f}] {self.verdict}"
+from kprune.export.intervals import FEWEST
+from kprune.export.intervals import Ratio
+from kprune.export.rounds import Rounds
+from kprune.export.runtime import open_runtime
 
 
 @dataclass(frozen=True)
@@ -55,19 +33,44 @@ class Comparison:
         names: Name of each model.
         latencies: Latency of each model.
         ratios: Ratio of each model to the first; the first one's is exactly 1.
+        rounds: Number of rounds.
     """
 
     names: tuple[str, ...]
     latencies: tuple[Latency, ...]
     ratios: tuple[Ratio, ...]
+    rounds: int
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """One sentence for each model but the first."""
+        labels = short_names(self.names)
+        return tuple(
+            ratio.sentence(label, labels[0])
+            for label, ratio in zip(labels[1:], self.ratios[1:], strict=True)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers, strings, lists and dictionaries.
+
+        Returns:
+            What `json.dumps` takes.
+        """
+        rows = zip(self.names, self.latencies, self.ratios, strict=True)
+        return {
+            "rounds": self.rounds,
+            "models": [
+                {"name": name, **time.to_dict(), "ratio": ratio.to_dict()}
+                for name, time, ratio in rows
+            ],
+            "verdicts": list(self.verdicts),
+        }
 
     def __str__(self) -> str:
         width = max(map(len, self.names))
-        rows = zip(self.names, self.latencies, self.ratios, strict=True)
-        return "\n".join(
-            f"{name:<{width}}  {time}" + (f"  {ratio}" if position else "")
-            for position, (name, time, ratio) in enumerate(rows)
-        )
+        rows = zip(self.names, self.latencies, strict=True)
+        lines = [f"{name:<{width}}  {time}" for name, time in rows]
+        return "\n".join([*lines, *self.verdicts])
 
 
 def compare(
@@ -76,26 +79,31 @@ def compare(
     rounds: int = 30,
     seconds: float = 2.0,
     seed: int = 0,
+    precision: float | None = None,
+    time_limit: float = 60.0,
 ) -> Comparison:
     """Measure models in turns, so that a noisy machine still gives a verdict.
 
-    Every round times a block of runs of each model, in an order shuffled anew.
-    A disturbance hits neighbouring blocks alike and cancels in their ratio; the
-    rounds are resampled for the confidence interval.
+    Every round loads each model anew and times a block of its runs, in an order
+    shuffled anew. A disturbance hits neighbouring blocks alike and cancels in
+    their ratio, of which the rounds give a confidence interval.
 
     Args:
         models: Two or more `.tflite` or `.onnx` files or Keras models. The
             first is what the others are compared with.
         threads: Number of CPU threads.
-        rounds: Number of rounds, at least 5.
-        seconds: Least time per model over all rounds.
-        seed: Seed of the order and the bootstrap.
+        rounds: Number of rounds, at least 6.
+        seconds: Least time per model over these rounds.
+        seed: Seed of the order.
+        precision: Goes on with twice as many rounds while an interval is wider
+            than this share of the ratio: 0.02 for two percent. None: does not.
+        time_limit: Seconds after which it goes on no more, even so.
 
     Returns:
         Latencies and ratios.
 
     Raises:
-        ValueError: If fewer than two models or 5 rounds are given.
+        ValueError: If fewer than two models or 6 rounds are given.
 
     Example:
 
@@ -105,44 +113,57 @@ def compare(
     """
     if isinstance(models, (str, os.PathLike, keras.Model)) or len(models) < 2:
         raise ValueError(f"Expected two or more models. Received: {models!r}.")
-    if not isinstance(rounds, int) or rounds < 5:
+    if type(rounds) is not int or rounds < FEWEST:
         raise ValueError(
-            f"`rounds` must be an integer >= 5. Received: {rounds!r}."
+            f"`rounds` must be an integer >= {FEWEST}, the fewest of which a "
+            f"median has a 95 % confidence interval. Received: {rounds!r}."
+        )
+    if precision is not None and not precision > 0:
+        raise ValueError(
+            "`precision` must be above 0, such as 0.02, or None. Received: "
+            f"{precision!r}."
         )
     _check_effort(rounds, seconds)
-    rng = np.random.default_rng(seed)
     with contextlib.ExitStack() as stack:
-        runtimes = [stack.enter_context(opened(m, threads)) for m in models]
-        for runtime in runtimes:
-            runtime.prepare(_inputs(runtime, None))
-            warm_up(runtime.invoke, seconds / 10)
-        blocks: list[list[list[float]]] = [[] for _ in runtimes]
-        for _ in range(rounds):
-            for position in rng.permutation(len(runtimes)):
-                invoke = runtimes[position].invoke
-                # The other models have pushed this one's weights out of the
-                # cache; the first run of a block pays for that.
-                invoke()
-                blocks[position].append(time_runs(invoke, 3, seconds / rounds))
-    medians = np.array(
-        [[np.median(block) for block in rows] for rows in blocks]
-    )
+        files = [stack.enter_context(as_file(model)) for model in models]
+        runtimes = [open_runtime(file, threads).name for file in files]
+        timed = Rounds(
+            [functools.partial(_ready, file, threads) for file in files],
+            seconds / rounds,
+            seed,
+        )
+        timed.until(rounds, precision, time_limit)
     return Comparison(
         tuple(_name(model) for model in models),
         tuple(
-            latency(list(chain.from_iterable(rows)), threads, runtime.name)
-            for rows, runtime in zip(blocks, runtimes, strict=True)
+            latency(list(chain(*rows)), threads, runtime, medians)
+            for rows, runtime, medians in zip(
+                timed.times, runtimes, timed.medians(), strict=True
+            )
         ),
-        tuple(_ratio(row / medians[0], rng) for row in medians),
+        timed.ratios(),
+        timed.count,
     )
+
+
+def _ready(file: Path, threads: int) -> Callable[[], Any]:
+    runtime = open_runtime(file, threads)
+    runtime.prepare(_inputs(runtime, None))
+    return runtime.invoke
 
 
 def _name(model: str | os.PathLike[str] | keras.Model) -> str:
     return model.name if isinstance(model, keras.Model) else os.fspath(model)
 
 
-def _ratio(ratios: np.ndarray, rng: np.random.Generator) -> Ratio:
-    draws = rng.integers(0, len(ratios), (_BOOTSTRAPS, len(ratios)))
-    resampled = np.median(ratios[draws], axis=1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+def short_names(names: Sequence[str]) -> Sequence[str]:
+    """Leave the folders out of names if what is left tells them apart.
+
+    Args:
+        names: Paths, or names of models.
+
+    Returns:
+        What to show.
+    """
+    short = [Path(name).name for name in names]
+    return short if len(set(short)) == len(set(names)) else names

@@ -223,22 +223,68 @@ def test_export_rebuilds_a_masked_model(model, tmp_path):
 # -- bench -----------------------------------------------------------------
 
 
-def test_bench(saved, tmp_path, monkeypatch):
-    tflite = tmp_path / "model.tflite"
-    kprune.export(keras.saving.load_model(saved), tflite)
+@pytest.fixture
+def quick(monkeypatch):
+    """Arguments of the measurements, which are cut short."""
     asked = []
 
-    def timed(subject, threads):
-        asked.append((subject, threads))
-        return original(subject, threads, runs=3, seconds=0.0)
+    def short(name, **changes):
+        original = getattr(kprune, name)
 
-    original = kprune.benchmark
-    monkeypatch.setattr(kprune, "benchmark", timed)
-    result = run("bench", tflite, saved, "--threads", 2)
+        def called(subject, **options):
+            asked.append((subject, options))
+            return original(subject, **{**options, **changes})
+
+        monkeypatch.setattr(kprune, name, called)
+
+    short("benchmark", runs=10, seconds=0.0)
+    short("compare", rounds=6, seconds=0.0, precision=None)
+    return asked
+
+
+def test_bench_compares_with_the_first_file(saved, tmp_path, quick):
+    tflite = tmp_path / "model.tflite"
+    onnx = tmp_path / "model.onnx"
+    for path in (tflite, onnx):
+        kprune.export(keras.saving.load_model(saved), path)
+    files = (tflite, saved, onnx)
+    result = run("bench", *files, "--threads", 2, "--precision", 0.1)
     assert result.exit_code == 0, result.output
-    assert [threads for _, threads in asked] == [2, 2]
-    assert asked[0][0] == tflite and asked[1][0].name == "small"
-    assert "median" in result.stdout and result.stdout.count(" ms") == 6
+    ((subjects, options),) = quick
+    assert subjects[0] == tflite and subjects[1].name == "small"
+    assert options["threads"] == 2 and options["precision"] == 0.1
+    for word in ("median", "95 % interval", "p10 to p90", "model.onnx"):
+        assert word in result.stdout
+    verdicts = result.stdout.splitlines()[-2:]
+    for line, file in zip(verdicts, files[1:], strict=True):
+        assert (
+            file.name in line and "model.tflite" in line and "95 % CI" in line
+        )
+
+
+def test_bench_json(saved, tmp_path, quick):
+    tflite = tmp_path / "model.tflite"
+    kprune.export(keras.saving.load_model(saved), tflite)
+    result = run("bench", saved, tflite, "--json", "--seconds", 5)
+    data = json.loads(result.stdout)
+    assert quick[0][1]["time_limit"] == 5
+    assert data["rounds"] == 6 and len(data["verdicts"]) == 1
+    assert [m["name"] for m in data["models"]] == [str(saved), str(tflite)]
+    assert data["models"][1]["size"] == tflite.stat().st_size
+    assert set(data["models"][1]["ratio"]) == {
+        "value",
+        "low",
+        "high",
+        "verdict",
+    }
+
+
+def test_bench_of_one_file(saved, quick):
+    result = run("bench", saved, "--json")
+    (model,) = json.loads(result.stdout)["models"]
+    assert model["runs"] >= 10 and model["runtime"] == "LiteRT"
+    assert model["low"] <= model["median"] <= model["high"]
+    assert "model.keras" in run("bench", saved).stdout
 
 
 # -- failures --------------------------------------------------------------

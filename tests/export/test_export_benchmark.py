@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import keras
 import numpy as np
 import pytest
@@ -44,9 +42,15 @@ def test_percentiles_are_milliseconds():
 
 
 def test_timer_measures_what_it_calls():
-    times = time_runs(lambda: time.sleep(0.005), runs=4, seconds=0)
-    assert len(times) == 4
-    assert 5 <= np.median(times) < 50
+    now = [100.0]
+
+    def action():
+        now[0] += 0.005
+
+    times = time_runs(action, 4, 0, clock=lambda: now[0])
+    np.testing.assert_allclose(times, [5.0] * 4)
+    longer = time_runs(action, 4, 0.1, clock=lambda: now[0])
+    assert 20 <= len(longer) <= 21
 
 
 @pytest.mark.parametrize(
@@ -94,43 +98,35 @@ def test_threads_reach_the_runtime(files, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
-def test_comparison_finds_the_faster_model(files, suffix):
+def test_comparison_of_files(files, suffix):
     found = compare(
         [files / f"large{suffix}", files / f"small{suffix}"],
+        threads=2,
         rounds=6,
-        seconds=0.1,
+        seconds=0.01,
+        precision=1e-6,
+        time_limit=0.05,
     )
-    assert found.ratios[0].value == 1
-    assert found.ratios[1].low <= found.ratios[1].value <= found.ratios[1].high
-    assert found.ratios[1].verdict == "faster"
+    assert found.rounds >= 6
+    first, second = found.ratios
+    assert (first.low, first.value, first.high) == (1, 1, 1)
+    assert 0 < second.low <= second.value <= second.high
+    for time in found.latencies:
+        assert 0 < time.low <= time.high and time.threads == 2
+        assert time.runs >= 3 * found.rounds
     lines = str(found).splitlines()
-    assert len(lines) == 2 and "faster" in lines[1]
+    assert len(lines) == 3 and found.verdicts == (lines[2],)
+    assert f"small{suffix}" in lines[2] and str(files) not in lines[2]
 
 
-def test_comparison_cancels_a_disturbance_that_hits_both(files, monkeypatch):
-    """Both slow down threefold half-way; the ratio stays what it was."""
-    from kprune.export import runtime
-
-    calls = {"n": 0}
-
-    def invoke(self):
-        calls["n"] += 1
-        slow = 3 if calls["n"] > 120 else 1
-        time.sleep(slow * (0.001 if "small" in self.path else 0.002))
-
-    start = runtime.LiteRT.__init__
-
-    def init(self, path, threads=1):
-        self.path = str(path)
-        start(self, path, threads)
-
-    monkeypatch.setattr(runtime.LiteRT, "__init__", init)
-    monkeypatch.setattr(runtime.LiteRT, "invoke", invoke)
+def test_comparison_mixes_models_and_files(files):
+    model = zoo.conv_net("network")
     found = compare(
-        [files / "large.tflite", files / "small.tflite"], rounds=20, seconds=0
+        [model, files / "small.onnx"], rounds=6, seconds=0, time_limit=0
     )
-    assert found.ratios[1].high < 0.75
-    assert 0.45 < found.ratios[1].value < 0.65
+    assert found.names[0] == "network"
+    assert [t.runtime for t in found.latencies] == ["LiteRT", "ONNX Runtime"]
+    assert found.rounds == 6
 
 
 @pytest.mark.parametrize(
@@ -165,7 +161,9 @@ def test_comparison_needs_two(files):
     with pytest.raises(ValueError, match="two or more"):
         compare(str(files / "small.tflite"))
     with pytest.raises(ValueError, match="rounds"):
-        compare([files / "small.tflite"] * 2, rounds=2)
+        compare([files / "small.tflite"] * 2, rounds=5)
+    with pytest.raises(ValueError, match="precision"):
+        compare([files / "small.tflite"] * 2, precision=0)
 
 
 def test_integer_inputs_and_unknown_axes(tmp_path):
