@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -91,7 +92,11 @@ def export(  # noqa: PLR0913  options of a command
                 None if calibration is None else load_arrays(calibration)[0]
             )
             pairs = None if data is None else load_arrays(data)
-            given = {"data": pairs, "epochs": epochs, "clusters": clusters}
+            given: dict[str, Any] = {
+                "data": pairs,
+                "epochs": epochs,
+                "clusters": clusters,
+            }
         with step(bars, f"writing {out.name}"):
             report = kprune.export(
                 keras_model,

@@ -58,7 +58,12 @@ class TFLite(Format):
 
     name = "LiteRT"
     suffix = ".tflite"
-    quantize = (None, "float16", "dynamic", *INTEGER)
+    quantize: ClassVar[tuple[str | None, ...]] = (
+        None,
+        "float16",
+        "dynamic",
+        *INTEGER,
+    )
     options: ClassVar[Mapping[str, Any]] = {
         "batch_size": 1,
         "io_dtype": "float32",

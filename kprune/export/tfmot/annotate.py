@@ -187,9 +187,8 @@ def _default_registry() -> Any:
 
 
 def _cluster_scheme() -> Any:
-    packages_ = packages()
-    scheme = packages_.tfmot.experimental.combine
-    base = scheme.Default8BitClusterPreserveQuantizeScheme
+    combine = packages().tfmot.experimental.combine
+    base: Any = combine.Default8BitClusterPreserveQuantizeScheme
     default = _default_registry()
 
     class Scheme(base):

@@ -96,9 +96,9 @@ def embedded_class() -> Any:
     """Return the class of the layers that `embed` makes."""
     import tensorflow as tf
 
-    tf_keras = packages().tf_keras
+    base: Any = packages().tf_keras.layers.Layer
 
-    class KpruneEmbedded(tf_keras.layers.Layer):
+    class KpruneEmbedded(base):
         """Computes a registered `Computation`."""
 
         def __init__(self, key: str, **kwargs: Any) -> None:
