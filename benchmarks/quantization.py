@@ -47,9 +47,7 @@ FORMATS = {
     "int8": {"quantize": "int8"},
     "int8, trained as long": {"quantize": "int8", "before": True},
     "qat": {"quantize": "qat", "trains": True},
-    "clusters=16": {"clusters": 16, "trains": True},
     "clusters=16, int8": {"quantize": "int8", "clusters": 16, "trains": True},
-    "clusters=16, qat": {"quantize": "qat", "clusters": 16, "trains": True},
 }
 
 sys.path[:1] = [str(ROOT), str(ROOT / "examples")]

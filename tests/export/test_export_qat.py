@@ -220,6 +220,38 @@ def test_what_is_not_covered_is_named(tmp_path, caplog):
     assert any("after training: norm" in note for note in report.notes)
 
 
+def test_layers_of_keras_inside_the_trained_model(tmp_path):
+    """An LSTM, which only converts unrolled, beside a trained convolution."""
+    model = zoo.two_inputs("dict")
+    rng = np.random.default_rng(0)
+    x = {"image": zoo.images(64), "tokens": rng.integers(0, 11, (64, 5))}
+    y = {k: np.asarray(v) for k, v in model(x).items()}
+    report = kprune.export(
+        model, tmp_path / "m.tflite", quantize="qat", data=(x, y), loss=LOSS
+    )
+    assert report.quantize == "qat" and "WHILE" not in report.operators
+    assert "unrolled" in str(report)
+    assert report.max_rel < 0.15
+
+
+def test_a_masked_model_is_rebuilt_and_trained(model, tmp_path):
+    train, _ = digits.data()
+    masked = kprune.prune(model, reduce={"macs": 0.3})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    path = tmp_path / "m.tflite"
+    report = kprune.export(
+        masked,
+        path,
+        quantize="qat",
+        data=train,
+        loss=loss,
+        epochs=2,
+        learning_rate=1e-3,
+    )
+    assert report.rebuilt
+    assert digits.accuracy(path) > 0.9
+
+
 def test_movement_of_values_is_no_gap(tmp_path, caplog):
     x = inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, padding="same")(x)

@@ -43,28 +43,32 @@ def annotated(model: Any) -> set[str]:
         the layer in front of it.
     """
     registry = _default_registry()
-    nodes = [node for layer in _network(model).values() for node in layer]
+    network = _network(model)
     readers: dict[str, int] = defaultdict(int)
-    for node in nodes:
-        for layer in _inbound(node):
-            readers[layer.name] += 1
+    for calls in network.values():
+        for node in calls:
+            for layer in _inbound(node):
+                readers[layer.name] += 1
     for tensor in model.outputs:
         readers[tensor._keras_history.layer.name] += 1
-    chosen = set()
-    for name, calls in _network(model).items():
-        layer = calls[0].layer
-        if registry.supports(layer):
-            chosen.add(name)
-        elif type(layer).__name__ == "BatchNormalization" and len(calls) == 1:
-            (before,) = _inbound(calls[0])
-            if (
-                type(before).__name__ in _FOLDED_INTO
-                and before.activation.__name__ == "linear"
-                and readers[before.name] == 1
-                and len(_network(model)[before.name]) == 1
-            ):
-                chosen.add(name)
-    return chosen
+
+    def folded(name: str) -> bool:
+        """Whether the only layer that reads another normalises its output."""
+        if type(network[name][0].layer).__name__ != "BatchNormalization":
+            return False
+        before = _inbound(network[name][0])[0]
+        return (
+            type(before).__name__ in _FOLDED_INTO
+            and before.activation.__name__ == "linear"
+            and readers[before.name] == len(network[before.name]) == 1
+            and len(network[name]) == 1
+        )
+
+    return {
+        name
+        for name, calls in network.items()
+        if registry.supports(calls[0].layer) or folded(name)
+    }
 
 
 def quantization_aware(
