@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from kprune.export.float64 import explain_float64
 from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import register_format
@@ -222,6 +223,9 @@ def _explain(error: Exception, job: Job) -> str:
             f"LiteRT cannot convert the recurrent layers of model {name!r} with a "
             "dynamic batch size. Export with `batch_size=1`."
         )
+    float64 = explain_float64(job.signature.model, text)
+    if float64 is not None:
+        return float64
     outside = re.findall(
         r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE
     )

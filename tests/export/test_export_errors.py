@@ -63,6 +63,34 @@ def test_operators_outside_the_format_are_named(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("quantize", [None, "dynamic", "int8"])
+def test_float64_constants_are_named_with_the_way_out(tmp_path, quantize):
+    model = zoo.float64_constant(np.linspace(0, 1, 4))
+    calibration = np.ones((20, 8))
+    with pytest.raises(ValueError, match="float64") as error:
+        kprune.export(model, tmp_path / "m.tflite", quantize, calibration)
+    message = str(error.value)
+    for part in ("'multiply'", "'add'", '"float32"', "'.onnx'"):
+        assert part in message
+    assert "builtins" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ways_out_of_float64_work(tmp_path):
+    constant = np.linspace(0, 1, 4)
+    model = zoo.float64_constant(constant)
+    kprune.export(model, tmp_path / "m.onnx")
+    model = zoo.float64_constant(np.asarray(constant, "float32"))
+    assert kprune.export(model, tmp_path / "m.tflite").max_rel < 1e-5
+
+
+def test_float64_without_a_known_source_is_named_too(tmp_path):
+    inputs = keras.Input((4,))
+    x = keras.ops.cast(keras.ops.cast(inputs, "float64") * 2, "float32")
+    with pytest.raises(ValueError, match="Some constant or cast in it"):
+        kprune.export(keras.Model(inputs, x), tmp_path / "m.tflite")
+
+
 def test_recurrent_layers_with_dynamic_batch_say_the_way_out(tmp_path):
     with pytest.raises(ValueError, match="batch_size=1"):
         kprune.export(zoo.recurrent(), tmp_path / "m.tflite", batch_size=None)

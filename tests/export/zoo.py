@@ -122,6 +122,16 @@ def outside_builtins() -> keras.Model:
     return keras.Model(inputs, outputs, name="inverse")
 
 
+def float64_constant(constant: np.ndarray) -> keras.Model:
+    """Four constants in a nested model, and at the end."""
+    inputs = keras.Input((4,))
+    x = keras.ops.multiply(inputs, constant)
+    inner = keras.Model(inputs, x, name="inner")
+    inputs = keras.Input((8,))
+    x = layers.Dense(4)(inner(layers.Dense(4)(inputs)))
+    return keras.Model(inputs, keras.ops.add(x, constant))
+
+
 def mixed(policy: str) -> keras.Model:
     """`conv_net` computing under `policy`."""
     before = keras.config.dtype_policy()
