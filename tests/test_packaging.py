@@ -36,7 +36,8 @@ def test_build_holds_every_module_and_nothing_else(tmp_path):
         f"kprune/report/templates/{path.name}"
         for path in (ROOT / "kprune/report/templates").iterdir()
     }
-    assert found == expected | templates | {"kprune/py.typed"}
+    others = {"kprune/py.typed", "kprune/latency/measure.sh"}
+    assert found == expected | templates | others
 
 
 def test_version_is_the_installed_one():

@@ -139,12 +139,12 @@ def latency_aware(
 
 
 def _limited(allocation: Allocation) -> LimitedAllocation:
-    if getattr(allocation, "round_to", 1) != 1:
+    round_to = getattr(allocation, "round_to", 1)
+    if round_to != 1:
         raise ValueError(
             'A target such as reduce={"latency": 0.5} chooses widths by the steps '
             "that were measured. Leave `round_to` out of "
-            f"{type(allocation).__name__}. Received: round_to="
-            f"{allocation.round_to!r}."
+            f"{type(allocation).__name__}. Received: round_to={round_to}."
         )
     if isinstance(allocation, LimitedAllocation):
         return allocation

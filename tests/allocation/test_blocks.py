@@ -280,3 +280,9 @@ def test_in_a_callback_that_goes_in_steps():
 def test_wrong_numbers_are_refused(kind, wrong):
     with pytest.raises(ValueError, match=f"{kind.__name__} needs.*`round_to`"):
         kind(round_to=wrong)
+
+
+def test_measured_steps_and_rounding_do_not_mix():
+    with pytest.raises(ValueError, match="Leave `round_to` out of Global"):
+        kprune.latency.Latency(allocation=Global(round_to=8))
+    kprune.latency.Latency(allocation=Global(round_to=1))

@@ -1,0 +1,101 @@
+"""read_logs(): from what `benchmark_model` printed to a latency table."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from kprune.latency.manifest import load_manifest
+from kprune.latency.table import LatencyTable
+from kprune.latency.table import check_setting
+
+LOGS = "logs"
+_SHOWN = 20
+
+# Newer versions name several averages, older ones a single one.
+_TIME = re.compile(
+    r"nference timings in us:.*"
+    r"(?:Inference \(avg\)|Inference|no stats): *([0-9.]+(?:e[+-]?[0-9]+)?)",
+)
+
+
+def read_logs(
+    folder: str | os.PathLike[str], device: str, threads: int = 1
+) -> LatencyTable:
+    """Makes a latency table of what a device printed.
+
+    Args:
+        folder: A folder that `write_files` wrote and on which `measure.sh` was
+            run.
+        device: The device in words, for example `"Pixel 8"`.
+        threads: CPU threads that `measure.sh` was run with (`THREADS`).
+
+    Returns:
+        A `LatencyTable`; `table.save(path)` writes it.
+
+    Raises:
+        FileNotFoundError: The folder has no manifest.
+        ValueError: Logs are missing, or hold no time; the message names them.
+
+    Example:
+
+    ```python
+    table = kprune.latency.read_logs("for_the_phone", "Pixel 8")
+    table.save("pixel8.json")
+    ```
+    """
+    manifest = load_manifest(folder)
+    check_setting("litert", manifest.dtype, threads)
+    logs = Path(folder) / LOGS / f"threads-{threads}"
+    found = {file: _time(logs / _log_name(file)) for file in manifest.files()}
+    times = {file: ms for file, ms in found.items() if ms is not None}
+    if missing := [file for file in found if file not in times]:
+        raise ValueError(_missing(folder, threads, missing, len(found)))
+    table = LatencyTable(device, "litert", manifest.dtype, threads)
+    table.steps = dict(manifest.steps)
+    if manifest.overhead is not None:
+        table.overhead = times[manifest.overhead]
+    for file, (key, read, write) in manifest.operators.items():
+        table.add(key, read, write, times[file])
+    table.add_model(manifest.model, manifest.layout)
+    for file, kept in manifest.whole.items():
+        table.add_whole(manifest.model, kept, times[file])
+    return table
+
+
+def parse_log(text: str) -> float | None:
+    """Return the mean time of a run in milliseconds, None if there is none.
+
+    Args:
+        text: What `benchmark_model` printed, or what `adb logcat` shows of the
+            benchmark app.
+    """
+    found = _TIME.findall(text)
+    return float(found[-1]) / 1000 if found else None
+
+
+def _log_name(file: str) -> str:
+    return f"{Path(file).stem}.log"
+
+
+def _time(log: Path) -> float | None:
+    if not log.is_file():
+        return None
+    return parse_log(log.read_text("utf-8", "replace"))
+
+
+def _missing(
+    folder: str | os.PathLike[str], threads: int, missing: list[str], total: int
+) -> str:
+    names = ", ".join(_log_name(file) for file in missing[:_SHOWN])
+    more = len(missing) - _SHOWN
+    return (
+        f"Of {total} logs in {os.fspath(folder)!r} for {threads} "
+        f"thread{'' if threads == 1 else 's'}, {len(missing)} are missing or hold "
+        f"no time: {names}{f' and {more} more' if more > 0 else ''}. Delete those "
+        f"that hold no time, and run `THREADS={threads} sh measure.sh` there again "
+        "as before: it measures what has no log. What benchmark_model said of a "
+        "file that it could not run is in the file of the same name that ends in "
+        ".failed."
+    )

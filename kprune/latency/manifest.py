@@ -1,0 +1,112 @@
+"""What the files of a folder are, so that their times become a table elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kprune.export.atomic import atomic_file
+from kprune.latency.layout import Layout
+from kprune.latency.table import Steps
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+Kept = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The files that were written for one model.
+
+    Args:
+        model: The model's fingerprint.
+        dtype: `"float32"` or `"int8"`.
+        layout: The operators that the model runs.
+        steps: Operator kind -> channels that are read and written at once.
+        overhead: File with next to nothing in it; None where there is none.
+        whole: File of a whole model -> channels that its groups keep.
+        operators: File -> key of its operator, width read, width written.
+    """
+
+    model: str
+    dtype: str
+    layout: Layout
+    steps: Mapping[str, Steps]
+    overhead: str | None
+    whole: Mapping[str, Kept]
+    operators: Mapping[str, tuple[str, int, int]]
+
+    def files(self) -> Iterator[str]:
+        """Yield the names of all files."""
+        if self.overhead is not None:
+            yield self.overhead
+        yield from self.whole
+        yield from self.operators
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, as JSON."""
+        data = {
+            "kprune_latency_files": FORMAT,
+            "model": self.model,
+            "dtype": self.dtype,
+            "layout": self.layout.to_json(),
+            "steps": dict(self.steps),
+            "overhead": self.overhead,
+            "whole": dict(self.whole),
+            "operators": dict(self.operators),
+        }
+        with atomic_file(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of a folder; no code in it is run.
+
+    Args:
+        folder: A folder that `kprune.latency.write_files` wrote.
+
+    Raises:
+        FileNotFoundError: The folder has no manifest.
+        ValueError: It is none, or one of another version.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {os.fspath(path)!r}. Write the files of a model "
+            f"with kprune.latency.write_files(model, {os.fspath(folder)!r})."
+        )
+    try:
+        return _manifest(json.loads(path.read_text("utf-8")))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no manifest of version {FORMAT} "
+            f"({type(error).__name__}: {error}). Write the files again with "
+            "kprune.latency.write_files, into another folder."
+        ) from error
+
+
+def _manifest(data: Mapping[str, Any]) -> Manifest:
+    if data["kprune_latency_files"] != FORMAT:
+        raise ValueError(f"its version is {data['kprune_latency_files']!r}")
+    manifest = Manifest(
+        data["model"],
+        data["dtype"],
+        Layout.from_json(data["layout"]),
+        {k: (int(r), int(w)) for k, (r, w) in data["steps"].items()},
+        data["overhead"],
+        {name: tuple(map(int, kept)) for name, kept in data["whole"].items()},
+        {
+            name: (str(key), int(read), int(write))
+            for name, (key, read, write) in data["operators"].items()
+        },
+    )
+    for name in manifest.files():
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file")
+    return manifest
