@@ -4,8 +4,8 @@ The time of a kernel is a staircase in the channels that it writes: it works on
 `step` of them at once, and what is left over takes as long as a whole step, or
 longer. Four steps are often worked on together. So a width is told by its phase,
 which of four steps it is in and whether it fills it, and widths of the same phase
-lie on a line over the number of steps. In the channels that a kernel reads, time is a line over whole
-steps, which are often of a single channel.
+lie on a line over the number of steps. In the channels that a kernel reads, time is a
+line over whole steps, which are often of a single channel.
 """
 
 from __future__ import annotations

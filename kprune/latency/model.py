@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -122,14 +123,20 @@ class LatencyModel:
             )
         self.sizes = np.array([group.size for group in graph.prunable])
         self.operators = layout.operators
+        self._constants, self._slopes = _functions(
+            layout.operators, len(self.sizes)
+        )
+        full = self._widths(self.sizes[None])[0]
         self._curves = [
-            _curve(table, placed, self.sizes) for placed in layout.operators
+            _curve(table, placed, (int(read), int(write)))
+            for placed, read, write in zip(
+                layout.operators, full[0::2], full[1::2], strict=True
+            )
         ]
         self._overhead = table.overhead or 0.0
         self.scale = 1.0
         ratios = [
-            whole / float(self(kept))
-            for kept, whole in table.wholes(name)
+            whole / float(self(kept)) for kept, whole in table.wholes(name)
         ]
         self.scale = float(np.median(ratios)) if ratios else 1.0
 
@@ -149,21 +156,46 @@ class LatencyModel:
         """
         kept = np.asarray(kept)
         rows = np.atleast_2d(kept).astype(int)
-        zero = np.zeros(len(rows), int)
-        chosen = range(len(self.operators)) if only is None else only
-        columns = []
-        for position in chosen:
-            placed = self.operators[position]
-            read = zero if placed.reads is None else placed.reads.of(rows)
-            write = zero if placed.writes is None else placed.writes.of(rows)
-            columns.append(self._curves[position](read, write))
+        chosen = np.arange(len(self.operators)) if only is None else only
+        chosen = np.asarray(chosen, int)
+        widths = self._widths(rows, chosen)
+        columns = [
+            self._curves[position](widths[:, 2 * n], widths[:, 2 * n + 1])
+            for n, position in enumerate(chosen)
+        ]
         times = np.stack(columns, axis=-1) - self._overhead
         times = self.scale * np.maximum(times, 0.0)
         return times if kept.ndim > 1 else times[0]
 
+    def _widths(
+        self, rows: np.ndarray, only: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return, for each operator, the width read and the width written."""
+        if only is None:
+            found = self._constants + rows @ self._slopes
+        else:
+            columns = np.stack([2 * only, 2 * only + 1], axis=-1).ravel()
+            found = self._constants[columns] + rows @ self._slopes[:, columns]
+        return np.rint(found).astype(int)
+
+
+def _functions(
+    operators: Sequence[Placed], groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return constants and slopes of all widths; 0 where none varies."""
+    constants = np.zeros(2 * len(operators))
+    slopes = np.zeros((groups, 2 * len(operators)))
+    for n, placed in enumerate(operators):
+        for column, width in enumerate((placed.reads, placed.writes)):
+            if width is not None:
+                constants[2 * n + column] = width.constant
+                for group, slope in width.slopes.items():
+                    slopes[group, 2 * n + column] = slope
+    return constants, slopes
+
 
 def _curve(
-    table: LatencyTable, placed: Placed, full: np.ndarray
+    table: LatencyTable, placed: Placed, widths: tuple[int, int]
 ) -> Curve:
     points = table.points(placed.key)
     if not points:
@@ -171,10 +203,6 @@ def _curve(
             f"The latency table ({table}) lacks the operator {placed.key}. Run "
             "kprune.latency.profile again."
         )
-    widths = (
-        0 if placed.reads is None else int(placed.reads.of(full)),
-        0 if placed.writes is None else int(placed.writes.of(full)),
-    )
     kind = placed.key.partition("(")[0]
     return Curve(points, widths, table.steps.get(kind, (0, 0)))
 

@@ -34,7 +34,8 @@ class _Move:
         group: Number of the group.
         width: How many channels it keeps.
         lost: Score that goes; negative where some comes back.
-        saved: Share of the ceilings' excess cost that is saved.
+        saved: Share of the excess cost that is saved, or milliseconds; negative
+            where some comes back.
     """
 
     group: int
@@ -44,7 +45,10 @@ class _Move:
 
     @property
     def worth(self) -> float:
-        return self.saved / max(self.lost, 1e-12)
+        """What is saved per loss, or what is won per time that it takes."""
+        if self.lost > 0:
+            return self.saved / self.lost
+        return -self.lost / max(-self.saved, 1e-12)
 
 
 class Search:
@@ -183,28 +187,44 @@ class Search:
         return np.minimum(shares, most).mean(axis=0), allowed
 
     def _put_back(self, kept: np.ndarray, alive: np.ndarray) -> np.ndarray:
-        """Give channels back wherever the ceilings still hold."""
+        """Give channels back wherever the ceilings still hold.
+
+        First those that cost no time, then those that are worth most for it.
+        """
+        offers: dict[int, list[_Move]] = {}
         while True:
-            found: list[tuple[float, float, int, int]] = []
+            room = self._ceilings["latency"] - float(self._latency(kept))
+            best: _Move | None = None
             for group in np.flatnonzero(kept < alive):
-                widths = np.arange(kept[group] + 1, alive[group] + 1)
-                rows = np.repeat(kept[None], len(widths), axis=0)
-                rows[:, group] = widths
-                costs = self._evaluate(rows)
-                fits = np.all(
-                    [costs[n] <= c for n, c in self._ceilings.items()], axis=0
-                )
-                saved, allowed = self._saved(
-                    kept, group, widths, {"latency": 1.0}
-                )
-                lost = self._lost[group]
-                gained = lost[kept[group]] - lost[widths]
-                for n in np.flatnonzero(fits & allowed):
-                    longer = max(-saved[n], 1e-9)
-                    found.append(
-                        (gained[n] / longer, gained[n], group, int(widths[n]))
-                    )
-            if not found:
+                if group not in offers:
+                    offers[group] = self._offers(kept, group, alive[group])
+                for move in offers[group]:
+                    if -move.saved > room or (
+                        best and move.worth <= best.worth
+                    ):
+                        continue
+                    if self._fits(kept, move):
+                        best = move
+            if best is None:
                 return kept
-            _, _, group, width = max(found)
-            kept[group] = width
+            kept[best.group] = best.width
+            for group in self._near[best.group] | {best.group}:
+                offers.pop(group, None)
+
+    def _offers(self, kept: np.ndarray, group: int, most: int) -> list[_Move]:
+        """Return the wider widths of a group that make no kernel slower."""
+        widths = np.arange(kept[group] + 1, most + 1)
+        saved, allowed = self._saved(kept, group, widths, {"latency": 1.0})
+        lost = self._lost[group]
+        return [
+            _Move(group, int(w), float(lost[w] - lost[kept[group]]), float(s))
+            for w, s in zip(widths[allowed], saved[allowed], strict=True)
+        ]
+
+    def _fits(self, kept: np.ndarray, move: _Move) -> bool:
+        """Return whether all other ceilings hold after a move."""
+        if len(self._ceilings) == 1:
+            return True
+        trial = kept.copy()
+        trial[move.group] = move.width
+        return not self._excess(trial)
