@@ -1,0 +1,215 @@
+"""Write docs/latency_results.md, and its plots, from the results of `run.py` alone.
+
+python benchmarks/latency/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCS = HERE.parents[1] / "docs"
+
+INTRODUCTION = """\
+# Latency: predicted, pruned for, realised
+
+Made by `python benchmarks/latency/run.py` and `page.py`; how, stands at the top of
+the first. One thread of one machine, LiteRT with XNNPACK, batch 1. Another machine
+gives other numbers: the steps are its property. What a table is, and how to make one
+for a phone: [latency.md](latency.md).
+"""
+
+
+def read(kind: str) -> list[dict[str, Any]]:
+    """Results of one part."""
+    return [
+        json.loads(path.read_text())
+        for path in sorted(RESULTS.glob(f"{kind}-*.json"))
+    ]
+
+
+def prediction(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Predicted against measured",
+        "",
+        "Random prunings that were not measured before, every other one with the same "
+        "share of all groups. Error is predicted / measured - 1.",
+        "",
+        "| network | number format | prunings | median error | largest | "
+        "measurements | seconds | steps (read, written) |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for r in results:
+        steps = ", ".join(
+            f"{kind.lower()} {tuple(step)}" for kind, step in r["steps"].items()
+        )
+        lines.append(
+            f"| {r['network']} | {r['dtype']} | {len(r['milliseconds'])} | "
+            f"{r['median_error']:.1%} | {r['largest_error']:.1%} | "
+            f"{r['measurements']:,} | {r['seconds_to_profile']:.0f} | {steps} |"
+        )
+    return [*lines, "", "![Predicted and measured](latency_prediction.svg)", ""]
+
+
+def plot_prediction(results: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    highest = 0.0
+    for r in results:
+        predicted, measured = zip(*r["milliseconds"], strict=True)
+        label = f"{r['network'].partition(',')[0]}, {r['dtype']}"
+        axes.plot(measured, predicted, "o", ms=4, alpha=0.8, label=label)
+        highest = max(highest, *predicted, *measured)
+    axes.plot([0, highest], [0, highest], color="0.6", lw=1, zorder=0)
+    axes.set_xlabel("measured, ms")
+    axes.set_ylabel("predicted, ms")
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, "latency_prediction.svg")
+
+
+def quality(result: dict[str, Any]) -> tuple[str, str]:
+    """The key of what is kept, and its name."""
+    if result["accuracy"] is not None:
+        return "accuracy", "accuracy on test[5000:], %"
+    return "worth", "share of worth kept"
+
+
+def frontier(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Pruned for latency",
+        "",
+        "The same criterion (L2), the same repair, three ways to choose how many "
+        "filters go from where. Latency is measured, as a share of the original's. "
+        'Accuracy is right after `recover="reconstruct"`, without training. Worth is '
+        "the geometric mean, over the layers that read a group, of the share of its "
+        "filters' norms: what the latency allocation keeps as much of as it can, so "
+        "that this column favours it.",
+        "",
+    ]
+    for r in results:
+        key, name = quality(r)
+        digits = 2 if key == "accuracy" else 3
+        base = (
+            "" if r["accuracy"] is None else f", {r['accuracy']:.2f} % unpruned"
+        )
+        lines += [
+            f"### {r['network']} ({r['milliseconds']:.3f} ms{base})",
+            "",
+            f"| pruned for | asked | latency | MACs | {name} |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {row['way']} | {row['share']:.0%} less | {row['latency']:.1%} | "
+            f"{row['macs']:.1%} | {row[key]:.{digits}f} |"
+            for row in r["rows"]
+        ]
+        lines += ["", *dominance(r, key, digits), ""]
+    return [*lines, "![Kept against latency](latency_frontier.svg)", ""]
+
+
+def dominance(result: dict[str, Any], key: str, digits: int) -> list[str]:
+    """Say how the ways compare where they can be: at equal latency."""
+    import numpy as np
+
+    by_way: dict[str, list[tuple[float, float]]] = {}
+    for row in result["rows"]:
+        by_way.setdefault(row["way"], []).append((row["latency"], row[key]))
+    ours = sorted(by_way.pop("latency"))
+    sentences = []
+    for way, points in by_way.items():
+        x, y = np.array(sorted(points)).T
+        inside = [(at, got) for at, got in ours if x[0] <= at <= x[-1]]
+        gains = [got - float(np.interp(at, x, y)) for at, got in inside]
+        if not gains:
+            sentences.append(f"No latency in common with `{way}`.")
+            continue
+        listed = ", ".join(
+            f"{gain:+.{digits}f} at {at:.0%}"
+            for gain, (at, _) in zip(gains, inside, strict=True)
+        )
+        sentences.append(
+            f"Against `{way}`, interpolated to the same latency: {listed}."
+        )
+    return sentences
+
+
+def plot_frontier(results: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(results), 3.8), layout="constrained")
+    for axes, r in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results, strict=True
+    ):
+        key, name = quality(r)
+        for way in dict.fromkeys(row["way"] for row in r["rows"]):
+            points = sorted(
+                (row["latency"], row[key])
+                for row in r["rows"]
+                if row["way"] == way
+            )
+            axes.plot(*zip(*points, strict=True), "o-", ms=4, label=way)
+        axes.set_title(r["network"], fontsize=10)
+        axes.set_xlabel("measured latency, share of the original's")
+        axes.set_ylabel(name)
+        axes.legend(frameon=False, fontsize=8)
+    save(figure, "latency_frontier.svg")
+
+
+def speedup(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## The speed-up that is realised",
+        "",
+        "Half of the MACs, or half of the latency (of the same number format; for "
+        "ONNX Runtime that of LiteRT float32) removed by `kprune.prune` with L2. "
+        "Original and compact model timed in turns; in brackets the 95 % interval of "
+        "the measured ratio. MACs alone promise 2.0.",
+        "",
+        "| network | removed | runtime | MACs left | parameters left | predicted | "
+        "measured |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for r in results:
+        for row in r["rows"]:
+            value, low, high = row["speedup"]
+            predicted = row.get("predicted")
+            lines.append(
+                f"| {r['network']} | half the {row['target']} | {row['runtime']} | "
+                f"{row['macs']:.1%} | {row['params']:.1%} | "
+                f"{'' if predicted is None else f'{predicted:.2f}x'} | "
+                f"{value:.2f}x ({low:.2f}-{high:.2f}) |"
+            )
+    return [*lines, ""]
+
+
+def save(figure: Any, name: str) -> None:
+    import matplotlib
+
+    # Without dates and random names the same results make the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "kprune"}):
+        figure.savefig(DOCS / name, metadata={"Date": None})
+
+
+def main() -> None:
+    predicted, pruned, realised = map(read, ("predict", "frontier", "speedup"))
+    lines = [INTRODUCTION]
+    for results, write, plot in (
+        (predicted, prediction, plot_prediction),
+        (pruned, frontier, plot_frontier),
+        (realised, speedup, None),
+    ):
+        if results:
+            lines += write(results)
+            if plot is not None:
+                plot(results)
+    devices = {r["device"] for r in [*predicted, *pruned, *realised]}
+    lines += [f"Measured on: {'; '.join(sorted(devices))}.", ""]
+    (DOCS / "latency_results.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

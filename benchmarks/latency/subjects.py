@@ -1,0 +1,116 @@
+"""The networks that are pruned and timed, with random weights.
+
+How long a network takes does not depend on its weights. Where accuracy is asked for,
+ResNet-20 gets its published ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+import kprune
+from kprune.export.formats import Job
+from kprune.export.samples import random_samples
+from kprune.export.signature import ModelSignature
+from kprune.export.tflite import convert
+from kprune.latency.measure import measure
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+apps = keras.applications
+
+
+def resnet20() -> keras.Model:
+    if str(EXAMPLES) not in sys.path:
+        sys.path.append(str(EXAMPLES))
+    import cifar10_resnet as example
+
+    return example.build_resnet(20)
+
+
+def vgg16() -> keras.Model:
+    """VGG-16 for CIFAR-10: batch normalisation, one dense layer."""
+    x = inputs = keras.Input((32, 32, 3))
+    for block in ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3):
+        for width in block:
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+            x = layers.BatchNormalization()(x)
+            x = layers.ReLU()(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, layers.Dense(10)(x), name="vgg16")
+
+
+SUBJECTS = {
+    "VGG-16, 32 px": vgg16,
+    "ResNet-20, 32 px": resnet20,
+    "ResNet50, 96 px": lambda: apps.ResNet50(
+        weights=None, input_shape=(96, 96, 3)
+    ),
+    "MobileNetV2, 96 px": lambda: apps.MobileNetV2(
+        weights=None, input_shape=(96, 96, 3)
+    ),
+    "EfficientNetB0, 96 px": lambda: apps.EfficientNetB0(
+        weights=None, input_shape=(96, 96, 3)
+    ),
+    "DenseNet121, 96 px": lambda: apps.DenseNet121(
+        weights=None, input_shape=(96, 96, 3)
+    ),
+}
+
+
+def build(name: str, seed: int = 0) -> keras.Model:
+    """A network of `SUBJECTS` by its name."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    return SUBJECTS[name]()
+
+
+def write(model: keras.Model, path: Path, dtype: str) -> None:
+    """Write a compact model as `.tflite`, unverified: only its time is asked for."""
+    signature = ModelSignature(model)
+    int8 = dtype == "int8"
+    options = {"batch_size": 1, "io_dtype": "float32"}
+    samples = random_samples(signature, 4) if int8 else None
+    job = Job(signature, "int8" if int8 else None, samples, options)
+    path.write_bytes(convert(job))
+
+
+def with_counts(masked: keras.Model, kept: np.ndarray) -> keras.Model:
+    """The compact model with the first so many channels of each group."""
+    graph = kprune.trace(masked)
+    kprune.set_masks(
+        masked,
+        {
+            group.name: np.arange(group.size) < count
+            for group, count in zip(graph.prunable, kept, strict=True)
+        },
+    )
+    return kprune.rebuild(masked, merge=None)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Run ahead of all other work on this core, where that is allowed."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    except (AttributeError, PermissionError):
+        yield  # No Linux, or no right to: the machine must be quiet.
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def timer(content: bytes, threads: int, runs: int, seconds: float) -> float:
+    """Milliseconds of a `.tflite` file; see `kprune.latency.measure`."""
+    with undisturbed():
+        return measure(content, threads, runs, seconds)
