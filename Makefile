@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# One process per core; each test file stays in one, for what it sets up.
+PARALLEL ?= -n auto --dist loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -21,10 +23,10 @@ demo: $(VENV)/.installed-demo  ## Install, then train, prune and export a small 
 	@$(BIN)/kprune demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests that take seconds
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
-	@$(BIN)/pytest -m slow $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) -m slow $(ARGS)
 
 # The core runs on any backend of Keras. JAX and PyTorch get an environment
 # without TensorFlow. Left out: what takes JAX minutes to compile.
@@ -34,12 +36,13 @@ CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
 	tests/test_registry.py tests/test_schedules.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
-	"rich>=13.8" "hypothesis>=6.100" "pytest>=9,<10"
+	"rich>=13.8" "platformdirs>=4" "hypothesis>=6.100" "pytest>=9,<10" \
+	"pytest-xdist>=3.6"
 
 test-backends: test-tensorflow test-jax test-torch  ## Run the core tests on every backend of Keras
 
 test-tensorflow: $(VENV)/.installed-dev
-	@KERAS_BACKEND=tensorflow $(BIN)/pytest $(CORE) $(ARGS)
+	@KERAS_BACKEND=tensorflow $(BIN)/pytest $(PARALLEL) $(CORE) $(ARGS)
 
 # JAX compiles one operation at a time; what it compiled is kept.
 JAX := test-jax test-jax-short
@@ -47,7 +50,7 @@ $(JAX): export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv-jax/cache
 $(JAX): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 $(JAX): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 test-jax test-torch: test-%: .venv-%/.installed
-	@KERAS_BACKEND=$* .venv-$*/bin/pytest $(CORE) $(ARGS)
+	@KERAS_BACKEND=$* .venv-$*/bin/pytest $(PARALLEL) $(CORE) $(ARGS)
 
 # Of every part of the core, what JAX does not compile for long.
 CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
@@ -60,7 +63,7 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/test_schedules.py
 
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
-	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(CORE_SHORT) $(ARGS)
+	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(PARALLEL) $(CORE_SHORT) $(ARGS)
 
 .venv-jax/.installed: BACKEND := jax
 .venv-torch/.installed: BACKEND := torch==2.13.0
