@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from export import zoo
 
@@ -65,6 +66,78 @@ def test_int8_is_integer_throughout(wide, tmp_path, io_dtype):
     floats = [d for d in dtypes if np.issubdtype(d, np.floating)]
     assert len(floats) == (2 if io_dtype == "float32" else 0)
     assert report.max_rel < 0.05
+
+
+def test_int8_inputs_and_outputs_stand_for_the_same_numbers(wide, tmp_path):
+    """Scaled by hand, the int8 file gives what the one with floats gives."""
+    calibration = zoo.images(40)
+    for io_dtype in ("float32", "int8"):
+        kprune.export(
+            wide,
+            tmp_path / f"{io_dtype}.tflite",
+            quantize="int8",
+            calibration=calibration,
+            io_dtype=io_dtype,
+        )
+    x = zoo.images(1, seed=7)
+    integer = Interpreter(model_path=str(tmp_path / "int8.tflite"))
+    integer.allocate_tensors()
+    source = integer.get_input_details()[0]
+    target = integer.get_output_details()[0]
+    assert source["dtype"] == target["dtype"] == np.int8
+    scale, zero = source["quantization"]
+    levels = np.clip(np.round(x / scale) + zero, -128, 127).astype("int8")
+    integer.set_tensor(source["index"], levels)
+    integer.invoke()
+    scale, zero = target["quantization"]
+    got = integer.get_tensor(target["index"]).astype("float32")
+    floats = Interpreter(model_path=str(tmp_path / "float32.tflite"))
+    expected = floats.get_signature_runner()(
+        **{next(iter(floats.get_signature_runner().get_input_details())): x}
+    )
+    (expected,) = expected.values()
+    # One step of the output's scale, for rounding halves the other way.
+    np.testing.assert_allclose(
+        (got - zero) * scale, expected, atol=1.01 * scale
+    )
+    np.testing.assert_allclose(expected, wide(x), atol=0.05)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return zoo.images(40)[10 * index : 10 * index + 10], np.zeros(10)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: tf.data.Dataset.from_tensor_slices(zoo.images(40)).batch(7),
+        _Batches,
+    ],
+    ids=["tf.data", "PyDataset"],
+)
+def test_calibration_data_of_any_kind_give_the_same_file(tmp_path, data):
+    model = zoo.conv_net()
+    first, second = tmp_path / "array.tflite", tmp_path / "other.tflite"
+    kprune.export(model, first, "int8", zoo.images(40))
+    kprune.export(model, second, "int8", data())
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_ranges_come_from_the_calibration_data(tmp_path):
+    model, scales = zoo.conv_net(), []
+    for factor in (1, 10):
+        path = tmp_path / f"{factor}.tflite"
+        x = factor * zoo.images(40)
+        kprune.export(model, path, "int8", x, io_dtype="int8")
+        (detail,) = Interpreter(model_path=str(path)).get_input_details()
+        scales.append(detail["quantization"][0])
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        assert scales[-1] == pytest.approx((high - low) / 255, rel=0.02)
+    assert scales[1] == pytest.approx(10 * scales[0], rel=1e-3)
 
 
 def test_int8_needs_calibration(tmp_path):

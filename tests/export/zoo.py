@@ -50,6 +50,23 @@ def two_inputs(kind: str) -> keras.Model:
     return keras.Model([image, tokens], [scores, size])
 
 
+def siblings(kind: str) -> keras.Model:
+    """Two inputs, an inner layer that can be pruned, two outputs."""
+    image = keras.Input((8, 8, 3), name="image")
+    extra = keras.Input((4,), name="extra")
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    x = layers.Flatten()(x)
+    y = layers.Dense(8, activation="relu", name="hidden")(extra)
+    x = layers.Dense(10, name="joined")(layers.Concatenate()([x, y]))
+    scores = layers.Dense(3, activation="softmax", name="scores")(x)
+    size = layers.Dense(2, name="size")(x)
+    if kind == "dict":
+        return keras.Model(
+            {"extra": extra, "image": image}, {"z": scores, "a": size}
+        )
+    return keras.Model([image, extra], [scores, size])
+
+
 def nested() -> keras.Model:
     """A Sequential backbone inside a functional model."""
     backbone = keras.Sequential(
