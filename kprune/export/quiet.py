@@ -40,14 +40,20 @@ def quiet() -> Iterator[None]:
                 "ignore", message=message, category=UserWarning
             )
         for name in ("tensorflow", "absl", "tf2onnx"):
-            stack.enter_context(_level(logging.getLogger(name), logging.ERROR))
+            stack.enter_context(muted(logging.getLogger(name), logging.ERROR))
         if not logger.isEnabledFor(logging.DEBUG):
             stack.enter_context(_stderr_held_back())
         yield
 
 
 @contextlib.contextmanager
-def _level(target: logging.Logger, level: int) -> Iterator[None]:
+def muted(target: logging.Logger, level: int) -> Iterator[None]:
+    """Drop what a logger is given below `level` inside the block.
+
+    Args:
+        target: The logger.
+        level: Level from which records pass, such as `logging.ERROR`.
+    """
     before = target.level
     target.setLevel(max(level, before))
     try:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from export import digits
+from export import tf_zoo
 from export import zoo
 from keras import layers
 
 import kprune
 from kprune.data import batches
+from kprune.export.samples import random_samples
+from kprune.export.signature import ModelSignature
 
 if importlib.util.find_spec("tensorflow_model_optimization") is None:
     pytest.skip("needs kprune[tfmot]", allow_module_level=True)
@@ -218,6 +221,37 @@ def test_what_is_not_covered_is_named(tmp_path, caplog):
     assert "norm (LayerNormalization), swish (hard_silu)" in caplog.text
     assert report.quantize == "qat"
     assert any("after training: norm" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convolutions",
+        "siamese",
+        "option A",
+        pytest.param("nested", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
+        pytest.param("custom", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
+def test_every_structure_becomes_int8(tmp_path, name):
+    build, _ = tf_zoo.MODELS[name]
+    model = tf_zoo.lively(build())
+    signature = ModelSignature(model)
+    x = signature.pack(random_samples(signature, 64))
+    y = keras.tree.map_structure(lambda t: np.asarray(t, "float32"), model(x))
+    loss = {key: LOSS for key in y} if isinstance(y, dict) else LOSS
+    path = tmp_path / "m.tflite"
+    report = kprune.export(model, path, quantize="qat", data=(x, y), loss=loss)
+    assert report.quantize == "qat"
+    assert report.max_rel < 0.08
+    kinds, _ = dtypes(path)
+    floats = sum(np.issubdtype(kind, np.floating) for kind in kinds)
+    # LiteRT computes a part of LayerNormalization in float32, trained or not.
+    normalizes = "LayerNormalization" in str(report)
+    ends = len(signature.inputs) + len(signature.outputs)
+    assert floats == ends + 2 * normalizes
 
 
 def test_layers_of_keras_inside_the_trained_model(tmp_path):

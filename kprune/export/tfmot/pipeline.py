@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from kprune.export.formats import Job
+from kprune.export.quiet import muted
 from kprune.export.samples import random_samples
 from kprune.export.tfmot.annotate import annotated
 from kprune.export.tfmot.annotate import quantization_aware
@@ -51,6 +52,12 @@ def compress(job: Job) -> Job:
         ImportError: If TF-MOT is missing.
     """
     packages()
+    # Each export traces functions of its own, which TensorFlow takes for waste.
+    with muted(logging.getLogger("tensorflow"), logging.ERROR):
+        return _compress(job)
+
+
+def _compress(job: Job) -> Job:
     samples = job.calibration
     if samples is None:
         samples = random_samples(job.signature, _CHECKED)
