@@ -23,6 +23,13 @@ class Quantize(StrEnum):
     qat = "qat"
 
 
+class InputsAndOutputs(StrEnum):
+    """Number formats of the inputs and outputs of an int8 file."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Typical inputs for int8: .npz with x, or .npy."),
@@ -46,6 +53,36 @@ Clusters = Annotated[
     ),
 ]
 
+IoDtype = Annotated[
+    InputsAndOutputs | None,
+    typer.Option(
+        help="Inputs and outputs of an int8 file; float32 by default."
+    ),
+]
+Opset = Annotated[
+    int | None, typer.Option(help="Operator set of an .onnx file.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Examples per call; 0 for any number. By default 1 in .tflite and "
+        ".h, any in .onnx.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Largest accepted difference, relative to the largest output; inf "
+        "accepts any.",
+    ),
+]
+Original = Annotated[
+    Path | None,
+    typer.Option(help="Exported file of the unpruned model, to compare sizes."),
+]
+
 
 @one_line_errors
 def export(  # noqa: PLR0913  options of a command
@@ -53,16 +90,25 @@ def export(  # noqa: PLR0913  options of a command
     out: Annotated[
         Path,
         typer.Argument(
-            help="File to write: .tflite, .onnx or .keras; or a folder."
+            help="File to write: .tflite, .onnx, .keras or .h; or a folder."
         ),
     ],
     quantize: Annotated[
-        Quantize | None, typer.Option(help="Number format of a .tflite file.")
+        Quantize | None,
+        typer.Option(help="Number format of a .tflite or .h file."),
     ] = None,
     calibration: Calibration = None,
     data: Data = None,
     epochs: Epochs = None,
     clusters: Clusters = None,
+    io_dtype: IoDtype = None,
+    opset: Opset = None,
+    batch_size: BatchSize = None,
+    tolerance: Tolerance = None,
+    original: Original = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Convert a model for deployment and verify the file against Keras.
@@ -79,6 +125,8 @@ def export(  # noqa: PLR0913  options of a command
     """
     _check(quantize, calibration, data)
     start_keras()
+    import json
+
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
@@ -96,16 +144,23 @@ def export(  # noqa: PLR0913  options of a command
                 "data": pairs,
                 "epochs": epochs,
                 "clusters": clusters,
+                "io_dtype": None if io_dtype is None else io_dtype.value,
+                "opset": opset,
+                "tolerance": tolerance,
+                "original": original,
             }
+            options = {k: v for k, v in given.items() if v is not None}
+            if batch_size is not None:
+                options["batch_size"] = batch_size or None
         with step(bars, f"writing {out.name}"):
             report = kprune.export(
                 keras_model,
                 out,
                 quantize=None if quantize is None else quantize.value,
                 calibration=samples,
-                **{k: v for k, v in given.items() if v is not None},
+                **options,
             )
-    print(report)
+    print(json.dumps(report.to_dict(), indent=2) if as_json else report)
 
 
 def _check(

@@ -7,56 +7,15 @@ import sys
 import keras
 import numpy as np
 import pytest
+from cli.running import assert_fails
+from cli.running import run
 from keras import layers
-from typer.testing import CliRunner
 
 import kprune
 from kprune.__about__ import __version__
-from kprune.cli import app
 from kprune.commands.prune import parse_reduce
 
 COMMANDS = ("demo", "inspect", "prune", "export", "bench")
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def assert_fails(result, *texts: str) -> None:
-    """Exit code 1 and one line on standard error that holds `texts`."""
-    assert result.exit_code == 1, result.output
-    # Bars, if any were opened before, are drawn on the lines above.
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("kprune: error: ")
-    for text in texts:
-        assert text in line
-    assert "Traceback" not in result.output
-
-
-@pytest.fixture
-def model() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(12, 3, activation="relu", name="first"),
-            layers.Conv2D(16, 3, activation="relu", name="second"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(4, name="scores"),
-        ],
-        name="small",
-    )
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    path = tmp_path / "model.keras"
-    model.save(path)
-    return path
-
-
-@pytest.fixture
-def x() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(24, 8, 8, 1)).astype("float32")
 
 
 # -- help, version, usage --------------------------------------------------
@@ -183,108 +142,6 @@ def test_a_criterion_that_lacks_data(saved, tmp_path):
         "prune", saved, tmp_path / "o.keras", "--criterion", "activation"
     )
     assert_fails(result, "data")
-
-
-# -- export ----------------------------------------------------------------
-
-
-def test_export_tflite(saved, tmp_path):
-    out = tmp_path / "model.tflite"
-    result = run("export", saved, out)
-    assert result.exit_code == 0, result.output
-    assert out.exists() and "difference to Keras" in result.stdout
-
-
-def test_export_int8(saved, tmp_path, x):
-    np.save(tmp_path / "x.npy", x)
-    small, large = tmp_path / "int8.tflite", tmp_path / "float.tflite"
-    run("export", saved, large)
-    result = run(
-        "export",
-        saved,
-        small,
-        *("--quantize", "int8", "--calibration", tmp_path / "x.npy"),
-    )
-    assert result.exit_code == 0, result.output
-    assert "int8" in result.stdout
-    assert small.stat().st_size < large.stat().st_size
-
-
-def test_export_rebuilds_a_masked_model(model, tmp_path):
-    masked = kprune.prune(model, reduce={"macs": 0.5})
-    masked.save(tmp_path / "masked.keras")
-    out = tmp_path / "compact.keras"
-    result = run("export", tmp_path / "masked.keras", out)
-    assert result.exit_code == 0, result.output
-    compact = keras.saving.load_model(out)
-    assert kprune.cost(compact).macs <= 0.5 * kprune.cost(model).macs
-
-
-# -- bench -----------------------------------------------------------------
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Arguments of the measurements, which are cut short."""
-    asked = []
-
-    def short(name, **changes):
-        original = getattr(kprune, name)
-
-        def called(subject, **options):
-            asked.append((subject, options))
-            return original(subject, **{**options, **changes})
-
-        monkeypatch.setattr(kprune, name, called)
-
-    short("benchmark", runs=10, seconds=0.0)
-    short("compare", rounds=6, seconds=0.0, precision=None)
-    return asked
-
-
-def test_bench_compares_with_the_first_file(saved, tmp_path, quick):
-    tflite = tmp_path / "model.tflite"
-    onnx = tmp_path / "model.onnx"
-    for path in (tflite, onnx):
-        kprune.export(keras.saving.load_model(saved), path)
-    files = (tflite, saved, onnx)
-    result = run("bench", *files, "--threads", 2, "--precision", 0.1)
-    assert result.exit_code == 0, result.output
-    ((subjects, options),) = quick
-    assert subjects[0] == tflite and subjects[1].name == "small"
-    assert options["threads"] == 2 and options["precision"] == 0.1
-    for word in ("median", "95 % interval", "p10 to p90", "model.onnx"):
-        assert word in result.stdout
-    verdicts = result.stdout.splitlines()[-2:]
-    for line, file in zip(verdicts, files[1:], strict=True):
-        assert (
-            file.name in line and "model.tflite" in line and "95 % CI" in line
-        )
-
-
-def test_bench_json(saved, tmp_path, quick):
-    tflite = tmp_path / "model.tflite"
-    kprune.export(keras.saving.load_model(saved), tflite)
-    result = run("bench", saved, tflite, "--json", "--seconds", 5)
-    data = json.loads(result.stdout)
-    assert quick[0][1]["time_limit"] == 5
-    assert data["rounds"] == 6 and len(data["verdicts"]) == 1
-    assert [m["name"] for m in data["models"]] == [str(saved), str(tflite)]
-    assert data["models"][1]["size"] == tflite.stat().st_size
-    assert set(data["models"][1]["ratio"]) == {
-        "value",
-        "low",
-        "high",
-        "verdict",
-    }
-
-
-def test_bench_of_one_file(saved, quick):
-    result = run("bench", saved, "--json")
-    (model,) = json.loads(result.stdout)["models"]
-    assert model["runs"] >= 10 and model["runtime"] == "LiteRT"
-    assert model["low"] <= model["median"] <= model["high"]
-    assert "model.keras" in run("bench", saved).stdout
 
 
 # -- failures --------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""`kprune export`."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from cli.running import assert_fails
+from cli.running import run
+
+import kprune
+from kprune.export.runtime import open_runtime
+
+
+def test_export_tflite(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run("export", saved, out)
+    assert result.exit_code == 0, result.output
+    assert out.exists() and "difference to Keras" in result.stdout
+
+
+def test_export_int8(saved, tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    small, large = tmp_path / "int8.tflite", tmp_path / "float.tflite"
+    run("export", saved, large)
+    result = run(
+        "export",
+        saved,
+        small,
+        *("--quantize", "int8", "--calibration", tmp_path / "x.npy"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "int8" in result.stdout
+    assert small.stat().st_size < large.stat().st_size
+
+
+def test_export_rebuilds_a_masked_model(model, tmp_path):
+    masked = kprune.prune(model, reduce={"macs": 0.5})
+    masked.save(tmp_path / "masked.keras")
+    out = tmp_path / "compact.keras"
+    result = run("export", tmp_path / "masked.keras", out)
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(out)
+    assert kprune.cost(compact).macs <= 0.5 * kprune.cost(model).macs
+
+
+def test_export_options_reach_the_file(saved, tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    tflite, onnx = tmp_path / "model.tflite", tmp_path / "model.onnx"
+    int8 = ("--quantize", "int8", "--calibration", tmp_path / "x.npy")
+    result = run(
+        *("export", saved, tflite, *int8, "--io-dtype", "int8"),
+        *("--batch-size", 4, "--tolerance", "inf"),
+    )
+    assert result.exit_code == 0, result.output
+    (detail,) = Interpreter(model_path=str(tflite)).get_input_details()
+    assert detail["dtype"] == np.int8 and list(detail["shape"]) == [4, 8, 8, 1]
+    result = run(
+        *("export", saved, onnx, "--opset", 13, "--batch-size", 2, "--json"),
+        *("--original", tflite),
+    )
+    report = json.loads(result.stdout)
+    assert report["size_before"] == tflite.stat().st_size
+    assert report["size"] == onnx.stat().st_size
+    runtime = open_runtime(onnx)
+    assert runtime.inputs[0].shape == (2, 8, 8, 1)
+    result = run("export", saved, tflite, "--batch-size", 0)
+    assert result.exit_code == 0, result.output
+    assert open_runtime(tflite).inputs[0].shape == (None, 8, 8, 1)
+
+
+def test_export_to_a_c_array(saved, tmp_path):
+    out = tmp_path / "model.h"
+    result = run("export", saved, out)
+    assert result.exit_code == 0, result.output
+    assert "tensor arena" in result.stdout
+    assert "model_tflite[]" in out.read_text()
+
+
+def test_export_beyond_the_tolerance(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run(
+        "export", saved, out, "--quantize", "float16", "--tolerance", 1e-12
+    )
+    assert_fails(result, "differs from Keras", "larger `tolerance`")
+    assert not out.exists()
+
+
+def test_export_options_of_other_formats_are_refused(saved, tmp_path):
+    result = run("export", saved, tmp_path / "m.tflite", "--opset", 13)
+    assert_fails(result, "no option 'opset'")
+    result = run("export", saved, tmp_path / "m.onnx", "--io-dtype", "int8")
+    assert_fails(result, "no option 'io_dtype'")
