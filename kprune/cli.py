@@ -11,6 +11,7 @@ from kprune.commands.bench import bench
 from kprune.commands.demo import demo
 from kprune.commands.export import export
 from kprune.commands.inspect import inspect
+from kprune.commands.latency import latency
 from kprune.commands.prune import prune
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def _common(
 
 for _command in (demo, inspect, prune, export, bench):
     app.command()(_command)
+app.add_typer(latency)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -15,7 +16,10 @@ from kprune.commands.start import start_keras
 if TYPE_CHECKING:
     import keras
 
-KEYS = ("macs", "params")
+KEYS = ("macs", "params", "latency")
+
+ROUNDED = ("global", "similarity", "uniform")
+"""Allocations that `--round-to` goes with."""
 
 EPOCHS = 20
 """Epochs of training with a method."""
@@ -47,7 +51,7 @@ def parse_reduce(text: str) -> dict[str, float]:
     if key not in KEYS or not 0 < share < 1:
         raise typer.BadParameter(
             f"received {text!r}, expected the share to remove, above 0 and below "
-            "1: macs=0.5 or params=0.5.",
+            "1: macs=0.5, params=0.5 or latency=0.5.",
             param_hint="--reduce",
         )
     return {key: share}
@@ -65,6 +69,22 @@ Allocation = Annotated[
     typer.Option(
         help="How the cut is shared out: global, uniform, ... By default global, "
         "or what the method has."
+    ),
+]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep multiples of so many channels in each group, for example 8. "
+        f"With the allocations {', '.join(ROUNDED)}.",
+    ),
+]
+LatencyTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="With --reduce latency=...: the table of the device, written by "
+        "`kprune latency`. By default that of this machine, which is measured "
+        "where it lacks the model."
     ),
 ]
 Data = Annotated[
@@ -112,10 +132,15 @@ def prune(  # noqa: PLR0913  options of a command
         Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
     ],
     reduce: Annotated[
-        str, typer.Option(help="What to remove: macs=0.5 or params=0.5.")
+        str,
+        typer.Option(
+            help="What to remove: macs=0.5, params=0.5 or latency=0.5."
+        ),
     ] = "macs=0.5",
     criterion: Criterion = None,
     allocation: Allocation = None,
+    round_to: RoundTo = None,
+    latency_table: LatencyTable = None,
     data: Data = None,
     recover: Recover = None,
     method: Method = None,
@@ -131,11 +156,14 @@ def prune(  # noqa: PLR0913  options of a command
 
     Example: `kprune prune model.keras small.keras --reduce macs=0.5`
 
+    Example: `kprune prune model.keras small.keras --reduce latency=0.5`
+
     Example: `kprune prune model.keras small.keras --method attenuation
     --data train.npz --epochs 30`
     """
     target = parse_reduce(reduce)
     _check_options(method, data, epochs, learning_rate)
+    _check_allocation(target, method, allocation, round_to, latency_table)
     if method is not None and recover is not None:
         raise typer.BadParameter(
             "a method trains the model after filters have gone; leave one out.",
@@ -149,7 +177,10 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.report.progress import progress
     from kprune.report.progress import step
 
-    chosen = {"criterion": criterion, "allocation": allocation}
+    chosen: dict[str, Any] = {
+        "criterion": criterion,
+        "allocation": _allocation(allocation, round_to, latency_table),
+    }
     if method is None:
         chosen["recover"] = recover
     parts = {k: v for k, v in chosen.items() if v is not None}
@@ -219,3 +250,58 @@ def _check_options(
                 "attenuation.",
                 param_hint=option,
             )
+
+
+def _check_allocation(
+    target: dict[str, float],
+    method: str | None,
+    allocation: str | None,
+    round_to: int | None,
+    table: Path | None,
+) -> None:
+    """Raises typer.BadParameter for allocations that cannot be made."""
+    if table is not None and "latency" not in target:
+        raise typer.BadParameter(
+            "a table of latencies is used with --reduce latency=0.5.",
+            param_hint="--latency-table",
+        )
+    option = "--latency-table" if round_to is None else "--round-to"
+    if (
+        method is not None
+        and allocation is None
+        and (round_to is not None or table is not None)
+    ):
+        raise typer.BadParameter(
+            f"method {method} has an allocation of its own; say which one to use "
+            f"instead: --allocation {' or '.join(ROUNDED)}.",
+            param_hint=option,
+        )
+    if round_to is None:
+        return
+    if "latency" in target:
+        raise typer.BadParameter(
+            "--reduce latency=... chooses widths by the steps that were measured; "
+            "leave --round-to out.",
+            param_hint=option,
+        )
+    if (allocation or "global") not in ROUNDED:
+        raise typer.BadParameter(
+            f"received --allocation {allocation}, expected one of "
+            f"{', '.join(ROUNDED)}.",
+            param_hint=option,
+        )
+
+
+def _allocation(
+    name: str | None, round_to: int | None, table: Path | None
+) -> Any:
+    """Returns the allocation for `kprune.prune`, None for the default."""
+    if round_to is not None:
+        from kprune.allocation.base import registry
+
+        return registry.get(name or "global", round_to=round_to)
+    if table is not None:
+        from kprune.latency import Latency
+
+        return Latency(table, name or "global")
+    return name

@@ -124,7 +124,7 @@ class Conversion:
 
     def _shape(self, seen: Sequence[Operator]) -> _Shape:
         """Tell the widths of an operator from its shapes in all files."""
-        found: dict[Fraction, dict[Place, Lengths]] = {}
+        found: dict[tuple[Fraction, ...], dict[Place, Lengths]] = {}
         for place, lengths in _varying(seen).items():
             # Axes in proportion are one width, whatever it is made of.
             direction = tuple(Fraction(n, lengths[0]) for n in lengths)

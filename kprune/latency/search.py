@@ -195,7 +195,7 @@ class Search:
         while True:
             room = self._ceilings["latency"] - float(self._latency(kept))
             best: _Move | None = None
-            for group in np.flatnonzero(kept < alive):
+            for group in np.flatnonzero(kept < alive).tolist():
                 if group not in offers:
                     offers[group] = self._offers(kept, group, alive[group])
                 for move in offers[group]:

@@ -89,6 +89,11 @@ class LatencyTable:
         return [(*at, found[at]) for at in sorted(found)]
 
     @property
+    def keys(self) -> list[str]:
+        """The operators that were measured, sorted."""
+        return sorted(self._points)
+
+    @property
     def size(self) -> int:
         """Number of measurements."""
         return sum(map(len, self._points.values()))
@@ -102,6 +107,11 @@ class LatencyTable:
     def layout(self, name: str) -> Layout | None:
         """Return the operators of a model, None if it is unknown."""
         return self._layouts.get(name)
+
+    @property
+    def models(self) -> list[str]:
+        """The fingerprints of all models that it knows."""
+        return list(self._layouts)
 
     def add_whole(
         self, name: str, kept: Iterable[int], milliseconds: float

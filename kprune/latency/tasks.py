@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def _of_operator(
     key = conversion.layout.operators[position].key
     if not conversion.resizable(position):
         for read, write, content in conversion.observed(position):
-            yield Task(key, read, write, lambda content=content: content)
+            yield Task(key, read, write, functools.partial(bytes, content))
         return
     widest_read, widest_write = conversion.widths(position)
     read_step, step = steps.get(conversion.kind(position), ONE_BY_ONE)

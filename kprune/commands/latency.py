@@ -1,0 +1,159 @@
+"""`kprune latency`: tables of measured operators."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kprune.commands.options import Debug
+from kprune.commands.options import one_line_errors
+from kprune.commands.start import start_keras
+
+latency = typer.Typer(
+    name="latency",
+    help="Measure operators, here or on a phone, so that models can be pruned for "
+    "the device.",
+    epilog="Example: kprune latency profile model.keras",
+    no_args_is_help=True,
+)
+
+
+class Dtype(StrEnum):
+    """Number formats of a table."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
+Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option(help="Number format that the model will run in.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+@latency.command()
+@one_line_errors
+def profile(
+    model: Model,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table to complete, .json; made if it does not exist. By default "
+            "this machine's, in the user's cache folder."
+        ),
+    ] = None,
+    dtype: DtypeOption = Dtype.float32,
+    threads: Threads = 1,
+    debug: Debug = False,
+) -> None:
+    """Measure what a model's operators take on this machine.
+
+    Nothing else should run meanwhile. What the table has already is not measured
+    again.
+
+    Example: `kprune latency profile model.keras --table laptop.json`
+    """
+    start_keras()
+    import kprune
+    from kprune.commands.files import load_model
+    from kprune.latency.device import table_path
+    from kprune.report import units
+    from kprune.report.latency import latency_summary
+
+    loaded = load_model(model)
+    path = table or table_path("litert", dtype.value, threads)
+    measured = kprune.latency.profile(
+        loaded, dtype=dtype.value, threads=threads, table=path
+    )
+    predicted = kprune.latency.predict(loaded, measured)
+    print(latency_summary(measured))
+    print(f"predicted for {model.name}: {units.milliseconds(predicted)}")
+    print(f"table: {path}")
+
+
+@latency.command()
+@one_line_errors
+def files(
+    model: Model,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to write; empty, or not there yet.")
+    ],
+    dtype: DtypeOption = Dtype.float32,
+    debug: Debug = False,
+) -> None:
+    """Write the files that a phone or a board has to time, and a script.
+
+    The script `measure.sh` runs LiteRT's `benchmark_model` on each of them;
+    `kprune latency read` makes a table of what that printed.
+
+    Example: `kprune latency files model.keras for_the_phone --dtype int8`
+    """
+    start_keras()
+    import kprune
+    from kprune.commands.files import load_model
+
+    written = kprune.latency.write_files(load_model(model), folder, dtype.value)
+    print(f"wrote {written}")
+    print(
+        f"next, for an Android phone: BENCHMARK=path/to/benchmark_model sh "
+        f"{folder / 'measure.sh'}"
+    )
+    print(f"then: kprune latency read {folder} --device NAME --out table.json")
+
+
+@latency.command()
+@one_line_errors
+def read(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder in which measure.sh has written its logs."),
+    ],
+    device: Annotated[
+        str, typer.Option(help="The device in words, for example 'Pixel 8'.")
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write, .json.")],
+    threads: Annotated[
+        int, typer.Option(min=1, help="THREADS that measure.sh was run with.")
+    ] = 1,
+    debug: Debug = False,
+) -> None:
+    """Make a table of what benchmark_model printed on the device.
+
+    Example: `kprune latency read for_the_phone --device "Pixel 8" --out pixel8.json`
+    """
+    start_keras()
+    import kprune
+    from kprune.report.latency import latency_summary
+
+    table = kprune.latency.read_logs(folder, device, threads)
+    table.save(out)
+    print(latency_summary(table))
+    print(f"wrote {out}")
+
+
+@latency.command()
+@one_line_errors
+def show(
+    table: Annotated[Path, typer.Argument(help="A table, .json.")],
+    debug: Debug = False,
+) -> None:
+    """Show what a table holds: device, steps, models, and every operator.
+
+    In the shapes, `r` stands for the width read and `w` for the width written.
+
+    Example: `kprune latency show pixel8.json`
+    """
+    start_keras()
+    from rich.console import Console
+
+    import kprune
+    from kprune.report.latency import latency_rows
+    from kprune.report.latency import latency_summary
+
+    loaded = kprune.latency.load(table)
+    print(latency_summary(loaded))
+    Console().print(latency_rows(loaded))

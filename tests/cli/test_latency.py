@@ -1,0 +1,189 @@
+"""`kprune latency`, and pruning for a table, on a device whose times are known."""
+
+from __future__ import annotations
+
+import fake_device
+import keras
+import pytest
+from keras import layers
+from typer.testing import CliRunner
+
+import kprune
+from kprune.cli import app
+from kprune.latency import LatencyTable
+from kprune.latency import device
+from kprune.latency import load
+from kprune.latency import predict
+from kprune.latency import profiling
+from kprune.latency.profiling import fill
+from kprune.report import units
+
+pytestmark = pytest.mark.tensorflow
+
+COMMANDS = ("profile", "files", "read", "show")
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(24, 3, activation="relu", name="first"),
+            layers.Conv2D(32, 3, activation="relu", name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, name="scores"),
+        ],
+        name="small",
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(model, tmp_path_factory):
+    """The path of a table that knows the model."""
+    made = LatencyTable("a fake")
+    fill(made, model, fake_device.milliseconds)
+    path = tmp_path_factory.mktemp("table") / "fake.json"
+    made.save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch, tmp_path):
+    """Nothing here depends on what this machine is, or has in its cache."""
+    monkeypatch.setattr(profiling, "measure", fake_device.milliseconds)
+    monkeypatch.setattr(device, "table_path", lambda *a: tmp_path / "own.json")
+    monkeypatch.setattr(
+        profiling, "table_path", lambda *a: tmp_path / "own.json"
+    )
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_help_lists_the_commands_and_shows_examples():
+    result = run("latency", "--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert command in result.stdout
+        text = flat(run("latency", command, "--help").stdout)
+        assert f"kprune latency {command}" in text.split("Example:")[1]
+    assert "latency" in run("--help").stdout
+
+
+def test_profile_prints_steps_and_a_prediction(saved, model, tmp_path):
+    out = tmp_path / "t.json"
+    result = run("latency", "profile", saved, "--table", out)
+    assert result.exit_code == 0, result.output
+    assert "CONV_2D reads channel by channel, writes 16" in result.stdout
+    time = units.milliseconds(predict(model, load(out)))
+    assert f"predicted for model.keras: {time}" in result.stdout
+    assert load(out).models
+
+
+def test_profile_keeps_this_machines_table(saved, tmp_path):
+    result = run("latency", "profile", saved)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "own.json").is_file()
+    assert "own.json" in result.stdout
+
+
+def test_files_and_read(saved, model, tmp_path):
+    folder = tmp_path / "phone"
+    result = run("latency", "files", saved, folder, "--dtype", "int8")
+    assert result.exit_code == 0, result.output
+    count = len(list((folder / "files").iterdir()))
+    assert f"wrote {count} files" in result.stdout
+    out = tmp_path / "t.json"
+    arguments = ("latency", "read", folder, "--device", "Fake 9", "--out", out)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert f"{count} are missing" in result.stderr
+    logs = folder / "logs" / "threads-2"
+    logs.mkdir(parents=True)
+    for file in (folder / "files").iterdir():
+        time = 1000 * fake_device.milliseconds(file.read_bytes())
+        text = f"Inference timings in us: Init: 1, Inference (avg): {time}\n"
+        (logs / f"{file.stem}.log").write_text(text)
+    result = run(*arguments, "--threads", 2)
+    assert result.exit_code == 0, result.output
+    read = load(out)
+    assert (read.device, read.dtype, read.threads) == ("Fake 9", "int8", 2)
+    assert predict(model, read) > 0
+    assert "Fake 9, litert, int8, 2 threads" in result.stdout
+
+
+def test_show_lists_the_operators(table):
+    result = run("latency", "show", table)
+    assert result.exit_code == 0, result.output
+    assert "a fake, litert, float32, 1 thread" in result.stdout
+    for text in ("CONV_2D", "FULLY_CONNECTED", "MEAN", "time"):
+        assert text in result.stdout
+    assert run("latency", "show", table.with_name("no.json")).exit_code == 1
+
+
+def test_prune_for_a_table(saved, table, model, tmp_path):
+    out = tmp_path / "small.keras"
+    result = run(
+        "prune",
+        saved,
+        out,
+        *("--reduce", "latency=0.4", "--latency-table", table),
+    )
+    assert result.exit_code == 0, result.output
+    before = predict(model, load(table))
+    expected = kprune.prune(
+        model,
+        reduce={"latency": 0.4},
+        allocation=kprune.latency.Latency(table),
+    )
+    assert predict(expected, load(table)) <= 0.6 * before
+    shapes = [w.shape for w in kprune.rebuild(expected).weights]
+    assert [w.shape for w in keras.saving.load_model(out).weights] == shapes
+
+
+def test_prune_for_this_machine(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    result = run("prune", saved, out, "--reduce", "latency=0.4")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "own.json").is_file()
+
+
+def test_prune_to_multiples(saved, tmp_path):
+    out = tmp_path / "small.keras"
+    result = run("prune", saved, out, "--round-to", 8)
+    assert result.exit_code == 0, result.output
+    compact = keras.saving.load_model(out)
+    filters = [w.shape[-1] for w in compact.weights if len(w.shape) == 4]
+    assert len(filters) == 2 and all(n % 8 == 0 for n in filters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--latency-table", "t.json"), "with --reduce latency=0.5"),
+        (("--round-to", 8, "--reduce", "latency=0.5"), "leave --round-to out"),
+        (("--round-to", 8, "--allocation", "rounds"), "expected one of global"),
+        (("--round-to", 0), "--round-to"),
+        (
+            ("--round-to", 8, "--method", "hgs", "--data", "d.npz"),
+            "has an allocation of its own",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, text):
+    result = run("prune", "a.keras", "b.keras", *arguments)
+    assert result.exit_code == 2
+    assert text in flat(result.stderr.replace("│", ""))
