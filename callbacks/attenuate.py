@@ -53,7 +53,7 @@ class AttenuateCallback(PruningCallback):
         criterion: As of `kprune.prune`. By default the L1 norm of the filters
             as the target leaves them: `kprune.criteria.Folded("l1")` with
             `target="bn"`, else `"l1"`.
-        reduce: As of `kprune.prune`.
+        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
         schedule: Which share of the target is weak in which rounds:
             `"constant"` (all of it in all rounds), `"asymptotic"`, `"linear"`,
             `"polynomial"`, an object of `kprune.schedules`, or a function

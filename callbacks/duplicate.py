@@ -79,7 +79,7 @@ class DuplicateCallback(PruningCallback):
 
     Args:
         criterion: As of `kprune.prune`.
-        reduce: As of `kprune.prune`.
+        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
         allocation: How many filters of each group are replaced, as of
             `kprune.duplicate`.
         data: As of `kprune.duplicate`.

@@ -16,10 +16,10 @@ class PruneCallback(PruningCallback):
     At the beginning of each scheduled epoch the filters that matter least are
     removed, until the scheduled share of the target is reached; then training
     goes on without them. Their weights and optimizer slots are 0 from then on.
-    `logs` of each epoch hold `pruned_macs` and `pruned_params`, the shares
-    removed, for `History`, `CSVLogger`, `TensorBoard` and monitors: list this
-    callback before those that read them, and after those that restore
-    weights, such as `EarlyStopping`.
+    `logs` of each epoch hold `pruned_macs` and `pruned_params`, and where it is
+    reduced `pruned_latency`: the shares removed, for `History`, `CSVLogger`,
+    `TensorBoard` and monitors. List this callback before those that read them,
+    and after those that restore weights, such as `EarlyStopping`.
 
     Args:
         criterion: How much a filter matters: `"l1"`, `"l2"`, `"bn_scale"`,
@@ -27,8 +27,11 @@ class PruneCallback(PruningCallback):
             object of `kprune.criteria`, or a function
             `f(group) -> scores (group.size,)`, larger = keep.
         reduce: Share of each cost to remove, counted against the unpruned
-            model: `{"macs": 0.5}`, `{"params": 0.4}` or both. By default half
-            of the MACs, or what a dictionary as `allocation` says.
+            model: `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or
+            several. Latency is that of operators measured on this machine, or
+            on a device whose table `kprune.latency.Latency` is given as
+            `allocation`. By default half of the MACs, or what a dictionary as
+            `allocation` says.
         schedule: `"one_shot"`, `"linear"`, `"polynomial"`, an object of
             `kprune.schedules`, or a function `f(epoch) -> share of the
             target`. By default cubic over the first two thirds of the epochs.

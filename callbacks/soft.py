@@ -26,7 +26,7 @@ class SoftPruneCallback(AttenuateCallback):
 
     Args:
         criterion: As of `kprune.prune`.
-        reduce: As of `kprune.prune`.
+        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
         schedule: `"constant"`: the whole target in every round (SFP).
             `"asymptotic"`: little first (ASFP). Or as of `AttenuateCallback`.
         allocation: As of `kprune.prune`.

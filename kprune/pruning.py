@@ -60,8 +60,11 @@ def prune(
             `kprune.criteria`, or a function
             `f(group) -> scores (group.size,)`, larger = keep.
         reduce: Share of each cost to remove, counted against the unpruned
-            model: `{"macs": 0.5}`, `{"params": 0.4}` or both. By default half
-            of the MACs, or what a dictionary as `allocation` says.
+            model: `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or
+            several. Latency is that of operators measured on this machine, or
+            on a device whose table `kprune.latency.Latency` is given as
+            `allocation`. By default half of the MACs, or what a dictionary as
+            `allocation` says.
         allocation: How many filters each group keeps: `"global"`,
             `"uniform"`, `"similarity"`, `"greedy_loss"`, `"rounds"`, a
             dictionary `{group name: share to remove}`, an object of

@@ -105,9 +105,10 @@ def allocate(
     Args:
         graph: The model's channels.
         scores: For each prunable group's name `(size,)` scores, larger = keep.
-        reduce: Share of each cost to remove, `{"macs": 0.5}` or `{"params": 0.4}`
-            or both, counted against the unpruned model. `None` for half of the
-            MACs, and for nothing beyond a dictionary as `allocation`.
+        reduce: Share of each cost of `cost_model` to remove, `{"macs": 0.5}`,
+            `{"params": 0.4}` or several, counted against the unpruned model.
+            `None` for half of the MACs, and for nothing beyond a dictionary as
+            `allocation`.
         allocation: Name, object, dictionary or function, see `get`.
         cost_model: Costs of `graph`.
         alive: For each group's name `(size,)` masks; channels at 0 stay gone and
