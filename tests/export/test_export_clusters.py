@@ -82,7 +82,10 @@ def test_kernels_have_few_values_and_files_pack_better(tmp_path, clusters):
     assert f"3 kernels clustered to {clusters} weights" in str(report)
 
 
-@pytest.mark.parametrize("quantize", ["float16", "int8", "qat"])
+@pytest.mark.parametrize(
+    "quantize",
+    ["float16", "int8", pytest.param("qat", marks=pytest.mark.slow)],
+)
 def test_clusters_survive_quantisation(tmp_path, quantize):
     model = plain()
     x = zoo.images(64)

@@ -226,9 +226,9 @@ def test_what_is_not_covered_is_named(tmp_path, caplog):
 @pytest.mark.parametrize(
     "name",
     [
-        "convolutions",
         "siamese",
         "option A",
+        pytest.param("convolutions", marks=pytest.mark.slow),
         pytest.param("nested", marks=pytest.mark.slow),
         pytest.param("attention", marks=pytest.mark.slow),
         pytest.param("custom", marks=pytest.mark.slow),

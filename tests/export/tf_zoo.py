@@ -79,6 +79,16 @@ def siamese():
     )
 
 
+def names():
+    """Names that layers get which are split; outputs that are one tensor."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, activation="elu", name="c_activation")(x)
+    x = layers.Conv2D(4, 3, activation="elu", name="c")(x)
+    x = layers.Conv2D(4, 1, name="c_activation_activation")(x)
+    x = layers.Conv2D(4, 1, activation=layers.ELU(), name="a-b")(x)
+    return keras.Model(inputs, [x, x])
+
+
 def two_levels():
     inner = keras.Sequential(
         [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), layers.ReLU(6.0)],
@@ -144,6 +154,7 @@ MODELS = {
     "squeeze-excite": (squeeze_excite, {"scale"}),
     "option A": (option_a, {"get_item", "pad", "reshape", "add_1", "multiply"}),
     "siamese": (siamese, set()),
+    "names": (names, {"c", "c_activation", "a-b"}),
     "nested": (zoo.nested, set()),
     "two levels": (two_levels, set()),
     "activations": (activations, set()),

@@ -25,6 +25,9 @@ from kprune.export.tfmot.steps import steps_of
 # Two versions of Keras may sum in another order; a wrong layer gives far more.
 _TOLERANCE = 1e-4
 
+# What `counterparts` puts behind a layer's name for a second layer.
+_ENDINGS = ("", "_activation", "_depthwise")
+
 
 class Origin(NamedTuple):
     """What a tf_keras layer stands for.
@@ -176,7 +179,6 @@ class _Builder:
         inputs = [self.tensors[number] for number in self.steps.inputs]
         outputs = [self.tensors[number] for number in self.steps.outputs]
         name = identifier(self.signature.model.name)
-        # tf_keras would merge outputs that are one tensor, or an input.
         model = packages().tf_keras.Model(inputs, outputs, name=name)
         return Recreation(model, self.origins, frozenset(self.embedded))
 
@@ -203,8 +205,9 @@ class _Builder:
         for layer in found.layers:
             if isinstance(layer, embedded.embedded_class()):
                 self.embedded.add(layer.name)
-                activation = step.operation.activation.__name__
-                self.origins[layer.name] = Origin(origin.name, activation)
+                function = step.operation.activation
+                kind = getattr(function, "__name__", type(function).__name__)
+                self.origins[layer.name] = Origin(origin.name, kind)
             else:
                 self.origins[layer.name] = origin
         if isinstance(step.operation, keras.layers.Layer):
@@ -244,7 +247,7 @@ class _Builder:
         """A name no layer has yet; layers of nested models may share one."""
         base = name = identifier(origin.name)
         count = 0
-        while name in self.origins:
+        while any(f"{name}{ending}" in self.origins for ending in _ENDINGS):
             count += 1
             name = f"{base}_{count}"
         self.origins[name] = origin
