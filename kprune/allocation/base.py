@@ -19,7 +19,6 @@ from kprune.allocation.solver import fits
 from kprune.cost.model import CostModel
 from kprune.registry import Registry
 from kprune.registry import as_number
-from kprune.registry import did_you_mean
 
 if TYPE_CHECKING:
     from kprune.graph import ChannelGraph
@@ -350,39 +349,6 @@ def pinned_reasons(graph: ChannelGraph) -> str:
         return "No channel is pinned."
     reasons = "; ".join(f"{n}: {why}" for why, n in coverage.reasons.items())
     return f"{coverage.pinned} of {coverage.total} channels are pinned ({reasons})."
-
-
-def check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
-    """Return `reduce` if it is well formed.
-
-    Args:
-        reduce: Share of each cost to remove, `{"macs": 0.5}`.
-        known: Costs that can be reduced, by name.
-
-    Raises:
-        TypeError: It is no dictionary.
-        ValueError: An unknown cost, or a share outside (0, 1).
-    """
-    if not isinstance(reduce, Mapping) or not reduce:
-        raise TypeError(
-            "`reduce` says which share of which cost to remove, for example "
-            f'reduce={{"macs": 0.5}} for half of the MACs. Received: {reduce!r}.'
-        )
-    for key, share in reduce.items():
-        if key not in known:
-            raise ValueError(
-                f"Cannot reduce {key!r}. {did_you_mean(key, known)}"
-            )
-        number = as_number(share)
-        if not 0 < number < 1:
-            hint = (
-                f" Did you mean {number / 100:g}?" if 1 < number < 100 else ""
-            )
-            raise ValueError(
-                f"`reduce` needs the share of the {key} to remove, a number between "
-                f"0 and 1. Received: {share!r}.{hint}"
-            )
-    return {key: float(share) for key, share in reduce.items()}
 
 
 class FunctionAllocation(RankedAllocation):
