@@ -82,6 +82,7 @@ def _measure(
     from kprune.commands.files import load_model
 
     subjects = [load_model(f) if f.suffix in _KERAS else f for f in files]
+    result: dict[str, Any]
     if len(files) == 1:
         alone = kprune.benchmark(subjects[0], threads=threads)
         models = [{"name": str(files[0]), **alone.to_dict()}]
