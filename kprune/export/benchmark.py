@@ -103,10 +103,10 @@ def benchmark(
     print(kprune.benchmark("model.tflite", threads=2))
     ```
     """
-    _check_effort(runs, seconds)
+    check_effort(runs, seconds)
     with as_file(path_or_model) as file:
         runtime = open_runtime(file, threads)
-        runtime.prepare(_inputs(runtime, inputs))
+        runtime.prepare(random_inputs(runtime, inputs))
         warm_up(runtime.invoke, seconds / 10)
         times = time_runs(runtime.invoke, runs, seconds)
         return latency(times, threads, runtime.name)
@@ -144,16 +144,34 @@ def as_file(
         yield file
 
 
-def _check_effort(runs: int, seconds: float) -> None:
+def check_effort(runs: int, seconds: float) -> None:
+    """Raise unless there is something to time, and time for it.
+
+    Raises:
+        ValueError: If there is not.
+    """
     if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
         raise ValueError(f"`runs` must be an integer >= 1. Received: {runs!r}.")
     if seconds < 0:
         raise ValueError(f"`seconds` must be >= 0. Received: {seconds!r}.")
 
 
-def _inputs(
-    runtime: Runtime, given: Mapping[str, np.ndarray] | None
+def random_inputs(
+    runtime: Runtime, given: Mapping[str, np.ndarray] | None = None
 ) -> Mapping[str, np.ndarray]:
+    """Return what to time a model on.
+
+    Args:
+        runtime: The loaded model.
+        given: Inputs by name, to be checked and taken instead.
+
+    Returns:
+        Input name -> array: seeded random numbers, zeros for integers, one
+        sample where the batch size is open.
+
+    Raises:
+        ValueError: If names do not fit, or an input has another unknown axis.
+    """
     names = {spec.name for spec in runtime.inputs}
     if given is not None:
         if set(given) != names:

@@ -15,10 +15,10 @@ from typing import Any
 import keras
 
 from kprune.export.benchmark import Latency
-from kprune.export.benchmark import _check_effort
-from kprune.export.benchmark import _inputs
 from kprune.export.benchmark import as_file
+from kprune.export.benchmark import check_effort
 from kprune.export.benchmark import latency
+from kprune.export.benchmark import random_inputs
 from kprune.export.intervals import FEWEST
 from kprune.export.intervals import Ratio
 from kprune.export.rounds import Rounds
@@ -123,7 +123,7 @@ def compare(
             "`precision` must be above 0, such as 0.02, or None. Received: "
             f"{precision!r}."
         )
-    _check_effort(rounds, seconds)
+    check_effort(rounds, seconds)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(as_file(model)) for model in models]
         runtimes = [open_runtime(file, threads).name for file in files]
@@ -148,7 +148,7 @@ def compare(
 
 def _ready(file: Path, threads: int) -> Callable[[], Any]:
     runtime = open_runtime(file, threads)
-    runtime.prepare(_inputs(runtime, None))
+    runtime.prepare(random_inputs(runtime))
     return runtime.invoke
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kprune.export.benchmark import _inputs as random_inputs
+from kprune.export.benchmark import random_inputs
 from kprune.export.benchmark import time_runs
 from kprune.export.runtime import LiteRT
 
@@ -31,7 +31,7 @@ def measure(content: bytes, threads: int, runs: int, seconds: float) -> float:
         path = Path(folder) / "operator.tflite"
         path.write_bytes(content)
         runtime = LiteRT(path, threads)
-        runtime.prepare(random_inputs(runtime, None))
+        runtime.prepare(random_inputs(runtime))
         time_runs(runtime.invoke, 3, seconds / 10)
         times = time_runs(runtime.invoke, runs, seconds)
     return float(np.quantile(times, QUANTILE))

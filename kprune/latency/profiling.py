@@ -101,9 +101,7 @@ def profile(
     return table
 
 
-def fill(
-    table: LatencyTable, model: keras.Model, timer: Measure
-) -> bool:
+def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
     """Measure what a table lacks to predict the latency of a model.
 
     Args:

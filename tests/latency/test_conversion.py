@@ -124,6 +124,8 @@ def test_layers_left_out_do_not_vary():
     layout = Conversion(masked, "float32").layout
     names = [group.name for group in kprune.trace(masked).prunable]
     assert "a" not in names
-    convolution = next(op for op in layout.operators if "#FLOAT32[20,3" in op.key)
+    convolution = next(
+        op for op in layout.operators if "#FLOAT32[20,3" in op.key
+    )
     assert convolution.reads is None
     assert {names[n] for n in convolution.writes.slopes} == {"stem", "stem:2"}

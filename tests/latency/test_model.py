@@ -62,7 +62,7 @@ def test_prediction_is_the_time_of_the_compact_model(profiled):
 
 
 def test_many_counts_at_once_equal_one_by_one(profiled):
-    masked, _, latency = profiled
+    _masked, _, latency = profiled
     rng = np.random.default_rng(1)
     kept = rng.integers(1, latency.sizes + 1, (7, len(latency.sizes)))
     together = latency(kept)
@@ -84,7 +84,7 @@ def test_masks_count_like_the_compact_model(profiled):
 
 
 def test_whole_models_set_the_factor(profiled):
-    masked, table, latency = profiled
+    masked, _table, latency = profiled
     slower = LatencyTable("a slower fake")
     fill(
         slower,
@@ -103,13 +103,11 @@ def test_cost_model_has_the_latency_beside_macs(profiled):
     graph = kprune.trace(masked)
     costs = TimedCostModel(graph, latency)
     assert costs.full["macs"] == kprune.cost(masked).macs
-    assert costs.full["latency"] == pytest.approx(
-        float(latency(latency.sizes))
-    )
+    assert costs.full["latency"] == pytest.approx(float(latency(latency.sizes)))
 
 
 def test_known_models_are_not_measured_again(profiled):
-    masked, table, _ = profiled
+    _masked, table, _ = profiled
     before = table.size
 
     def fails(*arguments):

@@ -104,9 +104,9 @@ def test_budget_holds_on_edges_and_no_kernel_is_slower(problem):
             trial = kept.copy()
             trial[group] = more
             slower = device.each(trial) > (1 + SLOWER) * full + 1e-9
-            assert (
-                float(device(trial)) > share * full.sum() or slower.any()
-            ), "a channel could be had for nothing"
+            assert float(device(trial)) > share * full.sum() or slower.any(), (
+                "a channel could be had for nothing"
+            )
 
 
 @settings(max_examples=25, deadline=None)
