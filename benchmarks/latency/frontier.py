@@ -1,7 +1,8 @@
 """Accuracy, or worth that is kept, against measured latency.
 
 Three ways with the same criterion and the same repair: pruned for latency, for MACs,
-and for MACs with widths rounded to multiples of 8.
+and for MACs with widths rounded to multiples of 8. Where there are samples, also for
+latency and for MACs by what the outputs notice least.
 """
 
 from __future__ import annotations
@@ -16,19 +17,35 @@ import subjects
 
 import kprune
 from kprune.allocation import Global
+from kprune.allocation import Problem
 from kprune.latency import Latency
 from kprune.latency import LatencyTable
 from kprune.latency.device import device_name
 from kprune.latency.profiling import fill
+from kprune.recovery.output_error import OutputError
 
 WAYS = ("latency", "macs", "macs, round_to=8")
+WITH_SAMPLES = ("latency, output_error", "macs, output_error")
 LATENCIES = (0.15, 0.25, 0.35, 0.45)
 MACS = (0.25, 0.4, 0.55, 0.7)
 SAMPLES = 1024
 
 
 def targets(way: str) -> tuple[float, ...]:
-    return LATENCIES if way == "latency" else MACS
+    return LATENCIES if way.startswith("latency") else MACS
+
+
+class OnceOutputError(OutputError):
+    """Measures its curves once: they are the same for all targets."""
+
+    def __init__(self) -> None:
+        super().__init__(samples=SAMPLES)
+        self._known: list[np.ndarray] | None = None
+
+    def curves(self, problem: Problem) -> list[np.ndarray]:
+        if self._known is None:
+            self._known = super().curves(problem)
+        return self._known
 
 
 def prune(
@@ -36,18 +53,17 @@ def prune(
     way: str,
     share: float,
     table: LatencyTable,
+    once: OnceOutputError,
     **options: Any,
 ) -> keras.Model:
-    if way == "latency":
-        return kprune.prune(
-            model,
-            "l2",
-            {"latency": share},
-            Latency(table),
-            **options,
-        )
+    criterion = "reconstruction" if "output_error" in way else "l2"
     allocation = Global(round_to=8) if "round" in way else Global()
-    return kprune.prune(model, "l2", {"macs": share}, allocation, **options)
+    base = once if "output_error" in way else allocation
+    if way.startswith("latency"):
+        reduce, chosen = {"latency": share}, Latency(table, base)
+    else:
+        reduce, chosen = {"macs": share}, base
+    return kprune.prune(model, criterion, reduce, chosen, **options)
 
 
 def worth(model: keras.Model, masked: keras.Model) -> float:
@@ -82,10 +98,10 @@ def run(name: str, options: Any) -> dict[str, Any]:
         path = Path(folder) / "model.tflite"
         subjects.write(model, path, "float32")
         full = subjects.timer(path.read_bytes(), 1, 50, 0.5)
-        rows = []
-        for way in WAYS:
+        rows, once = [], OnceOutputError()
+        for way in (*WAYS, *(WITH_SAMPLES if data else ())):
             for share in targets(way):
-                masked = prune(model, way, share, table, **data)
+                masked = prune(model, way, share, table, once, **data)
                 compact = kprune.rebuild(masked)
                 subjects.write(compact, path, "float32")
                 row = {

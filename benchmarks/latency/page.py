@@ -88,7 +88,8 @@ def frontier(results: list[dict[str, Any]]) -> list[str]:
         'Accuracy is right after `recover="reconstruct"`, without training. Worth is '
         "the geometric mean, over the layers that read a group, of the share of its "
         "filters' norms: what the latency allocation keeps as much of as it can, so "
-        "that this column favours it.",
+        "that this column favours it. With `output_error` the criterion is "
+        "`reconstruction`, and channels go where the outputs notice it least.",
         "",
     ]
     for r in results:
@@ -119,21 +120,21 @@ def dominance(result: dict[str, Any], key: str, digits: int) -> list[str]:
     by_way: dict[str, list[tuple[float, float]]] = {}
     for row in result["rows"]:
         by_way.setdefault(row["way"], []).append((row["latency"], row[key]))
-    ours = sorted(by_way.pop("latency"))
     sentences = []
     for way, points in by_way.items():
-        x, y = np.array(sorted(points)).T
-        inside = [(at, got) for at, got in ours if x[0] <= at <= x[-1]]
-        gains = [got - float(np.interp(at, x, y)) for at, got in inside]
-        if not gains:
-            sentences.append(f"No latency in common with `{way}`.")
+        timed = way.replace("macs", "latency").replace(", round_to=8", "")
+        if timed == way:
             continue
+        x, y = np.array(sorted(points)).T
+        inside = [p for p in sorted(by_way[timed]) if x[0] <= p[0] <= x[-1]]
+        gains = [got - float(np.interp(at, x, y)) for at, got in inside]
         listed = ", ".join(
             f"{gain:+.{digits}f} at {at:.0%}"
             for gain, (at, _) in zip(gains, inside, strict=True)
         )
         sentences.append(
-            f"Against `{way}`, interpolated to the same latency: {listed}."
+            f"- `{timed}` against `{way}`, interpolated to the same latency: "
+            f"{listed or 'no latency in common'}."
         )
     return sentences
 
