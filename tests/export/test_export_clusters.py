@@ -47,6 +47,12 @@ def kernels(path):
         experimental_op_resolver_type=_plain_kernels(),
     )
     interpreter.allocate_tensors()
+    # Float16 kernels are unpacked by the first call.
+    (given,) = interpreter.get_input_details()
+    interpreter.set_tensor(
+        given["index"], np.zeros(given["shape"], given["dtype"])
+    )
+    interpreter.invoke()
     tensors = []
     for detail in interpreter.get_tensor_details():
         try:
@@ -66,7 +72,9 @@ def _plain_kernels():
     return OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
-@pytest.mark.parametrize("clusters", [2, 16])
+@pytest.mark.parametrize(
+    "clusters", [16, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_kernels_have_few_values_and_files_pack_better(tmp_path, clusters):
     model = plain()
     before = kprune.export(model, tmp_path / "plain.tflite")

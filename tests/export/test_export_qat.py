@@ -165,6 +165,7 @@ def test_losses_of_several_outputs(tmp_path):
     assert report.quantize == "qat" and report.max_rel < 0.1
 
 
+@pytest.mark.slow
 def test_the_layers_that_the_page_lists_are_covered(tmp_path, caplog):
     """docs/quantization.md."""
     x = inputs = keras.Input((8, 8, 3))
