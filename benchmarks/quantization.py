@@ -23,7 +23,6 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -172,7 +171,6 @@ def measure(options: argparse.Namespace) -> None:
             if arguments.pop("trains", False):
                 arguments["data"] = train
             path = options.work / "model.tflite"
-            start = time.perf_counter()
             model = compact
             if arguments.pop("before", False):
                 model = trained_on(compact, train)
@@ -186,7 +184,6 @@ def measure(options: argparse.Namespace) -> None:
                     "accuracy": accuracy(path, x_test, labels),
                     "size": report.size,
                     "compressed_size": report.compressed_size,
-                    "seconds": round(time.perf_counter() - start, 1),
                     "notes": list(report.notes),
                 }
             )

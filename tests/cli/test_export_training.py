@@ -53,7 +53,7 @@ def test_qat_and_clusters(files):
     )
     assert result.exit_code == 0, result.output
     assert "LiteRT qat" in result.output
-    assert "2 kernels clustered to 8 weights, trained for 2" in result.output
+    assert "kernels clustered to 8 weights: 2, trained for 2" in result.output
     assert "quantisation-aware training of" in result.output
     assert (files / "out.tflite").exists()
 

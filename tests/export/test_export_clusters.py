@@ -87,7 +87,7 @@ def test_kernels_have_few_values_and_files_pack_better(tmp_path, clusters):
     assert report.size <= 1.01 * before.size
     assert report.compressed_size < 0.4 * before.compressed_size
     assert report.tolerance is None
-    assert f"3 kernels clustered to {clusters} weights" in str(report)
+    assert f"kernels clustered to {clusters} weights: 3" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_nested_and_shared_layers(tmp_path):
     a, b = keras.Input((40,), name="a"), keras.Input((40,), name="b")
     model = keras.Model([a, b], net(a) + net(b) + shared(a))
     report = kprune.export(model, tmp_path / "m.tflite", clusters=8)
-    assert "2 kernels clustered" in str(report)
+    assert "kernels clustered to 8 weights: 2" in str(report)
     assert report.max_rel < 0.3
 
 
@@ -164,6 +164,25 @@ def test_nothing_to_cluster_is_an_error(tmp_path):
 def test_a_model_that_cannot_be_recreated_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="`clusters` needs model 'recurrent'"):
         kprune.export(zoo.recurrent(), tmp_path / "m.tflite", clusters=16)
+
+
+def test_what_cannot_be_rounded_in_training_is_clustered_all_the_same(
+    tmp_path, caplog
+):
+    inputs = keras.Input((16, 8))
+    model = keras.Model(inputs, layers.Conv1D(32, 3)(inputs), name="sequence")
+    x = np.random.default_rng(0).standard_normal((64, 16, 8)).astype("float32")
+    report = kprune.export(
+        model,
+        tmp_path / "m.tflite",
+        quantize="qat",
+        clusters=8,
+        data=(x, np.zeros((64, 14, 32), "float32")),
+        loss="mse",
+    )
+    assert report.quantize == "int8"
+    assert "kernels clustered to 8 weights: 1" in str(report)
+    assert "'sequence' has no layer that TF-MOT covers" in caplog.text
 
 
 @pytest.mark.parametrize("clusters", [1, 0, 2.0, True, "16"])

@@ -66,10 +66,17 @@ def _compress(job: Job) -> Job:
             job.signature, [array[:_CHECKED] for array in samples]
         )
     except RecreationError as error:
+        if job.options["clusters"] is not None:
+            raise ValueError(
+                f"`clusters` needs model {job.signature.model.name!r} in tf_keras, "
+                f"but {error}. Leave `clusters` out."
+            ) from error
         return _post_training(job, str(error))
     if job.quantize == "qat" and not _trainable(recreation.model):
         name = job.signature.model.name
-        return _post_training(job, f"{name!r} has no layer that TF-MOT covers")
+        job = _post_training(job, f"{name!r} has no layer that TF-MOT covers")
+        if job.options["clusters"] is None:
+            return job
     model: Any = recreation.model
     notes: list[str] = []
     if job.options["clusters"] is not None:
@@ -97,12 +104,6 @@ def _trainable(model: Any) -> bool:
 
 def _post_training(job: Job, why: str) -> Job:
     """What is left if the model cannot be trained: int8 after training."""
-    name = job.signature.model.name
-    if job.options["clusters"] is not None:
-        raise ValueError(
-            f"`clusters` needs model {name!r} in tf_keras, but {why}. Leave "
-            "`clusters` out."
-        )
     logger.warning(
         "export: no quantisation-aware training, int8 after training instead: %s",
         why,
@@ -123,7 +124,7 @@ def _cluster(model: Any, job: Job) -> tuple[Any, str]:
     model = clustered(model, chosen, job.signature, job.options)
     trained = "" if job.options["data"] is None else f", {_epochs(job)}"
     return model, (
-        f"{len(chosen)} kernels clustered to {clusters} weights{trained}"
+        f"kernels clustered to {clusters} weights: {len(chosen)}{trained}"
     )
 
 
