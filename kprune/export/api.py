@@ -98,9 +98,9 @@ def export(
             are read. They calibrate int8 and serve to verify any format. By
             default the inputs of `data`, if there is any.
         tolerance: Largest accepted output difference relative to the output's
-            largest magnitude. By default 1e-3, 5e-2 for float16, and no limit
-            for `"dynamic"`, `"int8"`, `"qat"` and `clusters`. `math.inf` accepts
-            any difference.
+            largest magnitude. By default 1e-3, 5e-2 for float16, and 1 for
+            `"dynamic"`, `"int8"`, `"qat"` and `clusters`, of which a warning
+            tells above 0.2. `math.inf` accepts any difference.
         samples: Number of verification samples; random ones (seeded) if there is
             no calibration data.
         original: What the report compares the size with: the model before
@@ -188,7 +188,7 @@ def _write_verified(
         quantize=written.quantize,
         sizes=sizes,
         difference=difference,
-        tolerance=None if limit is None or math.isinf(limit) else limit,
+        tolerance=None if math.isinf(limit) else limit,
         data="random inputs" if job.calibration is None else "calibration data",
         original=measure_original(job.signature.model),
         operators=operators.counts,
@@ -271,17 +271,15 @@ def _target(
     return atomic_file(path)
 
 
-def _check_difference(
-    difference: Difference, limit: float | None, path: Path
-) -> None:
-    if limit is None and difference.max_rel > _LARGE_DIFFERENCE:
+def _check_difference(difference: Difference, limit: float, path: Path) -> None:
+    if _LARGE_DIFFERENCE < difference.max_rel <= limit:
         logger.warning(
             "export: %s differs from Keras by %.0f %% of the output's scale; "
             "check its accuracy on real data",
             path.name,
             100 * difference.max_rel,
         )
-    if limit is None or difference.max_rel <= limit:
+    if difference.max_rel <= limit:
         return
     raise VerificationError(
         f"{path.name} differs from Keras by {difference.max_rel:.2e} relative to "

@@ -80,8 +80,8 @@ class Format(abc.ABC):
         """Load `path` on the runtime made for it and return its outputs."""
 
     @abc.abstractmethod
-    def tolerance(self, job: Job) -> float | None:
-        """Largest accepted relative difference; None: reported, never an error."""
+    def tolerance(self, job: Job) -> float:
+        """Largest accepted relative difference."""
 
     def operators(self, path: Path) -> Operators | None:
         """List the operators in `path`, if the format has any."""

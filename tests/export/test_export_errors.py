@@ -139,6 +139,25 @@ def test_difference_beyond_tolerance_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_int8_files_that_have_nothing_of_the_model_are_refused(
+    tmp_path, monkeypatch
+):
+    from kprune.export import formats
+
+    class Reversed(TFLite):
+        def write(self, job, path):
+            super().write(job, path)
+            model = job.signature.model
+            model.set_weights([-w for w in model.get_weights()])
+
+    monkeypatch.setitem(formats._FORMATS, ".tflite", Reversed())
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    with pytest.raises(VerificationError, match="larger `tolerance`"):
+        kprune.export(model, tmp_path / "m.tflite", "int8", x)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("tolerance", [0.5, math.inf])
 def test_difference_can_be_accepted(tmp_path, wrong_converter, tolerance):
     report = kprune.export(
