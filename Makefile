@@ -32,7 +32,7 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 # without TensorFlow. Left out: what takes JAX minutes to compile.
 CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
 	tests/rebuild tests/callbacks tests/duplication tests/recovery \
-	tests/regularizers tests/recipes tests/test_factors.py tests/test_prune.py \
+	tests/regularizers tests/recipes tests/latency tests/test_factors.py tests/test_prune.py \
 	tests/test_registry.py tests/test_schedules.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
@@ -60,7 +60,8 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
 	tests/recovery/test_recover.py tests/test_prune.py tests/test_registry.py \
-	tests/test_schedules.py
+	tests/test_schedules.py \
+	$(addprefix tests/latency/test_,curve.py search.py table.py examples.py)
 
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
 	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(PARALLEL) $(CORE_SHORT) $(ARGS)
