@@ -34,8 +34,8 @@ class _Move:
         group: Number of the group.
         width: How many channels it keeps.
         lost: Score that goes; negative where some comes back.
-        saved: Share of the excess cost that is saved, or milliseconds; negative
-            where some comes back.
+        saved: What is saved, in milliseconds, or, of several costs, as share of
+            what they exceed their ceilings by; negative where some comes back.
     """
 
     group: int
@@ -102,10 +102,15 @@ class Search:
         """
         alive, kept = kept, kept.copy()
         best: dict[int, _Move | None] = {}
+        single = len(self._ceilings) == 1
         while excess := self._excess(kept):
+            # Shares grow as the excess shrinks: they make several costs
+            # comparable, but not the moves found at different times.
+            units = {"latency": 1.0} if single else excess
+            enough = excess["latency"] if single else 1.0
             for group in range(len(kept)):
                 if group not in best:
-                    moves = self._moves(kept, group, excess)
+                    moves = self._moves(kept, group, units)
                     best[group] = max(
                         moves, key=lambda m: m.worth, default=None
                     )
@@ -116,18 +121,18 @@ class Search:
                     f"{', '.join(excess)} exceeds its target."
                 )
             move = max(chosen, key=lambda m: m.worth)
-            if move.saved >= 1:  # The last move need not be the best bargain.
+            if move.saved >= enough:  # The last need not be the best bargain.
                 move = min(
                     (
                         m
                         for group in range(len(kept))
-                        for m in self._moves(kept, group, excess)
-                        if m.saved >= 1
+                        for m in self._moves(kept, group, units)
+                        if m.saved >= enough
                     ),
                     key=lambda m: m.lost,
                 )
             kept[move.group] = move.width
-            if len(self._ceilings) > 1:
+            if not single:
                 best.clear()  # Other costs couple all groups.
             for group in self._near[move.group] | {move.group}:
                 best.pop(group, None)
@@ -143,20 +148,18 @@ class Search:
         }
 
     def _moves(
-        self, kept: np.ndarray, group: int, excess: Mapping[str, float]
+        self, kept: np.ndarray, group: int, units: Mapping[str, float]
     ) -> list[_Move]:
         """Return the widths of a group on the edges of steps."""
         widths = np.arange(kept[group] - 1, self._floors[group] - 1, -1)
-        saved, allowed = self._saved(kept, group, widths, excess)
+        saved, allowed = self._saved(kept, group, widths, units)
         lost = self._lost[group]
         moves, most = [], 0.0
-        for width, share in zip(widths[allowed], saved[allowed], strict=True):
-            if share > most * (1 + 1e-9) + 1e-12:
-                most = share
+        for width, gain in zip(widths[allowed], saved[allowed], strict=True):
+            if gain > most * (1 + 1e-9) + 1e-12:
+                most = gain
                 loss = lost[width] - lost[kept[group]]
-                moves.append(
-                    _Move(group, int(width), float(loss), float(share))
-                )
+                moves.append(_Move(group, int(width), float(loss), float(gain)))
         return moves
 
     def _saved(
@@ -164,9 +167,9 @@ class Search:
         kept: np.ndarray,
         group: int,
         widths: np.ndarray,
-        excess: Mapping[str, float],
+        units: Mapping[str, float],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what share of the excess each width saves, and if it may be."""
+        """Return what each width saves, in units of each cost, and if it may be."""
         rows = np.repeat(kept[None], len(widths) + 1, axis=0)
         rows[1:, group] = widths
         touching = self._touching[group]
@@ -176,12 +179,12 @@ class Search:
         limit = np.maximum(self._limit[touching], times[0])[kernel]
         allowed = (times[1:][:, kernel] <= limit).all(axis=1)
         shares = []
-        for name, amount in excess.items():
+        for name, unit in units.items():
             if name == "latency":
                 cost = times.sum(axis=1)
             else:
                 cost = np.asarray(self._evaluate(rows)[name])
-            shares.append((cost[0] - cost[1:]) / amount)
+            shares.append((cost[0] - cost[1:]) / unit)
         # Of several costs, none is saved beyond what it exceeds.
         most = 1.0 if len(shares) > 1 else np.inf
         return np.minimum(shares, most).mean(axis=0), allowed

@@ -20,9 +20,10 @@ class Device:
     Args:
         sizes: Channels of each group.
         times: For each kernel its times by the width written, per width read.
+        coupled: Add an operator that all groups go through and that costs no time.
     """
 
-    def __init__(self, sizes, times):
+    def __init__(self, sizes, times, coupled=False):
         self.sizes = np.array(sizes)
         self.times = [np.asarray(t, float) for t in times]
         widths = [Width(0.0, {n: 1.0}) for n in range(len(sizes))]
@@ -30,13 +31,18 @@ class Device:
             Placed(f"CONV_2D({n})", widths[n - 1] if n else None, width)
             for n, width in enumerate(widths)
         )
+        if coupled:
+            every = Width(0.0, dict.fromkeys(range(len(sizes)), 1.0))
+            self.operators += (Placed("CONCATENATION(0)", every, every),)
 
     def each(self, kept, only=None):
         kept = np.asarray(kept)
         rows = np.atleast_2d(kept)
-        chosen = range(len(self.sizes)) if only is None else only
+        chosen = range(len(self.operators)) if only is None else only
         columns = [
             self.times[n][rows[:, n]] * (rows[:, n - 1] if n else 1)
+            if n < len(self.times)
+            else np.zeros(len(rows))
             for n in chosen
         ]
         times = np.stack(columns, axis=-1)
@@ -109,6 +115,22 @@ def test_budget_holds_on_edges_and_no_kernel_is_slower(problem):
             assert float(device(trial)) > share * full.sum() or slower.any(), (
                 "a channel could be had for nothing"
             )
+
+
+@settings(max_examples=80, deadline=None)
+@given(problems())
+def test_what_is_remembered_between_moves_changes_nothing(problem):
+    # All groups share the coupled operator, so each move has all looked at again.
+    device, lost, share = problem
+    coupled = Device(device.sizes, device.times, coupled=True)
+
+    def outcome(chosen):
+        try:
+            return run(chosen, lost, share).tolist()
+        except ValueError:
+            return None
+
+    assert outcome(device) == outcome(coupled)
 
 
 @settings(max_examples=25, deadline=None)
