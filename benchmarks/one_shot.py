@@ -199,7 +199,9 @@ def table(result: dict) -> list[str]:
         ):
             cells = " | ".join(f"{figures[t]:.2f}" for t in TARGETS)
             lines.append(f"| *{name}* | {cells} |")
-    return lines
+    run = {row["way"] for row in result["rows"]}
+    missing = ", ".join(f"`{way}`" for way in WAYS if way not in run)
+    return [*lines, "", f"Not run: {missing}."] if missing else lines
 
 
 def page() -> None:
