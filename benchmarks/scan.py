@@ -34,7 +34,7 @@ def scan(depth: int, images: int, batch: int, limit: int):
     from cifar10_resnet import build_resnet
 
     import kprune
-    from kprune.criteria.loss import LossProbe
+    from kprune.session.loss import LossProbe
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(images, 32, 32, 3)).astype("float32")

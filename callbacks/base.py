@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kprune import schedules
-from kprune.criteria.data import as_source
+from kprune.data.source import as_source
 from kprune.pruning import Plan
 
 _log = logging.getLogger("kprune")

@@ -14,7 +14,7 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.norms import is_scaled_norm
 from kprune.graph.norms import norm_paths
 from kprune.graph.values import read
-from kprune.rebuild.optimizer import slots_by_variable
+from kprune.masking.slots import slots_by_variable
 from kprune.registry import did_you_mean
 
 TARGETS = ("bn", "kernel")

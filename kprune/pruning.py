@@ -15,10 +15,8 @@ from keras import ops
 
 from kprune import allocation as allocations
 from kprune import criteria
-from kprune.criteria.data import as_source
-from kprune.criteria.data import require_data
-from kprune.criteria.loss import LossProbe
-from kprune.criteria.loss import check_loss
+from kprune.data.source import as_source
+from kprune.data.source import require_data
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.latency.allocation import latency_aware
@@ -29,9 +27,13 @@ from kprune.masking import require_masked
 from kprune.masking import require_prunable
 from kprune.masking import set_masks
 from kprune.masking import wrap
-from kprune.rebuild.optimizer import slots_by_variable
+from kprune.masking.removal import removed_places
+from kprune.masking.removal import zero
+from kprune.masking.removal import zero_removed
+from kprune.masking.state import State
 from kprune.recovery import base as recoveries
-from kprune.recovery.state import State
+from kprune.session.loss import LossProbe
+from kprune.session.loss import check_loss
 
 Vectors = dict[str, np.ndarray]
 
@@ -314,63 +316,14 @@ class Plan:
         """Context in which all other channels are removed, weights and all."""
         if self._temporary is None:
             self._temporary = TemporaryMasks(self.masked, self.graph)
-        places = _removed_places(self.graph, alive)
+        places = removed_places(self.graph, alive)
         touched = [v for v in self.masked.variables if id(v) in places]
         before = [np.array(ops.convert_to_numpy(v)) for v in touched]
         with self._temporary(alive):
             try:
                 for variable in touched:
-                    _zero(variable, places[id(variable)])
+                    zero(variable, places[id(variable)])
                 yield
             finally:
                 for variable, value in zip(touched, before, strict=True):
                     variable.assign(value)
-
-
-def zero_removed(
-    masked: keras.Model, graph: ChannelGraph, masks: Vectors
-) -> None:
-    """Set to 0 what training could revive or penalise in removed channels.
-
-    A mask alone makes removed weights act as 0. But momentum and weight decay
-    go on moving the numbers behind it, and weight penalties go on counting
-    them; this makes them 0, along with their optimizer slots, for good.
-
-    Args:
-        masked: The masked model.
-        graph: `kprune.trace(masked)`.
-        masks: For each group's name a vector `(size,)`, 0 = removed.
-    """
-    places = _removed_places(graph, masks)
-    slots = slots_by_variable(masked)
-    for variable in masked.variables:
-        for target in [variable, *slots.get(id(variable), [])]:
-            _zero(target, places.get(id(variable), []))
-
-
-_Cuts = list[tuple[int, np.ndarray]]
-
-
-def _removed_places(
-    graph: ChannelGraph, masks: Mapping[str, np.ndarray]
-) -> dict[int, _Cuts]:
-    """Return, by `id(variable)`, axes and positions of removed channels."""
-    places: dict[int, _Cuts] = {}
-    for name, mask in masks.items():
-        gone = np.asarray(mask) == 0
-        if not gone.any():
-            continue
-        for member in graph[name].members:
-            if member.role != "statistic":
-                cuts = places.setdefault(id(member.variable), [])
-                cuts.append((member.axis, member.index[gone].ravel()))
-    return places
-
-
-def _zero(variable: Any, cuts: _Cuts) -> None:
-    if not cuts:
-        return
-    value = np.array(ops.convert_to_numpy(variable))
-    for axis, positions in cuts:
-        np.moveaxis(value, axis, 0)[positions] = 0
-    variable.assign(value)

@@ -17,9 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kprune import criteria
-from kprune.criteria.data import Source
-from kprune.criteria.loss import check_loss
-from kprune.criteria.probe import structures
+from kprune.data.source import Source
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.masking import TemporaryMasks
@@ -30,6 +28,8 @@ from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
 from kprune.registry import as_number
 from kprune.registry import did_you_mean
+from kprune.session.gradients import structures
+from kprune.session.loss import check_loss
 
 SHARES = tuple(n / 20 for n in range(20))
 """Shares of a group that are removed, if not told otherwise."""

@@ -65,20 +65,35 @@ class Setting:
         }
 
 
-def compile_model(model: keras.Model, setting: Setting) -> None:
+def sgd(setting: Setting) -> keras.optimizers.Optimizer:
     rate = keras.optimizers.schedules.CosineDecay(
         setting.learning_rate, setting.epochs * setting.steps
+    )
+    return keras.optimizers.SGD(
+        rate,
+        momentum=setting.momentum,
+        nesterov=setting.nesterov,
+        weight_decay=setting.weight_decay,
+    )
+
+
+def compile_model(
+    model: keras.Model,
+    setting: Setting,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    one_hot: bool = False,
+) -> None:
+    """Compile for training on labels, with `sgd` unless there is an optimizer."""
+    losses = keras.losses
+    sparse, dense = (
+        losses.SparseCategoricalCrossentropy,
+        losses.CategoricalCrossentropy,
     )
     # XLA makes TensorFlow slower here, on CPU; JAX has nothing else.
     tensorflow = keras.config.backend() == "tensorflow"
     model.compile(
-        keras.optimizers.SGD(
-            rate,
-            momentum=setting.momentum,
-            nesterov=setting.nesterov,
-            weight_decay=setting.weight_decay,
-        ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer or sgd(setting),
+        (dense if one_hot else sparse)(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False if tensorflow else "auto",
     )

@@ -30,26 +30,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
-import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import arms
+import common
 import data
-import keras
+from common import pretrained
 from experiment import Bench
 from experiment import Setting
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-EXAMPLES = HERE.parent.parent / "examples"
 
 TARGETS = (0.5, 0.75)
 SEEDS = (0, 1, 2)
@@ -66,20 +62,7 @@ class Task:
 
     def done(self, setting: Setting) -> bool:
         """Whether the file is there; an error if it is of another setting."""
-        if not self.path.exists():
-            return False
-        there = json.loads(self.path.read_text())["setting"]
-        wanted = setting.config()
-        other = {
-            k: there.get(k) for k, v in wanted.items() if there.get(k) != v
-        }
-        if other:
-            raise ValueError(
-                f"{self.path} was made with {other}, not "
-                f"{ {k: wanted[k] for k in other} }. Use the same options, or "
-                "another folder as --results."
-            )
-        return True
+        return common.done(self.path, setting.config())
 
 
 def tasks(options: argparse.Namespace, setting: Setting) -> list[Task]:
@@ -96,54 +79,26 @@ def tasks(options: argparse.Namespace, setting: Setting) -> list[Task]:
     return list(found.values())
 
 
-def write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def pretrained(depth: int, weights: Path) -> keras.Model:
-    sys.path.append(str(EXAMPLES))
-    import cifar10_resnet as example
-
-    if weights.is_dir():
-        weights = weights / f"cifar10_resnet{depth}.npz"
-    model = example.build_resnet(depth)
-    example.load_weights(model, weights)
-    return model
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    for field in dataclasses.fields(Setting):
-        name = f"--{field.name.replace('_', '-')}"
-        kind = {"int": int, "float": float, "str": str}.get(str(field.type))
-        if field.name == "scope":
-            add(name, choices=["all", "inner"], default=field.default)
-        elif kind is not None:
-            add(name, type=kind, default=field.default)
+    common.add_fields(parser, Setting)
+    common.add_places(parser, RESULTS)
+    add("--scope", choices=["all", "inner"], default=Setting.scope)
     add("--arms", nargs="+", default=["*"], help="names or patterns")
     add("--target", type=float, nargs="+", default=TARGETS)
     add("--seeds", type=int, nargs="+", default=SEEDS)
-    add("--data-dir", help="folder of TensorFlow Datasets with cifar10/")
-    add("--images-npz", type=Path, nargs="+", default=[], metavar="FILE")
     add("--save-images", type=Path, metavar="DIR", help="for --images-npz")
-    add("--weights", type=Path, help="an .npz file or its folder")
-    add("--results", type=Path, default=RESULTS)
-    add("--list", action="store_true", help="say what is missing; run nothing")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing; return how many runs failed."""
     options = parse(arguments)
-    fields = {field.name for field in dataclasses.fields(Setting)}
-    setting = Setting(**{k: v for k, v in vars(options).items() if k in fields})
+    setting = common.from_options(Setting, options)
     if options.save_images:
         images = data.load(options.data_dir, options.images_npz)
         for path in data.save(images, options.save_images):
@@ -161,24 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = data.load(options.data_dir, options.images_npz)
     bench = Bench(setting, images, pretrained(setting.depth, options.weights))
     print(f"pretrained: {bench.baseline}")
-    finished = failed = 0
-    for number, task in enumerate(missing, start=1):
-        if task.done(setting):  # by another process, meanwhile
-            continue
-        print(f"{number} of {len(missing)}: {task.path.stem}", flush=True)
-        try:
-            result = bench.run(task.arm, task.target, task.seed)
-        except Exception:
-            # The other runs of a long series are worth having.
-            traceback.print_exc()
-            failed += 1
-            continue
-        write(task.path, result)
-        finished += 1
-        print(f"  final: {result['final']}", flush=True)
-        gc.collect()
-    print(f"{finished} runs done, {failed} failed")
-    return failed
+    return common.run_missing(
+        missing,
+        setting,
+        lambda task: bench.run(task.arm, task.target, task.seed),
+    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
-from kprune.criteria.data import as_source
-from kprune.criteria.data import check_steps
-from kprune.criteria.data import require_data
+from kprune.data.source import as_source
+from kprune.data.source import check_steps
+from kprune.data.source import require_data
 from kprune.masking import filter_masks
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
-from kprune.criteria.data import as_source
-from kprune.criteria.data import check_steps
-from kprune.criteria.data import require_data
-from kprune.criteria.probe import GradientProbe
+from kprune.data.source import as_source
+from kprune.data.source import check_steps
+from kprune.data.source import require_data
+from kprune.session.gradients import GradientProbe
 
 if TYPE_CHECKING:
     from kprune.graph import Group

@@ -18,13 +18,13 @@ from kprune.criteria.base import describe
 from kprune.criteria.base import get
 from kprune.criteria.base import register
 from kprune.criteria.base import score_groups
-from kprune.criteria.data import as_source
-from kprune.criteria.data import check_samples
-from kprune.criteria.loss import LossProbe
-from kprune.criteria.loss import check_loss
+from kprune.data.source import as_source
+from kprune.data.source import check_samples
 from kprune.graph.tracer import trace
 from kprune.masking import masks as read_masks
 from kprune.registry import as_number
+from kprune.session.loss import LossProbe
+from kprune.session.loss import check_loss
 
 if TYPE_CHECKING:
     from kprune.graph import ChannelGraph

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.criteria.data import as_source
+from kprune.data.source import as_source
 from kprune.duplication import consumers
 from kprune.duplication import donors
 from kprune.duplication.consumers import ConsumerRule
@@ -20,12 +20,12 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.ledger import FILTER
 from kprune.graph.ledger import INPUT
 from kprune.graph.values import read
+from kprune.masking.slots import slots_by_variable
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import Edit
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import places
 from kprune.rebuild.equivalence import inexact
-from kprune.rebuild.optimizer import slots_by_variable
 from kprune.registry import as_number
 
 logger = logging.getLogger("kprune")

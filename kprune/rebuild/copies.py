@@ -18,7 +18,7 @@ from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
 from kprune.graph.ledger import INPUT
 from kprune.graph.values import read
-from kprune.rebuild.optimizer import slots_by_variable
+from kprune.masking.slots import slots_by_variable
 
 # (group name, member, values by channel (size, m, ...)) -> new such values.
 Edit = Callable[[str, Member, np.ndarray], np.ndarray]

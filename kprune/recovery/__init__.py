@@ -3,6 +3,7 @@
 `"bn"`, `"bias"`, `"reconstruct"`, `"merge"`, or any function `f(lockstep) -> None`.
 """
 
+from kprune.masking.state import State as State
 from kprune.recovery.base import Recovery as Recovery
 from kprune.recovery.base import get as get
 from kprune.recovery.base import names as names
@@ -15,4 +16,3 @@ from kprune.recovery.lockstep import Lockstep as Lockstep
 from kprune.recovery.merge import Merge as Merge
 from kprune.recovery.output_error import OutputError as OutputError
 from kprune.recovery.reconstruct import Reconstruct as Reconstruct
-from kprune.recovery.state import State as State

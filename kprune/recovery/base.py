@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.criteria.data import as_source
+from kprune.data.source import as_source
+from kprune.masking.state import State
 from kprune.recovery.lockstep import Lockstep
-from kprune.recovery.state import State
 from kprune.registry import Registry
 
 

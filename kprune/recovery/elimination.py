@@ -13,7 +13,7 @@ from kprune.criteria import Criterion
 from kprune.criteria import register
 from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
-from kprune.criteria.data import require_data
+from kprune.data.source import require_data
 from kprune.graph.values import read
 from kprune.recovery.base import gather
 from kprune.recovery.constants import constant_home

@@ -11,8 +11,8 @@ import numpy as np
 
 from kprune.graph import walk
 from kprune.graph.values import read
-from kprune.recovery.state import State
-from kprune.recovery.state import no_gradients
+from kprune.masking.state import State
+from kprune.masking.state import no_gradients
 
 SLICE = 128
 """Samples that one call computes at a time."""

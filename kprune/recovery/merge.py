@@ -12,10 +12,10 @@ from kprune.criteria.similarity import twins
 from kprune.graph import trace
 from kprune.graph.values import read
 from kprune.masking import masks
+from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.recovery.lockstep import Lockstep
-from kprune.recovery.state import State
 from kprune.registry import as_number
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from harness import randomise
 import kprune
 from kprune import criteria
 from kprune.criteria import LossIncrease
-from kprune.criteria.data import Source
+from kprune.data.source import Source
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_only_the_lowest_ranked_are_measured_and_go_first(masked):
 
 def test_measuring_fewer_takes_fewer_passes(masked, monkeypatch):
     calls = []
-    probe = kprune.criteria.loss.LossProbe
+    probe = kprune.session.loss.LossProbe
     trial = probe.trial
     monkeypatch.setattr(
         probe, "trial", lambda self, m: calls.append(m) or trial(self, m)

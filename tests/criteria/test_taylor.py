@@ -7,7 +7,7 @@ from backends import gradients
 
 import kprune
 from kprune import criteria
-from kprune.criteria.probe import GradientProbe
+from kprune.session.gradients import GradientProbe
 
 
 def small_net(dropout=0.5):

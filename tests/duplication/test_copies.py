@@ -313,7 +313,7 @@ def test_absorbing_without_data():
 
 def test_slopes_are_least_squares():
     """Against numpy.linalg.lstsq on what the consumer reads."""
-    from kprune.criteria.data import as_source
+    from kprune.data.source import as_source
     from kprune.duplication.statistics import regress
 
     with floatx("float64"):

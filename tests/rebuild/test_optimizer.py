@@ -12,7 +12,7 @@ from harness import random_masks
 from harness import randomise
 
 import kprune
-from kprune.rebuild.optimizer import slot_variables
+from kprune.masking.slots import slot_variables
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.01, momentum=0.9),

@@ -11,7 +11,7 @@ from harness import random_masks
 from harness import randomise
 
 import kprune
-from kprune.criteria.loss import LossProbe
+from kprune.session.loss import LossProbe
 
 
 def compiled(model=None, **options):

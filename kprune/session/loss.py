@@ -11,12 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune.criteria.data import Batch
-from kprune.criteria.data import as_source
-from kprune.criteria.data import check_steps
-from kprune.criteria.probe import InferenceModel
-from kprune.criteria.probe import structures
+from kprune.data.source import Batch
+from kprune.data.source import as_source
+from kprune.data.source import check_steps
 from kprune.masking import TemporaryMasks
+from kprune.session.gradients import InferenceModel
+from kprune.session.gradients import structures
 
 if TYPE_CHECKING:
     from kprune.graph import ChannelGraph

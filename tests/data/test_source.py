@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from kprune.criteria import data as data_module
-from kprune.criteria.data import Source
-from kprune.criteria.data import as_source
-from kprune.criteria.data import check_steps
+from kprune.data import source as data_module
+from kprune.data.source import Source
+from kprune.data.source import as_source
+from kprune.data.source import check_steps
 
 X = np.arange(10.0).reshape(5, 2)
 Y = np.arange(5)

@@ -1,0 +1,1 @@
+"""A masked model and its samples, and all that can be asked of them."""
