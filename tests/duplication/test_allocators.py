@@ -227,15 +227,15 @@ def test_without_data(model):
 
 
 @pytest.mark.parametrize(
-    "make",
+    "make, message",
     [
-        lambda: Tolerance(shares=1),
-        lambda: Tolerance(samples=0),
-        lambda: Tolerance("cut"),
-        lambda: Importance(share=1),
-        lambda: Importance(keep_min=0),
+        (lambda: Tolerance(shares=1), "shares"),
+        (lambda: Tolerance(samples=0), "samples"),
+        (lambda: Tolerance("cut"), "'cut'"),
+        (lambda: Importance(share=1), "share"),
+        (lambda: Importance(keep_min=0), "keep_min"),
     ],
 )
-def test_bad_options(make):
-    with pytest.raises(ValueError):
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -176,10 +176,15 @@ def test_a_function_as_consumer_rule():
 
 
 @pytest.mark.parametrize(
-    "options", [{"set_size": 1}, {"noise": -1}, {"consumers": "cut"}]
+    "options, message",
+    [
+        ({"set_size": 1}, "set_size"),
+        ({"noise": -1}, "noise"),
+        ({"consumers": "cut"}, "'cut'"),
+    ],
 )
-def test_bad_options(options):
-    with pytest.raises(ValueError):
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
         Copies(**options)
 
 

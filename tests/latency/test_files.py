@@ -163,13 +163,48 @@ def test_every_operator_of_a_table_is_there(written, model):
     assert any(width % 8 for width in written_widths)
 
 
-def test_files_run_on_litert(written):
+def run_on_litert(file, seed=0):
+    """Inputs at random and the only output of a `.tflite` file."""
     from ai_edge_litert.interpreter import Interpreter
 
-    for file in (written.folder / "files").iterdir():
-        interpreter = Interpreter(str(file), num_threads=1)
-        interpreter.allocate_tensors()
-        interpreter.invoke()
+    rng = np.random.default_rng(seed)
+    interpreter = Interpreter(str(file), num_threads=1)
+    interpreter.allocate_tensors()
+    inputs = []
+    for given in interpreter.get_input_details():
+        x = rng.normal(size=given["shape"]).astype(given["dtype"])
+        interpreter.set_tensor(given["index"], x)
+        inputs.append(x)
+    interpreter.invoke()
+    (made,) = interpreter.get_output_details()
+    return inputs, interpreter.get_tensor(made["index"])
+
+
+def test_files_of_operators_run_on_litert(written):
+    manifest = load_manifest(written.folder)
+    varied = set()
+    for name, (key, read, write) in manifest.operators.items():
+        inputs, y = run_on_litert(written.folder / "files" / name)
+        assert np.isfinite(y).all(), key
+        widths = {array.shape[-1] for array in (*inputs, y)}
+        assert {n for n in (read, write) if n} <= widths, key
+        varied.add(key.partition("(")[0] if write else None)
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"} <= varied
+
+
+def test_files_of_whole_models_compute_what_keras_does(written, model):
+    manifest = load_manifest(written.folder)
+    masked = kprune.wrap(model)
+    groups = kprune.trace(masked).prunable
+    assert len(manifest.whole) > 1
+    for name, kept in manifest.whole.items():
+        masks = {
+            group.name: np.arange(group.size) < count
+            for group, count in zip(groups, kept, strict=True)
+        }
+        kprune.set_masks(masked, masks)
+        (x,), y = run_on_litert(written.folder / "files" / name)
+        np.testing.assert_allclose(y, masked(x), atol=1e-5)
 
 
 def test_int8_reads_whole_steps(model, tmp_path):
