@@ -80,16 +80,19 @@ test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that ta
 # mypy and import-linter look at a copy laid out as the installed package, for
 # only there is the folder callbacks/ the package kprune.callbacks.
 lint: $(VENV)/.installed-dev  ## Check style, format, types and layers
+	@$(BIN)/python .ci/stubs.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@rm -rf build/lint && mkdir -p build/lint
 	@cp -r kprune build/lint/kprune && cp -r callbacks build/lint/kprune/callbacks
+	@rm build/lint/kprune/callbacks.pyi
 	@cd build/lint && $(abspath $(BIN))/mypy --config-file $(CURDIR)/setup.cfg \
 		--cache-dir $(CURDIR)/.mypy_cache -p kprune
 	@cd build/lint && $(abspath $(BIN))/lint-imports --config $(CURDIR)/setup.cfg \
 		--no-cache --no-logo
 
 format: $(VENV)/.installed-dev  ## Fix style and format in place
+	@$(BIN)/python .ci/stubs.py
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

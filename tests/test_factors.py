@@ -60,7 +60,7 @@ def test_the_middle_tells_the_shapes_apart():
         (lambda: factors.get(-0.1), "value=-0.1"),
         (lambda: Linear(stop=True), "stop=True"),
         (lambda: Exponential(stop=0), "above 0"),
-        (lambda: Constant(tail=-1), "whole number of periods"),
+        (lambda: Constant(tail=-1), "whole number of periods, 0"),
         (lambda: Constant(tail=1.5), r"tail=1\.5"),
         (lambda: factors.get("liner"), "Did you mean 'linear'"),
         (lambda: Function(lambda p: 2.0)(0.5), "returned 2.0 for progress 0.5"),

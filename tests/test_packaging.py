@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 def source_files(folder: str, below: str) -> set[str]:
     """Return the paths that the modules of `folder` have once installed."""
     base = ROOT / folder
-    return {f"{below}/{path.relative_to(base)}" for path in base.rglob("*.py")}
+    files = [*base.rglob("*.py"), *base.rglob("__init__.pyi")]
+    return {f"{below}/{path.relative_to(base)}" for path in files}
 
 
 def test_build_holds_every_module_and_nothing_else(tmp_path):

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
+import kprune
+from kprune import registry
 from kprune.registry import Registry
-from kprune.registry import did_you_mean
+from kprune.registry import modules
+from kprune.schedules.base import FunctionSchedule
+from kprune.schedules.base import Schedule
 
 
 class Fruit:
@@ -13,14 +19,14 @@ class Fruit:
 
 @pytest.fixture
 def fruits():
-    registry = Registry("fruit", Fruit, Fruit)
+    found = Registry("fruit", Fruit, Fruit)
 
-    @registry.register("apple")
+    @found.register("apple")
     class Apple(Fruit):
         pass
 
-    registry.apple = Apple
-    return registry
+    found.apple = Apple
+    return found
 
 
 def test_a_name_gives_a_fresh_object(fruits):
@@ -62,9 +68,54 @@ def test_wrong_types_are_refused_with_the_way_out(fruits):
 
 def test_a_taken_name_is_refused(fruits):
     with pytest.raises(ValueError, match="'apple' is taken"):
-        fruits.register("apple")
+        fruits.register("apple")(Fruit)
 
 
-def test_hint_without_close_match_or_names():
-    assert did_you_mean("zzz", ["abc"]) == "Known names: 'abc'."
-    assert did_you_mean("zzz", []) == "Known names: none."
+def test_parts_are_known_by_their_files_before_they_are_imported():
+    schedules = Registry("schedule", Schedule, FunctionSchedule, "schedules")
+    assert "one_shot" in schedules.names and "base" not in schedules.names
+    assert modules("schedules")["linear"] == "kprune.schedules.linear"
+    with pytest.raises(ValueError, match="'linear' is taken"):
+        schedules.register("linear")(Fruit)
+
+
+def test_files_are_named_like_their_parts_but_for_keywords_and_hyphens(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "_ROOT", tmp_path)
+    monkeypatch.setattr(registry, "HYPHENATED", ("dishes",))
+    for name in ("fruits", "dishes", "room/fruits"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("fruits/global_", "fruits/_peel", "fruits/base",
+                 "dishes/apple_pie", "room/fruits/fig"):  # fmt: skip
+        (tmp_path / f"{name}.py").touch()
+    assert registry.modules.__wrapped__("fruits") == {
+        "fig": "kprune.room.fruits.fig",
+        "global": "kprune.fruits.global_",
+    }
+    assert list(registry.modules.__wrapped__("dishes")) == ["apple-pie"]
+
+
+KINDS = ["schedules", "factors", "recipes"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_registers_its_name_and_offers_its_class(kind):
+    package = getattr(kprune, kind)
+    found = {
+        name: package.base.registry.factory(name) for name in modules(kind)
+    }
+    assert {n: c.__module__ for n, c in found.items()} == modules(kind)
+    for cls in found.values():
+        assert getattr(package, cls.__name__) is cls
+        assert cls.__name__ in dir(package)
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        package.Nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documented_lists_are_complete(kind):
+    documented = getattr(kprune, kind).__doc__.partition("or any")[0]
+    documented = documented.partition("or your own")[0]
+    names = set(re.findall(r'`"([^"`]+)"`', documented))
+    assert names == set(modules(kind))

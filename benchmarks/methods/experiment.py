@@ -15,7 +15,7 @@ import numpy as np
 import kprune
 from kprune.data import normalize_cifar10
 from kprune.duplication import Tolerance
-from kprune.recipes.page import describe
+from kprune.recipes._page import describe
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
 from kprune.report.measure import relative_difference

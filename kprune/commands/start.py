@@ -6,8 +6,6 @@ import os
 import sys
 import tempfile
 
-import kprune
-
 
 def start_keras() -> None:
     """Imports Keras and its backend, holding back what they print at start.
@@ -34,7 +32,6 @@ def start_keras() -> None:
 
             # The first tensor makes the backend look for devices.
             keras.ops.zeros(1)
-            kprune.load_public_names()
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -10,10 +10,10 @@ from kprune import criteria
 from kprune import factors
 from kprune import schedules
 from kprune.callbacks import AttenuateCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.page import before
-from kprune.recipes.page import tuning
 
 
 @register("attenuation")

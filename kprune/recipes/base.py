@@ -17,17 +17,18 @@ from kprune import criteria
 from kprune import schedules
 from kprune.allocation import Manual
 from kprune.allocation.api import DEFAULT_REDUCE
+from kprune.arguments import did_you_mean
+from kprune.arguments import whole
 from kprune.masking import is_masked
 from kprune.masking import wrap
-from kprune.recipes.page import page
+from kprune.parts import Part
+from kprune.recipes._page import page
 from kprune.registry import Registry
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
 
 _log = logging.getLogger("kprune")
 
 
-class Recipe(abc.ABC):
+class Recipe(Part, abc.ABC):
     """A published system: how a model is prepared, and what acts during `fit`.
 
     A recipe has no machinery of its own. It puts together parts that are
@@ -58,6 +59,8 @@ class Recipe(abc.ABC):
             return [PruneCallback(**self.parts, **self.task)]
     ```
     """
+
+    unsaved = ("data",)
 
     name = ""
     """What it is registered under."""
@@ -156,12 +159,6 @@ class Recipe(abc.ABC):
     def __str__(self) -> str:
         return page(self)
 
-    def __repr__(self) -> str:
-        return (
-            f"<kprune recipe '{self.name}' reduce={self.reduce} "
-            f"epochs={self.epochs}>"
-        )
-
     def _checked_epochs(self, epochs: Any) -> int:
         if epochs is None:
             raise ValueError(
@@ -169,19 +166,14 @@ class Recipe(abc.ABC):
                 "know how long that is: epochs=30, for example, and the same number "
                 "in fit(..., epochs=30)."
             )
-        number = as_number(epochs)
-        if not number >= 1 or number % 1:
-            raise ValueError(
-                f"Recipe '{self.name}' needs a whole number of epochs. Received: "
-                f"epochs={epochs!r}."
-            )
+        number = whole(epochs, f"Recipe '{self.name}'", "epochs", of="epochs")
         if number < self.fewest_epochs:
             raise ValueError(
                 f"Recipe '{self.name}' takes {self.fewest_epochs} epochs or more. "
                 f"Received: epochs={epochs!r}. To prune at once, without training, "
                 "use kprune.prune(model, ...)."
             )
-        return int(number)
+        return number
 
     def _check_data(self) -> None:
         """Raise now what parts would say when training begins."""
@@ -258,7 +250,7 @@ def _class_of(function: Callable[..., list[Any]], name: str) -> type[Recipe]:
     return type(name, (_Function,), content)
 
 
-registry = Registry("recipe", Recipe, _adapt)
+registry = Registry("recipe", Recipe, _adapt, "recipes")
 
 
 def register(name: str) -> Callable[[Any], Any]:
@@ -288,8 +280,8 @@ def register(name: str) -> Callable[[Any], Any]:
 
     def decorator(thing: Any) -> Any:
         if isinstance(thing, type) and issubclass(thing, Recipe):
-            thing.name = name
             decorate(thing)
+            thing.name = name
         else:
             decorate(_class_of(thing, name))
         return thing

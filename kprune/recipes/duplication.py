@@ -10,11 +10,11 @@ from kprune.callbacks import DuplicateCallback
 from kprune.callbacks import Merge
 from kprune.duplication import Copies
 from kprune.duplication import duplicate
+from kprune.recipes._page import before
+from kprune.recipes._page import during
+from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.page import before
-from kprune.recipes.page import during
-from kprune.recipes.page import tuning
 
 
 @register("duplication")

@@ -12,11 +12,11 @@ from kprune import regularizers
 from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import RegularizeCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import during
+from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.page import before
-from kprune.recipes.page import during
-from kprune.recipes.page import tuning
 
 
 @register("hgs")

@@ -9,10 +9,10 @@ import keras
 from kprune import allocation
 from kprune import schedules
 from kprune.callbacks import PruneCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.page import before
-from kprune.recipes.page import tuning
 
 STEP = 0.03
 """Share of the costs that goes between epochs of training."""

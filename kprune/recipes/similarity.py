@@ -8,10 +8,10 @@ import keras
 
 from kprune import schedules
 from kprune.callbacks import PruneCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.page import before
-from kprune.recipes.page import tuning
 
 ROUNDS = 10
 """Rounds at most, so that training between them is worth its name."""

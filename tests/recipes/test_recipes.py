@@ -280,7 +280,7 @@ def test_a_function_is_a_recipe(registered):
 
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="'hgs' is taken"):
-        recipes.register("hgs")
+        recipes.register("hgs")(recipes.MSVFP)
 
 
 # -- errors ----------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""All that `import kprune` offers, beside the version."""
+"""All that `import kprune` offers; `kprune.lazy` imports it when it is needed."""
 
 from kprune import allocation as allocation
+from kprune import callbacks as callbacks
 from kprune import criteria as criteria
 from kprune import duplication as duplication
 from kprune import factors as factors
@@ -31,3 +32,5 @@ from kprune.schedules import OneShot as OneShot
 from kprune.schedules import Polynomial as Polynomial
 from kprune.sensitivity import Sensitivity as Sensitivity
 from kprune.sensitivity import sensitivity as sensitivity
+
+__version__: str

@@ -1,0 +1,10 @@
+# Written by `make format`.
+
+from kprune.callbacks.attenuate import AttenuateCallback as AttenuateCallback
+from kprune.callbacks.base import PruningCallback as PruningCallback
+from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
+from kprune.callbacks.duplicate import Merge as Merge
+from kprune.callbacks.prune import PruneCallback as PruneCallback
+from kprune.callbacks.regularize import RegularizeCallback as RegularizeCallback
+from kprune.callbacks.scaling import Scaler as Scaler
+from kprune.callbacks.soft import SoftPruneCallback as SoftPruneCallback

@@ -1,0 +1,48 @@
+"""Equal ratios."""
+
+from __future__ import annotations
+
+from kprune.factors.base import Factor
+from kprune.factors.base import checked
+from kprune.factors.base import register
+
+
+@register("exponential")
+class Exponential(Factor):
+    """From `start` to `stop` by equal ratios.
+
+    Args:
+        start: The factor before the first period, above 0.
+        stop: The factor in the last one, above 0.
+        tail: As of `Factor`.
+        scale_slots: As of `Factor`.
+
+    Example:
+
+    >>> kprune.factors.Exponential(stop=0.01)(0.5)
+    0.1
+    """
+
+    def __init__(
+        self,
+        start: float = 1.0,
+        stop: float = 0.01,
+        *,
+        tail: int = 0,
+        scale_slots: bool = False,
+    ) -> None:
+        super().__init__(tail=tail, scale_slots=scale_slots)
+        self.start = self._positive("start", start)
+        self.stop = self._positive("stop", stop)
+
+    def _positive(self, argument: str, value: float) -> float:
+        if not checked(self, argument, value):
+            raise ValueError(
+                "Exponential needs numbers above 0, since equal ratios never "
+                f"lead to 0. Received: {argument}={value!r}. Use Linear or Cosine, "
+                "or a tail."
+            )
+        return value
+
+    def factor(self, progress: float) -> float:
+        return self.start * (self.stop / self.start) ** progress

@@ -1,0 +1,185 @@
+"""What `import kprune` binds, and when."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.abc
+import sys
+import types
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from kprune.registry import class_named
+from kprune.registry import class_names
+from kprune.registry import module_names
+from kprune.registry import modules
+
+SAVED = {
+    "kprune>FilterMask": "kprune.masking.filter_mask",
+    "kprune>HierarchicalGroupSparsity": "kprune.regularizers.hierarchical",
+}
+"""Modules of the classes that a file of a Keras model may name."""
+
+
+class Package(types.ModuleType):
+    """The package `kprune`, whose names are imported when they are needed.
+
+    They are those of its stub file, `kprune/__init__.pyi`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        path = self._public.get(name)
+        if path is None:
+            raise AttributeError(
+                f"module {self.__name__!r} has no attribute {name!r}"
+            )
+        module, _, attribute = path.partition(":")
+        value = importlib.import_module(module)
+        if attribute:
+            value = getattr(value, attribute)
+        vars(self)[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python binds a subpackage when it is first imported. The functions
+        # `cost`, `export` and `rebuild`, named like theirs, stay what they are.
+        function = ":" in self._public.get(name, "")
+        if not (function and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted(["__version__", *self._public])
+
+    @functools.cached_property
+    def _public(self) -> dict[str, str]:
+        return public_names(self.__name__, Path(self.__path__[0]))
+
+
+def public_names(package: str, folder: Path) -> dict[str, str]:
+    """Return what a package's stub file imports.
+
+    Args:
+        package: The package's name.
+        folder: Its folder.
+
+    Returns:
+        For each name the subpackage, or `"module:name"` of what it stands for.
+    """
+    stub = folder / "__init__.pyi"
+    tree = ast.parse(stub.read_text("utf-8"))
+    found = {}
+    for statement in tree.body:
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        for alias in statement.names:
+            separator = "." if statement.module == package else ":"
+            path = f"{statement.module}{separator}{alias.name}"
+            found[alias.asname or alias.name] = path
+    return found
+
+
+def part_attributes(
+    package: str, path: Sequence[str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a package of parts.
+
+    The public classes of its parts become its attributes, each imported when
+    it is asked for.
+
+    Args:
+        package: The package's name. The last part of it is the kind's folder.
+        path: `__path__` of a package that holds all of its parts itself.
+            Defaults to the folders of `kprune.registry.modules`.
+    """
+    own = vars(sys.modules[package])
+
+    def parts() -> list[str]:
+        if path is None:
+            return list(modules(package.rpartition(".")[2]).values())
+        return [f"{package}.{name}" for name in module_names(path)]
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        found = None if name.startswith("_") else class_named(name, parts())
+        if found is None:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}"
+            )
+        own[name] = found
+        return found
+
+    def __dir__() -> list[str]:  # noqa: N807
+        return sorted({*own, *class_names(parts())})
+
+    return __getattr__, __dir__
+
+
+class _Saved:
+    """Stands for a class in Keras' registry until a file needs it.
+
+    Importing the module puts the class itself there.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def from_config(self, config: Mapping[str, Any]) -> Any:
+        """Return the object; Keras calls this when it loads a file."""
+        found = getattr(importlib.import_module(self._module), self._name)
+        return found.from_config(config)
+
+
+def _register() -> None:
+    """Let Keras find the classes of `SAVED`."""
+    known = sys.modules["keras"].saving.get_custom_objects()
+    for name, module in SAVED.items():
+        known.setdefault(name, _Saved(module, name.partition(">")[2]))
+
+
+class _KerasFinder(importlib.abc.MetaPathFinder):
+    """Finds Keras as the other finders do, and registers once it is loaded."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname != "keras":
+            return None
+        others = [f for f in sys.meta_path if not isinstance(f, _KerasFinder)]
+        for finder in others:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                _run_after(spec.loader, _register)
+                return spec
+        return None
+
+
+def _run_after(loader: Any, action: Callable[[], None]) -> None:
+    """Make a loader run an action when it has executed a module."""
+    execute = loader.exec_module
+
+    def exec_module(module: types.ModuleType) -> None:
+        execute(module)
+        action()
+
+    loader.exec_module = exec_module
+
+
+def register_saved() -> None:
+    """Let Keras load files with kprune's layers, without importing it now.
+
+    Importing Keras takes seconds, which a command such as `kprune --help` does
+    not need.
+    """
+    if "keras" in sys.modules:
+        _register()
+    elif not any(isinstance(f, _KerasFinder) for f in sys.meta_path):
+        sys.meta_path.insert(0, _KerasFinder())

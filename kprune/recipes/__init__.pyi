@@ -1,0 +1,12 @@
+# Written by `make format`.
+
+from kprune.recipes.attenuation import Attenuation as Attenuation
+from kprune.recipes.base import Recipe as Recipe
+from kprune.recipes.base import names as names
+from kprune.recipes.base import recipe as recipe
+from kprune.recipes.base import register as register
+from kprune.recipes.duplication import Duplication as Duplication
+from kprune.recipes.hgs import HGS as HGS
+from kprune.recipes.msvfp import MSVFP as MSVFP
+from kprune.recipes.similarity import Similarity as Similarity
+from kprune.recipes.similarity_soft import SimilaritySoft as SimilaritySoft

@@ -1,0 +1,13 @@
+"""Schedules: when to prune.
+
+`"one_shot"`, `"linear"`, `"polynomial"`, `"constant"`, `"asymptotic"`,
+`"increments"`, or any function `f(epoch) -> share of the target`.
+"""
+
+from kprune.lazy import part_attributes
+from kprune.schedules.base import Schedule as Schedule
+from kprune.schedules.base import get as get
+from kprune.schedules.base import names as names
+from kprune.schedules.base import register as register
+
+__getattr__, __dir__ = part_attributes(__name__)
