@@ -170,7 +170,7 @@ class CostModel:
                 self._bytes_per_term.append(itemsize(weight.dtype))
 
     def _add_macs(self) -> None:
-        for work in self.graph.tracer.ledger.work:
+        for work in self.graph.work:
             coefficient, numbers = self._size(work.variable)
             for labels in work.axes:
                 factor, found = self._axes.axes(labels, labels[0].size)
@@ -215,7 +215,7 @@ class CostModel:
 def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
     """Every layer of the graph once, in call order."""
     seen: dict[int, Any] = {}
-    for visit in graph.tracer.visits.values():
+    for visit in graph.visits.values():
         if isinstance(visit.operation, keras.layers.Layer):
             seen.setdefault(id(visit.operation), visit.operation)
     return seen.values()

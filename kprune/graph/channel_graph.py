@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -13,6 +16,9 @@ from kprune.graph import describe
 from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Binding
+from kprune.graph.call import Need
+from kprune.graph.call import Visit
+from kprune.graph.call import Work
 from kprune.graph.group import Coverage as Coverage
 from kprune.graph.group import Group as Group
 from kprune.graph.group import Member as Member
@@ -22,6 +28,7 @@ from kprune.graph.labels import compress
 from kprune.graph.labels import varying
 
 if TYPE_CHECKING:
+    from kprune.graph.tracer import NestedVisit
     from kprune.graph.tracer import Tracer
 
 
@@ -42,11 +49,19 @@ class ChannelGraph:
 
     def __init__(self, model: keras.Model, tracer: Tracer):
         self.model = model
-        self.tracer = tracer
+        # What was seen: calls by `id(node)`, nested models by `id(model)`,
+        # variables by `id(variable)`.
+        self.visits: dict[int, Visit] = tracer.visits
+        self.nested: dict[int, NestedVisit] = tracer.nested
         self.bindings: dict[int, Binding] = tracer.ledger.bindings
+        self.needs: tuple[Need, ...] = tuple(tracer.ledger.needs.values())
+        self.work: tuple[Work, ...] = tuple(tracer.ledger.work)
+        self._slots = tracer.ledger.slots
+        # Arrays are kept beside what is known of them: their ids stay taken.
         self._resolved: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._numbers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.classes = self._solve()
-        self._reasons = tracer.ledger.slots.pinned(self.classes)
+        self._reasons = self._slots.pinned(self.classes)
         self.groups = self._make_groups()
         for group in self.groups:
             if group.pinned is None and self._only_counted(group):
@@ -58,7 +73,7 @@ class ChannelGraph:
 
     def _factors(self) -> list[np.ndarray]:
         unique: dict[int, np.ndarray] = {}
-        for visit in self.tracer.visits.values():
+        for visit in self.visits.values():
             for labels in (*visit.outputs, *visit.constants.values()):
                 for factor in labels.factors:
                     unique[id(factor)] = factor
@@ -79,7 +94,7 @@ class ChannelGraph:
         resolved by a later layer is known only after the walk; what is left
         keeps its last axis and is merged along the others.
         """
-        slots = self.tracer.ledger.slots
+        slots = self._slots
         several = [f for f in self._factors() if len(varying(f)) > 1]
         while True:
             classes = slots.components()
@@ -120,7 +135,6 @@ class ChannelGraph:
             if len(varying(classes)) > 1:  # where nothing can be removed
                 stays = self._reasons[classes] >= 0
                 classes = compress(np.where(stays, 0, classes))
-            # The factor is kept beside its classes so that its id stays taken.
             known = self._resolved[id(factor)] = (factor, classes)
         return known[1]
 
@@ -177,7 +191,7 @@ class ChannelGraph:
     def _why_pinned(self, classes: np.ndarray) -> str | None:
         reason = int(self._reasons[classes[0]])
         if reason >= 0:
-            return self.tracer.ledger.slots.reasons[reason]
+            return self._slots.reasons[reason]
         if classes.size == 1:
             return "a single channel: removing it would leave an empty axis"
         return None
@@ -190,36 +204,34 @@ class ChannelGraph:
             for binding, axis, _ in self._places[number]
         )
 
-    def _groups_on(self, labels: np.ndarray) -> np.ndarray:
-        groups = np.unique(self.group_of[self.classes[labels]])
-        return groups[groups >= 0]
+    def _numbers_on(self, labels: np.ndarray) -> np.ndarray:
+        """Return which of `groups` have channels in a label array."""
+        known = self._numbers.get(id(labels))
+        if known is None:
+            numbers = np.unique(self.group_of[self.classes[labels]])
+            known = (labels, numbers[numbers >= 0])
+            self._numbers[id(labels)] = known
+        return known[1]
 
     @functools.cached_property
     def _places(self) -> list[list[tuple[Binding, int, np.ndarray]]]:
         """For every group, the `(binding, axis, labels)` it sits on."""
         places: list[list[Any]] = [[] for _ in self.groups]
-        cache: dict[int, np.ndarray] = {}
         for binding in self.bindings.values():
             for axis, bound in binding.axes.items():
                 for labels in bound.labels:
-                    groups = cache.get(id(labels))
-                    if groups is None:
-                        groups = cache[id(labels)] = self._groups_on(labels)
-                    for group in groups:
+                    for group in self._numbers_on(labels):
                         places[group].append((binding, axis, labels))
         return places
 
     def _names(self, count: int) -> list[str]:
         producer: list[str | None] = [None] * count
         anyone: list[str | None] = [None] * count
-        cache: dict[int, np.ndarray] = {}
         for binding in self.bindings.values():
             for bound in binding.axes.values():
                 for labels in bound.labels:
-                    if id(labels) not in cache:
-                        cache[id(labels)] = self._groups_on(labels)
                     names = producer if bound.role == FILTER else anyone
-                    for group in cache[id(labels)]:
+                    for group in self._numbers_on(labels):
                         if names[group] is None:
                             names[group] = binding.layer.name
         taken: dict[str, int] = {}
@@ -259,6 +271,46 @@ class ChannelGraph:
 
     # -- reading -------------------------------------------------------------
 
+    def groups_on(self, labels: Iterable[np.ndarray]) -> list[Group]:
+        """Return the groups with channels on an axis, in model order.
+
+        Args:
+            labels: 1-D label arrays of the axis.
+        """
+        numbers = {int(n) for array in labels for n in self._numbers_on(array)}
+        return [self.groups[number] for number in sorted(numbers)]
+
+    def spread(
+        self, vectors: Mapping[str, np.ndarray], fill: Any = 1.0
+    ) -> np.ndarray:
+        """Return one value for every class, which `project` lays on axes.
+
+        Args:
+            vectors: Group name -> vector of shape `(group.size,)`.
+            fill: Value of the classes of all other groups.
+        """
+        values = np.full(int(self.classes.max()) + 1, fill)
+        for name, vector in vectors.items():
+            values[self[name].classes] = vector
+        return values
+
+    def project(
+        self, labels: Sequence[np.ndarray], values: np.ndarray
+    ) -> np.ndarray:
+        """Return the values of the channels along an axis: `(length,)`.
+
+        Positions where two axes were flattened to one belong to a channel of
+        each, so the values of both are multiplied.
+
+        Args:
+            labels: 1-D label arrays of the axis.
+            values: One value for every class. See `spread`.
+        """
+        product = values[self.classes[labels[0]]]
+        for more in labels[1:]:
+            product = product * values[self.classes[more]]
+        return product
+
     def __getitem__(self, name: str) -> Group:
         try:
             return self._by_name[name]
@@ -296,10 +348,7 @@ class ChannelGraph:
         Args:
             alive: Boolean vectors by group name; groups left out live whole.
         """
-        living = np.ones(int(self.classes.max()) + 1, dtype=bool)
-        for name, mask in (alive or {}).items():
-            living[self[name].classes] = mask
-        return Kept(living, self)
+        return Kept(self.spread(alive or {}, fill=True), self)
 
     def __repr__(self) -> str:
         count = f"{len(self.prunable)} of {len(self.groups)} groups prunable"

@@ -30,9 +30,7 @@ class Kept:
         """Surviving positions of one axis, None if all survive."""
         if not labels:
             return None
-        mask = self._alive[self._graph.classes[labels[0]]]
-        for extra in labels[1:]:
-            mask = mask & self._alive[self._graph.classes[extra]]
+        mask = self._graph.project(labels, self._alive)
         return None if mask.all() else np.flatnonzero(mask)
 
     def axis(self, variable: keras.Variable, axis: int) -> np.ndarray | None:

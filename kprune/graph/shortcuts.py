@@ -42,16 +42,16 @@ def projections(model: keras.Model) -> list[keras.layers.Layer]:
 def _beside(
     branches: list[Any], makers: dict[int, Any], nodes: list[Any]
 ) -> list[Any]:
-    """The projections among the branches of one sum."""
+    """Return the projections among the branches of one sum."""
     found = []
     for number, tensor in enumerate(branches):
         node = _last_convolution(tensor, makers)
-        if node is None or _weight(node) != 1:
+        if node is None or not _is_pointwise(node):
             continue
         (source,) = _inputs(node)
+        blocks = _block_outputs(source, node, nodes)
         others = branches[:number] + branches[number + 1 :]
-        passed = _heaviest(source, node, nodes)
-        if any(passed.get(id(other), 0) > 1 for other in others):
+        if any(id(other) in blocks for other in others):
             found.append(walk.unwrap(node.operation))
     return found
 
@@ -60,32 +60,45 @@ def _inputs(node: Any) -> list[Any]:
     return walk.tensors_of(node.arguments.args, node.arguments.kwargs)
 
 
-def _weight(node: Any) -> int:
-    """0 for what is no convolution, 1 for a 1x1 convolution, 2 for others."""
-    layer = walk.unwrap(node.operation)
-    size = getattr(layer, "kernel_size", None)
-    if size is None:
-        return 0
-    return 1 if all(n == 1 for n in size) else 2
+def _kernel_size(node: Any) -> tuple[int, ...] | None:
+    """Return the spatial sizes of a convolution; None for other calls."""
+    return getattr(walk.unwrap(node.operation), "kernel_size", None)
+
+
+def _is_pointwise(node: Any) -> bool:
+    size = _kernel_size(node)
+    return size is not None and all(n == 1 for n in size)
 
 
 def _last_convolution(tensor: Any, makers: dict[int, Any]) -> Any:
-    """The call of the last convolution before a tensor, on a plain chain."""
+    """Return the call of the last convolution before a tensor, on a chain."""
     node = makers.get(id(tensor))
     while node is not None and len(_inputs(node)) == 1:
-        if _weight(node):
+        if _kernel_size(node) is not None:
             return node
         node = makers.get(id(_inputs(node)[0]))
     return None
 
 
-def _heaviest(source: Any, skip: Any, nodes: list[Any]) -> dict[int, int]:
-    """The most convolutions from `source` to each tensor, not through `skip`."""
-    known = {id(source): 0}
+def _block_outputs(source: Any, projection: Any, nodes: list[Any]) -> set[int]:
+    """Return the ids of the tensors that a block computes from `source`.
+
+    A block is more than one 1x1 convolution: several convolutions in a row,
+    or a larger one. Ways through `projection` do not count.
+    """
+    in_a_row = {id(source): 0}  # most convolutions on a way to a tensor
+    behind_larger: set[int] = set()  # a larger convolution on a way to them
     for node in nodes:
-        if node is skip:
+        before = [id(t) for t in _inputs(node) if id(t) in in_a_row]
+        if node is projection or not before:
             continue
-        before = [known[id(t)] for t in _inputs(node) if id(t) in known]
-        for tensor in node.outputs if before else []:
-            known.setdefault(id(tensor), max(before) + _weight(node))
-    return known
+        count = max(in_a_row[t] for t in before)
+        larger = not behind_larger.isdisjoint(before)
+        if _kernel_size(node) is not None:
+            count += 1
+            larger |= not _is_pointwise(node)
+        for tensor in node.outputs:
+            in_a_row[id(tensor)] = count
+            if larger:
+                behind_larger.add(id(tensor))
+    return behind_larger | {t for t, count in in_a_row.items() if count > 1}

@@ -98,7 +98,7 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
             type(visit.operation).__name__,
             [list(labels.shape[1:]) for labels in visit.outputs],
         )
-        for visit in graph.tracer.visits.values()
+        for visit in graph.visits.values()
     ]
     variables = sorted(
         (number, member.role, list(member.variable.shape))

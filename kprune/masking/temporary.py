@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.tracer import trace
+from kprune.masking.places import MaskPlace
+from kprune.masking.places import mask_places
 from kprune.masking.wrapping import check_vector
 from kprune.masking.wrapping import group_vector
 from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import wrappers_by_layer
-
-
-class _Place(NamedTuple):
-    """One mask variable, and the classes of the channels it masks.
-
-    There are several class arrays where two axes were flattened to one: what
-    is removed in either is masked. `groups` names the prunable groups there.
-    """
-
-    read: Callable[[], Any]
-    write: Callable[[Any], None]
-    classes: list[np.ndarray]
-    groups: list[str]
 
 
 class TemporaryMasks:
@@ -60,12 +46,18 @@ class TemporaryMasks:
         require_masked(masked)
         self._graph = graph or trace(masked)
         self._wrappers = wrappers_by_layer(masked)
-        self._places: dict[str, list[_Place]] = {
-            group.name: [] for group in self._graph.prunable
-        }
-        for place in self._all_places():
-            for name in place.groups:
+        # By group name, the masks of its channels, and the groups on them.
+        self._places: dict[str, list[MaskPlace]] = {}
+        self._neighbours: dict[str, set[str]] = {}
+        for group in self._graph.prunable:
+            self._places[group.name] = []
+            self._neighbours[group.name] = {group.name}
+        for place in mask_places(self._graph, self._wrappers):
+            groups = self._graph.groups_on(place.labels)
+            names = [g.name for g in groups if g.pinned is None]
+            for name in names:
                 self._places[name].append(place)
+                self._neighbours[name].update(names)
 
     @contextlib.contextmanager
     def __call__(self, masks: Mapping[str, Any]) -> Iterator[None]:
@@ -83,67 +75,42 @@ class TemporaryMasks:
             name: check_vector(self._graph, name, value)
             for name, value in masks.items()
         }
-        places = list({
-            id(p): p for name in vectors for p in self._places[name]
-        }.values())  # fmt: skip
-        alive, ours = self._alive(places, vectors)
+        places = list(
+            dict.fromkeys(
+                place for name in vectors for place in self._places[name]
+            )
+        )
+        alive, untouched = self._by_class(vectors)
         # Copies: on some backends what is read is a view of the variable.
         before = [np.array(place.read()) for place in places]
         try:
             for place, value in zip(places, before, strict=True):
-                mask = np.prod([alive[c] for c in place.classes], axis=0)
-                changed = np.any([ours[c] for c in place.classes], axis=0)
-                place.write(np.where(changed, mask, value))
+                mask = self._graph.project(place.labels, alive)
+                stays = self._graph.project(place.labels, untouched)
+                place.write(np.where(stays, value, mask))
             yield
         finally:
             for place, value in zip(places, before, strict=True):
                 place.write(value)
 
-    def _alive(
-        self, places: list[_Place], vectors: dict[str, np.ndarray]
+    def _by_class(
+        self, vectors: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """By class: 0 or 1, right for all that the places show; who is named."""
-        count = int(self._graph.classes.max()) + 1
-        alive, ours = np.ones(count, dtype="float32"), np.zeros(count, bool)
-        names = {name for place in places for name in place.groups}
-        for name in names:
-            group = self._graph[name]
-            vector = vectors.get(name)
-            if vector is None:
-                vector = group_vector(group, self._wrappers)
-            else:
-                ours[group.classes] = True
-            alive[group.classes] = vector > 0
-        return alive, ours
+        """Return what is alive, and whose masks stay as they are.
 
-    def _all_places(self) -> Iterator[_Place]:
-        for binding in self._graph.bindings.values():
-            wrapper = self._wrappers.get(id(binding.layer))
-            for axis, bound in binding.axes.items():
-                at = (binding.variable, axis)
-                if wrapper is None or wrapper.axis_mask(*at) is None:
-                    continue
-                yield _Place(
-                    functools.partial(wrapper.axis_mask, *at),
-                    functools.partial(wrapper.set_axis_mask, *at),
-                    *self._shown(bound.labels),
-                )
-        for need in self._graph.tracer.ledger.needs.values():
-            wrapper = self._wrappers.get(id(need.layer))
-            if wrapper is None:
-                continue
-            if (id(need.layer), need.name) in wrapper.masked_axes():
-                yield _Place(
-                    functools.partial(wrapper.tensor_mask, need.name),
-                    functools.partial(wrapper.set_tensor_mask, need.name),
-                    *self._shown(need.labels),
-                )
+        Args:
+            vectors: Masks by group name.
 
-    def _shown(
-        self, labels: list[np.ndarray]
-    ) -> tuple[list[np.ndarray], list[str]]:
-        """Classes of label arrays, and the prunable groups they belong to."""
-        classes = [self._graph.classes[array] for array in labels]
-        numbers = np.unique(self._graph.group_of[np.concatenate(classes)])
-        groups = [self._graph.groups[n] for n in numbers if n >= 0]
-        return classes, [g.name for g in groups if g.pinned is None]
+        Returns:
+            Two arrays `(classes,)`. The first is 0 or 1, and right for every
+            group on the axes of the named ones; the second is False for the
+            channels of the named groups.
+        """
+        current = {
+            name: group_vector(self._graph[name], self._wrappers)
+            for named in vectors
+            for name in self._neighbours[named] - set(vectors)
+        }
+        values = self._graph.spread({**current, **vectors})
+        named = {name: np.zeros(len(v), bool) for name, v in vectors.items()}
+        return values > 0, self._graph.spread(named, fill=True)

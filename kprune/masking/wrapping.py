@@ -24,6 +24,7 @@ from kprune.graph.values import copy_value
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.filter_mask import FilterMask
+from kprune.masking.places import mask_places
 
 logger = logging.getLogger("kprune")
 
@@ -122,21 +123,19 @@ class _Wrapping:
     """Makes the layers of the wrapped model."""
 
     def __init__(self, graph: ChannelGraph):
-        prunable = np.zeros(int(graph.classes.max()) + 1, dtype=bool)
-        for group in graph.prunable:
-            prunable[group.classes] = True
+        # By layer, `(variable, axis, role)` of what is to be masked.
         self._axes: dict[int, list[tuple[int, int, str]]] = {}
         for binding in graph.bindings.values():
             for axis, bound in binding.axes.items():
-                live = any(
-                    prunable[graph.classes[a]].any() for a in bound.labels
-                )
-                if live and bound.role != STATISTIC:
+                if bound.role == STATISTIC:
+                    continue
+                if _any_prunable(graph, bound.labels):
                     place = (id(binding.variable), axis, bound.role)
                     self._axes.setdefault(id(binding.layer), []).append(place)
+        # By layer, the lengths of the masks that it computes with.
         self._tensors: dict[int, dict[str, int]] = {}
-        for need in graph.tracer.ledger.needs.values():
-            if any(prunable[graph.classes[a]].any() for a in need.labels):
+        for need in graph.needs:
+            if _any_prunable(graph, need.labels):
                 sizes = self._tensors.setdefault(id(need.layer), {})
                 sizes[need.name] = int(need.labels[0].size)
 
@@ -153,6 +152,11 @@ class _Wrapping:
         wrapper = FilterMask(new, axes, filters, tensors)
         wrapper.build_from_config({"layer": operation.get_build_config()})
         return wrapper
+
+
+def _any_prunable(graph: ChannelGraph, labels: list[np.ndarray]) -> bool:
+    """Return whether any position of an axis can be removed."""
+    return any(group.pinned is None for group in graph.groups_on(labels))
 
 
 def filter_masks(model: keras.Model) -> list[FilterMask]:
@@ -288,33 +292,11 @@ def check_vector(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
 def _write(
     masked: keras.Model, graph: ChannelGraph, vectors: dict[str, np.ndarray]
 ) -> None:
-    value = np.ones(int(graph.classes.max()) + 1, dtype="float32")
-    for name, vector in vectors.items():
-        value[graph[name].classes] = vector
-    alive = (value > 0).astype("float32")
-    wrappers = wrappers_by_layer(masked)
-    for need in graph.tracer.ledger.needs.values():
-        wrapper = wrappers.get(id(need.layer))
-        if (
-            wrapper is not None
-            and (id(need.layer), need.name) in wrapper.masked_axes()
-        ):
-            mask = np.prod(
-                [alive[graph.classes[a]] for a in need.labels], axis=0
-            )
-            wrapper.set_tensor_mask(need.name, mask)
-    for binding in graph.bindings.values():
-        wrapper = wrappers.get(id(binding.layer))
-        if wrapper is None:
-            continue
-        for axis, bound in binding.axes.items():
-            if wrapper.axis_mask(binding.variable, axis) is None:
-                continue
-            classes = [graph.classes[a] for a in bound.labels]
-            mask = np.prod([alive[c] for c in classes], axis=0)
-            wrapper.set_axis_mask(binding.variable, axis, mask)
-            if wrapper.axis_factor(binding.variable, axis) is not None:
-                live = [np.where(value[c] > 0, value[c], 1.0) for c in classes]
-                wrapper.set_axis_factor(
-                    binding.variable, axis, np.prod(live, axis=0)
-                )
+    """Set the masks and factors of all wrappers."""
+    values = graph.spread(vectors)  # by class: 0 removed, to 1 kept
+    alive = (values > 0).astype("float32")  # by class: 0 or 1
+    factors = np.where(values > 0, values, 1.0)  # by class: never 0
+    for place in mask_places(graph, wrappers_by_layer(masked)):
+        place.write(graph.project(place.labels, alive))
+        if place.write_factor is not None:
+            place.write_factor(graph.project(place.labels, factors))

@@ -98,8 +98,8 @@ class _Shrinking:
     """Makes the layers of the compact model."""
 
     def __init__(self, graph: ChannelGraph, kept: Kept):
-        self._visits = graph.tracer.visits
-        self._nested = graph.tracer.nested
+        self._visits = graph.visits
+        self._nested = graph.nested
         self._graph = graph
         self._kept = kept
 
@@ -141,9 +141,7 @@ class _Values:
         self._wrappers = wrappers_by_layer(masked)
         self._spots = places(graph, clones)
         self._merge = merge_clones(clones)
-        self.rules = {
-            id(v.operation): v.rule for v in graph.tracer.visits.values()
-        }
+        self.rules = {id(v.operation): v.rule for v in graph.visits.values()}
 
     def of(self, layer: Any) -> Iterator[tuple[keras.Variable, np.ndarray]]:
         """The layer's variables with factors folded in and copies merged."""

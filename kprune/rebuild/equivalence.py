@@ -59,12 +59,10 @@ def inexact(
 def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
     """Groups with channels that a layer knows to compute across."""
     reasons = {}
-    for need in graph.tracer.ledger.needs.values():
-        numbers = graph.group_of[graph.classes[np.concatenate(need.labels)]]
-        for number in np.unique(numbers[numbers >= 0]):
-            name = graph.groups[number].name
-            if name in maps:
-                reasons[name] = (
+    for need in graph.needs:
+        for group in graph.groups_on(need.labels):
+            if group.name in maps:
+                reasons[group.name] = (
                     f"layer '{need.layer.name}' computes across these channels"
                 )
     return reasons
@@ -84,7 +82,7 @@ class _Trial:
         """Returns reasons by group name."""
         reasons: dict[str, str] = {}
         for node in _nodes(self._model):
-            visit = self._graph.tracer.visits.get(id(node))
+            visit = self._graph.visits.get(id(node))
             if visit is None:
                 continue
             names = [n for n in self._touched(visit) if n not in reasons]
@@ -102,20 +100,17 @@ class _Trial:
         Those on its variables alone are no matter of other calls.
         """
         arrays = [
-            self._graph.resolve(f).ravel()
+            factor
             for labels in (*visit.inputs, *visit.outputs)
-            for f in labels.factors
+            for factor in labels.factors
         ]
         if isinstance(visit.operation, keras.layers.Layer):
             for variable in visit.operation.variables:
                 binding = self._graph.bindings.get(id(variable))
                 for axis in binding.axes.values() if binding else ():
-                    arrays += [self._graph.classes[a] for a in axis.labels]
-        if not arrays:
-            return []
-        numbers = np.unique(self._graph.group_of[np.concatenate(arrays)])
-        names = [self._graph.groups[n].name for n in numbers if n >= 0]
-        return [name for name in names if name in self._maps]
+                    arrays += axis.labels
+        groups = self._graph.groups_on(arrays)
+        return [group.name for group in groups if group.name in self._maps]
 
     def _holds(self, node: Any, visit: Visit, names: list[str]) -> bool:
         """Whether copies in these groups pass the call unnoticed."""
@@ -149,9 +144,8 @@ class _Trial:
                     mask = wrapper.axis_mask(variable, axis)
                     if mask is not None:
                         before.append((variable, axis, np.array(mask)))
-                        for labels in bound.labels:
-                            mask = mask * stays[self._graph.classes[labels]]
-                        wrapper.set_axis_mask(variable, axis, mask)
+                        kept = self._graph.project(bound.labels, stays)
+                        wrapper.set_axis_mask(variable, axis, mask * kept)
         try:
             yield
         finally:

@@ -103,7 +103,7 @@ def _box(
     graph: ChannelGraph,
     written: dict[int, set[int]],
 ) -> Box:
-    visit = graph.tracer.visits[id(node)]
+    visit = graph.visits[id(node)]
     operation = visit.operation
     groups = _groups(graph, visit.outputs)
     return Box(

@@ -97,7 +97,7 @@ Amounts = Iterable[tuple[list[np.ndarray], float]]
 
 def _work(graph: ChannelGraph, costs: CostModel) -> Amounts:
     amounts = costs.macs.each(costs.lengths(costs.sizes))
-    for work, amount in zip(graph.tracer.ledger.work, amounts, strict=True):
+    for work, amount in zip(graph.work, amounts, strict=True):
         labels = [array for axis in work.axes for array in axis]
         if work.variable is not None:
             labels += _labels(graph, work.variable)

@@ -1,0 +1,71 @@
+"""Where the masks of a wrapped model stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.masking.filter_mask import FilterMask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskPlace:
+    """One mask of one wrapper: on an axis of a weight, or of a tensor.
+
+    Args:
+        read: Returns the mask, `(length,)`.
+        write: Sets the mask.
+        labels: 1-D label arrays of the axis. See `ChannelGraph.project`.
+        write_factor: Sets the attenuation factors of the axis; None if it has
+            none.
+    """
+
+    read: Callable[[], Any]
+    write: Callable[[np.ndarray], None]
+    labels: list[np.ndarray]
+    write_factor: Callable[[np.ndarray], None] | None = None
+
+
+def mask_places(
+    graph: ChannelGraph, wrappers: Mapping[int, FilterMask]
+) -> Iterator[MaskPlace]:
+    """Yield every mask of a model.
+
+    Args:
+        graph: `kprune.trace(masked)`.
+        wrappers: The model's `wrappers_by_layer`.
+    """
+    for need in graph.needs:
+        wrapper = wrappers.get(id(need.layer))
+        if wrapper is None:
+            continue
+        if (id(need.layer), need.name) in wrapper.masked_axes():
+            yield MaskPlace(
+                functools.partial(wrapper.tensor_mask, need.name),
+                functools.partial(wrapper.set_tensor_mask, need.name),
+                need.labels,
+            )
+    for binding in graph.bindings.values():
+        wrapper = wrappers.get(id(binding.layer))
+        if wrapper is None:
+            continue
+        for axis, bound in binding.axes.items():
+            at = (binding.variable, axis)
+            if wrapper.axis_mask(*at) is None:
+                continue
+            factor = wrapper.axis_factor(*at)
+            yield MaskPlace(
+                functools.partial(wrapper.axis_mask, *at),
+                functools.partial(wrapper.set_axis_mask, *at),
+                bound.labels,
+                None
+                if factor is None
+                else functools.partial(wrapper.set_axis_factor, *at),
+            )
