@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.channel_graph import Group
 
 
 class Terms:
@@ -45,43 +47,48 @@ class Terms:
         return self.each(lengths).sum(axis=-1)
 
 
-class AxisTable:
-    """Lengths of all labelled axes as linear functions of kept counts."""
+FIXED = -1
+"""Stands for positions of an axis that always stay."""
 
-    def __init__(self, graph: ChannelGraph):
+
+class AxisTable:
+    """Lengths of all labelled axes as linear functions of kept counts.
+
+    Args:
+        graph: A `ChannelGraph`.
+        groups: The groups whose counts vary; channels of others stay.
+    """
+
+    def __init__(self, graph: ChannelGraph, groups: Sequence[Group]):
         self._graph = graph
-        self._number = {g.name: n for n, g in enumerate(graph.prunable)}
+        self._groups = groups
+        # From a group's number in the graph to its place in `groups`. Positions
+        # that belong to no group have the number -1: the last entry.
+        self._place = np.full(len(graph.groups) + 1, FIXED)
+        for place, group in enumerate(groups):
+            self._place[graph.group_of[group.classes[0]]] = place
         self._rows: list[tuple[float, dict[int, float]]] = []
         self._known: dict[int, int] = {}
         self._keep: list[np.ndarray] = []
         self.one = self._append(1.0, {})
-        groups = graph.groups
-        self._prunable = np.array(
-            [self._number.get(g.name, -1) for g in groups] + [-1], dtype=int
-        )
 
     def _append(self, constant: float, slopes: dict[int, float]) -> int:
         self._rows.append((constant, slopes))
         return len(self._rows) - 1
 
     def axis(self, labels: np.ndarray) -> int:
-        """Number of the axis with these 1-D labels."""
+        """Return the number of the axis with these 1-D labels."""
         known = self._known.get(id(labels))
         if known is None:
-            graph = self._graph
-            group = self._prunable[graph.group_of[graph.classes[labels]]]
-            counts = np.bincount(group + 1, minlength=1)
-            slopes = {
-                int(g) - 1: counts[g] / graph.prunable[g - 1].size
-                for g in np.flatnonzero(counts)
-                if g > 0
-            }
-            # Multiplicities count per channel of the group, and every channel
-            # of a group sits on its axes equally often.
-            slopes = {g: float(s) for g, s in slopes.items()}
-            known = self._known[id(labels)] = self._append(
-                float(counts[0]), slopes
-            )
+            numbers = self._graph.group_of[self._graph.classes[labels]]
+            places = self._place[numbers]  # (length,)
+            fixed = np.count_nonzero(places == FIXED)
+            slopes = {}
+            for place in np.unique(places[places != FIXED]):
+                # Every channel of a group sits on an axis equally often.
+                positions = np.count_nonzero(places == place)
+                slopes[int(place)] = positions / self._groups[place].size
+            known = self._known[id(labels)] = self._append(float(fixed), slopes)
             self._keep.append(labels)
         return known
 
@@ -98,7 +105,7 @@ class AxisTable:
         return float(size) ** (1 - len(lists)), [self.axis(a) for a in lists]
 
     def freeze(self) -> None:
-        count = len(self._graph.prunable)
+        count = len(self._groups)
         self._constants = np.array([c for c, _ in self._rows])
         self._slopes = np.zeros((count, len(self._rows)))
         for n, (_, slopes) in enumerate(self._rows):
@@ -124,6 +131,8 @@ class CostModel:
 
     Args:
         graph: A `ChannelGraph`.
+        groups: The groups whose kept channels are counted. Defaults to
+            `graph.prunable`.
 
     Example:
 
@@ -134,10 +143,13 @@ class CostModel:
     ```
     """
 
-    def __init__(self, graph: ChannelGraph):
+    def __init__(
+        self, graph: ChannelGraph, groups: Sequence[Group] | None = None
+    ):
+        groups = graph.prunable if groups is None else groups
         self.graph = graph
-        self.sizes = np.array([g.size for g in graph.prunable], dtype=int)
-        self._axes = AxisTable(graph)
+        self.sizes = np.array([g.size for g in groups], dtype=int)
+        self._axes = AxisTable(graph, groups)
         self.macs = Terms(self._axes)
         self.params = Terms(self._axes)
         self._bytes_per_term: list[int] = []
@@ -194,8 +206,8 @@ class CostModel:
         """Cost for kept counts.
 
         Args:
-            kept: `(groups,)` or `(n, groups)` kept channels of every group of
-                `graph.prunable`, in that order.
+            kept: `(groups,)` or `(n, groups)` kept channels of every group,
+                in the order of `graph.prunable`.
 
         Returns:
             `{"macs": ..., "params": ...}`, floats or arrays of shape `(n,)`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -46,13 +45,11 @@ def inspection(model: keras.Model) -> dict[str, Any]:
     ```
     """
     graph = trace(model)
-    costs = CostModel(graph)
-    full = costs.full
+    costs = CostModel(graph, graph.groups)
+    full, losses = costs.full, _losses(graph, costs)
     kept = {}
     if is_masked(model):
         kept = {k: int((v > 0).sum()) for k, v in masks(model, graph).items()}
-    macs = _touched(graph, _work(graph, costs))
-    params = _touched(graph, _weights(graph))
     coverage = graph.coverage
     return {
         "model": model.name,
@@ -71,8 +68,8 @@ def inspection(model: keras.Model) -> dict[str, Any]:
                 "size": group.size,
                 "kept": kept.get(group.name, group.size),
                 "pinned": group.pinned,
-                "macs": round(macs[number]),
-                "params": round(params[number]),
+                "macs": round(losses["macs"][number]),
+                "params": round(losses["params"][number]),
                 "members": _members(group),
             }
             for number, group in enumerate(graph.groups)
@@ -92,47 +89,17 @@ def _members(group: Group) -> list[dict[str, Any]]:
     ]
 
 
-Amounts = Iterable[tuple[list[np.ndarray], float]]
+def _losses(graph: ChannelGraph, costs: CostModel) -> dict[str, np.ndarray]:
+    """Return what the model would lose with each whole group: `(groups,)`.
 
-
-def _work(graph: ChannelGraph, costs: CostModel) -> Amounts:
-    amounts = costs.macs.each(costs.lengths(costs.sizes))
-    for work, amount in zip(graph.work, amounts, strict=True):
-        labels = [array for axis in work.axes for array in axis]
-        if work.variable is not None:
-            labels += _labels(graph, work.variable)
-        yield labels, float(amount)
-
-
-def _weights(graph: ChannelGraph) -> Amounts:
-    for binding in graph.bindings.values():
-        size = float(np.prod(binding.variable.shape))
-        yield _labels(graph, binding.variable), size
-
-
-def _labels(graph: ChannelGraph, variable: keras.Variable) -> list[np.ndarray]:
-    binding = graph.bindings.get(id(variable))
-    if binding is None:
-        return []
-    return [labels for axis in binding.axes.values() for labels in axis.labels]
-
-
-def _touched(graph: ChannelGraph, amounts: Amounts) -> np.ndarray:
-    """Sums, for every group, the part of each amount that lies on it."""
-    totals = np.zeros(len(graph.groups))
-    for arrays, amount in amounts:
-        untouched: dict[int, float] = {}
-        for labels in arrays:
-            owners = graph.group_of[graph.classes[labels]].ravel()
-            for group, count in zip(
-                *np.unique(owners, return_counts=True), strict=True
-            ):
-                share = 1 - count / owners.size
-                untouched[int(group)] = untouched.get(int(group), 1.0) * share
-        for group, share in untouched.items():
-            if group >= 0:
-                totals[group] += amount * (1 - share)
-    return totals
+    Args:
+        graph: The model's channels.
+        costs: The costs of all its groups, pinned ones included.
+    """
+    without = np.tile(costs.sizes, (len(graph.groups), 1))  # one row a group
+    np.fill_diagonal(without, 0)
+    full, left = costs.full, costs.evaluate(without)
+    return {key: full[key] - left[key] for key in full}
 
 
 def inspection_text(data: dict[str, Any]) -> str:
