@@ -14,6 +14,7 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
+from kprune.graph.registry import is_batch_norm
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -53,8 +54,7 @@ def _gammas(group: Group) -> list[Any]:
     return [
         member
         for member in group.members
-        if member.name == "gamma"
-        and isinstance(member.layer, keras.layers.BatchNormalization)
+        if member.name == "gamma" and is_batch_norm(member.layer)
     ]
 
 

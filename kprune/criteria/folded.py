@@ -17,6 +17,7 @@ from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
 from kprune.graph.norms import Path
 from kprune.graph.norms import norm_paths
+from kprune.graph.registry import is_batch_norm
 
 
 class Folded(Criterion):
@@ -109,7 +110,7 @@ def _scales(group: Group) -> dict[int, np.ndarray]:
     parts: dict[int, dict[str, np.ndarray]] = {}
     layers: dict[int, Any] = {}
     for member in group.members:
-        if isinstance(member.layer, keras.layers.BatchNormalization):
+        if is_batch_norm(member.layer):
             values = member.matrix().astype("float64").mean(axis=1)
             parts.setdefault(id(member.layer), {})[member.name] = values
             layers[id(member.layer)] = member.layer

@@ -8,12 +8,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 from keras import ops
 
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
+from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import is_linear
 from kprune.graph.values import read
 from kprune.masking import filter_masks
 from kprune.rebuild.copies import CopyMap
@@ -24,10 +25,6 @@ Maps = dict[str, CopyMap]
 
 # By id of a variable, what is added to it.
 Shifts = dict[int, np.ndarray]
-
-# What these read is their first argument, and every output sums it with the
-# same weights, apart from the borders of a zero padding.
-LINEAR = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +87,7 @@ def regress(
     members: dict[tuple[int, int], list[tuple[str, Member]]] = {}
     for name in maps:
         for member in graph[name].consumers:
-            if member.feature_axis is not None and type(member.layer) in LINEAR:
+            if member.feature_axis is not None and is_linear(member.layer):
                 at = (id(member.layer), member.feature_axis)
                 members.setdefault(at, []).append((name, member))
     moments = {}
@@ -236,10 +233,8 @@ def _add(
         shifts[id(variable)] = before + sign * added
 
 
-def _norms_behind(
-    masked: keras.Model, layer: Any
-) -> list[layers.BatchNormalization]:
-    """The BatchNormalizations that read a layer, if nothing else does."""
+def _norms_behind(masked: keras.Model, layer: Any) -> list[Any]:
+    """Return the batch normalisations that read a layer, if nothing else does."""
     found: list[Any] = []
     for node in _nodes(masked):
         for tensor in walk.tensors_of(
@@ -248,7 +243,7 @@ def _norms_behind(
             history = tensor._keras_history
             if walk.unwrap(history.operation) is layer:
                 found.append(walk.unwrap(node.operation))
-    if all(isinstance(f, layers.BatchNormalization) for f in found):
+    if all(is_batch_norm(f) for f in found):
         return list({id(f): f for f in found}.values())
     return []
 

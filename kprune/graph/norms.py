@@ -11,6 +11,7 @@ import keras
 from kprune.graph import walk
 from kprune.graph.call import FILTER
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.registry import is_batch_norm
 
 
 @dataclasses.dataclass
@@ -96,6 +97,5 @@ class _Follower:
 
 
 def is_scaled_norm(layer: Any) -> bool:
-    """Whether a layer is a BatchNormalization that has a scale."""
-    kind = keras.layers.BatchNormalization
-    return isinstance(layer, kind) and layer.gamma is not None
+    """Return whether a layer is a batch normalisation that has a scale."""
+    return is_batch_norm(layer) and layer.gamma is not None

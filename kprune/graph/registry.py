@@ -22,7 +22,17 @@ class Rule(abc.ABC):
 
     `trace` is required. `config` is overridden where the constructor must
     change when channels go, `arguments` where the call itself must.
+
+    Attributes:
+        linear: Whether an output is, before the activation, a weighted sum of
+            what the layer reads, with the weights of its `kernel`, the same at
+            every place. The last axis of the kernel counts the outputs.
+        batch_norm: Whether the layer has the variables and the arithmetic of
+            `keras.layers.BatchNormalization`.
     """
+
+    linear = False
+    batch_norm = False
 
     @abc.abstractmethod
     def trace(self, call: Call) -> Labels | Sequence[Labels]:
@@ -252,6 +262,18 @@ def find_rule(operation: Any) -> Rule | None:
             return None if changed else rule
         own |= {n for n in vars(parent) if not _harmless(n)}
     return None
+
+
+def is_linear(layer: Any) -> bool:
+    """Return whether a layer sums what it reads. See `Rule.linear`."""
+    rule = find_rule(layer)
+    return rule is not None and rule.linear
+
+
+def is_batch_norm(layer: Any) -> bool:
+    """Return whether a layer is a batch normalisation."""
+    rule = find_rule(layer)
+    return rule is not None and rule.batch_norm
 
 
 def _harmless(name: str) -> bool:

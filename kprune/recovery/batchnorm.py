@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from kprune.graph.registry import is_batch_norm
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.recovery.lockstep import Lockstep
@@ -34,7 +34,7 @@ class BatchStatistics(Recovery):
 
 def _measure(step: Step) -> None:
     layer = step.layer
-    if not isinstance(layer, keras.layers.BatchNormalization):
+    if not is_batch_norm(layer):
         return
     if not step.input.differs or step.calls > 1:
         return

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from kprune.graph import walk
+from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.recovery.lockstep import Step
 
@@ -31,7 +31,7 @@ def constant_home(step: Step) -> Any:
         return None
     layer = walk.unwrap(reader.operation)
     if (
-        not isinstance(layer, keras.layers.BatchNormalization)
+        not is_batch_norm(layer)
         or step.run.lockstep.calls[id(reader.operation)] > 1
     ):
         return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from kprune.criteria.base import filters
 from kprune.criteria.similarity import twins
 from kprune.graph import trace
+from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import State
@@ -112,7 +112,7 @@ def _scales(group: Group) -> np.ndarray | None:
     What comes out of one does not depend on the lengths of filters.
     """
     for member in group.scales:
-        if isinstance(member.layer, keras.layers.BatchNormalization):
+        if is_batch_norm(member.layer):
             if member.variable is member.layer.gamma:
                 return np.abs(member.matrix()).mean(axis=1)
             if member.layer.gamma is None:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kprune.graph import walk
+from kprune.graph.registry import is_linear
 from kprune.graph.shortcuts import projections
 from kprune.masking import FilterMask
 from kprune.registry import did_you_mean
@@ -174,13 +175,14 @@ def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
 
 
 def _convolutions(model: keras.Model) -> list[Any]:
+    """Return the 2-D convolutions that are no projections in shortcuts."""
     beside = projections(model)
-    chosen = [
-        layer
-        for layer in walk.layers_of(model)
-        if isinstance(walk.unwrap(layer), keras.layers.Conv2D)
-        and walk.unwrap(layer) not in beside
-    ]
+    chosen = []
+    for layer in walk.layers_of(model):
+        inner = walk.unwrap(layer)
+        if is_linear(inner) and len(getattr(inner, "kernel_size", ())) == 2:
+            if inner not in beside:
+                chosen.append(layer)
     if not chosen:
         raise ValueError(
             f"Model '{model.name}' has no Conv2D outside of shortcuts to penalise. "

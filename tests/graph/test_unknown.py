@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from harness import run_pruning_test
 from keras import layers
@@ -11,6 +12,8 @@ from keras import ops
 
 import kprune
 from kprune.graph.registry import find_rule
+from kprune.graph.rules.convolution import ConvRule
+from kprune.graph.rules.normalization import BatchNormalizationRule
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -118,6 +121,40 @@ def test_subclasses_that_change_anything_are_unknown():
     assert find_rule(SameConv(4, 3)) is find_rule(layers.Conv2D(4, 3))
     assert find_rule(Standardized(4, 3)) is None
     assert find_rule(Sixteen()) is None
+
+
+class OwnConv(layers.Conv2D):
+    def call(self, inputs):
+        return super().call(inputs)
+
+
+class OwnNorm(layers.BatchNormalization):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+def test_one_rule_makes_a_layer_known_to_criteria_penalties_and_repairs():
+    kprune.register_rule(OwnConv)(ConvRule)
+    kprune.register_rule(OwnNorm)(BatchNormalizationRule)
+    x = inputs = keras.Input((6, 6, 2))
+    x = layers.ReLU()(OwnNorm(name="norm")(OwnConv(4, 3, name="conv")(x)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    gamma = np.array([1.0, 4.0, 2.0, 3.0])
+    model.get_layer("norm").gamma.assign(gamma)
+    groups = kprune.trace(model).prunable
+    scores = kprune.criteria.score_groups("bn_scale", groups)["conv"]
+    np.testing.assert_allclose(scores, gamma)
+    assert kprune.regularizers.attach(model, "l2") == ["conv"]
+    kprune.regularizers.detach(model)
+    samples = np.random.default_rng(0).normal(size=(8, 6, 6, 2))
+    masked = kprune.prune(
+        model, allocation={"conv": 0.25}, data=samples, recover="bn"
+    )
+    compact = kprune.rebuild(masked)
+    convolved = keras.Model(compact.input, compact.get_layer("conv").output)
+    wanted = ops.convert_to_numpy(convolved(samples)).mean((0, 1, 2))
+    mean = ops.convert_to_numpy(compact.get_layer("norm").moving_mean)
+    np.testing.assert_allclose(mean, wanted, atol=1e-6)
 
 
 def test_subclassed_model_error_names_the_class_and_ways_out():

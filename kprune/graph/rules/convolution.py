@@ -52,6 +52,8 @@ def produce(call: Call, slots: np.ndarray, axis: int) -> Labels:
 
 @register_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 class ConvRule(Rule):
+    linear = True
+
     def trace(self, call: Call) -> Labels:
         layer = call.layer
         x, axis = convolved(call)

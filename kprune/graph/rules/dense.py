@@ -17,6 +17,8 @@ from kprune.graph.registry import register_rule
 
 @register_rule(layers.Dense)
 class DenseRule(Rule):
+    linear = True
+
     def trace(self, call: Call) -> Labels:
         layer = call.layer
         x = call.input

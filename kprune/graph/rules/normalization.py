@@ -15,6 +15,8 @@ from kprune.graph.registry import register_rule
 
 @register_rule(layers.BatchNormalization)
 class BatchNormalizationRule(Rule):
+    batch_norm = True
+
     def trace(self, call: Call) -> Labels:
         layer = call.layer
         axis = layer.axis % call.input.rank
