@@ -166,7 +166,7 @@ def export(  # noqa: PLR0913  options of a command
 def _check(
     quantize: Quantize | None, calibration: Path | None, data: Path | None
 ) -> None:
-    """Raises typer.BadParameter for data that is missing."""
+    """Raise typer.BadParameter for data that is missing."""
     if quantize is Quantize.int8 and calibration is None and data is None:
         raise typer.BadParameter(
             "--quantize int8 needs typical inputs: --calibration x.npy",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Loads a `.keras` (or legacy `.h5`) file without running code from it.
+    """Load a `.keras` (or legacy `.h5`) file without running code from it.
 
     The compile configuration is restored where that is possible.
 
@@ -85,7 +85,7 @@ def _explain(path: Path, message: str) -> str:
 
 
 def load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Loads inputs, and targets where there are any, from NumPy files.
+    """Load inputs, and targets where there are any, from NumPy files.
 
     Args:
         path: A `.npz` file with an array `x` and perhaps `y`, or a `.npy`
@@ -96,7 +96,7 @@ def load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no NumPy file, holds Python objects, or has no `x`.
+        ValueError: It is not a NumPy file, holds Python objects, or has no `x`.
 
     Example:
 

@@ -20,7 +20,7 @@ Debug = Annotated[
 
 
 def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Makes a command end in one line on standard error and exit code 1.
+    """Make a command end in one line on standard error and exit code 1.
 
     With `--debug` the traceback comes first. typer itself answers wrong usage
     with exit code 2 before the command runs.

@@ -26,7 +26,7 @@ EPOCHS = 20
 
 
 def parse_reduce(text: str) -> dict[str, float]:
-    """Reads `macs=0.5` into `{"macs": 0.5}`.
+    """Read `macs=0.5` into `{"macs": 0.5}`.
 
     Args:
         text: Quantity and removed share, joined by `=`.
@@ -207,7 +207,7 @@ def prune(  # noqa: PLR0913  options of a command
 
 
 def _print(written: dict[str, tuple[keras.Model, Path]]) -> None:
-    """Prints a table of models and their files."""
+    """Print a table of models and their files."""
     from rich.console import Console
 
     import kprune
@@ -230,7 +230,7 @@ def _check_options(
     epochs: int | None,
     learning_rate: float | None,
 ) -> None:
-    """Raises typer.BadParameter for options that do not go together."""
+    """Raise typer.BadParameter for options that do not go together."""
     if method is not None and data is None:
         raise typer.BadParameter(
             "training needs samples with targets: --data train.npz, written by "
@@ -259,7 +259,7 @@ def _check_allocation(
     round_to: int | None,
     table: Path | None,
 ) -> None:
-    """Raises typer.BadParameter for allocations that cannot be made."""
+    """Raise typer.BadParameter for allocations that cannot be made."""
     if table is not None and "latency" not in target:
         raise typer.BadParameter(
             "a table of latencies is used with --reduce latency=0.5.",
@@ -295,7 +295,7 @@ def _check_allocation(
 def _allocation(
     name: str | None, round_to: int | None, table: Path | None
 ) -> Any:
-    """Returns the allocation for `kprune.prune`, None for the default."""
+    """Return the allocation for `kprune.prune`, None for the default."""
     if round_to is not None:
         from kprune.allocation.base import registry
 

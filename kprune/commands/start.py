@@ -8,7 +8,7 @@ import tempfile
 
 
 def start_keras() -> None:
-    """Imports Keras and its backend, holding back what they print at start.
+    """Import Keras and its backend, holding back what they print at start.
 
     TensorFlow's C++ code writes a dozen lines about the machine to standard
     error, past every Python logger, before the first line of a report.

@@ -22,7 +22,7 @@ def train(
     bars: Progress,
     learning_rate: float | None = None,
 ) -> keras.Model:
-    """Trains a model by a recipe, on the samples that the recipe has.
+    """Train a model by a recipe, on the samples that the recipe has.
 
     Args:
         model: Compiled model.

@@ -72,7 +72,7 @@ class Cost:
 
 
 def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
-    """Counts MACs, parameters and bytes.
+    """Count MACs, parameters and bytes.
 
     MACs (multiply-accumulates) are counted for layers with kernels, as papers
     do: `Hout x Wout x kh x kw x cin x cout / groups` for a convolution. One
@@ -81,7 +81,7 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     Args:
         model: A functional `keras.Model`. A masked model costs what its
             compact version will cost, which is found without building it.
-        graph: `kprune.trace(model)`, if it is at hand already.
+        graph: `kprune.trace(model)`, if you have it already.
 
     Returns:
         A `Cost` with `.macs`, `.params`, `.bytes` and a per-layer `.table`.

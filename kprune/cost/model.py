@@ -40,7 +40,7 @@ class Terms:
         self._values = np.array(self._coefficients)
 
     def each(self, lengths: np.ndarray) -> np.ndarray:
-        """Value of every term: shape `(..., terms)`."""
+        """Return the value of every term: shape `(..., terms)`."""
         return self._values * lengths[..., self._table].prod(axis=-1)
 
     def total(self, lengths: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ class AxisTable:
         return self._constants, self._slopes
 
     def lengths(self, kept: np.ndarray) -> np.ndarray:
-        """Lengths of all axes for kept counts `(..., groups)`."""
+        """Return the lengths of all axes for kept counts `(..., groups)`."""
         return self._constants + np.asarray(kept, dtype=float) @ self._slopes
 
 
@@ -161,7 +161,7 @@ class CostModel:
         self.itemsizes = np.array(self._bytes_per_term)
 
     def _size(self, variable: keras.Variable | None) -> tuple[float, list[int]]:
-        """Size of a variable as a product; 1 for work without a variable."""
+        """Return the size of a variable as a product; 1 for work without a variable."""
         coefficient = 1.0
         numbers: list[int] = []
         if variable is None:
@@ -203,7 +203,7 @@ class CostModel:
         return self._axes.functions
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
-        """Cost for kept counts.
+        """Return the cost for kept counts.
 
         Args:
             kept: `(groups,)` or `(n, groups)` kept channels of every group,
@@ -225,7 +225,7 @@ class CostModel:
 
 
 def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
-    """Every layer of the graph once, in call order."""
+    """Return every layer of the graph once, in call order."""
     seen: dict[int, Any] = {}
     for visit in graph.visits.values():
         if isinstance(visit.operation, keras.layers.Layer):
@@ -234,7 +234,7 @@ def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of one element of a Keras data type."""
+    """Return the bytes of one element of a Keras data type."""
     if dtype == "bfloat16":
         return 2
     return np.dtype(dtype).itemsize

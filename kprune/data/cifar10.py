@@ -18,7 +18,7 @@ def load_cifar10(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loads one split of CIFAR-10 into memory.
+    """Load one split of CIFAR-10 into memory.
 
     Args:
         split: A TensorFlow Datasets split: `"train"` (50,000 images),
@@ -75,7 +75,7 @@ def load_cifar10(
 
 
 def normalize_cifar10(images: Any) -> Any:
-    """Scales CIFAR-10 images the way the pretrained ResNets expect them.
+    """Scale CIFAR-10 images the way the pretrained ResNets expect them.
 
     Args:
         images: NumPy array or TensorFlow tensor `(..., 3)` of RGB values in 0..255.

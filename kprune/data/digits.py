@@ -11,7 +11,7 @@ NUM_TEST = 500
 
 
 def load_digits(seed: int = 0) -> Splits:
-    """Loads scikit-learn's 8x8 handwritten digits, split three ways.
+    """Load scikit-learn's 8x8 handwritten digits, split three ways.
 
     1000 images for training, 297 for validation, 500 for test, with equal
     class shares. They come with scikit-learn, so nothing is downloaded.

@@ -21,7 +21,7 @@ def batches(
     augment: Callable | None = None,
     preprocess: Callable | None = None,
 ) -> tf.data.Dataset:
-    """Turns arrays into a `tf.data.Dataset` of batches.
+    """Turn arrays into a `tf.data.Dataset` of batches.
 
     The order and the augmentation depend on `seed` and on the epoch alone.
 
@@ -73,7 +73,7 @@ def batches(
 
 
 def flip_and_crop(images: Any, seed: Any, padding: int = 4) -> tf.Tensor:
-    """Mirrors images at random and shifts them by up to `padding` pixels.
+    """Mirror images at random and shift them by up to `padding` pixels.
 
     Pads with zeros, crops back to the size, flips left to right with
     probability one half: the usual CIFAR augmentation.

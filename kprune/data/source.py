@@ -88,7 +88,7 @@ class Source:
                 seed.
 
         Raises:
-            ValueError: `count` is no whole number above 0, or samples differ in
+            ValueError: `count` is not a whole number above 0, or samples differ in
                 shape and cannot be put together.
         """
         check_samples(count, "A random draw", "count")

@@ -84,8 +84,8 @@ def compare(
 ) -> Comparison:
     """Measure models in turns, so that a noisy machine still gives a verdict.
 
-    Every round loads each model anew and times a block of its runs, in an order
-    shuffled anew. A disturbance hits neighbouring blocks alike and cancels in
+    Every round loads each model again and times a block of its runs, in a new
+    random order. A disturbance hits neighbouring blocks alike and cancels in
     their ratio, of which the rounds give a confidence interval.
 
     Args:

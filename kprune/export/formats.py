@@ -81,7 +81,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def tolerance(self, job: Job) -> float:
-        """Largest accepted relative difference."""
+        """Return the largest accepted relative difference."""
 
     def operators(self, path: Path) -> Operators | None:
         """List the operators in `path`, if the format has any."""

@@ -33,7 +33,7 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
         Its operators; `custom` holds TensorFlow ("Flex") and custom ones.
 
     Raises:
-        ValueError: If the file is no TensorFlow Lite model.
+        ValueError: If the file is not a TensorFlow Lite model.
     """
     content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":

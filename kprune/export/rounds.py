@@ -22,7 +22,7 @@ class Rounds:
     """Rounds in which each of several actions is timed for a short while.
 
     A disturbance hits neighbouring blocks alike and cancels in the ratio of
-    their medians. In every round the actions are prepared anew and in another
+    their medians. In every round the actions are prepared again and in another
     order: where a model's memory happens to lie can make it some percent
     slower, and of two copies of one file the same one in every round.
 

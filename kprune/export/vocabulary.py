@@ -31,7 +31,7 @@ def vocabulary_sizes(model: keras.Model) -> list[int | None]:
 
 
 def _smallest(model: keras.Model, positions: list[int]) -> int | None:
-    """Smallest table reached from the inputs at `positions` of `model`."""
+    """Return the smallest table reached from the inputs at `positions` of `model`."""
     if isinstance(model, keras.Sequential):
         model = model._functional
     reached = {id(model.inputs[position]) for position in positions}

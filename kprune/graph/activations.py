@@ -47,7 +47,7 @@ _LINEAR = ActivationKind(True, False, True)
 
 
 def describe_activation(function: Any, rank: int = 3) -> ActivationKind:
-    """Probes `function` once on small tensors; results are remembered.
+    """Probe `function` once on small tensors; results are remembered.
 
     Args:
         function: Takes a tensor, returns one.
@@ -69,7 +69,7 @@ def _remembered(function: Any, rank: int) -> ActivationKind:
 def probe_operation(
     operation: Any, args: tuple, kwargs: dict
 ) -> ActivationKind:
-    """Probes an operation of one tensor, its other arguments as they are.
+    """Probe an operation of one tensor, its other arguments as they are.
 
     Args:
         operation: A `keras.Operation`.
@@ -115,7 +115,7 @@ _OPERATIONS: dict[tuple, ActivationKind] = {}
 
 
 def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
-    """Finds out by trying: see `ActivationKind`."""
+    """Find out by trying. See `ActivationKind`."""
     rng = np.random.default_rng(0)
     shape = (*(2, 3, 2, 2, 2, 2)[: rank - 1], 5)
     x = rng.normal(size=shape).astype("float32") * 3
@@ -140,7 +140,7 @@ def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
 
 
 def _commutes(function, x, y, rng, block: int) -> bool:
-    """Whether blocks of elements are mapped each by itself and all alike."""
+    """Return whether blocks of elements are mapped each by itself and all alike."""
     order = rng.permutation(x.size // block)
     shuffled = x.reshape(-1, block)[order].reshape(x.shape)
     expected = y.reshape(-1, block)[order].reshape(x.shape)
@@ -157,7 +157,7 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _has_slope(function, x: np.ndarray, at_zero: np.ndarray) -> bool:
-    """Whether value and slope at 0 are finite (steps have slope 0)."""
+    """Return whether value and slope at 0 are finite (steps have slope 0)."""
     if not np.isfinite(at_zero).all():
         return False
     for sign in (1, -1):

@@ -77,7 +77,7 @@ class Call:
         return self.output_shapes[0]
 
     def within(self, layer: Any) -> Call:
-        """The same call of a layer inside a wrapper that calls it once."""
+        """Return the same call of a layer inside a wrapper that calls it once."""
         call = Call(layer, self.args, {}, self.output_shapes, self._ledger)
         call.owner = self.owner
         call.repeats = self.repeats
@@ -85,7 +85,7 @@ class Call:
         return call
 
     def step(self, layer: Any, x: Labels, shape, count: int) -> Call:
-        """The call of a layer inside a wrapper that loops over an axis.
+        """Return the call of a layer inside a wrapper that loops over an axis.
 
         Args:
             layer: The inner layer.
@@ -109,20 +109,20 @@ class Call:
         self._ledger.slots.union(a, b, why)
 
     def pin(self, factors: Iterable[np.ndarray] | np.ndarray, why: str) -> None:
-        """Forbids removing any channel of these label arrays."""
+        """Forbid removing any channel of these label arrays."""
         if isinstance(factors, np.ndarray):
             factors = [factors]
         for factor in factors:
             self._ledger.slots.pin(factor, why)
 
     def pin_all(self, why: str) -> list[Labels]:
-        """Pins every input; outputs carry no labels."""
+        """Pin every input; outputs carry no labels."""
         for labels in self.inputs:
             self.pin(labels.factors, why)
         return [Labels(shape, why=why) for shape in self.output_shapes]
 
     def settle(self, labels: Labels, axes: Iterable[int], why: str) -> Labels:
-        """Makes sure that no channel can be removed along `axes`.
+        """Make sure that no channel can be removed along `axes`.
 
         A factor that varies elsewhere too is merged along `axes` (all rows of
         one column become one channel); one that varies only there is pinned.
@@ -147,7 +147,7 @@ class Call:
         return first
 
     def one_axis(self, labels: Labels, axis: int) -> list[np.ndarray]:
-        """1-D label arrays along `axis`, merged along all other axes."""
+        """Return the 1-D label arrays along `axis`, merged along all other axes."""
         axis %= labels.rank
         out = []
         for factor in labels.along(axis):
@@ -156,11 +156,11 @@ class Call:
         return out
 
     def rest(self, labels: Labels, axis: int) -> tuple[np.ndarray, ...]:
-        """The factors that do not vary along `axis`."""
+        """Return the factors that do not vary along `axis`."""
         return tuple(f for f in labels.factors if f.shape[axis] == 1)
 
     def join(self, tensors: Sequence[Labels], shape, why: str = "") -> Labels:
-        """Unions the labels of operands that meet element by element.
+        """Union the labels of operands that meet element by element.
 
         Args:
             tensors: Labels of the operands, of any broadcastable shapes.
@@ -229,7 +229,7 @@ class Call:
         )
 
     def activate(self, labels: Labels, function: Any) -> Labels:
-        """Passes labels through an activation function."""
+        """Pass labels through an activation function."""
         if function is None:
             return labels
         return self.pass_function(
@@ -241,7 +241,7 @@ class Call:
     def pass_function(
         self, labels: Labels, kind: ActivationKind, name: str
     ) -> Labels:
-        """Passes labels through a function of one tensor of known kind."""
+        """Pass labels through a function of one tensor of known kind."""
         if not kind.elementwise:
             why = f"{name} of {self!r} mixes channels"
             last = labels.along(labels.rank - 1)
@@ -255,7 +255,7 @@ class Call:
         return labels.replace(zero=labels.zero and kind.zero_at_zero)
 
     def constant(self, index: int | str, shape) -> Labels:
-        """Labels of an array constant at argument `index` (or keyword).
+        """Return the labels of an array constant at argument `index` (or keyword).
 
         It is cut with whatever it meets, so each of its axes gets slots.
         """
@@ -271,7 +271,7 @@ class Call:
     # -- variables -------------------------------------------------------
 
     def filters(self, variable: keras.Variable, axis: int) -> np.ndarray:
-        """The slots of a producer's output axis, the same at every call."""
+        """Return the slots of a producer's output axis, the same at every call."""
         axis %= len(variable.shape)
         known = self._ledger.bindings.get(id(variable))
         if known is not None and axis in known.axes:
@@ -279,7 +279,7 @@ class Call:
         return self.new_slots(variable.shape[axis])
 
     def bound(self, variable: keras.Variable, axis: int) -> list[np.ndarray]:
-        """The labels an axis of a variable has got so far."""
+        """Return the labels an axis of a variable has got so far."""
         known = self._ledger.bindings.get(id(variable))
         if known is None or axis not in known.axes:
             return []
@@ -288,7 +288,7 @@ class Call:
     def bind(
         self, variable: keras.Variable | None, axes: dict[int, Axis]
     ) -> None:
-        """Ties axes of a variable to labels.
+        """Tie axes of a variable to labels.
 
         A variable bound before (a layer that is called again) has the labels
         of all its calls merged.
@@ -321,12 +321,12 @@ class Call:
         self.pin([*old, *new], why)
 
     def bind_all(self, variables, labels: list[np.ndarray], role: str) -> None:
-        """Binds axis 0 of several vectors to the same labels."""
+        """Bind axis 0 of several vectors to the same labels."""
         for variable in variables:
             self.bind(variable, {0: Axis(list(labels), role)})
 
     def need(self, name: str, labels: list[np.ndarray]) -> None:
-        """Gives `Rule.masked_call` the mask of an axis, as `masks[name]`.
+        """Give `Rule.masked_call` the mask of an axis, as `masks[name]`.
 
         Where a layer's output at one channel depends on the others, masking
         its variables is not enough. Without labels there is nothing to mask.
@@ -343,7 +343,7 @@ class Call:
     # -- cost ------------------------------------------------------------
 
     def work(self, variable, positions: Sequence[int | None], axes=()) -> None:
-        """Counts `positions` x size of `variable` multiply-accumulates.
+        """Count `positions` x size of `variable` multiply-accumulates.
 
         Unknown positions (dynamic axes) count as 1.
         """
@@ -355,11 +355,11 @@ class Call:
 
 
 def covers(labels: Labels, factors: Iterable[np.ndarray]) -> bool:
-    """Whether some factor of `labels` varies along the axes of each of these."""
+    """Return whether some factor of `labels` varies along the axes of each of these."""
     own = [set(varying(f)) for f in labels.factors]
     return all(any(set(varying(f)) & axes for axes in own) for f in factors)
 
 
 def channel_factor(slots: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    """Factor of a tensor whose channels run along `axis`."""
+    """Return the factor of a tensor whose channels run along `axis`."""
     return on_axis(slots, axis % rank, rank)

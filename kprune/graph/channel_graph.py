@@ -88,7 +88,7 @@ class ChannelGraph:
         return list(unique.values())
 
     def _solve(self) -> np.ndarray:
-        """Classes of all slots, once every tensor can stay rectangular.
+        """Return the classes of all slots, once every tensor can stay rectangular.
 
         Whether a label array that varies along two axes (after a reshape) is
         resolved by a later layer is known only after the walk; what is left
@@ -100,7 +100,7 @@ class ChannelGraph:
             classes = slots.components()
             if not several:
                 return classes
-            # What stays is alike, whyever it stays: it leaves no hole.
+            # What stays is alike, whatever the reason: it leaves no hole.
             pinned = slots.pinned(classes) >= 0
             alike = np.where(pinned, 0, np.arange(pinned.size))
             settled = True
@@ -126,7 +126,7 @@ class ChannelGraph:
                 return classes
 
     def resolve(self, factor: np.ndarray) -> np.ndarray:
-        """The classes of a label array, size 1 where they are constant."""
+        """Return the classes of a label array, size 1 where they are constant."""
         known = self._resolved.get(id(factor))
         if known is None:
             classes = self.classes[factor]
@@ -197,7 +197,7 @@ class ChannelGraph:
         return None
 
     def _only_counted(self, group: Group) -> bool:
-        """Whether there is no weight on which a mask could act."""
+        """Return whether there is no weight on which a mask could act."""
         number = self.group_of[group.classes[0]]
         return all(
             binding.axes[axis].role == STATISTIC
@@ -246,7 +246,7 @@ class ChannelGraph:
         return out
 
     def members_of(self, group: Group) -> tuple[Member, ...]:
-        """Computes `group.members`."""
+        """Compute `group.members`."""
         number = self.group_of[group.classes[0]]
         members = []
         for binding, axis, labels in self._places[number]:
@@ -343,7 +343,7 @@ class ChannelGraph:
         return Coverage(prunable, sum(reasons.values()), reasons)
 
     def kept(self, alive: dict[str, np.ndarray] | None = None) -> Kept:
-        """Index arithmetic for one choice of living channels.
+        """Return what is left of every axis for one choice of channels.
 
         Args:
             alive: Boolean vectors by group name; groups left out live whole.

@@ -31,7 +31,7 @@ TITLES = {
 
 
 def describe(graph: ChannelGraph, fold: bool | None = None) -> str:
-    """Sets a graph as a page: coverage, prunable groups, pinned groups.
+    """Lay out a graph as a page: coverage, prunable groups, pinned groups.
 
     Args:
         graph: A `ChannelGraph`.
@@ -66,7 +66,7 @@ def describe(graph: ChannelGraph, fold: bool | None = None) -> str:
 
 
 def describe_group(group: Group) -> str:
-    """Lists every axis of every variable that a group sits on.
+    """List every axis of every variable that a group sits on.
 
     Args:
         group: A `Group`.
@@ -131,7 +131,7 @@ class _Layers:
         return f"{text} +{more}" if more > 0 else text
 
     def fit(self, width: int) -> str:
-        """As many names as there is room for."""
+        """Return as many names as there is room for."""
         for most in range(len(self.names), 0, -1):
             text = self.show(most)
             if len(text) <= width:
@@ -147,7 +147,7 @@ class _Layers:
 
 
 def _tail(name: str, width: int) -> str:
-    """The end of a name, which tells layers apart better than its start."""
+    """Return the end of a name, which tells layers apart better than its start."""
     rest = name[len(name) - width + 1 :]
     word = rest.find("_") + 1
     return "…" + (rest[word:] if 0 < word < width // 2 else rest)
@@ -174,7 +174,7 @@ def _prunable(groups: Sequence[Group], fold: bool) -> list[str]:
 
 
 def _families(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups that look alike, in the order of their first."""
+    """Return the groups that look alike, in the order of their first."""
     families: dict[tuple, list[Group]] = {}
     for group in groups:
         counts = [len(_layers(m)) for m in (group.producers, group.scales)]
@@ -203,7 +203,7 @@ def _row(family: list[Group]) -> _Row:
 
 
 def _common(lists: list[list[str]]) -> _Layers:
-    """The layers of several groups, place by place, where they look alike."""
+    """Return the layers of several groups, place by place, where they look alike."""
     low, high = min(map(len, lists)), max(map(len, lists))
     count = f"{low}" if low == high else f"{low} to {high}"
     count += " layer" if high == 1 else " layers"
@@ -237,7 +237,7 @@ def _table(rows: list[_Row]) -> list[str]:
 
 
 def _share(rows: list[_Row], room: int) -> tuple[int, int]:
-    """Widths of the last two columns: what one can spare, the other gets."""
+    """Return the widths of the last two columns: one gets what the other spares."""
     scales = [r.scales for r in rows]
     readers = [r.readers for r in rows]
     some = [max(len(c.show(1)) for c in column) for column in (scales, readers)]

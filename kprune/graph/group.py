@@ -46,7 +46,7 @@ class Member:
     feature_axis: int | None = None
 
     def matrix(self) -> np.ndarray:
-        """The variable's values of each channel, flattened: `(size, d)`."""
+        """Return the variable's values of each channel, flattened: `(size, d)`."""
         value = np.moveaxis(read(self.variable), self.axis, 0)
         return value[self.index].reshape(self.index.shape[0], -1)
 

@@ -27,14 +27,14 @@ class Kept:
         self._graph = graph
 
     def indices(self, labels: Sequence[np.ndarray]) -> np.ndarray | None:
-        """Surviving positions of one axis, None if all survive."""
+        """Return the surviving positions of one axis, None if all survive."""
         if not labels:
             return None
         mask = self._graph.project(labels, self._alive)
         return None if mask.all() else np.flatnonzero(mask)
 
     def axis(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
-        """Surviving positions of a variable's axis, None if all survive."""
+        """Return the surviving positions of a variable's axis, None if all survive."""
         binding = self._graph.bindings.get(id(variable))
         if binding is None:
             return None
@@ -42,17 +42,17 @@ class Kept:
         return None if known is None else self.indices(known.labels)
 
     def size(self, variable: keras.Variable, axis: int) -> int:
-        """How many positions of a variable's axis survive."""
+        """Return how many positions of a variable's axis survive."""
         index = self.axis(variable, axis)
         return variable.shape[axis] if index is None else index.size
 
     def changed(self, variable: keras.Variable) -> bool:
-        """Whether any position of the variable is removed."""
+        """Return whether any position of the variable is removed."""
         axes = range(len(variable.shape))
         return any(self.axis(variable, a) is not None for a in axes)
 
     def take(self, variable: keras.Variable, value: np.ndarray) -> np.ndarray:
-        """Cuts an array shaped like `variable` down to what survives."""
+        """Cut an array shaped like `variable` down to what survives."""
         for axis in range(len(variable.shape)):
             index = self.axis(variable, axis)
             if index is not None:
@@ -60,7 +60,7 @@ class Kept:
         return value
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray | None:
-        """Surviving positions of a tensor's axis, None if all survive."""
+        """Return the surviving positions of a tensor's axis, None if all survive."""
         axis %= labels.rank
         mask: np.ndarray | None = None
         for factor in labels.along(axis):
@@ -72,7 +72,7 @@ class Kept:
         return None if mask is None or mask.all() else np.flatnonzero(mask)
 
     def shape(self, labels: Labels) -> tuple[int | None, ...]:
-        """True shape of a tensor after removal."""
+        """Return the true shape of a tensor after removal."""
         shape = list(labels.shape)
         for axis in range(labels.rank):
             index = self.positions(labels, axis)

@@ -45,7 +45,7 @@ class Labels:
         return len(self.shape)
 
     def along(self, axis: int) -> tuple[np.ndarray, ...]:
-        """The factors that vary along `axis`."""
+        """Return the factors that vary along `axis`."""
         return tuple(f for f in self.factors if f.shape[axis] > 1)
 
     def replace(self, **changes) -> Labels:
@@ -53,19 +53,19 @@ class Labels:
 
 
 def varying(factor: np.ndarray) -> tuple[int, ...]:
-    """Axes along which a factor has more than one position."""
+    """Return the axes along which a factor has more than one position."""
     return tuple(d for d, n in enumerate(factor.shape) if n > 1)
 
 
 def on_axis(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    """Lays a 1-D array along `axis` of an otherwise size-1 array."""
+    """Lay a 1-D array along `axis` of an otherwise size-1 array."""
     shape = [1] * rank
     shape[axis] = values.size
     return values.reshape(shape)
 
 
 def compress(factor: np.ndarray) -> np.ndarray:
-    """Shrinks to size 1 every axis along which the labels are constant."""
+    """Shrink to size 1 every axis along which the labels are constant."""
     for axis in varying(factor):
         first = factor.take([0], axis=axis)
         if (factor == first).all():
@@ -74,7 +74,7 @@ def compress(factor: np.ndarray) -> np.ndarray:
 
 
 def lift(labels: Labels, rank: int) -> Labels:
-    """Adds leading size-1 axes, as NumPy broadcasting does."""
+    """Add leading size-1 axes, as NumPy broadcasting does."""
     extra = rank - labels.rank
     if extra <= 0:
         return labels
@@ -93,7 +93,7 @@ def _product(dims: Sequence[int | None]) -> int | None:
 def split_blocks(
     old: Shape, new: Shape
 ) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
-    """Pairs runs of old axes with the runs of new axes they turn into.
+    """Pair runs of old axes with the runs of new axes they turn into.
 
     Returns `((i0, i1), (j0, j1))` pairs with equal element counts, as short
     as possible, or None where the sizes do not fit. Elements are counted from
@@ -118,7 +118,7 @@ def split_blocks(
 
 
 def _trailing_run(old: Shape, new: Shape) -> tuple[int, int] | None:
-    """Where the shortest trailing runs of equal element count start."""
+    """Return where the shortest trailing runs of equal element count start."""
     i, j = len(old) - 1, len(new) - 1
     left, right = old[i], new[j]
     while left != right and left is not None and right is not None:
@@ -136,7 +136,7 @@ def _trailing_run(old: Shape, new: Shape) -> tuple[int, int] | None:
 def reshape_factor(
     factor: np.ndarray, old: Shape, new: Shape
 ) -> np.ndarray | None:
-    """Reshapes one factor as its tensor is reshaped from `old` to `new`.
+    """Reshape one factor as its tensor is reshaped from `old` to `new`.
 
     Returns None where unknown sizes make the new positions undecidable.
     """

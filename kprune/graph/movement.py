@@ -15,7 +15,7 @@ from kprune.graph.labels import varying
 
 
 def transpose(x: Labels, order: Sequence[int]) -> Labels:
-    """Labels of a tensor whose axes come in another order."""
+    """Return the labels of a tensor whose axes come in another order."""
     return x.replace(
         shape=tuple(x.shape[a] for a in order),
         factors=tuple(f.transpose(order) for f in x.factors),
@@ -23,7 +23,7 @@ def transpose(x: Labels, order: Sequence[int]) -> Labels:
 
 
 def finish(call: Call, x: Labels, factors, shape) -> Labels:
-    """Drops factors that stopped varying, pinning what they held."""
+    """Drop factors that stopped varying, pinning what they held."""
     live = []
     for factor in factors:
         if varying(factor):
@@ -37,7 +37,7 @@ def finish(call: Call, x: Labels, factors, shape) -> Labels:
 
 
 def reshape(call: Call, x: Labels, shape) -> Labels:
-    """Labels of a reshaped tensor; what cannot be followed is pinned."""
+    """Return the labels of a reshaped tensor; what cannot be followed is pinned."""
     factors = []
     why = x.why
     for factor in x.factors:
@@ -53,7 +53,7 @@ def reshape(call: Call, x: Labels, shape) -> Labels:
 def concatenate(
     call: Call, inputs: Sequence[Labels], axis: int, shape
 ) -> Labels:
-    """Lays labels end to end along `axis`, joins them along all others."""
+    """Lay labels end to end along `axis`; join them along all others."""
     if any(x.shape[axis] is None for x in inputs):
         why = f"{call!r} lays them beside an axis of unknown size"
         inputs = [call.settle(x, [axis], why) for x in inputs]
@@ -92,7 +92,7 @@ def concatenate(
 
 
 def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
-    """Basic indexing; `key` is normalised (see `normalise_key`)."""
+    """Index with a key that is normalised. See `normalise_key`."""
     for axis, entry in enumerate(k for k in key if k is not None):
         if len(x.along(axis)) > 1 and entry != slice(None):
             # Each of them keeps a channel, but not always one in this piece.
@@ -118,7 +118,7 @@ def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
 
 
 def normalise_key(key: Any, rank: int) -> tuple | None:
-    """Expands Ellipsis and missing axes; None if it is not basic indexing."""
+    """Expand Ellipsis and missing axes; return None for other indexing."""
     if isinstance(key, list):  # a loaded model has lists where tuples were
         key = tuple(key)
     key = key if isinstance(key, tuple) else (key,)
@@ -136,7 +136,7 @@ def normalise_key(key: Any, rank: int) -> tuple | None:
 def pad(
     call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape
 ) -> Labels:
-    """Padding; on an axis of labelled channels the pad owns new slots."""
+    """Pad an axis; if its channels are labelled, the pad owns new slots."""
     padded = [a for a, (low, high) in enumerate(widths) if low or high]
     last = x.rank - 1
     factors = []
@@ -169,7 +169,7 @@ def _pad_factor(call: Call, factor, axis, width, blank: bool) -> np.ndarray:
 
 
 def expand(x: Labels, axis: int) -> Labels:
-    """Labels of a tensor with a new axis of size 1."""
+    """Return the labels of a tensor with a new axis of size 1."""
     shape = list(x.shape)
     shape.insert(axis, 1)
     factors = tuple(np.expand_dims(f, axis) for f in x.factors)
@@ -177,7 +177,7 @@ def expand(x: Labels, axis: int) -> Labels:
 
 
 def shrink_key(key: tuple, x: Labels, kept: Kept):
-    """Rewrites a basic index for the kept positions.
+    """Rewrite a basic index for the kept positions.
 
     Returns:
         The new key, and `(axis, indices)` of axes whose picks are no regular
@@ -210,7 +210,7 @@ def shrink_key(key: tuple, x: Labels, kept: Kept):
 
 
 def broadcast(x: Labels, shape) -> Labels:
-    """Labels of a tensor broadcast or repeated along unlabelled axes."""
+    """Return the labels of a tensor broadcast or repeated along unlabelled axes."""
     extra = len(shape) - x.rank
     factors = tuple(f.reshape((1,) * extra + f.shape) for f in x.factors)
     return x.replace(shape=tuple(shape), factors=factors)

@@ -11,7 +11,7 @@ _LISTED = 3
 
 
 def pattern(name: str) -> str:
-    """The name with every number replaced by `#`.
+    """Return the name with every number replaced by `#`.
 
     Example:
 
@@ -23,7 +23,7 @@ def pattern(name: str) -> str:
 
 
 def merged(names: Sequence[str]) -> str:
-    """Writes names of one pattern as one, numbers that vary in braces.
+    """Write names of one pattern as one, with varying numbers in braces.
 
     Args:
         names: Names for which `pattern` is the same.

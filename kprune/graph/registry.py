@@ -36,25 +36,25 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def trace(self, call: Call) -> Labels | Sequence[Labels]:
-        """Labels of the outputs, given those of the inputs."""
+        """Return the labels of the outputs, given those of the inputs."""
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
-        """Constructor configuration of the layer with fewer channels."""
+        """Return the constructor configuration of the layer with fewer channels."""
         return configuration(visit.operation)
 
     def reshapes(self, operation: Any) -> bool:
-        """Whether the configuration depends on the channels that come in.
+        """Return whether the configuration depends on the channels that come in.
 
         If so, all calls of a shared layer must lose the same channels.
         """
         return type(self).config is not Rule.config
 
     def copied(self, operation: Any) -> dict[str, Any]:
-        """Constructor configuration of an unchanged copy."""
+        """Return the constructor configuration of an unchanged copy."""
         return configuration(operation)
 
     def shrink(self, visit: Visit, kept: Kept) -> Any:
-        """A new layer or operation for the kept channels, without weights."""
+        """Return a new layer or operation for the kept channels, without weights."""
         operation = visit.operation
         config = self.config(visit, kept)
         if isinstance(operation, keras.layers.Layer):
@@ -68,7 +68,7 @@ class Rule(abc.ABC):
     def masked_call(
         self, layer: Any, masks: dict, inputs: Any, *args, **kwargs
     ):
-        """Computes the layer as if only channels with mask 1 existed.
+        """Compute the layer as if only channels with mask 1 existed.
 
         Only layers whose output at one channel depends on the others (layer
         normalisation) override it: for all others, masked variables do.
@@ -89,7 +89,7 @@ class Rule(abc.ABC):
         return layer(inputs, *args, **kwargs)
 
     def arrange(self, layer: Any, new: Any) -> None:
-        """Last adjustments of a copy once its weights are loaded."""
+        """Adjust a copy once its weights are loaded."""
 
 
 class CompositeRule(Rule):
@@ -108,23 +108,23 @@ class CompositeRule(Rule):
     """
 
     def trace(self, call: Call) -> Sequence[Labels]:
-        """Reached only where the layer is no such model after all."""
+        """Pin all channels: the layer turned out not to be such a model."""
         return call.pin_all(
             f"layer '{call.layer.name}' cannot be read as a model of its layers"
         )
 
 
 def from_config(operation: Any, config: dict[str, Any]) -> Any:
-    """A new object of the operation's class."""
+    """Return a new object of the operation's class."""
     from keras.src.saving.serialization_lib import SafeModeScope
 
-    # A Lambda of a model that runs in this process already is no foreign code.
+    # A Lambda of a model that runs in this process already is not foreign code.
     with SafeModeScope(False):
         return type(operation).from_config(config)
 
 
 def copy_operation(operation: Any) -> Any:
-    """A copy of a layer or operation, without weights and nodes."""
+    """Return a copy of a layer or operation, without weights and nodes."""
     rule = find_rule(operation)
     if rule is None:
         return from_config(operation, configuration(operation))
@@ -132,7 +132,7 @@ def copy_operation(operation: Any) -> Any:
 
 
 def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
-    """Replaces initializers that hold whole arrays (pretrained weights).
+    """Replace initializers that hold whole arrays (pretrained weights).
 
     They fit the old shape only, and the kept weights are loaded anyway.
     """
@@ -149,7 +149,7 @@ def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def configuration(operation: Any) -> dict[str, Any]:
-    """`get_config()`, also for operations that were given NumPy arguments.
+    """Return `get_config()`, also for operations that were given NumPy arguments.
 
     Keras records constructor arguments only if they are plain Python values;
     for others they are read back from the attributes of the same names.
@@ -181,7 +181,7 @@ _RULES: dict[type | str, Rule] = {}
 
 
 def register_rule(*classes: type | str) -> Callable[[Any], Any]:
-    """Teaches the channel graph a layer class.
+    """Teach the channel graph a layer class.
 
     Decorates a `kprune.graph.Rule` subclass (it needs no constructor
     arguments), or a plain function `trace(call)`.
@@ -235,13 +235,13 @@ class _FunctionRule(Rule):
         return self._trace(call)
 
 
-# What a subclass may define anew without computing anything else.
+# What a subclass may redefine without computing anything else.
 _HARMLESS = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__"}
 _HARMLESS |= {"__annotations__", "__static_attributes__", "__firstlineno__"}
 
 
 def _rule_of(cls: type) -> Rule | None:
-    """The rule registered for this very class."""
+    """Return the rule registered for this very class."""
     rule = _RULES.get(cls)
     if rule is None:
         rule = _RULES.get(f"{cls.__module__}:{cls.__qualname__}")
@@ -249,7 +249,7 @@ def _rule_of(cls: type) -> Rule | None:
 
 
 def find_rule(operation: Any) -> Rule | None:
-    """The rule of an operation's class, or of a parent it computes like."""
+    """Return the rule of an operation's class, or of a parent it computes like."""
     cls = type(operation)
     rule = _rule_of(cls)
     if rule is not None:

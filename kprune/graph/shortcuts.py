@@ -11,7 +11,7 @@ from kprune.graph import walk
 
 
 def projections(model: keras.Model) -> list[keras.layers.Layer]:
-    """The 1x1 convolutions that run beside a block of more, into the same sum.
+    """Return the 1x1 convolutions that run beside a block into the same sum.
 
     Args:
         model: A functional or Sequential model, plain or masked; nested models

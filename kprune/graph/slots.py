@@ -21,12 +21,12 @@ class SlotTable:
         self._pins: list[tuple[np.ndarray, int]] = []
 
     def new(self, size: int) -> np.ndarray:
-        """`size` fresh slot ids."""
+        """Return `size` fresh slot ids."""
         self.count += size
         return np.arange(self.count - size, self.count)
 
     def union(self, a: np.ndarray, b: np.ndarray, why: str) -> None:
-        """Makes `a` and `b` one, position by position after broadcasting.
+        """Make `a` and `b` one, position by position after broadcasting.
 
         A slot that meets slot 0 is pinned for the reason `why`.
         """
@@ -44,7 +44,7 @@ class SlotTable:
         self.pin(b[a == 0], why)
 
     def pin(self, ids: np.ndarray, why: str, foremost: bool = False) -> None:
-        """Forbids removing `ids`.
+        """Forbid removing `ids`.
 
         The first reason given is the one told, unless a later one is
         `foremost`.
@@ -59,7 +59,7 @@ class SlotTable:
         self._pins.insert(place, (ids.ravel(), self._reason_ids[why]))
 
     def components(self) -> np.ndarray:
-        """The class of every slot: an array of length `count`.
+        """Return the class of every slot: an array of length `count`.
 
         Classes are numbered 0, 1, ... in the order of their first slot; class
         0 is slot 0 alone.
@@ -86,7 +86,7 @@ class SlotTable:
         return order[inverse]
 
     def pinned(self, classes: np.ndarray) -> np.ndarray:
-        """Index into `reasons` for every class, -1 where it is removable."""
+        """Return the index into `reasons` of every class, -1 if it is removable."""
         out = np.full(int(classes.max()) + 1, -1)
         for ids, reason in reversed(self._pins):
             out[classes[ids]] = reason

@@ -24,7 +24,7 @@ from kprune.graph.registry import find_rule
 def trace(
     model: keras.Model, skip: Iterable[Any] | None = None
 ) -> ChannelGraph:
-    """Finds which channels of a model live and die together.
+    """Find which channels of a model live and die together.
 
     Args:
         model: A functional or Sequential `keras.Model`, plain or wrapped by
@@ -131,7 +131,7 @@ class Tracer:
         ]
 
     def _enter(self, inner, given: Any, shape) -> Labels:
-        """The labels of an input as the nested model itself sees its shape."""
+        """Return the labels of an input as the nested model itself sees its shape."""
         if not isinstance(given, Labels):
             return Labels(shape, why=f"constant input of model '{inner.name}'")
         call = Call(inner, (given,), {}, [shape], self.ledger)
@@ -230,7 +230,7 @@ class Tracer:
         return self._unknown_operation(call)
 
     def _unknown_operation(self, call: Call) -> list[Labels]:
-        """Functions of one tensor are tried out; others pin what they touch."""
+        """Try out functions of one tensor; others pin what they touch."""
         kind = type(call.operation).__name__
         single = len(call.inputs) == 1 and call.output_shapes == [
             call.input.shape
@@ -293,7 +293,7 @@ def _names(skip: Iterable[Any] | None) -> set[str]:
 
 
 def align_inputs(functional, args: tuple, kwargs: dict) -> list[Any]:
-    """The values given to a nested model in the order of its inputs."""
+    """Return the values given to a nested model in the order of its inputs."""
     if args:
         given = args[0]
     elif "inputs" in kwargs:

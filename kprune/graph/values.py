@@ -9,13 +9,13 @@ import numpy as np
 
 
 def read(variable: Any) -> np.ndarray:
-    """The value of a variable or tensor as a NumPy array (maybe a view)."""
+    """Return the value of a variable or tensor as a NumPy array (maybe a view)."""
     value = getattr(variable, "value", variable)
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
 def copy_value(source: Any, target: Any) -> None:
-    """Assigns the value of one variable to another.
+    """Assign the value of one variable to another.
 
     Through an array of its own: on JAX both variables would otherwise share
     a buffer, which the first training step of one of them gives away.

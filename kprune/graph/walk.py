@@ -21,11 +21,11 @@ class Transparent(keras.layers.Layer):
     """
 
     def inner(self) -> keras.layers.Layer:
-        """The layer that is wrapped."""
+        """Return the layer that is wrapped."""
         return self.layer
 
     def masked_axes(self) -> set[tuple[int, Any]]:
-        """What has a mask: `(id(variable), axis)` and `(id(layer), name)`.
+        """Return what has a mask: `(id(variable), axis)` and `(id(layer), name)`.
 
         The latter are the needs of the layer's rule (`Call.need`).
         """
@@ -33,14 +33,14 @@ class Transparent(keras.layers.Layer):
 
 
 def unwrap(operation: Any) -> Any:
-    """The operation itself, or the layer inside a transparent wrapper."""
+    """Return the operation itself, or the layer inside a transparent wrapper."""
     if isinstance(operation, Transparent):
         return operation.inner()
     return operation
 
 
 def functional_of(operation: Any) -> keras.Model | None:
-    """The functional graph of a model or composite layer, else None."""
+    """Return the functional graph of a model or composite layer, else None."""
     if isinstance(operation, keras.Sequential):
         return operation._functional
     if isinstance(operation, keras.Model):
@@ -56,7 +56,7 @@ _COMPOSITES: weakref.WeakKeyDictionary[Any, keras.Model | None] = (
 
 
 def is_composite(operation: Any) -> bool:
-    """Whether a layer has a `CompositeRule` and can be read as a model."""
+    """Return whether a layer has a `CompositeRule` and can be read as a model."""
     if not isinstance(find_rule(operation), CompositeRule):
         return False
     if operation not in _COMPOSITES:
@@ -65,13 +65,13 @@ def is_composite(operation: Any) -> bool:
 
 
 def tensors_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-    """The symbolic tensors among the arguments of a call."""
+    """Return the symbolic tensors among the arguments of a call."""
     flat = keras.tree.flatten((args, kwargs))
     return [x for x in flat if isinstance(x, keras.KerasTensor)]
 
 
 def _read_call(layer: keras.layers.Layer) -> keras.Model | None:
-    """The model that the layer's `call` amounts to, over the same layers."""
+    """Return the model that the layer's `call` amounts to, over the same layers."""
     given = [
         tensors_of(n.arguments.args, n.arguments.kwargs)
         for n in layer._inbound_nodes
@@ -100,7 +100,7 @@ BATCH = 1009
 
 
 def _for_any_batch(model: keras.Model) -> keras.Model:
-    """The model for batches of any size instead of `BATCH`."""
+    """Return the model for batches of any size instead of `BATCH`."""
     (given,) = model.inputs
     shape = (None, *given.shape[1:])
     inputs = keras.Input(batch_shape=shape, dtype=given.dtype)
@@ -121,21 +121,21 @@ def _for_any_batch(model: keras.Model) -> keras.Model:
 
 
 def _given(operation: Any) -> list[Any]:
-    """What an operation was constructed with; a layer knows no batch."""
+    """Return what an operation was constructed with; a layer knows no batch."""
     if isinstance(operation, keras.layers.Layer):
         return []
     return [v for k, v in vars(operation).items() if not k.startswith("_")]
 
 
 def _names_batch(structure: Any) -> bool:
-    """Whether anything in `structure` was made for batches of `BATCH`."""
+    """Return whether anything in `structure` was made for batches of `BATCH`."""
     flat = keras.tree.flatten(structure)
     sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
     return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)
 
 
 def require_functional(model: Any) -> keras.Model:
-    """The functional graph of `model`, or an error that says the ways out."""
+    """Return the functional graph of `model`, or an error that says the ways out."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "kprune works on Keras models. Received: "
@@ -162,13 +162,13 @@ def require_functional(model: Any) -> keras.Model:
 
 
 def input_name(tensor: Any) -> str:
-    """Name of the input layer a model input comes from."""
+    """Return the name of the input layer a model input comes from."""
     operation = tensor._keras_history.operation
     return tensor.name if operation is None else operation.name
 
 
 def nodes(functional: keras.Model) -> Iterator[Any]:
-    """The calls of a functional model in execution order, inputs left out.
+    """Yield the calls of a functional model in execution order, inputs left out.
 
     Calls of equal depth come in the order of their names: Keras' own order
     changes when a model is saved and loaded, and group names follow it.
@@ -180,7 +180,7 @@ def nodes(functional: keras.Model) -> Iterator[Any]:
 
 
 def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """All layers called in `model`, those of nested models included, once."""
+    """Yield all layers called in `model`, those of nested models included, once."""
     seen: set[int] = set()
     stack = [require_functional(model)]
     while stack:
@@ -197,6 +197,6 @@ def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def flat_inputs(functional: keras.Model, inputs: Any) -> list[Any]:
-    """The arrays for `functional.inputs`, as `predict` would match them."""
+    """Return the arrays for `functional.inputs`, as `predict` would match them."""
     flat = functional._standardize_inputs(inputs)
     return [np.asarray(keras.ops.convert_to_numpy(x)) for x in flat]

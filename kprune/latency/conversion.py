@@ -198,7 +198,7 @@ class Conversion:
         )
 
     def _other(self, seen: Sequence[Operator]) -> _Shape:
-        """Of other operators, the last axis that varies stands for all."""
+        """Return the last axis that varies, which stands for all."""
         varying = _varying(seen)
         chosen = None
         for place in sorted(varying, reverse=True):

@@ -62,7 +62,7 @@ def write_files(
     folder: str | os.PathLike[str],
     dtype: str = "float32",
 ) -> WrittenFiles:
-    """Writes all files whose times make a latency table of another device.
+    """Write all files whose times make a latency table of another device.
 
     Each `.tflite` file holds one operator at one width, the whole model at some
     widths, or next to nothing. The script `measure.sh` beside them runs LiteRT's

@@ -193,7 +193,7 @@ def _options(op: Any) -> str:
 
 
 def _requantized(quantization: Any, shape: tuple[int, ...]) -> Any:
-    """Scales per channel, for another number of channels."""
+    """Scale per channel, for another number of channels."""
     if quantization is None or quantization.scale is None:
         return quantization
     if len(quantization.scale) < 2:

@@ -47,7 +47,7 @@ class Placed:
     writes: Width | None = None
 
     def groups(self) -> set[int]:
-        """Numbers of the groups that its widths depend on."""
+        """Return the numbers of the groups that its widths depend on."""
         widths = [w for w in (self.reads, self.writes) if w is not None]
         return {number for width in widths for number in width.slopes}
 

@@ -23,7 +23,7 @@ _TIME = re.compile(
 def read_logs(
     folder: str | os.PathLike[str], device: str, threads: int = 1
 ) -> LatencyTable:
-    """Makes a latency table of what a device printed.
+    """Make a latency table of what a device printed.
 
     Args:
         folder: A folder that `write_files` wrote and on which `measure.sh` was

@@ -220,12 +220,12 @@ class TimedCostModel(CostModel):
         self.latency = latency
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
-        """As of `CostModel`, with `"latency"` in milliseconds."""
+        """Return the cost, with `"latency"` in milliseconds."""
         return {**super().evaluate(kept), "latency": self.latency(kept)}
 
 
 def predict(model: keras.Model, table: LatencyTable) -> float:
-    """Predicts the latency of a model from measured operators.
+    """Predict the latency of a model from measured operators.
 
     Args:
         model: A functional model, masked or not: a masked one takes as long as

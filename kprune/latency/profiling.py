@@ -47,7 +47,7 @@ def profile(
     threads: int = 1,
     table: LatencyTable | str | os.PathLike[str] | None = None,
 ) -> LatencyTable:
-    """Measures how long the operators of a model take on this machine.
+    """Measure how long the operators of a model take on this machine.
 
     The model is converted as the device will run it; each operator is cut out
     and timed at the widths at which its time changes. On most runtimes time

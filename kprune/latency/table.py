@@ -175,7 +175,7 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no latency table, or one of another version.
+        ValueError: It is not a latency table, or one of another version.
     """
     text = Path(path).read_text("utf-8")
     try:
@@ -227,7 +227,7 @@ def check_setting(runtime: str, dtype: str, threads: int) -> None:
 
 
 def _lines(data: Mapping[str, Any]) -> str:
-    """JSON with one operator per line, so that tables can be compared."""
+    """Return JSON with one operator per line, so that tables can be compared."""
 
     def one(key: str, value: Any) -> str:
         if not isinstance(value, Mapping) or key == "steps":

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def call_signature(layer: Any) -> inspect.Signature:
-    """Signature of a wrapper `call(inputs, *args, **kwargs)` around `layer`.
+    """Return the signature of a wrapper `call(inputs, *args, **kwargs)` around `layer`.
 
     Keras takes what `**kwargs` collects for one nested argument, which must
     not mix tensors and other values, as in `mha(x, x, attention_mask=m,

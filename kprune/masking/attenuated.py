@@ -20,14 +20,14 @@ from kprune.masking.wrapping import wrappers_by_layer
 def attenuation(
     masked: keras.Model, graph: ChannelGraph | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads by how much the filters of every prunable group were scaled.
+    """Read by how much the filters of every prunable group were scaled.
 
     `AttenuateCallback` scales weights in place; this is its record, which is
     saved with the model.
 
     Args:
         masked: A model made by `kprune.wrap`.
-        graph: `kprune.trace(masked)`, if it is at hand already.
+        graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
         Group name -> float vector of shape `(group.size,)`: the product of the
@@ -59,17 +59,17 @@ def set_attenuation(
     vectors: Mapping[str, Any],
     graph: ChannelGraph | None = None,
 ) -> None:
-    """Notes by how much the filters of the named groups were scaled.
+    """Record by how much the filters of the named groups were scaled.
 
     Changes the record alone, no weight that acts.
 
     Args:
         masked: A model made by `kprune.wrap`.
         vectors: Group name -> vector of shape `(group.size,)` from 0 to 1.
-        graph: `kprune.trace(masked)`, if it is at hand already.
+        graph: `kprune.trace(masked)`, if you have it already.
 
     Raises:
-        ValueError: If a name is no prunable group, or a vector has the wrong
+        ValueError: If a name is not a prunable group, or a vector has the wrong
             shape or values.
     """
     require_masked(masked)

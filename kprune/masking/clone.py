@@ -37,7 +37,7 @@ class Cloner:
         self.layers: dict[int, Any] = {}
 
     def clone(self, model: keras.Model) -> keras.Model:
-        """The model with every node replaced."""
+        """Return the model with every node replaced."""
         functional = walk.require_functional(model)
         tensors: dict[int, Any] = {}
         for index, tensor in enumerate(functional.inputs):
@@ -89,7 +89,7 @@ class Cloner:
 
 
 def _constructor(model: keras.Model) -> Any:
-    """The model's class if it is built like `keras.Model`, else that."""
+    """Return the model's class if it is built like `keras.Model`, else that."""
     from keras.src.models.functional import functional_like_constructor
 
     cls = type(model)

@@ -15,11 +15,11 @@ logger = logging.getLogger("kprune")
 def copy_compilation(
     model: keras.Model, copy: keras.Model, optimizer_state: bool = True
 ) -> None:
-    """Compiles `copy` as `model` is compiled, if it is.
+    """Compile `copy` as `model` is compiled, if it is.
 
     Loss functions and the like are reused as they are (a round trip through
     serialisation would lose plain Python functions); objects with state
-    (optimizer, metrics) are made anew from their configuration.
+    (optimizer, metrics) are recreated from their configuration.
 
     Args:
         model: The model whose configuration is read.
@@ -54,7 +54,7 @@ def copy_compilation(
 
 
 def fresh(value: Any) -> Any:
-    """A new object of the same configuration, for objects that hold state."""
+    """Return a new object of the same configuration, for objects that hold state."""
     if isinstance(value, keras.Metric | keras.Optimizer):
         return type(value).from_config(value.get_config())
     return value

@@ -40,7 +40,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             axis of every trainable weight, of kernels and biases alike.
         tensors: `{name: size}` of further masks, on axes of the layer's
             tensors: layers that compute across channels need them.
-        **kwargs: As of `keras.layers.Layer`.
+        **kwargs: See `keras.layers.Layer`.
 
     Example:
 
@@ -196,48 +196,48 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     def axis_mask(
         self, variable: keras.Variable, axis: int
     ) -> np.ndarray | None:
-        """The mask on one axis of one variable of the layer, or None."""
+        """Return the mask on one axis of one variable of the layer, or None."""
         mask = self._masks.get((self._index(variable), axis))
         return None if mask is None else read(mask)
 
     def set_axis_mask(
         self, variable: keras.Variable, axis: int, value: Any
     ) -> None:
-        """Sets the mask on one axis of one variable of the layer."""
+        """Set the mask on one axis of one variable of the layer."""
         self._masks[self._index(variable), axis].assign(value)
 
     def axis_factor(
         self, variable: keras.Variable, axis: int
     ) -> np.ndarray | None:
-        """The factor on one axis of one variable of the layer, or None."""
+        """Return the factor on one axis of one variable of the layer, or None."""
         factor = self._factors.get((self._index(variable), axis))
         return None if factor is None else read(factor)
 
     def set_axis_factor(
         self, variable: keras.Variable, axis: int, value: Any
     ) -> None:
-        """Sets the factor on one axis of one variable of the layer."""
+        """Set the factor on one axis of one variable of the layer."""
         self._factors[self._index(variable), axis].assign(value)
 
     def axis_attenuation(
         self, variable: keras.Variable, axis: int
     ) -> np.ndarray | None:
-        """What is noted for one axis of one variable of the layer, or None."""
+        """Return what is noted for one axis of one variable of the layer, or None."""
         vector = self._attenuations.get((self._index(variable), axis))
         return None if vector is None else read(vector)
 
     def set_axis_attenuation(
         self, variable: keras.Variable, axis: int, value: Any
     ) -> None:
-        """Notes by what the filters on one axis of one variable were scaled."""
+        """Record by how much the filters on one axis of a variable were scaled."""
         self._attenuations[self._index(variable), axis].assign(value)
 
     def tensor_mask(self, name: str) -> np.ndarray:
-        """The mask of the tensor axis that the layer's rule calls `name`."""
+        """Return the mask of the tensor axis that the layer's rule calls `name`."""
         return read(self._tensor_masks[name])
 
     def set_tensor_mask(self, name: str, value: Any) -> None:
-        """Sets the mask of the tensor axis that the layer's rule calls `name`."""
+        """Set the mask of the tensor axis that the layer's rule calls `name`."""
         self._tensor_masks[name].assign(value)
 
     def _index(self, variable: keras.Variable) -> int:
@@ -261,13 +261,13 @@ class FilterMask(Transparent, keras.layers.Wrapper):
     # -- computing ---------------------------------------------------------
 
     def effective(self, index: int) -> Any:
-        """Tensor of weight `index` of the layer, masks and factor applied."""
+        """Return weight `index` as a tensor, masks and factor applied."""
         value = self.layer.weights[index].value
         scale = self._scale(index, value.dtype)
         return value if scale is None else value * scale
 
     def _scale(self, index: int, dtype: Any) -> Any:
-        """What weight `index` is multiplied with, broadcastable, or None."""
+        """Return what weight `index` is multiplied with, broadcastable, or None."""
         rank = len(self.layer.weights[index].shape)
         scale = None
         for axis in range(rank):
@@ -282,7 +282,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         return scale
 
     def _unscaled(self, index: int, value: Any) -> Any:
-        """The weight that masks and factors turn into `value`.
+        """Return the weight that masks and factors turn into `value`.
 
         A layer that assigns to a masked weight in its call (spectral
         normalisation) has seen the scaled one; masked entries stay.
@@ -298,7 +298,7 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         )
 
     def folded(self, index: int) -> np.ndarray:
-        """Weight `index` with the attenuation factor folded in, masks not.
+        """Return weight `index` with the attenuation factor folded in, masks not.
 
         Masked entries are cut away by a rebuild, not multiplied.
         """

@@ -29,7 +29,7 @@ class TemporaryMasks:
 
     Args:
         masked: A model made by `kprune.wrap`.
-        graph: `kprune.trace(masked)`, if it is at hand already.
+        graph: `kprune.trace(masked)`, if you have it already.
 
     Example:
 
@@ -61,14 +61,14 @@ class TemporaryMasks:
 
     @contextlib.contextmanager
     def __call__(self, masks: Mapping[str, Any]) -> Iterator[None]:
-        """Context in which these masks hold.
+        """Return a context in which these masks hold.
 
         Args:
             masks: Group name -> vector of shape `(group.size,)`, 0 = removed.
                 Groups left out stay as they are.
 
         Raises:
-            ValueError: If a name is no prunable group, a vector has the wrong
+            ValueError: If a name is not a prunable group, a vector has the wrong
                 shape or values, or a group would keep no channel at all.
         """
         vectors = {

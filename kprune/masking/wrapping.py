@@ -30,7 +30,7 @@ logger = logging.getLogger("kprune")
 
 
 def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
-    """Copies a model so that its filters can be masked while it trains.
+    """Copy a model so that its filters can be masked while it trains.
 
     Every layer with removable channels is wrapped in a `FilterMask` of the
     same name, in nested models too. All masks start at 1, so the outputs are
@@ -94,7 +94,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
 
 
 def _positional(node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Gives the first argument by position: the wrapper names it otherwise."""
+    """Give the first argument by position: the wrapper names it otherwise."""
     operation = walk.unwrap(node.operation)
     if args or not isinstance(operation, keras.layers.Layer):
         return args, kwargs
@@ -105,7 +105,7 @@ def _positional(node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
 
 
 def require_prunable(graph: ChannelGraph) -> None:
-    """Raises a `ValueError` that lists why, if no channel can be removed."""
+    """Raise a `ValueError` that lists why, if no channel can be removed."""
     if graph.prunable:
         return
     reasons = "\n".join(
@@ -160,12 +160,12 @@ def _any_prunable(graph: ChannelGraph, labels: list[np.ndarray]) -> bool:
 
 
 def filter_masks(model: keras.Model) -> list[FilterMask]:
-    """All `FilterMask` wrappers of a model, nested models included."""
+    """Return all `FilterMask` wrappers of a model, nested models included."""
     return [x for x in walk.layers_of(model) if isinstance(x, FilterMask)]
 
 
 def is_masked(model: keras.Model) -> bool:
-    """Whether a model holds `FilterMask` wrappers."""
+    """Return whether a model holds `FilterMask` wrappers."""
     return any(
         isinstance(layer, FilterMask)
         for layer in model._flatten_layers(include_self=False)
@@ -173,7 +173,7 @@ def is_masked(model: keras.Model) -> bool:
 
 
 def require_masked(model: Any) -> None:
-    """Raises the error that says how to wrap, if `model` is not wrapped."""
+    """Raise the error that says how to wrap, if `model` is not wrapped."""
     if not isinstance(model, keras.Model) or not is_masked(model):
         name = getattr(model, "name", model)
         raise ValueError(
@@ -183,18 +183,18 @@ def require_masked(model: Any) -> None:
 
 
 def wrappers_by_layer(model: keras.Model) -> dict[int, FilterMask]:
-    """Wrappers by the id of the layer inside."""
+    """Return the wrappers by the id of the layer inside."""
     return {id(w.layer): w for w in filter_masks(model)}
 
 
 def masks(
     masked: keras.Model, graph: ChannelGraph | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads what is kept of every prunable group.
+    """Read what is kept of every prunable group.
 
     Args:
         masked: A model made by `kprune.wrap` or `kprune.prune`.
-        graph: `kprune.trace(masked)`, if it is at hand already.
+        graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
         Group name -> float vector of shape `(group.size,)`: 0 removed, 1
@@ -208,7 +208,7 @@ def masks(
 
 
 def group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
-    """What is kept of one group, `(size,)`, read at one of its members."""
+    """Return what is kept of one group, `(size,)`, read at one of its members."""
     vector = np.ones(group.size, dtype="float32")
     for member in group.members:
         if member.role == STATISTIC:
@@ -232,17 +232,17 @@ def set_masks(
     masks: Mapping[str, Any],
     graph: ChannelGraph | None = None,
 ) -> None:
-    """Sets what is kept of the named groups, at all their members.
+    """Set what is kept of the named groups, at all their members.
 
     Args:
         masked: A model made by `kprune.wrap`.
         masks: Group name -> vector of shape `(group.size,)` of values from 0
             (removed) over attenuation factors to 1 (kept). Groups left out
             stay as they are.
-        graph: `kprune.trace(masked)`, if it is at hand already.
+        graph: `kprune.trace(masked)`, if you have it already.
 
     Raises:
-        ValueError: If a name is no prunable group, a vector has the wrong
+        ValueError: If a name is not a prunable group, a vector has the wrong
             shape or values, or a group would keep no channel at all.
     """
     require_masked(masked)
@@ -260,7 +260,7 @@ def _current(masked: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
 
 
 def check_vector(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
-    """The mask of a group as float32; raises if name, shape or values are bad."""
+    """Return a group's mask as float32, once name, shape and values are checked."""
     prunable = {g.name: g for g in graph.prunable}
     if name not in prunable:
         if name in graph:

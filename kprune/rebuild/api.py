@@ -32,7 +32,7 @@ MERGE = 1e-6
 
 
 def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
-    """Builds the small model that computes what the masked one computes.
+    """Build the small model that computes what the masked one computes.
 
     Removed channels are cut out of every variable they sit on, copies of one
     filter become one, attenuation factors are folded into the weights,
@@ -144,7 +144,7 @@ class _Values:
         self.rules = {id(v.operation): v.rule for v in graph.visits.values()}
 
     def of(self, layer: Any) -> Iterator[tuple[keras.Variable, np.ndarray]]:
-        """The layer's variables with factors folded in and copies merged."""
+        """Yield the layer's variables with factors folded in and copies merged."""
         wrapper = self._wrappers.get(id(layer))
         number = {id(w): n for n, w in enumerate(layer.weights)}
         for variable in layer.variables:
@@ -159,7 +159,7 @@ class _Values:
 def _load_weights(
     masked: keras.Model, values: _Values, kept: Kept, cloner: Cloner
 ) -> Pairs:
-    """Cuts every variable; returns the new variable by `id(old variable)`."""
+    """Cut every variable; return the new variable by `id(old variable)`."""
     pairs: Pairs = {}
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)

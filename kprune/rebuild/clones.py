@@ -32,7 +32,7 @@ def find_clones(
     alive: Mapping[str, np.ndarray],
     tolerance: float = 0.0,
 ) -> dict[str, CopyMap]:
-    """Finds living channels that all layers compute alike.
+    """Find living channels that all layers compute alike.
 
     Two channels are clones if the weights of all filters, scales and
     statistics that make them are equal, and if every layer that the channels
@@ -72,7 +72,7 @@ def _donors(
     wrappers: dict[int, FilterMask],
     tolerance: float,
 ) -> np.ndarray | None:
-    """For every channel the first one that it equals; None if all differ."""
+    """Return for every channel the first one that it equals; None if all differ."""
     makers = [m for m in group.members if m.role != INPUT]
     kernels = [m for m in makers if m.role == FILTER and m.name != "bias"]
     if not kernels:
@@ -117,12 +117,12 @@ def _lives(
 
 
 def _largest(value: np.ndarray) -> float:
-    """The largest absolute value, found without a copy."""
+    """Return the largest absolute value, found without a copy."""
     return float(max(value.max(initial=0), -value.min(initial=0)))
 
 
 def _effective(member: Member, wrappers: dict[int, FilterMask]) -> np.ndarray:
-    """The value of a member's variable with attenuation factors folded in."""
+    """Return the value of a member's variable with attenuation factors folded in."""
     wrapper = wrappers.get(id(member.layer))
     if wrapper is not None:
         for n, weight in enumerate(member.layer.weights):
@@ -134,7 +134,7 @@ def _effective(member: Member, wrappers: dict[int, FilterMask]) -> np.ndarray:
 def _near(
     value: np.ndarray, member: Member, channels: np.ndarray, limit: float
 ) -> list[np.ndarray]:
-    """Parts of `channels`, of two or more, within `limit` of their first."""
+    """Return parts of `channels`, of two or more, within `limit` of their first."""
     suspects = channels[_close_pairs(value, member, channels, limit)]
     if not suspects.size:
         return []
@@ -156,7 +156,7 @@ def _near(
 def _close_pairs(
     value: np.ndarray, member: Member, channels: np.ndarray, limit: float
 ) -> np.ndarray:
-    """Which channels may be near another: booleans, found in a few numbers.
+    """Return which channels may be near another: booleans, found in a few numbers.
 
     Channels that are near have near projections, of any of their weights on
     any direction; few others have on all of three.

@@ -50,7 +50,7 @@ class CopyMap:
         return self.donors != np.arange(self.donors.size)
 
     def sets(self) -> list[np.ndarray]:
-        """Channels of equal weights, each donor in front of its copies."""
+        """Return the channels of equal weights, each donor in front of its copies."""
         donors = np.unique(self.donors[self.replaced])
         return [
             np.concatenate(
@@ -63,7 +63,7 @@ class CopyMap:
 def places(
     graph: ChannelGraph, names: Iterable[str]
 ) -> dict[int, list[tuple[str, Member]]]:
-    """Where the channels of some groups sit, by `id(variable)`."""
+    """Return where the channels of some groups sit, by `id(variable)`."""
     found: dict[int, list[tuple[str, Member]]] = {}
     for name in names:
         for member in graph[name].members:
@@ -74,7 +74,7 @@ def places(
 def edited(
     value: np.ndarray, spots: Iterable[tuple[str, Member]], edit: Edit
 ) -> np.ndarray:
-    """A variable's value after an edit of the channels that sit on it.
+    """Return a variable's value after an edit of the channels that sit on it.
 
     Args:
         value: The value; it is not changed.
@@ -95,7 +95,7 @@ def edited(
 
 
 def split(maps: dict[str, CopyMap]) -> Edit:
-    """Copies donors, and splits among its copies how a donor is read.
+    """Copy donors, and split among its copies how a donor is read.
 
     What the model computes is then what it computes without the replaced
     channels, as in Net2WiderNet (Chen et al., arXiv 1511.05641).
@@ -113,7 +113,7 @@ def split(maps: dict[str, CopyMap]) -> Edit:
 
 
 def merge(maps: dict[str, CopyMap]) -> Edit:
-    """Gives donors the mean weights of their sets, read with summed weights.
+    """Give donors the mean weights of their sets, read with summed weights.
 
     The copies are left as they are: they are to be removed.
     """
@@ -133,7 +133,7 @@ def merge(maps: dict[str, CopyMap]) -> Edit:
 
 
 def tie(maps: dict[str, CopyMap]) -> Edit:
-    """Gives all channels of a set the set's mean weights; readers stay."""
+    """Give all channels of a set the set's mean weights; readers stay."""
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
         if member.role == INPUT:
@@ -155,7 +155,7 @@ def assign(
     edit: Edit,
     slots: bool = False,
 ) -> None:
-    """Edits a model's variables in place, all from the values they have now.
+    """Edit a model's variables in place, all from the values they have now.
 
     Args:
         model: A masked model.

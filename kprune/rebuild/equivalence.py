@@ -40,7 +40,7 @@ Maps = dict[str, CopyMap]
 def inexact(
     masked: keras.Model, graph: ChannelGraph, maps: Maps
 ) -> dict[str, str]:
-    """Finds the groups whose channels cannot be duplicated or merged exactly.
+    """Find the groups whose channels cannot be duplicated or merged exactly.
 
     Args:
         masked: A model made by `kprune.wrap`. Nothing of it changes.
@@ -57,7 +57,7 @@ def inexact(
 
 
 def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
-    """Groups with channels that a layer knows to compute across."""
+    """Return the groups with channels that a layer knows to compute across."""
     reasons = {}
     for need in graph.needs:
         for group in graph.groups_on(need.labels):
@@ -79,7 +79,7 @@ class _Trial:
         self._wrappers = wrappers_by_layer(masked)
 
     def run(self) -> dict[str, str]:
-        """Returns reasons by group name."""
+        """Return the reasons by group name."""
         reasons: dict[str, str] = {}
         for node in _nodes(self._model):
             visit = self._graph.visits.get(id(node))
@@ -95,7 +95,7 @@ class _Trial:
         return reasons
 
     def _touched(self, visit: Visit) -> list[str]:
-        """Names of the groups with channels on the tensors of a call.
+        """Return the names of the groups with channels on the tensors of a call.
 
         Those on its variables alone are no matter of other calls.
         """
@@ -113,7 +113,7 @@ class _Trial:
         return [group.name for group in groups if group.name in self._maps]
 
     def _holds(self, node: Any, visit: Visit, names: list[str]) -> bool:
-        """Whether copies in these groups pass the call unnoticed."""
+        """Return whether copies in these groups pass the call unnoticed."""
         donors = np.arange(int(self._graph.classes.max()) + 1)
         for name in names:
             classes = self._graph[name].classes
@@ -134,7 +134,7 @@ class _Trial:
 
     @contextlib.contextmanager
     def _masked(self, wrapper: Any, donors: np.ndarray) -> Iterator[None]:
-        """Context in which one wrapper masks all copies."""
+        """Return a context in which one wrapper masks all copies."""
         stays = donors == np.arange(donors.size)
         before = []
         if wrapper is not None:
@@ -153,7 +153,7 @@ class _Trial:
                 wrapper.set_axis_mask(*place)
 
     def _duplicated(self, operation: Any, names: list[str]) -> list[Any]:
-        """`(variable, value)` of an operation's variables that copies change."""
+        """Return `(variable, value)` of an operation's variables that copies change."""
         if not isinstance(operation, keras.layers.Layer):
             return []
         edit = split({name: self._maps[name] for name in names})
@@ -169,7 +169,7 @@ class _Trial:
 
 
 def _nodes(model: Any) -> Iterator[Any]:
-    """All calls, those inside nested models included."""
+    """Yield all calls, those inside nested models included."""
     for node in walk.nodes(walk.require_functional(model)):
         inner = walk.functional_of(node.operation)
         if inner is None:
@@ -210,7 +210,7 @@ class _Call:
         self._gone = donors != np.arange(donors.size)
 
     def modes(self) -> list[bool]:
-        """Whether to run in training mode: both, where chance plays no part."""
+        """Return whether to run in training mode: both, where chance plays no part."""
         if not self._takes_training:
             return [False]
         random = any(
@@ -220,7 +220,7 @@ class _Call:
         return [False] if random else [False, True]
 
     def run(self, copies: bool, training: bool, state: list[Any]) -> Any:
-        """The outputs, a list of arrays; None if the call raises."""
+        """Return the outputs, a list of arrays; None if the call raises."""
         args, kwargs = self._node.arguments.fill_in(self._tensors(copies))
         operation = self._node.operation
         if self._takes_training:
@@ -236,7 +236,7 @@ class _Call:
         ]
 
     def _tensors(self, copies: bool) -> dict[int, Any]:
-        """A value for every tensor the call reads, the same at each request."""
+        """Return a value for every tensor the call reads, the same at each request."""
         rng = np.random.default_rng(0)
         arguments = self._node.arguments
         labels = self._labels()
@@ -266,7 +266,7 @@ class _Call:
         return [2 if first is None else first, *shape]
 
     def fits(self, outputs: Any) -> bool:
-        """Whether the outputs have the size that the graph expects of them."""
+        """Return whether the outputs have the size that the graph expects of them."""
         if outputs is None:
             return False
         for value, labels in zip(outputs, self._visit.outputs, strict=True):
@@ -277,7 +277,7 @@ class _Call:
         return True
 
     def _labels(self) -> dict[int, Labels]:
-        """The labels of the tensors the call reads."""
+        """Return the labels of the tensors the call reads."""
         arguments = self._node.arguments
         kwargs = {k: v for k, v in arguments.kwargs.items() if k != "mask"}
         tensors = keras.tree.flatten((arguments.args, kwargs))
@@ -289,14 +289,14 @@ class _Call:
         }
 
     def _axes(self, labels: Labels) -> Iterator[tuple[int, np.ndarray]]:
-        """`(axis, classes)` of every labelled axis."""
+        """Yield `(axis, classes)` of every labelled axis."""
         for factor in labels.factors:
             axes = [a for a, n in enumerate(factor.shape) if n > 1]
             if axes:
                 yield axes[0], factor.ravel()
 
     def _copied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
-        """`value` with every copy's positions read from its donor's."""
+        """Return `value` with every copy's positions read from its donor's."""
         for axis, classes in self._axes(labels):
             source = np.arange(classes.size)
             for copy in np.unique(classes[self._gone[classes]]):
@@ -306,7 +306,7 @@ class _Call:
         return value
 
     def _emptied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
-        """`value` with what a masked model may hold in the copies' slots."""
+        """Return `value` with what a masked model may hold in the copies' slots."""
         value = value.copy()
         for axis, classes in self._axes(labels):
             fill = 0 if labels.zero else 1
@@ -314,7 +314,7 @@ class _Call:
         return value
 
     def agree(self, duplicated: Any, masked: Any) -> bool:
-        """Whether copies are copies, and all else is as without them."""
+        """Return whether copies are copies, and all else is as without them."""
         if not (self.fits(duplicated) and self.fits(masked)):
             return False
         for ours, theirs, labels in zip(

@@ -22,7 +22,7 @@ def copy_slots(
     pairs: Mapping[int, keras.Variable],
     kept: Kept,
 ) -> None:
-    """Continues the optimizer of `masked` in `compact`, slots cut to size.
+    """Continue the optimizer of `masked` in `compact`, slots cut to size.
 
     Args:
         masked: The masked model.
@@ -57,7 +57,7 @@ def copy_slots(
 
 
 def _copy_scalars(old: Any, new: Any, done: set[int]) -> None:
-    """Copies iterations, learning rate, loss scale and the like."""
+    """Copy iterations, learning rate, loss scale and the like."""
     for source, target in zip(old.variables, new.variables, strict=True):
         if id(target) in done:
             continue

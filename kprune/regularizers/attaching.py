@@ -55,7 +55,7 @@ def attach(
     """Penalise the kernels of a built model, plain or masked, compiled or not.
 
     The penalty counts in the loss of `fit` beside what is there already, and in
-    masked models sees the masked kernels. It is no part of the model's
+    masked models sees the masked kernels. It is not part of the model's
     configuration: copies that are loaded, wrapped or rebuilt have none.
 
     Args:
@@ -138,7 +138,7 @@ def _compile_again(model: keras.Model) -> None:
 
 
 def _kernel(outer: Any) -> Any:
-    """The kernel of a layer, or an error."""
+    """Return the kernel of a layer, or an error."""
     layer = walk.unwrap(outer)
     for name in ("kernel", "_kernel"):
         kernel: Any = getattr(layer, name, None)

@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 def root(x: Any) -> Any:
-    """Square root with a finite slope at 0, where it is 0."""
+    """Return the square root with a finite slope at 0, where it is 0."""
     return ops.sqrt(x + EPSILON) - EPSILON**0.5
 
 

@@ -24,7 +24,7 @@ class Box:
         kind: Class of the layer.
         shape: Shape of its output.
         groups: Number of channels of its output by number of the group.
-        writes: Whether the layer computes channels of these groups anew.
+        writes: Whether the layer computes new channels of these groups.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Box:
 def boxes_and_edges(
     model: keras.Model, graph: ChannelGraph
 ) -> tuple[list[Box], list[tuple[int, int]]]:
-    """The calls of a model, nested models expanded at each of their calls.
+    """Return the calls of a model, nested models expanded at each call.
 
     Args:
         model: Functional or Sequential model.
@@ -117,7 +117,7 @@ def _box(
 
 
 def _written(graph: ChannelGraph) -> dict[int, set[int]]:
-    """Numbers of the groups that each layer writes."""
+    """Return the numbers of the groups that each layer writes."""
     written: dict[int, set[int]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.producers:

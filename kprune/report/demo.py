@@ -65,7 +65,7 @@ class DemoResult:
 
 
 def build_model() -> keras.Model:
-    """Builds the demo's residual network for 8x8 digits.
+    """Build the demo's residual network for 8x8 digits.
 
     A stem and four residual blocks, 24 then 48 channels, 97 thousand
     parameters.
@@ -120,7 +120,7 @@ def run_demo(
     settings: DemoSettings | None = None,
     console: Console | None = None,
 ) -> DemoResult:
-    """Trains, prunes while fine-tuning, rebuilds, exports, verifies.
+    """Train, prune while fine-tuning, rebuild, export and verify.
 
     Args:
         folder: Where the files go; made if missing.

@@ -46,7 +46,7 @@ def deploy(
     calibration: np.ndarray,
     bars: Progress | None = None,
 ) -> Deployment:
-    """Rebuilds a masked model, writes all its files, adds a row for each.
+    """Rebuild a masked model, write all its files, add a row for each.
 
     Writes `compact.keras`, `compact.tflite`, `compact-int8.tflite` and, with
     the extra `onnx` installed, `compact.onnx` into the evaluation's folder.
@@ -114,7 +114,7 @@ def deploy(
 def print_result(
     console: Console, evaluation: Evaluation, deployment: Deployment
 ) -> None:
-    """Prints the table, what was verified and where the files are.
+    """Print the table, what was verified and where the files are.
 
     Args:
         console: Where to print.

@@ -30,7 +30,7 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
 
 
 def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Draws a model's layers, coloured by group, into a file.
+    """Draw a model's layers, coloured by group, into a file.
 
     Layers run from top to bottom, those of nested models included. A layer
     has the colour of the channels of its output, a strong one if it computes
@@ -86,7 +86,7 @@ def _templates() -> Any:
 def _view(
     boxes: list[Box], edges: list[tuple[int, int]], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything the templates show, as plain data."""
+    """Return everything the templates show, as plain data."""
     groups = data["groups"]
     colors = [_colors(number, g["pinned"]) for number, g in enumerate(groups)]
     letters = min(LONGEST_LABEL, max(len(b.name) for b in boxes))
@@ -150,7 +150,7 @@ def _colors(number: int, pinned: str | None) -> dict[str, str]:
 
 
 def _shade(hue: float, luminance: float) -> str:
-    """A colour that dark text can be read on as well as on any other hue."""
+    """Return a colour that dark text can be read on as well as on any other hue."""
     low, high = 0.0, 1.0
     for _ in range(12):
         rgb = colorsys.hls_to_rgb(hue, (low + high) / 2, 0.7)
@@ -165,7 +165,7 @@ def _shade(hue: float, luminance: float) -> str:
 def _one(
     box: Box, colors: list[dict[str, str]], neutral: dict[str, str]
 ) -> dict[str, str]:
-    """The colour of a box whose channels belong to one group."""
+    """Return the colour of a box whose channels belong to one group."""
     return colors[next(iter(box.groups))] if len(box.groups) == 1 else neutral
 
 
@@ -231,7 +231,7 @@ def _legend(number: int, group: dict[str, Any], colors: dict[str, str]) -> dict:
 
 
 def _path(route: list[tuple[float, int]]) -> str:
-    """A line that leaves and enters rows vertically, in SVG's notation."""
+    """Return a line that leaves and enters rows vertically, in SVG's notation."""
     (x, row), *rest = route
     y = row * ROW_HEIGHT + BOX_HEIGHT
     text = f"M{x:.1f} {y}"
@@ -256,7 +256,7 @@ def _shortened(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without characters that XML does not allow."""
+    """Return the text without characters that XML does not allow."""
     return "".join(
         c if c.isprintable() or c == "\n" else "\ufffd" for c in text
     )

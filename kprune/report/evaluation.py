@@ -64,7 +64,7 @@ class Evaluation:
     def add_model(
         self, name: str, model: keras.Model, file: str | None = None
     ) -> np.ndarray:
-        """Adds a Keras model, perhaps with a file it is written to.
+        """Add a Keras model, perhaps with a file it is written to.
 
         Args:
             name: Text of the row.
@@ -90,7 +90,7 @@ class Evaluation:
     def add_file(
         self, name: str, model: keras.Model, file: str, **options: Any
     ) -> Row:
-        """Exports a model and adds a row measured on the file itself.
+        """Export a model and add a row measured on the file itself.
 
         Args:
             name: Text of the row.
@@ -121,7 +121,7 @@ class Evaluation:
         return row
 
     def measure_latency(self, seconds: float = 1.0) -> None:
-        """Times all files in turns and fills the column `latency`.
+        """Time all files in turns and fill the column `latency`.
 
         In turns, so that a disturbance of the machine hits all of them alike.
 
@@ -159,11 +159,11 @@ class Evaluation:
         return {"file": file, "bytes": report.size if _runs(file) else None}
 
     def table(self, title: str | None = None) -> Table:
-        """The rows for the terminal."""
+        """Return the rows for the terminal."""
         return rows_table(self.rows, title)
 
     def markdown(self) -> str:
-        """The rows as a Markdown table."""
+        """Return the rows as a Markdown table."""
         return rows_markdown(self.rows)
 
 

@@ -24,7 +24,7 @@ ROLES = {
 
 
 def inspection(model: keras.Model) -> dict[str, Any]:
-    """Collects coverage and groups as plain data, ready for JSON.
+    """Collect coverage and groups as plain data, ready for JSON.
 
     `macs` and `params` of a group are what the model would lose if the whole
     group went. Work between two groups counts for both, so the groups add up
@@ -103,7 +103,7 @@ def _losses(graph: ChannelGraph, costs: CostModel) -> dict[str, np.ndarray]:
 
 
 def inspection_text(data: dict[str, Any]) -> str:
-    """Sets what `inspection` collected as a page to read.
+    """Lay out what `inspection` collected as a page to read.
 
     Args:
         data: Result of `inspection`.

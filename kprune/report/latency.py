@@ -15,7 +15,7 @@ _TENSOR = re.compile(r"([#=]?)[A-Z0-9]+\[([^]]*)\]")
 
 
 def latency_summary(table: LatencyTable) -> str:
-    """Writes what a table is of, the steps that were found, and its models.
+    """Write what a table is of, the steps that were found, and its models.
 
     Args:
         table: A `LatencyTable`.
@@ -46,7 +46,7 @@ def latency_summary(table: LatencyTable) -> str:
 
 
 def latency_rows(table: LatencyTable) -> Table:
-    """Draws the operators of a table, with the widths and times measured.
+    """Draw the operators of a table, with the widths and times measured.
 
     Args:
         table: A `LatencyTable`.
@@ -75,7 +75,7 @@ def latency_rows(table: LatencyTable) -> Table:
 
 
 def _shapes(key: str) -> str:
-    """Returns the shapes of inputs, of the first constant, and of outputs."""
+    """Return the shapes of inputs, of the first constant, and of outputs."""
     roles: dict[str, list[str]] = {"": [], "#": [], "=": []}
     for role, shape in _TENSOR.findall(key):
         # A width that is read, or written, once is itself.

@@ -41,7 +41,7 @@ class Layout:
 def layered_layout(
     count: int, edges: Sequence[Edge], box_width: float
 ) -> Layout:
-    """Arranges a directed acyclic graph in rows (Sugiyama et al., 1981).
+    """Arrange a directed acyclic graph in rows (Sugiyama et al., 1981).
 
     Boxes come below all they depend on; within the rows, sweeps by the mean
     position of the neighbours keep crossings few; then a linear program finds
@@ -102,7 +102,7 @@ def _rows(count: int, edges: Sequence[Edge]) -> list[int]:
 def _with_bends(
     rows: list[int], edges: Sequence[Edge]
 ) -> tuple[list[list[int]], list[int]]:
-    """Edges as chains of boxes and bends, one in each row; rows of both."""
+    """Return the edges as chains of boxes and bends, one in each row; rows of both."""
     where = list(rows)
     chains = []
     for source, target in edges:
@@ -115,7 +115,7 @@ def _with_bends(
 
 
 def _ordered(where: list[int], steps: list[Edge]) -> list[list[int]]:
-    """The boxes and bends of every row from left to right."""
+    """Return the boxes and bends of every row from left to right."""
     ordered: list[list[int]] = [[] for _ in range(max(where) + 1)]
     for item, number in enumerate(where):
         ordered[number].append(item)
@@ -168,7 +168,7 @@ def _crossings(
 def _weights(
     count: int, rows: list[int], edges: Sequence[Edge], steps: list[Edge]
 ) -> np.ndarray:
-    """How much it matters that each step is vertical."""
+    """Return how much it matters that each step is vertical."""
     before: dict[int, list[int]] = defaultdict(list)
     for source, target in edges:
         if rows[target] == rows[source] + 1:
@@ -193,7 +193,7 @@ def _straightened(
     widths: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Positions of least weighted sideways movement in the given order."""
+    """Return the positions of least weighted sideways movement in the given order."""
     import scipy.optimize
     import scipy.sparse
 

@@ -9,7 +9,7 @@ import numpy as np
 def predict(
     model: keras.Model, x: np.ndarray, batch_size: int = 250
 ) -> np.ndarray:
-    """Runs a model over many examples.
+    """Run a model over many examples.
 
     Args:
         model: Keras model with one input and one output.
@@ -31,7 +31,7 @@ def predict(
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose largest score is at the right class.
+    """Return the share of examples whose largest score is at the right class.
 
     Args:
         scores: Array `(n, classes)`.
@@ -50,7 +50,7 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def relative_difference(reference: np.ndarray, other: np.ndarray) -> float:
-    """Largest absolute difference as a share of the largest reference value.
+    """Return the largest absolute difference as a share of the largest reference value.
 
     Args:
         reference: Array.

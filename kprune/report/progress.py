@@ -16,7 +16,7 @@ from rich.progress import TimeElapsedColumn
 
 
 def progress(console: Console | None = None) -> Progress:
-    """Returns a display of bars, to be used as a context manager.
+    """Return a display of bars, to be used as a context manager.
 
     Args:
         console: Where the bars are drawn. Defaults to standard error, so that
@@ -82,7 +82,7 @@ class FitProgress(keras.callbacks.Callback):
 
 @contextmanager
 def step(bars: Progress, label: str) -> Iterator[None]:
-    """Draws a bar of one step that fills when the block ends.
+    """Draw a bar of one step that fills when the block ends.
 
     Args:
         bars: `rich.progress.Progress`, from `progress()`.

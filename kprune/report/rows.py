@@ -40,7 +40,7 @@ class Row:
     agreement: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The texts of the columns `COLUMNS`."""
+        """Return the texts of the columns `COLUMNS`."""
         return (
             self.name,
             units.count(self.macs),
@@ -52,7 +52,7 @@ class Row:
 
 
 def _filled(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Leaves out the columns in which no row has a value."""
+    """Leave out the columns in which no row has a value."""
     lines = [row.cells() for row in rows]
     shown = [
         number
@@ -64,7 +64,7 @@ def _filled(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def rows_table(rows: list[Row], title: str | None = None) -> Table:
-    """Sets rows as a table for the terminal.
+    """Lay out rows as a table for the terminal.
 
     Args:
         rows: Lines from top to bottom.
@@ -91,7 +91,7 @@ def rows_table(rows: list[Row], title: str | None = None) -> Table:
 
 
 def rows_markdown(rows: list[Row]) -> str:
-    """Sets rows as a Markdown table.
+    """Lay out rows as a Markdown table.
 
     Args:
         rows: Lines from top to bottom.

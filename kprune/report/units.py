@@ -6,7 +6,7 @@ MISSING = "–"
 
 
 def count(value: float | None) -> str:
-    """Writes a count with three digits and a unit: `"1.23 M"`.
+    """Write a count with three digits and a unit: `"1.23 M"`.
 
     Args:
         value: Number of multiply-accumulates or parameters, or None.
@@ -26,7 +26,7 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Writes a file size in decimal units: `"12.3 kB"`.
+    """Write a file size in decimal units: `"12.3 kB"`.
 
     Args:
         value: Number of bytes, or None.
@@ -46,7 +46,7 @@ def size(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Writes a duration in milliseconds with three digits: `"0.0123 ms"`.
+    """Write a duration in milliseconds with three digits: `"0.0123 ms"`.
 
     Args:
         value: Milliseconds, or None.
@@ -66,7 +66,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Writes a share in percent with two decimals: `"98.60 %"`.
+    """Write a share in percent with two decimals: `"98.60 %"`.
 
     Args:
         share: Number between 0 and 1, or None.

@@ -49,7 +49,7 @@ class Buffer:
     last: int
 
     def meets(self, other: Buffer) -> bool:
-        """Whether both are alive in some step."""
+        """Return whether both are alive in some step."""
         return self.first <= other.last and other.first <= self.last
 
 
@@ -212,7 +212,7 @@ class _Lives:
         return total
 
     def _fixed(self, number: int, index: int) -> bool:
-        """Whether a tensor lies in the file or keeps its place for good."""
+        """Return whether a tensor lies in the file or keeps its place for good."""
         tensor = self._model.subgraphs[number].tensors[index]
         data = self._model.buffers[tensor.buffer].data
         return tensor.isVariable or (data is not None and len(data) > 0)
@@ -258,7 +258,7 @@ def _aligned(size: int) -> int:
 
 
 def _widths(schema: Any) -> dict[int, int]:
-    """Bytes per element of each tensor type; 4 for a type without a width."""
+    """Return the bytes per element of each tensor type; 4 if it has no width."""
     wide = {"16": 2, "32": 4, "64": 8, "8": 1}
     return {
         code: 1

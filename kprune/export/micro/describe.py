@@ -47,7 +47,7 @@ def _registration(operator: str) -> str:
 
 
 def _interface(content: bytes) -> list[str]:
-    """One line per input and output, in the order of the interpreter."""
+    """Return one line per input and output, in the order of the interpreter."""
     schema = tflite_schema()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     graph = model.subgraphs[0]

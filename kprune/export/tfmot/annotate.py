@@ -53,7 +53,7 @@ def annotated(model: Any) -> set[str]:
         readers[tensor._keras_history.layer.name] += 1
 
     def folded(name: str) -> bool:
-        """Whether the only layer that reads another normalises its output."""
+        """Return whether the only layer that reads another normalises its output."""
         if type(network[name][0].layer).__name__ != "BatchNormalization":
             return False
         before = _inbound(network[name][0])[0]
@@ -123,7 +123,7 @@ def _start_at(wrapper: Any, low: float, high: float) -> None:
 def _ranges(
     model: Any, chosen: set[str], samples: Sequence[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """Smallest and largest output of each layer; zero is in every range."""
+    """Return the smallest and largest output of each layer; zero is in every range."""
     import tensorflow as tf
 
     outputs = {
@@ -157,7 +157,7 @@ def _ranges(
 
 
 def _network(model: Any) -> dict[str, list[Any]]:
-    """The calls of each layer in `model`; inputs are left out."""
+    """Return the calls of each layer in `model`; inputs are left out."""
     calls: dict[str, list[Any]] = defaultdict(list)
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:

@@ -82,7 +82,7 @@ def _settle(wrapped: Any) -> None:
 
 
 def k_means(weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Lloyd's algorithm in one dimension.
+    """Return the clusters that Lloyd's algorithm finds in one dimension.
 
     Args:
         weights: Values `(n,)`.

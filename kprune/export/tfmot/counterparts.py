@@ -165,7 +165,7 @@ def counterpart(node: Any, name: str, relu: bool) -> Counterpart | None:
 
 
 def _portable(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's config and weights say all about it."""
+    """Return whether the layer's config and weights say all about it."""
     first = getattr(layer, "data_format", None) == "channels_first"
     special = getattr(layer, "quantization_mode", None) or getattr(
         layer, "lora_enabled", False
@@ -205,7 +205,7 @@ def _weighted(
 
 
 def _followed(layer: Any, weights: list[np.ndarray], activation: Any) -> Any:
-    """The layer and its activation as a layer of its own.
+    """Return the layer and its activation as a layer of its own.
 
     TF-MOT does not know each activation as a part of a layer.
     """
@@ -219,7 +219,7 @@ def _followed(layer: Any, weights: list[np.ndarray], activation: Any) -> Any:
 
 
 def _separable(layer: keras.layers.Layer, name: str) -> Counterpart | None:
-    """TF-MOT splits the layer too, but loses its name and configuration."""
+    """Return both convolutions; TF-MOT's own split loses name and configuration."""
     tf_layers = packages().tf_keras.layers
     if isinstance(layer, keras.layers.SeparableConv1D):
         return None
@@ -278,7 +278,7 @@ def _activation(function: Any, name: str) -> Any:
 
 
 def _of_operation(node: Any, name: str) -> Counterpart | None:
-    """Counterparts of `x + y`, `keras.ops.concatenate` and `keras.ops.relu`."""
+    """Return the counterpart of an addition, concatenation or rectifier."""
     tf_layers = packages().tf_keras.layers
     operation = node.operation
     operations = keras.src.ops

@@ -97,13 +97,13 @@ def _compress(job: Job) -> Job:
 
 
 def _trainable(model: Any) -> bool:
-    """Whether any layer with weights can imitate int8 arithmetic."""
+    """Return whether any layer with weights can imitate int8 arithmetic."""
     covered = annotated(model)
     return any(layer.weights for layer in model.layers if layer.name in covered)
 
 
 def _post_training(job: Job, why: str) -> Job:
-    """What is left if the model cannot be trained: int8 after training."""
+    """Return what is left if the model cannot be trained: int8 after training."""
     logger.warning(
         "export: no quantisation-aware training, int8 after training instead: %s",
         why,

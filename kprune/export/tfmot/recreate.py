@@ -189,7 +189,7 @@ class _Builder:
         return list(current) if isinstance(current, list) else [current]
 
     def _chain(self, step: Step) -> tuple[Any, ...]:
-        """The layers for a step; those of a shared layer are made once."""
+        """Return the layers for a step; those of a shared layer are made once."""
         # Calls of a shared layer with flags are not those without.
         key = (id(step.operation), counterparts.plainly_called(step.node))
         if key in self.chains:
@@ -225,7 +225,7 @@ class _Builder:
                 shape = tuple(layer.compute_output_shape(shape))
 
     def _fuse_relu(self, step: Step) -> bool:
-        """Whether the only reader of a layer is a rectifier.
+        """Return whether the only reader of a layer is a rectifier.
 
         TF-MOT leaves the weights of a layer out if a rectifier is a layer of
         its own behind it; as the layer's activation it does not.
@@ -244,7 +244,7 @@ class _Builder:
         return True
 
     def _name(self, origin: Origin) -> str:
-        """A name no layer has yet; layers of nested models may share one."""
+        """Return a name no layer has yet; layers of nested models may share one."""
         base = name = identifier(origin.name)
         count = 0
         while any(f"{name}{ending}" in self.origins for ending in _ENDINGS):

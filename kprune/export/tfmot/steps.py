@@ -63,12 +63,12 @@ class Steps:
     outputs: tuple[int, ...]
 
     def uses(self) -> Counter[int]:
-        """How often each tensor is read, as an output of the model included."""
+        """Return how often each tensor is read, as an output of the model included."""
         read = itertools.chain(self.outputs, *(s.inputs for s in self.steps))
         return Counter(read)
 
     def calls(self) -> Counter[int]:
-        """How often each operation is called, by its id."""
+        """Return how often each operation is called, by its id."""
         return Counter(id(step.operation) for step in self.steps)
 
 
@@ -119,7 +119,7 @@ def _walk(
 
 
 def _inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
-    """What a nested model is called on, in the order of its inputs."""
+    """Return what a nested model is called on, in the order of its inputs."""
     name = node.operation.name
     args, kwargs = node.arguments.args, node.arguments.kwargs
     flags = {k for k, v in kwargs.items() if v is not None} - {"training"}
@@ -139,7 +139,7 @@ def _inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
 
 
 def _refuse_masks(node: Any) -> None:
-    """Masks are followed by Keras alone, from layer to layer."""
+    """Refuse masks: Keras alone follows them from layer to layer."""
     for tensor in node.outputs:
         if getattr(tensor, "_keras_mask", None) is not None:
             raise RecreationError(

@@ -118,7 +118,7 @@ def _shuffled(
             f"{sorted(sizes - {count})}. Pass one target per input."
         )
     order = np.random.default_rng(epoch).permutation(count)
-    # A last smaller batch would be traced anew.
+    # A last smaller batch would be traced again.
     steps = max(1, count // BATCH_SIZE)
     for step in range(steps):
         rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
@@ -204,7 +204,7 @@ def _train_step(
 
 
 def _loss(signature: ModelSignature, loss: Any) -> Any:
-    """The loss as a function of targets, flat outputs and weights."""
+    """Return the loss as a function of targets, flat outputs and weights."""
     model = signature.model
     sequential = isinstance(model, keras.Sequential)
     structure = model.outputs[0] if sequential else model.output

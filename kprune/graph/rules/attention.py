@@ -37,7 +37,7 @@ def _given(call: Call) -> dict[str, Any]:
 
 
 def _default_scale(size: int, dtype: str) -> float:
-    """`1 / sqrt(size)` as it is rounded when scores are multiplied with it.
+    """Return `1 / sqrt(size)` as it is rounded when scores are multiplied with it.
 
     TensorFlow makes a float32 of every Python number, even for float64.
     """
@@ -56,27 +56,27 @@ def _pin_masks(call: Call, given: dict[str, Any]) -> None:
 
 
 def _features(call: Call, x: Labels) -> Labels:
-    """The input with nothing removable along any but its last axis."""
+    """Return the input with nothing removable along any but its last axis."""
     why = f"{call!r} compares the positions along this axis"
     return call.settle(x, range(x.rank - 1), why)
 
 
 def _slots(call: Call, variable, axis: int) -> Arrays:
-    """Slots of a producer's axis; none where it has one position only."""
+    """Return the slots of a producer's axis; none where it has one position only."""
     return [call.filters(variable, axis)] if variable.shape[axis] > 1 else []
 
 
 def _project(
     call: Call, dense, reads: Axis, heads: Arrays, parts: Arrays
 ) -> None:
-    """Binds a projection of shape (features, heads, parts)."""
+    """Bind a projection of shape (features, heads, parts)."""
     produced = [Axis(heads, FILTER), Axis(parts, FILTER)]
     call.bind(dense._kernel, {0: reads, 1: produced[0], 2: produced[1]})
     call.bind(dense.bias, {0: produced[0], 1: produced[1]})
 
 
 def _multiply(call: Call, positions, *axes: tuple[Arrays, int | None]) -> None:
-    """Counts the work of a product over `axes` at every position."""
+    """Count the work of a product over `axes` at every position."""
     free = [size for labels, size in axes if not labels]
     call.work(
         None, [*positions, *free], [labels for labels, _ in axes if labels]
@@ -121,11 +121,11 @@ class _HeadsRule(Rule):
 
     @abc.abstractmethod
     def inner_axes(self, call: Call) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """Labels of heads, key/value heads, key channels and value channels."""
+        """Return the labels of heads, key/value heads, key and value channels."""
 
     @abc.abstractmethod
     def outputs(self, call: Call, reads: Arrays) -> list[Arrays]:
-        """Labels of the output axes behind the sequence."""
+        """Return the labels of the output axes behind the sequence."""
 
     @staticmethod
     def _pin_heads_of_masks(call: Call, given: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ class _HeadsRule(Rule):
         return results
 
     def arrange(self, layer, new):
-        """Keeps the scores: they are divided by the root of the key size."""
+        """Keep the scores: they are divided by the root of the key size."""
         old_size = layer._query_dense._kernel.shape[2]
         new_size = new._query_dense._kernel.shape[2]
         if old_size == new_size:
@@ -239,7 +239,7 @@ class GroupedQueryAttentionRule(_HeadsRule):
 
     @staticmethod
     def _own(call: Call) -> np.ndarray:
-        """Slots of the query heads that share a key/value head."""
+        """Return the slots of the query heads that share a key/value head."""
         layer = call.layer
         known = call.bound(layer._query_dense._kernel, 1)
         if known:
@@ -289,7 +289,7 @@ class _ScoresRule(Rule):
 
     @abc.abstractmethod
     def ignores_removed(self, call: Call, query, key, summed: Arrays) -> bool:
-        """Whether removed channels add nothing to the scores by themselves."""
+        """Return whether removed channels add nothing to the scores by themselves."""
 
     def masked_call(self, layer, masks, inputs, *args, **kwargs):
         mask = masks.get("summed")
@@ -352,7 +352,7 @@ class DotProductAttentionRule(Rule):
 
     @staticmethod
     def _tie_width(call: Call, query: Labels, value: Labels) -> None:
-        """Keys and values stay equally wide: some backends refuse others."""
+        """Keep keys and values equally wide: some backends refuse others."""
         pairs = [query.along(3), value.along(3)]
         if all(len(p) == 1 and p[0].size == p[0].shape[3] for p in pairs):
             call.union(pairs[0][0].ravel(), pairs[1][0].ravel())

@@ -23,7 +23,7 @@ Spec = tuple[str, ...]
 
 
 def parse(subscripts: str, ranks: Sequence[int]) -> tuple[list[Spec], Spec]:
-    """Names of all axes of the operands and of the result of an einsum.
+    """Return the names of all axes of the operands and of the result of an einsum.
 
     Axes under an ellipsis are named by their distance from its end, as
     broadcasting pairs them.
@@ -52,7 +52,7 @@ def _hidden(spec: Spec) -> Spec:
 
 
 def untangle(call: Call, x: Labels, prefer: Sequence[int] = ()) -> Labels:
-    """Makes every factor vary along one axis only.
+    """Make every factor vary along one axis only.
 
     Channels that a reshape has spread over two axes (heads and their parts)
     keep one of them: the first of `prefer`, else the last.
@@ -71,7 +71,7 @@ def untangle(call: Call, x: Labels, prefer: Sequence[int] = ()) -> Labels:
 
 
 def arrays(x: Labels, axis: int) -> list[np.ndarray]:
-    """1-D label arrays along `axis` of untangled labels."""
+    """Return the 1-D label arrays along `axis` of untangled labels."""
     return [f.ravel() for f in x.along(axis)]
 
 
@@ -82,7 +82,7 @@ def contract(
     output: Spec,
     masked: bool = False,
 ) -> tuple[Labels, dict[str, list[np.ndarray]]]:
-    """Labels of a sum of products without parameters.
+    """Return the labels of a sum of products without parameters.
 
     A removed position that is summed over is harmless if one of the factors
     is exactly 0 there.
@@ -143,7 +143,7 @@ def contract(
 
 
 def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
-    """Unions the labels of axes that are multiplied with each other."""
+    """Union the labels of axes that are multiplied with each other."""
     lists = [arrays(x, axis) for x, axis in users]
     if len({len(v) for v in lists}) > 1:
         bare = [x for (x, _), v in zip(users, lists, strict=True) if not v]
@@ -160,14 +160,14 @@ def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
 
 
 def _count(call: Call, specs, sizes, found, output: Spec) -> None:
-    """Counts one multiplication per combination of all names but the batch."""
+    """Count one multiplication per combination of all names but the batch."""
     batch = output[0] if output and output[0] == specs[0][0] else None
     free = [n for t, n in sizes.items() if t != batch and not found.get(t)]
     call.work(None, free, [a for t, a in found.items() if t != batch])
 
 
 def repeats(specs: Sequence[Spec]) -> bool:
-    """Whether a name occurs twice in one operand (a diagonal)."""
+    """Return whether a name occurs twice in one operand (a diagonal)."""
     return any(len(set(s)) < len(s) for s in specs)
 
 
@@ -186,7 +186,7 @@ class ContractionRule(BinaryRule):
     def names(
         self, call: Call, ranks: list[int]
     ) -> tuple[list[Spec], Spec] | None:
-        """Axis names of the operands and of the result; None if there are none."""
+        """Return the axis names of the operands and of the result, if any."""
 
 
 @register_rule(ops.numpy.Einsum)
@@ -230,7 +230,7 @@ class TensordotRule(ContractionRule):
 def _paired(
     ranks, left: list[int], right: list[int]
 ) -> tuple[list[Spec], Spec]:
-    """Names where `left[i]` of one operand meets `right[i]` of the other."""
+    """Return the names where `left[i]` of one operand meets `right[i]` of the other."""
     first = [f"a{n}" for n in range(ranks[0])]
     second = [f"b{n}" for n in range(ranks[1])]
     for a, b in zip(left, right, strict=True):
@@ -286,7 +286,7 @@ class DotRule(Rule):
 
 
 def masked_axis(x, mask, axis: int):
-    """A tensor times a mask along one axis; its Keras mask stays with it."""
+    """Return a tensor times a mask along one axis; its Keras mask stays with it."""
     shape = [1] * len(x.shape)
     shape[axis] = -1
     out = x * ops.reshape(ops.cast(mask, x.dtype), shape)

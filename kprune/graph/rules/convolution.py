@@ -17,17 +17,17 @@ from kprune.graph.registry import register_rule
 
 
 def channel_axis(layer, rank: int) -> int:
-    """Axis of the channels in a tensor of `rank`, counted from 0."""
+    """Return the axis of the channels in a tensor of `rank`, counted from 0."""
     return 1 if layer.data_format == "channels_first" else rank - 1
 
 
 def spatial_axes(channels: int, rank: int) -> list[int]:
-    """All axes but those of the batch and the channels."""
+    """Return all axes but those of the batch and the channels."""
     return [a for a in range(1, rank) if a != channels]
 
 
 def convolved(call: Call) -> tuple[Labels, int]:
-    """The input with nothing removable along its spatial axes."""
+    """Return the input with nothing removable along its spatial axes."""
     x = call.input
     axis = channel_axis(call.layer, x.rank)
     why = f"{call!r} slides over this axis"
@@ -35,13 +35,13 @@ def convolved(call: Call) -> tuple[Labels, int]:
 
 
 def positions(call: Call, axis: int) -> list[int | None]:
-    """Sizes of the spatial output axes."""
+    """Return the sizes of the spatial output axes."""
     shape = call.output_shape
     return [shape[a] for a in spatial_axes(axis, len(shape))]
 
 
 def produce(call: Call, slots: np.ndarray, axis: int) -> Labels:
-    """Output labels of a producer whose filters are `slots`."""
+    """Return the output labels of a producer whose filters are `slots`."""
     shape = call.output_shape
     if slots.size == 1:
         call.pin(slots, "the only filter of its layer")
@@ -75,7 +75,7 @@ class ConvRule(Rule):
     def _tie_groups(
         call: Call, incoming, slots, channels: int
     ) -> list[np.ndarray]:
-        """Merges channels so that every convolution group stays alike.
+        """Merge channels so that every convolution group stays alike.
 
         The kernel's input axis is shared by all groups. With at least as
         many groups as channels in each, whole groups live and die; otherwise
@@ -134,7 +134,7 @@ class ConvTransposeRule(Rule):
 
 
 def _depthwise(call: Call, kernel, x: Labels, axis: int) -> list[np.ndarray]:
-    """Binds a depthwise kernel; returns the labels of its output channels."""
+    """Bind a depthwise kernel; return the labels of its output channels."""
     multiplier = kernel.shape[-1]
     incoming = call.one_axis(x, axis)
     call.bind(kernel, {-2: Axis(incoming, SCALE, axis)})

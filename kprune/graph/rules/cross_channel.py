@@ -34,7 +34,7 @@ def _normalised_axes(layer, rank: int) -> list[int]:
 
 
 def _need_axes(call: Call, x: Labels, axes: Sequence[int]) -> dict[int, list]:
-    """Asks for the masks of all labelled `axes`; returns their labels."""
+    """Ask for the masks of all labelled `axes`; return their labels."""
     found = {}
     for axis in axes:
         labels = call.one_axis(x, axis)
@@ -45,7 +45,7 @@ def _need_axes(call: Call, x: Labels, axes: Sequence[int]) -> dict[int, list]:
 
 
 def _weights(masks: dict, x, axes: Sequence[int]):
-    """`w` with `sum(w * x, axes)` the mean over living positions; its mask."""
+    """Return `w` such that `sum(w * x, axes)` is the mean of `x`, and its mask."""
     weight = mask = ops.ones([1] * len(x.shape), x.dtype)
     for axis in axes:
         vector = masks.get(f"axis{axis}")
@@ -65,7 +65,7 @@ def _full_precision(x):
 
 
 def _spread(variable, axes: Sequence[int], x):
-    """A parameter of the normalised axes, laid out to broadcast to `x`."""
+    """Return a parameter of the normalised axes, laid out to broadcast to `x`."""
     shape = [1] * len(x.shape)
     for axis, size in zip(axes, variable.shape, strict=True):
         shape[axis] = size
@@ -77,14 +77,14 @@ class _AxisNormRule(Rule):
 
     @abc.abstractmethod
     def parameters(self, layer) -> list:
-        """The layer's variables, whose axes are the normalised ones."""
+        """Return the layer's variables, whose axes are the normalised ones."""
 
     def shifts(self, layer) -> bool:
-        """Whether 0 is moved away from 0."""
+        """Return whether 0 is moved away from 0."""
         return False
 
     def fits(self, axes: list[int], rank: int) -> bool:
-        """Whether the parameters lie along the normalised axes."""
+        """Return whether the parameters lie along the normalised axes."""
         return True
 
     def trace(self, call: Call) -> Labels | list[Labels]:
@@ -303,7 +303,7 @@ class SpectralNormalizationRule(Rule):
 
     @staticmethod
     def _normalise(layer) -> None:
-        """Assigns the normalised kernel as the layer does.
+        """Assign the normalised kernel as the layer does.
 
         Its gradient goes to the kernel unchanged: without a mask around it,
         the layer assigns first and differentiates then. Except on JAX, which

@@ -131,7 +131,7 @@ class MultiplyRule(Rule):
 
 
 def product(call: Call, inputs: list[Labels]) -> Labels:
-    """One operand that is 0 at the removed positions makes the product 0."""
+    """Return the product, which is 0 where one operand is."""
     out = call.join(inputs, call.output_shape)
     lifted = [lift(x, out.rank) for x in inputs]
     zero = all(

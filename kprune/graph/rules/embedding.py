@@ -15,7 +15,7 @@ from kprune.graph.registry import register_rule
 
 
 def embed(call: Call) -> Labels:
-    """The columns of the table are the channels of the output."""
+    """Return the output's labels, which are those of the table's columns."""
     shape = call.output_shape
     slots = call.filters(call.layer._embeddings, 1)
     call.bind(call.layer._embeddings, {1: Axis([slots], FILTER)})

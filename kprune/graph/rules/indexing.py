@@ -70,7 +70,7 @@ class TakeRule(Rule):
 
     @staticmethod
     def _stack(call: Call, x: Labels, axis: int, rank: int) -> Labels:
-        """The picked axis makes way for the axes of the indices."""
+        """Put the axes of the indices in the place of the picked axis."""
         x = call.settle(x, [axis], f"{call!r} picks single channels")
         factors = tuple(
             f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])

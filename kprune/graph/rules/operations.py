@@ -17,12 +17,12 @@ from kprune.graph.rules.elementwise import product
 
 
 def known(module: Any, names: str) -> list[type]:
-    """Operation classes by name; older Keras versions lack some."""
+    """Return operation classes by name; older versions of Keras lack some."""
     return [getattr(module, n) for n in names.split() if hasattr(module, n)]
 
 
 def is_array(value: Any) -> bool:
-    """Whether a call argument is a constant with axes of its own."""
+    """Return whether a call argument is a constant with axes of its own."""
     return not isinstance(value, Labels) and np.ndim(value) > 0
 
 
@@ -34,7 +34,7 @@ class BinaryRule(Rule):
 
     @staticmethod
     def operands(call: Call) -> list[Labels]:
-        """Labels of tensors and constants, in argument order."""
+        """Return the labels of tensors and constants, in argument order."""
         found = []
         for key, value in named(call.args, call.kwargs):
             if isinstance(value, Labels):
@@ -59,19 +59,19 @@ class BinaryRule(Rule):
 
 
 def named(args: tuple, kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:
-    """All arguments with their positions or keywords."""
+    """Return all arguments with their positions or keywords."""
     return [*enumerate(args), *kwargs.items()]
 
 
 def argument(call: Call, position: int, name: str) -> Any:
-    """One argument, however it was given."""
+    """Return one argument, however it was given."""
     if len(call.args) > position:
         return call.args[position]
     return call.kwargs.get(name)
 
 
 def moved_by_constant(call: Call) -> bool:
-    """Whether a scalar operand may move removed channels away from 0."""
+    """Return whether a scalar operand may move removed channels away from 0."""
     values = [v for _, v in named(call.args, call.kwargs)]
     return any(np.any(v) for v in values if not isinstance(v, Labels))
 

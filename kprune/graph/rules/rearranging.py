@@ -74,7 +74,7 @@ class MoveAxisRule(Rule):
 
 
 def tensors_of(call: Call) -> list[Labels]:
-    """The list argument of a call; constants in it have no labels."""
+    """Return the list argument of a call; constants in it have no labels."""
     given = call.args[0] if call.args else next(iter(call.kwargs.values()))
     return [
         x
@@ -283,7 +283,7 @@ class DepthRule(Rule):
         return x.replace(shape=call.output_shape, factors=tuple(factors))
 
     def move(self, call: Call, array: np.ndarray, block: int) -> np.ndarray:
-        """The labels of the output channels."""
+        """Return the labels of the output channels."""
         raise TypeError(f"{type(self).__name__} must define move().")
 
 
@@ -322,7 +322,7 @@ class GluRule(Rule):
 
 
 def image_axis(operation: Any, rank: int) -> int:
-    """Axis of the channels in a batch of images."""
+    """Return the axis of the channels in a batch of images."""
     kind = operation.data_format or keras.config.image_data_format()
     return 1 if kind == "channels_first" else rank - 1
 

@@ -25,7 +25,7 @@ PLAIN = (layers.SimpleRNN, layers.GRU, layers.LSTM)
 
 
 def cells_of(layer: Any) -> list[Any] | None:
-    """The cells of a recurrent layer, None if one is not known."""
+    """Return the cells of a recurrent layer, None if one is not known."""
     if type(layer) in CONVOLUTIONAL:
         return [layer.cell]
     if type(layer) not in (*PLAIN, layers.RNN):
@@ -36,7 +36,7 @@ def cells_of(layer: Any) -> list[Any] | None:
 
 
 def why_unknown(layer: Any) -> str | None:
-    """Why the channels of a recurrent layer must stay, or None."""
+    """Return why the channels of a recurrent layer must stay, or None."""
     if cells_of(layer) is None:
         cell = type(getattr(layer, "cell", layer)).__name__
         return (
@@ -48,7 +48,7 @@ def why_unknown(layer: Any) -> str | None:
 
 
 def arguments_of(call: Call) -> tuple[Labels, list[Labels] | None]:
-    """The sequence, and the initial states if any are given."""
+    """Return the sequence, and the initial states if any are given."""
     sequence = call.args[0] if call.args else call.kwargs["sequences"]
     given = call.args[1] if len(call.args) > 1 else None
     given = call.kwargs.get("initial_state", given)
@@ -131,7 +131,7 @@ class Direction:
         return units
 
     def _start(self, cell, units, states: list[Labels] | None) -> bool:
-        """Ties initial states to the units; tells if removed units stay 0."""
+        """Tie initial states to the units; return whether removed units stay 0."""
         call = self._call
         zero = True
         for state in states or []:
@@ -160,12 +160,12 @@ class Direction:
         return zero
 
     def sequence(self, shape) -> Labels:
-        """Labels of the output."""
+        """Return the labels of the output."""
         axis = self._axis if self._layer.return_sequences else self._axis - 1
         return self._labels(self.last, shape, axis, self.zero)
 
     def states(self, shapes) -> list[Labels]:
-        """Labels of the final states."""
+        """Return the labels of the final states."""
         found = zip(self.units, self.zeros, shapes, strict=True)
         return [self._labels(u, s, self._axis - 1, z) for u, z, s in found]
 
@@ -194,7 +194,7 @@ class RecurrentRule(Rule):
 
 
 def recurrent_config(layer: Any, kept) -> dict[str, Any]:
-    """Configuration of a recurrent layer with fewer units."""
+    """Return the configuration of a recurrent layer with fewer units."""
     config = layer.get_config()
     cells = cells_of(layer)
     if cells is None or layer.stateful:
@@ -217,7 +217,7 @@ def recurrent_config(layer: Any, kept) -> dict[str, Any]:
 
 
 def unbuilt(serialized: dict[str, Any]) -> dict[str, Any]:
-    """A serialized layer without the shapes it was built for."""
+    """Return a serialized layer without the shapes it was built for."""
     copy = {k: v for k, v in serialized.items() if k != "build_config"}
     return {**copy, "config": dict(serialized["config"])}
 

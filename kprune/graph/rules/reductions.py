@@ -91,7 +91,7 @@ class MaskedReduceRule(Rule):
         )
 
     def mend(self, reduced: Any, share: float) -> Any:
-        """The reduction over all channels from that over the kept ones.
+        """Return the reduction over all channels from that over the kept ones.
 
         Args:
             reduced: Reduction over the kept channels.
@@ -124,7 +124,7 @@ class MinRule(MaskedReduceRule):
 
 
 def reduced_axes(operation: Any, rank: int) -> list[int]:
-    """The axes an operation reduces, counted from 0."""
+    """Return the axes an operation reduces, counted from 0."""
     axis = operation.axis
     if axis is None:
         return list(range(rank))
@@ -133,7 +133,7 @@ def reduced_axes(operation: Any, rank: int) -> list[int]:
 
 
 def drop_axes(x: Labels, axes: list[int], shape) -> Labels:
-    """Labels once `axes`, along which none vary, are reduced."""
+    """Return the labels once `axes`, along which none vary, are reduced."""
     factors = x.factors
     if len(shape) != x.rank:
         factors = tuple(f.squeeze(axis=tuple(axes)) for f in factors)
