@@ -43,6 +43,7 @@ def whole(
     least: int = 1,
     of: str = "",
     why: str = "",
+    exact: bool = False,
 ) -> int:
     """Return a whole number.
 
@@ -54,6 +55,7 @@ def whole(
         of: What it counts, for the message: `"epochs"`.
         why: Ends the message's first sentence, for example
             `": a group without channels cuts the model in two"`.
+        exact: Refuse 2.0 too, for values that are used as they came.
 
     Raises:
         ValueError: It is not a whole number, or it is below `least`.
@@ -64,7 +66,8 @@ def whole(
     8
     """
     number = as_number(value)
-    if not least <= number < math.inf or number % 1:
+    inexact = exact and not isinstance(value, int)
+    if inexact or not least <= number < math.inf or number % 1:
         counted = f" of {of}" if of else ""
         _refuse(
             f"a whole number{counted}, {least} or more,",

@@ -18,6 +18,12 @@ def test_whole_numbers_come_back_as_int(value):
     assert found == 3 and type(found) is int
 
 
+def test_exact_whole_numbers_are_int():
+    assert whole(3, "Export", "epochs", exact=True) == 3
+    with pytest.raises(ValueError, match=r"epochs=3\.0"):
+        whole(3.0, "Export", "epochs", exact=True)
+
+
 @pytest.mark.parametrize("value", [0, 2.5, True, "2", None, math.nan, math.inf])
 def test_what_is_no_whole_number_is_refused(value):
     with pytest.raises(ValueError) as caught:

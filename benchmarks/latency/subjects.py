@@ -18,10 +18,10 @@ from keras import layers
 
 import kprune
 from kprune.export.formats import Job
+from kprune.export.formats.tflite import convert
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
-from kprune.export.tflite import convert
-from kprune.latency.measure import measure
+from kprune.latency import runtimes
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 apps = keras.applications
@@ -111,6 +111,6 @@ def undisturbed() -> Iterator[None]:
 
 
 def timer(content: bytes, threads: int, runs: int, seconds: float) -> float:
-    """Milliseconds of a `.tflite` file; see `kprune.latency.measure`."""
+    """Milliseconds of a `.tflite` file; see `kprune.latency.runtimes`."""
     with undisturbed():
-        return measure(content, threads, runs, seconds)
+        return runtimes.get("litert").measure(content, threads, runs, seconds)

@@ -12,11 +12,45 @@ from typing import TypeVar
 
 import typer
 
+from kprune.registry import did_you_mean
+from kprune.registry import modules
+
 Result = TypeVar("Result")
 
 Debug = Annotated[
     bool, typer.Option("--debug", help="On failure, print the whole traceback.")
 ]
+
+
+def known(kind: str) -> Callable[[str | None], str | None]:
+    """Return a check of an option that names a part, before anything is loaded.
+
+    Args:
+        kind: Folder of the parts, `"criteria"`.
+
+    Returns:
+        A callback for `typer.Option`.
+    """
+
+    def check(value: str | None) -> str | None:
+        names = modules(kind)
+        if value is not None and value not in names:
+            raise typer.BadParameter(
+                f"received {value!r}. {did_you_mean(value, names)}"
+            )
+        return value
+
+    return check
+
+
+def listed(kind: str) -> str:
+    """Return the names of parts, for the help of an option.
+
+    Args:
+        kind: Folder of the parts, `"criteria"`.
+    """
+    *names, last = modules(kind)
+    return f"{', '.join(names)} or {last}"
 
 
 def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:

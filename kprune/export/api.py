@@ -15,9 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.export import onnx  # noqa: F401  (they register formats)
-from kprune.export import saved  # noqa: F401  (they register formats)
-from kprune.export import tflite  # noqa: F401  (they register formats)
+from kprune.arguments import did_you_mean
+from kprune.arguments import whole
 from kprune.export.atomic import atomic_file
 from kprune.export.atomic import atomic_folder
 from kprune.export.atomic import check_parent
@@ -27,7 +26,6 @@ from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
 from kprune.export.formats import format_for
-from kprune.export.micro import header  # noqa: F401  (they register formats)
 from kprune.export.operators import Operators
 from kprune.export.original import measure_original
 from kprune.export.precision import float32_compute
@@ -36,7 +34,6 @@ from kprune.export.report import ExportReport
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
-from kprune.registry import did_you_mean
 
 logger = logging.getLogger("kprune")
 
@@ -226,10 +223,7 @@ def _check(
             f"{chosen.name} export takes quantize={accepted}. Received: "
             f"quantize={quantize!r}.{hint}"
         )
-    if type(samples) is not int or samples < 1:
-        raise ValueError(
-            f"`samples` must be an integer >= 1. Received: {samples!r}."
-        )
+    whole(samples, "Export", "samples", exact=True)
     for name in options:
         if name not in chosen.options:
             raise ValueError(

@@ -20,6 +20,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import number
+from kprune.arguments import whole
 from kprune.export.intervals import median_interval
 from kprune.export.runtime import Runtime
 from kprune.export.runtime import open_runtime
@@ -150,10 +152,8 @@ def check_effort(runs: int, seconds: float) -> None:
     Raises:
         ValueError: If there is not.
     """
-    if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
-        raise ValueError(f"`runs` must be an integer >= 1. Received: {runs!r}.")
-    if seconds < 0:
-        raise ValueError(f"`seconds` must be >= 0. Received: {seconds!r}.")
+    whole(runs, "A benchmark", "runs")
+    number(seconds, "A benchmark", "seconds", least=0)
 
 
 def random_inputs(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kprune.arguments import whole
 from kprune.export.operators import tflite_operators
 from kprune.export.quiet import quiet
 from kprune.export.signature import TensorSpec
@@ -274,10 +275,7 @@ def open_runtime(path: str | os.PathLike[str], threads: int = 1) -> Runtime:
         ValueError: If the suffix is another one, or `threads` is below 1.
     """
     path = Path(path)
-    if not isinstance(threads, int) or threads < 1:
-        raise ValueError(
-            f"`threads` must be an integer >= 1. Received: {threads!r}."
-        )
+    threads = whole(threads, "A runtime", "threads")
     runtime = _RUNTIMES.get(path.suffix)
     if runtime is None:
         raise ValueError(

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from kprune.arguments import whole
 from kprune.export.signature import ModelSignature
 
 
@@ -100,9 +101,6 @@ def check_batch_size(batch_size: Any) -> None:
     Raises:
         ValueError: If it is anything else.
     """
-    if batch_size is None or (type(batch_size) is int and batch_size >= 1):
-        return
-    raise ValueError(
-        "`batch_size` must be an integer >= 1, or None for any batch size. "
-        f"Received: {batch_size!r}."
-    )
+    if batch_size is not None:
+        why = ", or None for any batch size"
+        whole(batch_size, "Export", "batch_size", why=why, exact=True)

@@ -21,10 +21,10 @@ from kprune.cost.model import CostModel
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
 from kprune.export.formats import format_for
+from kprune.export.formats.tflite import convert
 from kprune.export.precision import float32_compute
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
-from kprune.export.tflite import convert
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.latency.flatbuffer import Operator

@@ -11,12 +11,12 @@ from pathlib import Path
 import keras
 
 from kprune.graph import trace
+from kprune.latency import runtimes
 from kprune.latency.conversion import Conversion
 from kprune.latency.curve import find_step
 from kprune.latency.device import device_name
 from kprune.latency.device import table_path
 from kprune.latency.layout import fingerprint
-from kprune.latency.measure import measure
 from kprune.latency.table import ONE_BY_ONE
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
@@ -95,7 +95,7 @@ def profile(
             else LatencyTable(device_name(), runtime, dtype, threads)
         )
     _check_table(table, runtime, dtype, threads)
-    complete = fill(table, model, measure)
+    complete = fill(table, model, runtimes.get(runtime).measure)
     if path is not None and not complete:
         table.save(path)
     return table

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kprune.arguments import choice
+from kprune.arguments import whole
 from kprune.export.atomic import atomic_file
+from kprune.latency import runtimes
 from kprune.latency.layout import Layout
 
 FORMAT = 1
 DTYPES = ("float32", "int8")
-RUNTIMES = ("litert",)
 
 Steps = tuple[int, int]
 ONE_BY_ONE: Steps = (1, 1)
@@ -211,19 +213,9 @@ def check_setting(runtime: str, dtype: str, threads: int) -> None:
     Raises:
         ValueError: An unknown runtime or number format, or no thread.
     """
-    for name, value, known in (
-        ("runtime", runtime, RUNTIMES),
-        ("dtype", dtype, DTYPES),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"`{name}` must be {' or '.join(map(repr, known))}. Received: "
-                f"{value!r}."
-            )
-    if type(threads) is not int or threads < 1:
-        raise ValueError(
-            f"`threads` must be an integer >= 1. Received: {threads!r}."
-        )
+    choice(runtime, "A table of latencies", "runtime", runtimes.names())
+    choice(dtype, "A table of latencies", "dtype", DTYPES)
+    whole(threads, "A table of latencies", "threads", exact=True)
 
 
 def _lines(data: Mapping[str, Any]) -> str:

@@ -7,15 +7,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
+from kprune.arguments import choice
+from kprune.arguments import number
+from kprune.arguments import share
+from kprune.parts import Part
 from kprune.regularizers import penalties
 
 GROUPINGS = ("feature", "neuron")
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class HierarchicalGroupSparsity(keras.regularizers.Regularizer):
+class HierarchicalGroupSparsity(Part, keras.regularizers.Regularizer):
     """Penalty with two levels: kernels, and groups of kernels.
 
     `strength * (mix * R + (1 - mix) * L1)`, where `R` is one of ten penalties on
@@ -68,26 +70,12 @@ class HierarchicalGroupSparsity(keras.regularizers.Regularizer):
                 "saved: give functions one with "
                 f'kprune.regularizers.register("name"). Received: {penalty!r}.'
             )
-        if grouping not in GROUPINGS:
-            raise ValueError(
-                f"Unknown grouping {grouping!r}. "
-                f"{did_you_mean(grouping, GROUPINGS)}"
-            )
-        if not 0 <= as_number(strength) < float("inf"):
-            raise ValueError(
-                "HierarchicalGroupSparsity needs a number from 0 as `strength`. "
-                f"Received: {strength!r}."
-            )
-        if not 0 <= as_number(mix) <= 1:
-            raise ValueError(
-                "HierarchicalGroupSparsity needs a share from 0 to 1 as `mix`. "
-                f"Received: {mix!r}."
-            )
+        owner = type(self).__name__
         self._penalty = penalties.get(penalty)
         self.penalty = penalty
-        self.grouping = grouping
-        self.strength = float(strength)
-        self.mix = float(mix)
+        self.grouping = choice(grouping, owner, "grouping", GROUPINGS)
+        self.strength = number(strength, owner, "strength", least=0)
+        self.mix = share(mix, owner, "mix", zero=True, one=True)
         self.per_group = bool(per_group)
 
     def __call__(self, x: Any) -> Any:
@@ -113,12 +101,3 @@ class HierarchicalGroupSparsity(keras.regularizers.Regularizer):
         if self.per_group:
             total = total / absolute.shape[0]
         return self.strength * total
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "penalty": self.penalty,
-            "grouping": self.grouping,
-            "strength": self.strength,
-            "mix": self.mix,
-            "per_group": self.per_group,
-        }

@@ -16,6 +16,7 @@ from kprune.latency import load
 from kprune.latency import predict
 from kprune.latency import profiling
 from kprune.latency.profiling import fill
+from kprune.latency.runtimes.litert import LiteRT
 from kprune.report import units
 
 pytestmark = pytest.mark.tensorflow
@@ -62,7 +63,9 @@ def table(model, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
     """Nothing here depends on what this machine is, or has in its cache."""
-    monkeypatch.setattr(profiling, "measure", fake_device.milliseconds)
+    monkeypatch.setattr(
+        LiteRT, "measure", staticmethod(fake_device.milliseconds)
+    )
     monkeypatch.setattr(device, "table_path", lambda *a: tmp_path / "own.json")
     monkeypatch.setattr(
         profiling, "table_path", lambda *a: tmp_path / "own.json"

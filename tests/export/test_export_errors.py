@@ -12,7 +12,7 @@ from export import zoo
 import kprune
 from kprune.export import ExportReport
 from kprune.export import VerificationError
-from kprune.export.tflite import TFLite
+from kprune.export.formats.tflite import TFLite
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ class _Wrong(TFLite):
 
 @pytest.fixture
 def wrong_converter(monkeypatch):
-    from kprune.export import formats
+    from kprune.export.formats.base import registry
 
-    monkeypatch.setitem(formats._FORMATS, ".tflite", _Wrong())
+    monkeypatch.setitem(registry._own, "tflite", _Wrong)
 
 
 def test_difference_beyond_tolerance_leaves_the_old_file(
@@ -142,7 +142,7 @@ def test_difference_beyond_tolerance_leaves_the_old_file(
 def test_int8_files_that_have_nothing_of_the_model_are_refused(
     tmp_path, monkeypatch
 ):
-    from kprune.export import formats
+    from kprune.export.formats.base import registry
 
     class Reversed(TFLite):
         def write(self, job, path):
@@ -150,7 +150,7 @@ def test_int8_files_that_have_nothing_of_the_model_are_refused(
             model = job.signature.model
             model.set_weights([-w for w in model.get_weights()])
 
-    monkeypatch.setitem(formats._FORMATS, ".tflite", Reversed())
+    monkeypatch.setitem(registry._own, "tflite", Reversed)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
     with pytest.raises(VerificationError, match="larger `tolerance`"):

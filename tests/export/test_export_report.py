@@ -104,15 +104,15 @@ def test_every_report_becomes_json(tmp_path, name):
 
 
 def test_an_infinite_difference_is_valid_json(tmp_path, monkeypatch):
-    from kprune.export import formats
-    from kprune.export.tflite import TFLite
+    from kprune.export.formats.base import registry
+    from kprune.export.formats.tflite import TFLite
 
     class Broken(TFLite):
         def run(self, job, path, samples):
             outputs = super().run(job, path, samples)
             return [np.full_like(output, np.nan) for output in outputs]
 
-    monkeypatch.setitem(formats._FORMATS, ".tflite", Broken())
+    monkeypatch.setitem(registry._own, "tflite", Broken)
     report = kprune.export(
         zoo.conv_net(), tmp_path / "m.tflite", tolerance=float("inf")
     )

@@ -10,8 +10,8 @@ import kprune
 from kprune.callbacks import PruneCallback
 from kprune.latency import Latency
 from kprune.latency import LatencyTable
-from kprune.latency import profiling
 from kprune.latency.profiling import fill
+from kprune.latency.runtimes.litert import LiteRT
 
 pytestmark = pytest.mark.tensorflow
 
@@ -37,8 +37,8 @@ def table():
 def real(model):
     """The fake device's time of the exported compact model."""
     from kprune.export.formats import Job
+    from kprune.export.formats.tflite import convert
     from kprune.export.signature import ModelSignature
-    from kprune.export.tflite import convert
 
     options = {"batch_size": 1, "io_dtype": "float32"}
     job = Job(ModelSignature(kprune.rebuild(model)), options=options)
@@ -128,7 +128,9 @@ def test_table_from_a_file(table, tmp_path):
 
 def test_without_a_table_this_machine_is_measured(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(profiling, "measure", fake_device.milliseconds)
+    monkeypatch.setattr(
+        LiteRT, "measure", staticmethod(fake_device.milliseconds)
+    )
     masked = kprune.prune(network(), reduce={"latency": 0.3})
     assert real(masked) <= 0.71 * real(kprune.wrap(network()))
     (file,) = (tmp_path / "kprune" / "latency").iterdir()
@@ -136,7 +138,9 @@ def test_without_a_table_this_machine_is_measured(monkeypatch, tmp_path):
 
 
 def test_profile_keeps_a_table_per_setting(monkeypatch, tmp_path):
-    monkeypatch.setattr(profiling, "measure", fake_device.milliseconds)
+    monkeypatch.setattr(
+        LiteRT, "measure", staticmethod(fake_device.milliseconds)
+    )
     path = tmp_path / "tables" / "mine.json"
     table = kprune.latency.profile(network(), table=path)
     assert kprune.latency.load(path).size == table.size

@@ -8,12 +8,13 @@ from keras import layers
 
 import kprune
 from kprune.export.operators import tflite_operators
+from kprune.latency import runtimes
 from kprune.latency.conversion import Conversion
 from kprune.latency.curve import anchors
 from kprune.latency.flatbuffer import OperatorFile
 from kprune.latency.layout import Layout
-from kprune.latency.measure import measure
 
+timer = runtimes.get("litert").measure
 pytestmark = pytest.mark.tensorflow
 
 
@@ -83,7 +84,7 @@ def test_cut_operators_run_at_any_width(conversion, tmp_path):
                 path = tmp_path / "one.tflite"
                 path.write_bytes(conversion.cut(position, r, w))
                 assert tflite_operators(path).counts == {kind: 1}
-                assert measure(path.read_bytes(), 1, 1, 0.0) > 0
+                assert timer(path.read_bytes(), 1, 1, 0.0) > 0
     assert kinds == {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 
 
@@ -93,14 +94,14 @@ def test_other_operators_are_cut_as_they_are(conversion):
         if conversion.resizable(position):
             continue
         for _, _, content in conversion.observed(position):
-            assert measure(content, 1, 1, 0.0) > 0
+            assert timer(content, 1, 1, 0.0) > 0
             seen += 1
     assert seen > 8
 
 
 def test_a_file_with_nothing_to_do_runs(conversion):
     content = conversion.nothing()
-    assert measure(content, 1, 1, 0.0) > 0
+    assert timer(content, 1, 1, 0.0) > 0
     (op,) = OperatorFile(content).operators
     assert {np.prod(t.shape) for t in op.tensors} == {1}
 

@@ -314,7 +314,9 @@ def test_logs_of_other_threads_are_others(folder):
     assert read_logs(folder, "a phone", threads=4).threads == 4
     with pytest.raises(ValueError, match=r"for 1 thread, \d+ are missing"):
         read_logs(folder, "a phone")
-    with pytest.raises(ValueError, match="`threads` must be an integer"):
+    with pytest.raises(
+        ValueError, match="whole number, 1 or more, as `threads`"
+    ):
         read_logs(folder, "a phone", threads=0)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import keras
+
+from kprune.arguments import number
+from kprune.arguments import whole
 
 DEFAULTS: dict[str, Any] = {
     "data": None,
@@ -95,21 +96,11 @@ def _has_loss(model: keras.Model) -> bool:
 def _check_values(options: Mapping[str, Any]) -> None:
     clusters, epochs = options["clusters"], options["epochs"]
     rate = options["learning_rate"]
-    if clusters is not None and (type(clusters) is not int or clusters < 2):
-        raise ValueError(
-            "`clusters` must be the number of different weights to leave in each "
-            "kernel, an integer >= 2 such as 16, or None for no clustering. "
-            f"Received: {clusters!r}."
-        )
-    if type(epochs) is not int or epochs < 1:
-        raise ValueError(
-            f"`epochs` must be an integer >= 1. Received: {epochs!r}."
-        )
-    number = isinstance(rate, Real) and not isinstance(rate, bool)
-    if not number or not 0 < float(rate) < math.inf:
-        raise ValueError(
-            f"`learning_rate` must be a number above 0. Received: {rate!r}."
-        )
+    if clusters is not None:
+        of, why = "different weights in each kernel", ", for example 16"
+        whole(clusters, "Clustering", "clusters", 2, of, why, True)
+    whole(epochs, "Training", "epochs", exact=True)
+    number(rate, "Training", "learning_rate", above=0)
 
 
 def _refuse_idle(options: Mapping[str, Any], needed: str) -> None:

@@ -13,8 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from kprune.export.formats import Job
-from kprune.export.formats import register_format
+from kprune.export.formats.base import Job
+from kprune.export.formats.base import register
+from kprune.export.formats.tflite import INTEGER
+from kprune.export.formats.tflite import TFLite
+from kprune.export.formats.tflite import convert
 from kprune.export.micro.arena import Arena
 from kprune.export.micro.arena import estimate_arena
 from kprune.export.micro.describe import describe
@@ -25,16 +28,13 @@ from kprune.export.operators import Operators
 from kprune.export.operators import flatbuffer_operators
 from kprune.export.sizes import Size
 from kprune.export.sizes import content_size
-from kprune.export.tflite import INTEGER
-from kprune.export.tflite import TFLite
-from kprune.export.tflite import convert
 
 logger = logging.getLogger("kprune")
 
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@register_format
+@register("h")
 class CHeader(TFLite):
     """`.h`: the bytes of a `.tflite` file as an array for microcontrollers.
 

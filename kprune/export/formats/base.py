@@ -1,4 +1,4 @@
-"""What every export format provides, and the registry of formats."""
+"""What an export format is: how a model gets into a file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from kprune.export.operators import Operators
 from kprune.export.signature import ModelSignature
 from kprune.export.sizes import Size
 from kprune.export.sizes import path_size
+from kprune.registry import Registry
+
+FOLDER = "saved_model"
+"""The format of a path without suffix; others are called by their suffix."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +104,14 @@ class Format(abc.ABC):
         return []
 
 
-_FORMATS: dict[str, Format] = {}
+def _refuse(function: Any) -> Any:
+    raise TypeError(
+        f"An export format is a subclass of Format. Received: {function!r}."
+    )
 
 
-def register_format(cls: type[Format]) -> type[Format]:
-    """Add a format class to those that `kprune.export` chooses from.
-
-    Args:
-        cls: A concrete `Format`.
-
-    Returns:
-        The class itself.
-    """
-    _FORMATS[cls.suffix] = cls()
-    return cls
+registry = Registry("export format", Format, _refuse, "formats")
+register = registry.register
 
 
 def format_for(path: str | os.PathLike[str]) -> Format:
@@ -129,13 +127,15 @@ def format_for(path: str | os.PathLike[str]) -> Format:
         ValueError: If no format has this suffix.
     """
     suffix = Path(path).suffix
-    if suffix not in _FORMATS:
-        known = ", ".join(sorted(filter(None, _FORMATS)))
+    name = suffix[1:] if suffix else FOLDER
+    if name not in registry.names:
+        known = ", ".join(f".{n}" for n in registry.names if n != FOLDER)
         raise ValueError(
             f"Unknown export format {suffix!r} of {os.fspath(path)!r}. Expected a "
             f"path ending in {known}, or a folder without suffix for a SavedModel."
         )
-    return _FORMATS[suffix]
+    found: Format = registry.get(name)
+    return found
 
 
 def check_backend(chosen: Format) -> None:

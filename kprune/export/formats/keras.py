@@ -1,4 +1,4 @@
-"""Keras files and SavedModel folders."""
+"""Keras files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kprune.export.formats import Format
-from kprune.export.formats import Job
-from kprune.export.formats import register_format
+from kprune.export.formats.base import Format
+from kprune.export.formats.base import Job
+from kprune.export.formats.base import register
 from kprune.export.precision import reduced_precision
-from kprune.export.quiet import quiet
 from kprune.export.signature import ModelSignature
 
 
-@register_format
+@register("keras")
 class KerasFile(Format):
     """`.keras`, loadable without kprune and with `safe_mode=True`."""
 
@@ -74,37 +73,3 @@ def _custom_classes(model: keras.Model) -> dict[str, type]:
         for cls in classes
         if cls.__module__.split(".")[0] != "keras"
     }
-
-
-@register_format
-class SavedModel(Format):
-    """A TensorFlow SavedModel folder with the endpoint `serve`."""
-
-    name = "SavedModel"
-    suffix = ""
-    folder_marker = "saved_model.pb"
-
-    def write(self, job: Job, path: Path) -> None:
-        with quiet():
-            job.signature.model.export(
-                path, format="tf_saved_model", verbose=False
-            )
-
-    def run(
-        self, job: Job, path: Path, samples: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        import tensorflow as tf
-
-        with quiet():
-            loaded = tf.saved_model.load(str(path))
-        signature = job.signature
-        tensors = [
-            tf.convert_to_tensor(array, spec.dtype)
-            for array, spec in zip(samples, signature.inputs, strict=True)
-        ]
-        outputs = loaded.serve(signature.pack(tensors))
-        return [np.asarray(tensor) for tensor in keras.tree.flatten(outputs)]
-
-    def tolerance(self, job: Job) -> float:
-        # A compiled graph may keep half-precision results in float32.
-        return 5e-2 if reduced_precision(job.signature.model) else 1e-3

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from kprune.export.formats import Format
-from kprune.export.formats import Job
-from kprune.export.formats import register_format
+from kprune.export.formats.base import Format
+from kprune.export.formats.base import Job
+from kprune.export.formats.base import register
 from kprune.export.operators import Operators
 from kprune.export.operators import onnx_model_operators
 from kprune.export.operators import onnx_operators
@@ -26,7 +26,7 @@ _OPSETS = range(9, 19)
 """Opsets that tf2onnx 1.17 writes."""
 
 
-@register_format
+@register("onnx")
 class Onnx(Format):
     """`.onnx` through tf2onnx.
 

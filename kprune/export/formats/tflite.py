@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from kprune.export.float64 import explain_float64
-from kprune.export.formats import Format
-from kprune.export.formats import Job
-from kprune.export.formats import register_format
+from kprune.export.formats.base import Format
+from kprune.export.formats.base import Job
+from kprune.export.formats.base import register
 from kprune.export.operators import Operators
 from kprune.export.operators import tflite_operators
 from kprune.export.precision import rolled_layers
@@ -41,7 +41,7 @@ _LOOPS = (
 )
 
 
-@register_format
+@register("tflite")
 class TFLite(Format):
     """`.tflite` through `tf.lite.TFLiteConverter`.
 

@@ -1,0 +1,9 @@
+"""Runtimes whose operators can be measured: `"litert"`."""
+
+from kprune.latency.runtimes.base import Runtime as Runtime
+from kprune.latency.runtimes.base import get as get
+from kprune.latency.runtimes.base import names as names
+from kprune.latency.runtimes.base import register as register
+from kprune.lazy import part_attributes
+
+__getattr__, __dir__ = part_attributes(__name__)

@@ -1,0 +1,34 @@
+"""The LiteRT interpreter on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from kprune.export.benchmark import random_inputs
+from kprune.export.benchmark import time_runs
+from kprune.export.runtime import LiteRT as Interpreter
+from kprune.latency.runtimes.base import Runtime
+from kprune.latency.runtimes.base import register
+
+QUANTILE = 0.25
+"""Other work on the machine can only make runs longer."""
+
+
+@register("litert")
+class LiteRT(Runtime):
+    """The LiteRT interpreter. Times are the lower quartile of all runs."""
+
+    def measure(
+        self, content: bytes, threads: int, runs: int, seconds: float
+    ) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "operator.tflite"
+            path.write_bytes(content)
+            runtime = Interpreter(path, threads)
+            runtime.prepare(random_inputs(runtime))
+            time_runs(runtime.invoke, 3, seconds / 10)
+            times = time_runs(runtime.invoke, runs, seconds)
+        return float(np.quantile(times, QUANTILE))
