@@ -18,7 +18,7 @@ from kprune.criteria import L2
 from kprune.criteria import Folded
 from kprune.masking import attenuation
 from kprune.masking import set_attenuation
-from kprune.pruning import Plan
+from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
@@ -108,13 +108,10 @@ class AttenuateCallback(PruningCallback):
             criterion = Folded("l1") if target == "bn" else "l1"
         super().__init__(criterion, reduce, schedule, allocation, data)
         self.factor = factors.get(factor)
-        self._scaler: Scaler | None = None
-        self._epoch = -1
+        self._scaler: Any = None
         self._returned = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
-        plan = self._plan()
+    def begin(self, session: Session) -> None:
         count = len(self._rounds())
         if self.factor.tail > count:
             raise ValueError(
@@ -122,111 +119,91 @@ class AttenuateCallback(PruningCallback):
                 f"rounds: {count} of {self.schedule!r}. Shorten the tail or let "
                 "the schedule begin earlier, end later or act more often."
             )
-        self._scaler = Scaler(self.model, plan.graph, self.target)
-        if self._scaler.normed and isinstance(plan.criterion, L1 | L2 | FPGM):
+        self._scaler = Scaler(session.masked, session.graph, self.target)
+        criterion = self.policy.criterion
+        if self._scaler.normed and isinstance(criterion, L1 | L2 | FPGM):
             _log.warning(
                 "Criterion %s looks at kernels, but it is the BatchNormalization "
                 "behind them that is attenuated (target='bn'), so it will not "
                 "notice. Use kprune.criteria.Folded(...) of it, 'bn_scale' or a "
                 "criterion that looks at data, or target='kernel'.",
-                type(plan.criterion).__name__,
+                type(criterion).__name__,
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        plan = self._plan()
-        self._epoch = epoch
+    def due(self, fraction: float) -> bool:
         self._returned = 0
+        return self._epoch in self._rounds()
+
+    def act(self, session: Session, fraction: float) -> None:
+        """Scale the weak filters of this round."""
         rounds = self._rounds()
-        if epoch >= rounds[-1]:
-            self._finish(plan)
-        elif epoch in rounds:
-            self._attenuate(plan, rounds.index(epoch) + 1, len(rounds))
+        number, count = rounds.index(self._epoch) + 1, len(rounds)
+        factor = self.factor(number / count)
+        step = number - (count - self.factor.tail)
+        if step <= 0:
+            weak = self._choose_weak(fraction)
+        else:
+            left = self.factor.tail - step
+            factor = left / (left + 1) if factor else 0.0
+            weak = self._choose_weak() if step == 1 else self._frozen()
+        self._scale(weak, factor)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        super().on_epoch_end(epoch, logs)
-        if logs is not None:
-            weak = self._weak(self._plan()).values()
-            logs["weak_filters"] = int(sum(w.sum() for w in weak))
-            logs["returned_filters"] = self._returned
+    def finishes(self, epoch: int, last: bool) -> bool:
+        end = self._rounds()[-1]
+        return (
+            epoch == self.params.get("epochs") == end if last else epoch >= end
+        )
 
-    def on_train_end(self, logs: Any = None) -> None:
-        plan = self._plan()
-        after = self._epoch + 1
-        if after == self.params.get("epochs") == self._rounds()[-1]:
-            self._finish(plan)
-        plan.settle()
-        super().on_train_end(logs)
+    def finish(self, session: Session) -> None:
+        """Remove the weak filters, unless the target is met already."""
+        self._returned = 0
+        if self.policy.met():
+            return
+        weak = self._frozen() if self.factor.tail > 1 else self._choose_weak()
+        self._scale(weak, 0.0)
+        _log.info("These filters are removed.")
+        session.remove(_kept(weak, session.alive()))
+        ones = {name: np.ones(len(w), "float32") for name, w in weak.items()}
+        set_attenuation(session.masked, ones, session.graph)
 
-    def due(self, plan: Plan, fraction: float) -> bool:
-        return fraction > 0 and not plan.met(fraction)
-
-    def candidates(self, plan: Plan) -> Vectors:
-        return plan.settle()
-
-    def act(self, plan: Plan, masks: Vectors) -> None:
-        plan.remove(masks)
+    def status(self) -> dict[str, float]:
+        weak = self._weak().values()
+        return {
+            **super().status(),
+            "weak_filters": int(sum(w.sum() for w in weak)),
+            "returned_filters": self._returned,
+        }
 
     def _rounds(self) -> list[int]:
         return self.schedule.rounds(self.params.get("epochs"))
 
-    def _attenuate(self, plan: Plan, number: int, count: int) -> None:
-        """Scale the weak filters of round `number` of `count`."""
-        factor = self.factor(number / count)
-        step = number - (count - self.factor.tail)
-        if step <= 0:
-            fraction = self.schedule.fraction(
-                self._epoch, self.params.get("epochs")
-            )
-            weak = self._choose(plan, fraction)
-        else:
-            left = self.factor.tail - step
-            factor = left / (left + 1) if factor else 0.0
-            weak = self._choose(plan) if step == 1 else self._frozen(plan)
-        self._scale(plan, weak, factor)
-
-    def _finish(self, plan: Plan) -> None:
-        """Remove the weak filters, unless the target is met already."""
-        if plan.met():
-            return
-        weak = (
-            self._frozen(plan) if self.factor.tail > 1 else self._choose(plan)
-        )
-        self._scale(plan, weak, 0.0)
-        _log.info("These filters are removed.")
-        self.act(plan, _kept(weak, plan.alive()))
-        ones = {name: np.ones(len(w), "float32") for name, w in weak.items()}
-        set_attenuation(plan.masked, ones, plan.graph)
-
-    def _choose(self, plan: Plan, fraction: float = 1.0) -> Vectors:
+    def _choose_weak(self, fraction: float = 1.0) -> Vectors:
         """Return which filters are weak now: what allocation would remove."""
-        if not self.due(plan, fraction):
-            return {g.name: np.zeros(g.size, bool) for g in plan.graph.prunable}
-        alive = self.candidates(plan)
-        kept = self.decide(plan, fraction, alive)
+        if fraction <= 0 or self.policy.met(fraction):
+            return {g.name: np.zeros(g.size, bool) for g in self.session.groups}
+        alive = self.session.settle()
+        kept = self.policy.choose(fraction, alive)
         return {name: alive[name] & (kept[name] == 0) for name in alive}
 
-    def _frozen(self, plan: Plan) -> Vectors:
+    def _frozen(self) -> Vectors:
         """Return the weak filters on record, if removing them is enough."""
-        weak = self._weak(plan)
-        kept = {n: m > 0 for n, m in _kept(weak, plan.alive()).items()}
-        enough = plan.met(alive=kept)
-        return weak if enough else self._choose(plan)
+        weak = self._weak()
+        alive = _kept(weak, self.session.alive())
+        kept = {n: m > 0 for n, m in alive.items()}
+        return weak if self.policy.met(alive=kept) else self._choose_weak()
 
-    def _weak(self, plan: Plan) -> Vectors:
-        recorded = attenuation(plan.masked, plan.graph)
+    def _weak(self) -> Vectors:
+        recorded = attenuation(self.session.masked, self.session.graph)
         return {name: vector < 1 for name, vector in recorded.items()}
 
-    def _scale(self, plan: Plan, weak: Vectors, factor: float) -> None:
-        if self._scaler is None:
-            raise RuntimeError(
-                "The callback's `on_train_begin` was not called."
-            )
-        before = attenuation(plan.masked, plan.graph)
+    def _scale(self, weak: Vectors, factor: float) -> None:
+        masked, graph = self.session.masked, self.session.graph
+        before = attenuation(masked, graph)
         self._scaler.scale(weak, factor, self.factor.scale_slots)
         after = {
             n: np.where(weak[n], v * factor, 1.0) for n, v in before.items()
         }
-        set_attenuation(plan.masked, after, plan.graph)
+        set_attenuation(masked, after, graph)
         self._returned = sum(
             int(((v < 1) & ~weak[n]).sum()) for n, v in before.items()
         )

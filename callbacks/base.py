@@ -1,4 +1,4 @@
-"""The one way in which callbacks act: score, allocate, act."""
+"""What all pruning callbacks share: a session, a policy, and when they act."""
 
 from __future__ import annotations
 
@@ -12,30 +12,41 @@ import numpy as np
 
 from kprune import schedules
 from kprune.data.source import as_source
-from kprune.pruning import Plan
+from kprune.pruning import Policy
+from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
 
 class PruningCallback(keras.callbacks.Callback, abc.ABC):
-    """Scores, allocates and acts at the beginning of scheduled epochs.
+    """Acts on filters at the beginning of scheduled epochs.
 
     Acting before an epoch trains and validates what was decided. The callback
     keeps no state of its own: how far pruning has come is read from the masks,
     which are weights of the model, so that a run that was killed continues
     from any checkpoint of the weights.
 
-    A subclass says when it is due, which channels it may choose from, and what
-    it does to those it chose.
+    A subclass implements `act`. One that ends with another action than it
+    repeats, such as removing what was only scaled down, implements
+    `finishes` and `finish` too; one that adds to `logs` extends `status`.
 
     Args:
-        criterion: As of `kprune.prune`.
-        reduce: As of `kprune.prune`.
+        criterion: See `kprune.prune`.
+        reduce: See `kprune.prune`.
         schedule: `"one_shot"`, `"linear"`, `"polynomial"`, an object of
             `kprune.schedules`, or a function `f(epoch) -> share of the
-            target`. By default cubic over the first two thirds of the epochs.
-        allocation: As of `kprune.prune`.
-        data: As of `kprune.prune`.
+            target`. Defaults to cubic over the first two thirds of the epochs.
+        allocation: See `kprune.prune`.
+        data: See `kprune.prune`.
+
+    Example:
+
+    ```python
+    class DryRunCallback(PruningCallback):
+        def act(self, session, fraction):
+            for name, mask in self.choose(fraction).items():
+                print(name, int((mask == 0).sum()))
+    ```
     """
 
     def __init__(
@@ -53,54 +64,114 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
         self.allocation = allocation
         # Kept for all epochs: a generator yields once only.
         self.data = None if data is None else as_source(data)
-        self.plan: Plan | None = None
+        self._session: Session | None = None
+        self._policy: Policy | None = None
+        self._epoch = -1
+
+    @property
+    def session(self) -> Session:
+        """The model in training, and the samples."""
+        if self._session is None:
+            raise self._outside_fit()
+        return self._session
+
+    @property
+    def policy(self) -> Policy:
+        """How filters are chosen."""
+        if self._policy is None:
+            raise self._outside_fit()
+        return self._policy
+
+    def begin(self, session: Session) -> None:
+        """Prepare for training; called once `session` and `policy` are there."""
+        return None
+
+    def due(self, fraction: float) -> bool:
+        """Return whether to act before this epoch.
+
+        Args:
+            fraction: Share of the target that the schedule wants by now.
+        """
+        return fraction > 0 and not self.policy.met(fraction)
 
     @abc.abstractmethod
-    def due(self, plan: Plan, fraction: float) -> bool:
-        """Return whether to act, given the share of the target now wanted."""
+    def act(self, session: Session, fraction: float) -> None:
+        """Do what is due; `choose(fraction)` says to which filters.
 
-    @abc.abstractmethod
-    def candidates(self, plan: Plan) -> dict[str, np.ndarray]:
-        """Return, for each group's name, booleans: channels to choose from.
-
-        Called right before scoring. The others count as removed.
+        Args:
+            session: The model in training, and the samples.
+            fraction: Share of the target that the schedule wants by now.
         """
 
-    @abc.abstractmethod
-    def act(self, plan: Plan, masks: dict[str, np.ndarray]) -> None:
-        """Carry out what was decided: masks of 0 (chosen) and 1 by group name."""
+    def finishes(self, epoch: int, last: bool) -> bool:
+        """Return whether `finish` is called now instead of `act`.
+
+        Args:
+            epoch: The epoch that would begin.
+            last: Whether training is over, so that it does not.
+        """
+        return False
+
+    def finish(self, session: Session) -> None:
+        """Do what is left to do. May be called again, and then does nothing."""
+        return None
+
+    def after_epoch(self, session: Session) -> None:
+        """Act at the end of an epoch."""
+        return None
+
+    def status(self) -> dict[str, float]:
+        """Return what `logs` of an epoch hold: shares removed, by cost."""
+        removed = self.policy.removed()
+        return {f"pruned_{key}": removed[key] for key in removed}
+
+    def choose(self, fraction: float = 1.0) -> dict[str, np.ndarray]:
+        """Score and allocate.
+
+        Args:
+            fraction: Share of the way to the target.
+
+        Returns:
+            For each group's name a mask `(size,)`, 0 for the filters chosen
+            and for those that are gone already.
+        """
+        return self.policy.choose(fraction, self.session.settle())
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.plan = Plan(
-            self.model, self.criterion, self.reduce, self.allocation, self.data
+        self._session = session = Session(self.model, self.data)
+        self._policy = Policy(
+            session, self.criterion, self.reduce, self.allocation
         )
-        self.plan.check()
-        self.schedule = self.schedule.toward(self.plan.reduce)
+        self._policy.check()
+        self.schedule = self.schedule.toward(self._policy.reduce)
+        self._epoch = -1
         if self.params.get("verbose", 0):
-            print(self.plan.graph.coverage)
+            print(session.graph.coverage)
+        self.begin(session)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        plan = self._plan()
+        session = self.session
+        self._epoch = epoch
         fraction = self.schedule.fraction(epoch, self.params.get("epochs"))
-        if fraction <= 0 or not self.due(plan, fraction):
-            return
-        self.act(plan, self.decide(plan, fraction, self.candidates(plan)))
-
-    def decide(
-        self, plan: Plan, fraction: float, alive: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Score and allocate: masks that go `fraction` of the way."""
-        return plan.allocate(plan.score(alive), fraction, alive)
+        if self.finishes(epoch, last=False):
+            self.finish(session)
+        elif self.due(fraction):
+            self.act(session, fraction)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.after_epoch(self.session)
         if logs is not None:
-            removed = self._plan().removed()
-            logs.update({f"pruned_{key}": removed[key] for key in removed})
+            logs.update(self.status())
 
     def on_train_end(self, logs: Any = None) -> None:
-        plan = self._plan()
-        if not plan.met():
-            shares = plan.removed().items()
+        session, policy = self.session, self.policy
+        if self.finishes(self._epoch + 1, last=True):
+            self.finish(session)
+        # JAX gives |w| the slope 1 at 0, so an L1 penalty moves removed weights
+        # behind their masks.
+        session.settle()
+        if not policy.met():
+            shares = policy.removed().items()
             removed = ", ".join(
                 f"{share:.1%} of the {key}" for key, share in shares
             )
@@ -111,15 +182,13 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
                 "weights from before. Let %r end earlier, or let EarlyStopping begin "
                 "later (start_from_epoch).",
                 removed,
-                plan.reduce,
-                type(plan.allocation).__name__,
+                dict(policy.reduce),
+                type(policy.allocation).__name__,
                 self.schedule,
             )
 
-    def _plan(self) -> Plan:
-        if self.plan is None:
-            raise RuntimeError(
-                f"{type(self).__name__} acts inside `fit`; pass it as "
-                "fit(..., callbacks=[...])."
-            )
-        return self.plan
+    def _outside_fit(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__} acts inside `fit`; pass it as "
+            "fit(..., callbacks=[...])."
+        )

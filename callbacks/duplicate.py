@@ -7,12 +7,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from kprune.callbacks.base import PruningCallback
 from kprune.duplication.api import replace
 from kprune.duplication.copies import Copies
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 from kprune.rebuild.api import MERGE
 from kprune.rebuild.clones import find_clones
 from kprune.rebuild.copies import CopyMap
@@ -21,6 +19,7 @@ from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import tie
 from kprune.registry import as_number
 from kprune.schedules import OneShot
+from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
@@ -128,99 +127,85 @@ class DuplicateCallback(PruningCallback):
                 "DuplicateCallback must merge after it has copied. Received: "
                 f"epoch={epoch}, merge={self.merge!r}."
             )
-        self._epoch = -1
         self._maps: dict[str, CopyMap] | None = None
-        self._scored: tuple[Any, Any] = ({}, {})
         self._done = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def begin(self, session: Session) -> None:
         self._maps, self._done = None, False
-        self._last(self._plan()).check()
+        self._last().check()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        plan = self._plan()
-        self._epoch = epoch
-        if self._maps is None:
-            # Not when `fit` begins: another callback may restore weights then.
-            self._maps = self._clones(plan, MERGE)
-        end = self.merge.epoch
-        if end is not None and epoch >= end:
-            self._finish(plan)
-        else:
-            super().on_epoch_begin(epoch, logs)
+    def due(self, fraction: float) -> bool:
+        wanted = self._epoch == self.epoch
+        return wanted and not self._copied() and not self.policy.met()
 
-    def due(self, plan: Plan, fraction: float) -> bool:
-        return self._epoch == self.epoch and not self._maps and not plan.met()
+    def act(self, session: Session, fraction: float) -> None:
+        alive = session.settle()
+        scores = self.policy.score(alive)
+        masks = self.policy.allocate(scores, fraction, alive)
+        self._maps = replace(session, masks, scores, alive, self.copies)
 
-    def candidates(self, plan: Plan) -> dict[str, np.ndarray]:
-        return plan.settle()
+    def finishes(self, epoch: int, last: bool) -> bool:
+        self._copied()
+        if self.merge.epoch is None:
+            return last and epoch > self.epoch
+        return not last and epoch >= self.merge.epoch
 
-    def decide(
-        self, plan: Plan, fraction: float, alive: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        scores = plan.score(alive)
-        self._scored = scores, alive
-        return plan.allocate(scores, fraction, alive)
-
-    def act(self, plan: Plan, masks: dict[str, np.ndarray]) -> None:
-        scores, alive = self._scored
-        self._maps = replace(plan, masks, scores, alive, self.copies)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        plan = self._plan()
-        if self.copies.tied and self._maps:
-            self._tie(plan)
-        super().on_epoch_end(epoch, logs)
-        if logs is not None:
-            maps = (self._maps or {}).values()
-            logs["copies"] = int(sum(m.replaced.sum() for m in maps))
-
-    def on_train_end(self, logs: Any = None) -> None:
-        plan = self._plan()
-        if self.merge.epoch is None and self._epoch >= self.epoch:
-            self._finish(plan)
-        plan.settle()
-        super().on_train_end(logs)
-
-    def _clones(self, plan: Plan, tolerance: float) -> dict[str, CopyMap]:
-        return find_clones(self.model, plan.graph, plan.alive(), tolerance)
-
-    def _tie(self, plan: Plan) -> None:
-        """Gives copies and donors their mean weights, and mean slots."""
-        maps = self._maps or {}
-        assign(self.model, plan.graph, maps, tie(maps), slots=True)
-
-    def _finish(self, plan: Plan) -> None:
-        """Merges copies; removes what is still too much."""
+    def finish(self, session: Session) -> None:
+        """Merge copies; remove what is still too much."""
         if self._done:
             return
         self._done = True
-        if self.copies.tied and self._maps:
-            self._tie(plan)
-        maps = self._clones(plan, self.merge.tolerance)
+        self._tie(session)
+        maps = self._clones(self.merge.tolerance)
         if maps:
-            assign(self.model, plan.graph, maps, merge_clones(maps))
-            plan.remove({
+            masked, graph = session.masked, session.graph
+            assign(masked, graph, maps, merge_clones(maps))
+            session.remove({
                 name: (alive & ~maps[name].replaced).astype("float32")
-                for name, alive in plan.alive().items()
+                for name, alive in session.alive().items()
                 if name in maps
             })  # fmt: skip
         merged = sum(int(m.replaced.sum()) for m in maps.values())
-        parted = sum(int(m.replaced.sum()) for m in (self._maps or {}).values())
+        parted = sum(int(m.replaced.sum()) for m in self._copied().values())
         _log.info("%d of %d copies are merged", merged, parted)
         self._maps = {}
-        if not plan.met():
-            last = self._last(plan)
-            alive = last.settle()
-            last.remove(last.allocate(last.score(alive), alive=alive))
+        if not self.policy.met():
+            session.remove(self._last().choose(alive=session.settle()))
 
-    def _last(self, plan: Plan) -> Plan:
-        """The plan by which goes what cannot be merged."""
-        return Plan(
-            self.model,
+    def after_epoch(self, session: Session) -> None:
+        self._tie(session)
+
+    def status(self) -> dict[str, float]:
+        copies = sum(int(m.replaced.sum()) for m in self._copied().values())
+        return {**super().status(), "copies": copies}
+
+    def _copied(self) -> dict[str, CopyMap]:
+        """Return which filters are copies, those that were there included.
+
+        Not found when `fit` begins: another callback may restore weights then.
+        """
+        if self._maps is None:
+            self._maps = self._clones(MERGE)
+        return self._maps
+
+    def _clones(self, tolerance: float) -> dict[str, CopyMap]:
+        session = self.session
+        return find_clones(
+            session.masked, session.graph, session.alive(), tolerance
+        )
+
+    def _tie(self, session: Session) -> None:
+        """Give copies and donors their mean weights, and mean slots."""
+        maps = self._copied()
+        if self.copies.tied and maps:
+            assign(session.masked, session.graph, maps, tie(maps), slots=True)
+
+    def _last(self) -> Policy:
+        """Return the policy by which goes what cannot be merged."""
+        wanted = self.policy
+        return Policy(
+            self.session,
             self.merge.criterion,
-            plan.reduce or None,
-            self.merge.allocation if plan.reduce else plan.allocation,
-            self.data,
+            wanted.reduce or None,
+            self.merge.allocation if wanted.reduce else wanted.allocation,
         )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from kprune.callbacks.base import PruningCallback
-from kprune.pruning import Plan
+from kprune.session import Session
 
 
 class PruneCallback(PruningCallback):
@@ -63,17 +59,5 @@ class PruneCallback(PruningCallback):
     ```
     """
 
-    def due(self, plan: Plan, fraction: float) -> bool:
-        return not plan.met(fraction)
-
-    def candidates(self, plan: Plan) -> dict[str, np.ndarray]:
-        return plan.settle()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        # JAX gives |w| the slope 1 at 0, so an L1 penalty moves removed weights
-        # behind their masks.
-        self._plan().settle()
-        super().on_train_end(logs)
-
-    def act(self, plan: Plan, masks: dict[str, np.ndarray]) -> None:
-        plan.remove(masks)
+    def act(self, session: Session, fraction: float) -> None:
+        session.remove(self.choose(fraction))

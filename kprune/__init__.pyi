@@ -32,5 +32,6 @@ from kprune.schedules import OneShot as OneShot
 from kprune.schedules import Polynomial as Polynomial
 from kprune.sensitivity import Sensitivity as Sensitivity
 from kprune.sensitivity import sensitivity as sensitivity
+from kprune.session import Session as Session
 
 __version__: str

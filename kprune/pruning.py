@@ -1,39 +1,29 @@
-"""One-shot pruning, and the steps that callbacks share with it."""
+"""One-shot pruning, and the choice of filters that callbacks share with it.
+
+Pruning is a criterion times an allocation times a schedule times an action: the
+criterion scores filters, the allocation decides how many of each group go, the
+schedule says when, and the action is what happens to them. `prune` does all at
+once: score, allocate, remove, repair.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kprune import allocation as allocations
-from kprune import criteria
-from kprune.data.source import as_source
-from kprune.data.source import require_data
-from kprune.graph import ChannelGraph
-from kprune.graph import trace
+from kprune.data.needs import require_data
+from kprune.data.needs import require_loss
 from kprune.latency.allocation import latency_aware
-from kprune.masking import TemporaryMasks
 from kprune.masking import is_masked
-from kprune.masking import masks as read_masks
-from kprune.masking import require_masked
-from kprune.masking import require_prunable
-from kprune.masking import set_masks
 from kprune.masking import wrap
-from kprune.masking.removal import removed_places
-from kprune.masking.removal import zero
-from kprune.masking.removal import zero_removed
-from kprune.masking.state import State
 from kprune.recovery import base as recoveries
-from kprune.session.loss import LossProbe
-from kprune.session.loss import check_loss
+from kprune.session import Session
 
 Vectors = dict[str, np.ndarray]
 
@@ -81,7 +71,7 @@ def prune(
             means of removed channels into biases, `"reconstruct"` refits all
             layers behind them by least squares, `"merge"` adds removed
             filters to similar ones. Or an object of `kprune.recovery`, or a
-            function `f(lockstep)`. `None` for nothing.
+            function `f(session, before)`. Defaults to nothing.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the
@@ -98,17 +88,21 @@ def prune(
     compact = kprune.rebuild(masked)
     ```
     """
-    if recover is not None:
-        recoveries.check(recover, data)
-        recover = recoveries.get(recover)
     masked = as_masked(model, skip)
-    plan = Plan(masked, criterion, reduce, allocation, data)
-    plan.check()
-    alive = plan.settle()
-    before = None if recover is None else State(masked)
-    plan.remove(plan.allocate(plan.score(alive), alive=alive))
-    if before is not None:
-        recoveries.recover(masked, before, plan.data, recover)
+    session = Session(masked, data)
+    policy = Policy(session, criterion, reduce, allocation)
+    policy.check()
+    repair = None if recover is None else recoveries.get(recover)
+    if repair is not None:
+        recoveries.check(repair, session)
+    with session.rollback():
+        alive = session.settle()
+        before = session.snapshot()
+        scores = policy.score(alive)
+        masks = policy.allocate(scores, alive=alive)
+        session.remove(masks)
+        if repair is not None:
+            repair.repair(session, before)
     return masked
 
 
@@ -128,93 +122,81 @@ def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
     return model
 
 
-class Plan:
-    """What to prune in one masked model, step by step: score, allocate, remove.
+class Policy:
+    """How filters of one model are chosen: a criterion, an allocation, a target.
 
     Args:
-        masked: A model made by `kprune.wrap`.
-        criterion: As of `prune`.
-        reduce: As of `prune`.
-        allocation: As of `prune`.
-        data: As of `prune`.
+        session: The masked model and its samples.
+        criterion: See `prune`.
+        reduce: See `prune`.
+        allocation: See `prune`.
+
+    Raises:
+        ValueError: Unknown names, or a share outside (0, 1).
 
     Example:
 
     ```python
-    plan = Plan(masked, "l1", {"macs": 0.5}, "global")
-    scores = plan.score()
-    plan.remove(plan.allocate(scores, fraction=0.5))
-    plan.removed()  # {"macs": 0.2504, "params": 0.2711}
+    session = kprune.Session(masked)
+    policy = Policy(session, "l1", {"macs": 0.5}, "global")
+    session.remove(policy.choose(0.5, session.settle()))
+    policy.removed()  # {"macs": 0.2504, "params": 0.2711}
     ```
     """
 
     def __init__(
         self,
-        masked: keras.Model,
+        session: Session,
         criterion: Any = "l1",
         reduce: Mapping[str, float] | None = None,
         allocation: Any = "global",
-        data: Any = None,
     ) -> None:
-        require_masked(masked)
-        self.masked = masked
-        self.criterion = criteria.get(criterion)
+        self.session = session
+        self.criterion = session.criterion(criterion)
         self.allocation = latency_aware(allocations.get(allocation), reduce)
-        self.data = None if data is None else as_source(data)
-        self.graph: ChannelGraph = trace(masked)
-        require_prunable(self.graph)
-        self.cost_model = self.allocation.costs(masked, self.graph)
-        self.reduce = allocations.targets(
-            reduce, self.allocation, self.cost_model
+        self._request = allocations.request(
+            session, reduce, self.allocation, self.criterion
         )
-        # Made when first asked for: they compile, or read the whole model.
-        self._temporary: TemporaryMasks | None = None
-        self._probes: dict[int | None, LossProbe] = {}
-        self._criteria: dict[Any, criteria.Criterion] = {}
+        self.reduce = self._request.reduce
 
     def check(self) -> None:
         """Raise what scoring or allocating would raise at the whole target."""
-        self.criterion.check(self.masked, self.data)
-        for other in self.allocation.criteria:
-            self._criterion(other).check(self.masked, self.data)
-        if self.allocation.needs_loss:
-            self._check_loss()
-        if self.allocation.needs_data:
-            require_data(
-                self.data, f"Allocation {type(self.allocation).__name__}"
-            )
-        allocations.check(
-            self.graph, self.reduce, self.allocation, self.cost_model
+        session, owner = (
+            self.session,
+            f"Allocation {type(self.allocation).__name__}",
         )
+        self.criterion.check(session)
+        for other in self.allocation.criteria:
+            session.criterion(other).check(session)
+        if self.allocation.needs_loss:
+            require_loss(session, owner)
+        if self.allocation.needs_data:
+            require_data(session, owner)
+        self.allocation.check(self._request)
 
-    def alive(self) -> Vectors:
-        """Return, for each prunable group's name, booleans: not removed."""
-        return {
-            name: vector > 0
-            for name, vector in read_masks(self.masked, self.graph).items()
-        }
+    def choose(
+        self,
+        fraction: float = 1.0,
+        alive: Mapping[str, np.ndarray] | None = None,
+    ) -> Vectors:
+        """Score and allocate.
 
-    def settle(self) -> Vectors:
-        """Zero the weights of all that is removed; return `alive()`.
+        Args:
+            fraction: Share of the way to the target, from 0 to 1.
+            alive: For each group's name booleans: channels to choose from, the
+                others count as removed. Defaults to those not removed.
 
-        To be called before scoring: masks set by hand leave weights behind that
-        a criterion would count.
+        Returns:
+            For each group's name a float32 mask `(size,)` of 0 and 1.
         """
-        alive = self.alive()
-        zero_removed(self.masked, self.graph, alive)
-        return alive
+        alive = self.session.alive() if alive is None else alive
+        return self.allocate(self.score(alive), fraction, alive)
 
     def score(self, alive: Mapping[str, np.ndarray] | None = None) -> Vectors:
         """Return the scores of all prunable groups by name."""
-        alive = self.alive() if alive is None else alive
-        progress = self.problem({}, alive=alive).progress()
-        return criteria.score_groups(
-            self.criterion.at(progress),
-            self.graph.prunable,
-            self.masked,
-            self.data,
-            alive,
-        )
+        alive = self.session.alive() if alive is None else alive
+        progress = self.request(alive=alive).progress()
+        return self.session.score(self.criterion, alive, progress)
 
     def allocate(
         self,
@@ -223,20 +205,8 @@ class Plan:
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> Vectors:
         """Return the masks that go `fraction` of the way to the target."""
-        problem = self.problem(scores, fraction, alive)
-        return allocations.solve(self.allocation, problem)
-
-    def remove(self, masks: Vectors) -> None:
-        """Set the masks, and the weights of what they remove to 0."""
-        set_masks(self.masked, masks, self.graph)
-        zero_removed(self.masked, self.graph, masks)
-
-    def removed(self) -> dict[str, float]:
-        """Return which share of the unpruned model's costs is gone."""
-        alive = self.alive()
-        kept = np.array([int(alive[g.name].sum()) for g in self.graph.prunable])
-        costs, full = self.cost_model.evaluate(kept), self.cost_model.full
-        return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
+        request = self.request(fraction, alive, scores)
+        return allocations.solve(self.allocation, request, self.session)
 
     def met(
         self,
@@ -247,83 +217,24 @@ class Plan:
 
         Args:
             fraction: Share of the way, from 0 to 1.
-            alive: For each group's name booleans, to ask for these instead of
-                what is alive.
+            alive: See `choose`.
         """
-        return self.allocation.met(
-            self.problem({}, fraction, self.alive() if alive is None else alive)
-        )
+        return self.allocation.met(self.request(fraction, alive))
 
-    def problem(
+    def removed(self) -> dict[str, float]:
+        """Return which share of the unpruned model's costs is gone."""
+        return self.request().removed()
+
+    def request(
         self,
-        scores: Vectors,
         fraction: float = 1.0,
         alive: Mapping[str, np.ndarray] | None = None,
-    ) -> allocations.Problem:
-        """Return what the allocation has to decide; see `allocate`."""
-        problem = allocations.pose(
-            self.graph,
-            scores,
-            self.reduce,
-            self.allocation,
-            self.cost_model,
-            alive,
-            fraction,
-        )
+        scores: Vectors | None = None,
+    ) -> allocations.Request:
+        """Return what the allocation is asked; see `allocate`."""
         return dataclasses.replace(
-            problem, loss=self._loss, rescore=self._rescore, data=self.data
+            self._request,
+            fraction=fraction,
+            alive=dict(self.session.alive() if alive is None else alive),
+            scores=scores or {},
         )
-
-    def _check_loss(self) -> None:
-        owner = f"Allocation {type(self.allocation).__name__}"
-        check_loss(self.masked, self.data, owner)
-
-    def _loss(self, masks: Vectors, samples: int | None = None) -> float:
-        """See `Problem.loss`; the same samples in each call."""
-        if samples not in self._probes:
-            self._check_loss()
-            source = as_source(self.data)
-            if samples is not None:
-                source = source.sample(samples)
-            self._probes[samples] = LossProbe(
-                self.masked, source, graph=self.graph
-            )
-        return self._probes[samples].trial(masks)
-
-    def _rescore(
-        self, alive: Vectors, progress: float, criterion: Any = None
-    ) -> Vectors:
-        """See `Problem.rescore`."""
-        with self._as_if(alive):
-            return criteria.score_groups(
-                self._criterion(criterion).at(progress),
-                self.graph.prunable,
-                self.masked,
-                self.data,
-                alive,
-            )
-
-    def _criterion(self, identifier: Any) -> criteria.Criterion:
-        """Return the same object each time: some of them compile."""
-        if identifier is None:
-            return self.criterion
-        if identifier not in self._criteria:
-            self._criteria[identifier] = criteria.get(identifier)
-        return self._criteria[identifier]
-
-    @contextlib.contextmanager
-    def _as_if(self, alive: Vectors) -> Iterator[None]:
-        """Context in which all other channels are removed, weights and all."""
-        if self._temporary is None:
-            self._temporary = TemporaryMasks(self.masked, self.graph)
-        places = removed_places(self.graph, alive)
-        touched = [v for v in self.masked.variables if id(v) in places]
-        before = [np.array(ops.convert_to_numpy(v)) for v in touched]
-        with self._temporary(alive):
-            try:
-                for variable in touched:
-                    zero(variable, places[id(variable)])
-                yield
-            finally:
-                for variable, value in zip(touched, before, strict=True):
-                    variable.assign(value)

@@ -16,20 +16,15 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from kprune import criteria
+from kprune.data.needs import require_loss
 from kprune.data.source import Source
-from kprune.graph import ChannelGraph
-from kprune.graph import trace
-from kprune.masking import TemporaryMasks
 from kprune.masking import is_masked
-from kprune.masking import masks as read_masks
-from kprune.masking import require_prunable
 from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
 from kprune.registry import as_number
 from kprune.registry import did_you_mean
+from kprune.session import Session
 from kprune.session.gradients import structures
-from kprune.session.loss import check_loss
 
 SHARES = tuple(n / 20 for n in range(20))
 """Shares of a group that are removed, if not told otherwise."""
@@ -203,20 +198,15 @@ def sensitivity(
     et al., arXiv 1608.08710).
     """
     shares = _checked(shares)
-    check_loss(model, data, "sensitivity()")
-    source = (
-        Source(data, batch_size=256) if not isinstance(data, Source) else data
-    )
-    if samples is not None:
-        source = source.sample(samples)
-    masked = model if is_masked(model) else wrap(model)
-    graph = trace(masked)
-    require_prunable(graph)
-    alive = {k: v > 0 for k, v in read_masks(masked, graph).items()}
-    scores = criteria.score_groups(
-        criterion, graph.prunable, masked, source, alive
-    )
-    scan = _Scan(masked, graph, source)
+    if data is not None and not isinstance(data, Source):
+        data = Source(data, batch_size=256)
+    if data is not None and samples is not None:
+        data = data.sample(samples)
+    session = Session(model if is_masked(model) else wrap(model), data)
+    require_loss(session, "sensitivity()")
+    alive = session.alive()
+    scores = session.score(criterion, alive)
+    scan = _Scan(session)
     curves = {
         name: scan.curve(name, _order(scores[name], alive[name]), shares)
         for name in scores
@@ -243,15 +233,13 @@ def _order(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
 class _Scan:
     """Evaluates a masked model under the masks of one group after another."""
 
-    def __init__(
-        self, masked: keras.Model, graph: ChannelGraph, source: Source
-    ):
+    def __init__(self, session: Session) -> None:
+        self._session = session
         # With metrics of its own: those of the user's model keep their state.
+        masked = session.masked
         self._model = keras.Model(*structures(masked))
         copy_compilation(masked, self._model, optimizer_state=False)
-        self._batches = list(source.batches())
-        self._graph = graph
-        self._temporary = TemporaryMasks(masked, graph)
+        self._batches = list(session.samples.batches())
         self.baseline = self._evaluate()
 
     def _evaluate(self) -> dict[str, float]:
@@ -266,13 +254,13 @@ class _Scan:
         self, name: str, order: np.ndarray, shares: Iterable[float]
     ) -> Curve:
         """The curve of a group whose channels go in this order."""
-        size = self._graph[name].size
+        size = self._session.graph[name].size
         removed = counts(order.size, shares)
         points = [self.baseline]
         for count in removed[1:]:
             mask = np.zeros(size)
             mask[order[count:]] = 1
-            with self._temporary({name: mask}):
+            with self._session.trial({name: mask}):
                 points.append(self._evaluate())
         values = {
             key: np.array([point[key] for point in points])

@@ -5,18 +5,16 @@
 """
 
 from kprune.allocation.api import allocate as allocate
-from kprune.allocation.api import check as check
 from kprune.allocation.api import get as get
-from kprune.allocation.api import met as met
 from kprune.allocation.api import names as names
-from kprune.allocation.api import pose as pose
+from kprune.allocation.api import request as request
 from kprune.allocation.api import solve as solve
 from kprune.allocation.api import targets as targets
 from kprune.allocation.base import Allocation as Allocation
 from kprune.allocation.base import Ladder as Ladder
 from kprune.allocation.base import LimitedAllocation as LimitedAllocation
-from kprune.allocation.base import Problem as Problem
 from kprune.allocation.base import RankedAllocation as RankedAllocation
+from kprune.allocation.base import Request as Request
 from kprune.allocation.base import register as register
 from kprune.allocation.greedy_loss import GreedyLoss as GreedyLoss
 from kprune.allocation.manual import Manual as Manual

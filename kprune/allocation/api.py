@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
-import numpy as np
-
 from kprune.allocation.base import Allocation
-from kprune.allocation.base import Problem
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
-from kprune.allocation.base import pinned_reasons
 from kprune.allocation.base import registry
 from kprune.allocation.manual import Manual
 from kprune.registry import as_number
@@ -19,7 +17,7 @@ from kprune.registry import did_you_mean
 
 if TYPE_CHECKING:
     from kprune.cost.model import CostModel
-    from kprune.graph import ChannelGraph
+    from kprune.session import Session
 
 DEFAULT_REDUCE = {"macs": 0.5}
 
@@ -103,139 +101,87 @@ def _check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(share) for key, share in reduce.items()}
 
 
-def check(
-    graph: ChannelGraph, reduce: Any, allocation: Any, cost_model: CostModel
-) -> None:
-    """Raise now what `allocate` would raise at the whole target.
+def request(
+    session: Session,
+    reduce: Any = None,
+    allocation: Any = "global",
+    criterion: Any = None,
+) -> Request:
+    """Return what an allocation is asked of a model as it is now.
 
     Args:
-        graph: The model's channels.
-        reduce: Share of each cost to remove, see `allocate`.
+        session: The masked model and its samples.
+        reduce: Share of each cost to remove, counted against the unpruned
+            model: `{"macs": 0.5}`, `{"params": 0.4}` or several. Defaults to
+            half of the MACs, and to nothing beyond a dictionary as
+            `allocation`.
         allocation: Name, object, dictionary or function, see `get`.
-        cost_model: Costs of `graph`.
+        criterion: What will score, for allocations that score again.
+
+    Returns:
+        A `Request` of the whole target, without scores.
 
     Raises:
-        ValueError: Nothing can be pruned, the target is out of reach, or names
-            are unknown; the message says what to do.
+        ValueError: An unknown cost, or a share outside (0, 1).
     """
     allocation = get(allocation)
-    ones = {group.name: np.ones(group.size) for group in graph.prunable}
-    allocation.check(
-        pose(graph, ones, reduce, allocation, cost_model, ones, 1.0)
-    )
+    costs = allocation.costs(session)
+    goals = targets(reduce, allocation, costs)
+    alive = session.alive()
+    return Request(session.graph, costs, goals, {}, alive, criterion=criterion)
 
 
 def allocate(
-    graph: ChannelGraph,
+    session: Session,
     scores: Vectors,
-    reduce: Any,
-    allocation: Any,
-    cost_model: CostModel,
-    alive: Mapping[str, np.ndarray] | None = None,
+    reduce: Any = None,
+    allocation: Any = "global",
     fraction: float = 1.0,
 ) -> Vectors:
     """Decide which channels are kept.
 
     Args:
-        graph: The model's channels.
+        session: The masked model and its samples.
         scores: For each prunable group's name `(size,)` scores, larger = keep.
-        reduce: Share of each cost of `cost_model` to remove, `{"macs": 0.5}`,
-            `{"params": 0.4}` or several, counted against the unpruned model.
-            `None` for half of the MACs, and for nothing beyond a dictionary as
-            `allocation`.
+            See `Session.score`.
+        reduce: See `request`.
         allocation: Name, object, dictionary or function, see `get`.
-        cost_model: Costs of `graph`.
-        alive: For each group's name `(size,)` masks; channels at 0 stay gone and
-            count as removed.
-        fraction: Share of the way to go now, from 0 to 1.
+        fraction: Share of the way to the target to go now, from 0 to 1.
 
     Returns:
         For each prunable group's name a float32 mask `(size,)` of 0 and 1.
 
     Raises:
-        ValueError: Nothing can be pruned, the target is out of reach, or names
-            are unknown; the message says what to do.
+        ValueError: The target is out of reach, or names are unknown; the
+            message says what to do.
 
     Example:
 
     ```python
-    graph = kprune.trace(model)
-    scores = kprune.criteria.score_groups("l1", graph.prunable)
-    masks = kprune.allocation.allocate(
-        graph, scores, {"macs": 0.5}, "global", CostModel(graph)
-    )
+    session = kprune.Session(masked)
+    scores = session.score("l1")
+    session.remove(kprune.allocation.allocate(session, scores, {"macs": 0.5}))
     ```
     """
-    problem = pose(
-        graph, scores, reduce, allocation, cost_model, alive, fraction
+    allocation = get(allocation)
+    asked = dataclasses.replace(
+        request(session, reduce, allocation), scores=scores, fraction=fraction
     )
-    return solve(allocation, problem)
+    return solve(allocation, asked, session)
 
 
-def solve(allocation: Any, problem: Problem) -> Vectors:
-    """Decide which channels are kept, for a problem made by `pose`.
+def solve(
+    allocation: Any, request: Request, session: Session | None = None
+) -> Vectors:
+    """Decide which channels are kept, on request.
 
     Args:
         allocation: Name, object, dictionary or function, see `get`.
-        problem: What has to be decided.
+        request: The target, scores and limits.
+        session: The model, for allocations that run it. Defaults to none.
 
     Returns:
-        As of `allocate`.
+        See `allocate`.
     """
-    kept = get(allocation).solve(problem)
+    kept = get(allocation).solve(request, session)
     return {name: mask.astype("float32") for name, mask in kept.items()}
-
-
-def met(
-    graph: ChannelGraph,
-    reduce: Any,
-    allocation: Any,
-    cost_model: CostModel,
-    alive: Mapping[str, np.ndarray],
-    fraction: float = 1.0,
-) -> bool:
-    """Return whether `allocate` would remove nothing more.
-
-    Args:
-        graph: The model's channels.
-        reduce: As of `allocate`.
-        allocation: As of `allocate`.
-        cost_model: Costs of `graph`.
-        alive: For each group's name `(size,)` masks; 0 = gone.
-        fraction: Share of the way to go, from 0 to 1.
-    """
-    allocation = get(allocation)
-    problem = pose(graph, {}, reduce, allocation, cost_model, alive, fraction)
-    return allocation.met(problem)
-
-
-def pose(
-    graph: ChannelGraph,
-    scores: Vectors,
-    reduce: Any,
-    allocation: Any,
-    cost_model: CostModel,
-    alive: Mapping[str, np.ndarray] | None = None,
-    fraction: float = 1.0,
-) -> Problem:
-    """Return what `allocate` has to decide; the arguments are its own.
-
-    Raises:
-        ValueError: Nothing can be pruned, an unknown cost, or a share outside
-            (0, 1).
-    """
-    if not graph.prunable:
-        raise ValueError(
-            f"The model has no prunable channel. {pinned_reasons(graph)} Teach the "
-            "channel graph a custom layer with kprune.register_rule, or leave fewer "
-            "layers out with `skip`."
-        )
-    goals = targets(reduce, get(allocation), cost_model)
-    living = {
-        group.name: np.asarray(
-            (alive or {}).get(group.name, np.ones(group.size))
-        )
-        != 0
-        for group in graph.prunable
-    }
-    return Problem(graph, cost_model, goals, scores, living, fraction)

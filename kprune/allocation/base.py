@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
-import keras
 import numpy as np
 
 from kprune.allocation.blocks import remove_blocks_until
@@ -22,13 +21,14 @@ from kprune.registry import as_number
 
 if TYPE_CHECKING:
     from kprune.graph import ChannelGraph
+    from kprune.session import Session
 
 Vectors = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """What has to be decided.
+class Request:
+    """What an allocation is asked: a target, scores and limits, as plain data.
 
     Args:
         graph: The model's channels.
@@ -39,13 +39,7 @@ class Problem:
         alive: For each prunable group's name `(size,)` booleans; channels that
             are gone already stay gone.
         fraction: Share of the way to go now, from 0 to 1.
-        loss: `loss(masks, samples=None) -> float`, the loss while these masks
-            hold, on up to so many samples; `None` where no model is at hand.
-        rescore: `rescore(alive, progress, criterion=None) -> scores` of the model
-            with these channels alone, at this share of the target; of
-            another criterion than the user's, if one is given. `None` where no
-            model is at hand.
-        data: The user's samples as a `Source`; `None` where there are none.
+        criterion: What gave the scores, for allocations that score again.
     """
 
     graph: ChannelGraph
@@ -54,9 +48,7 @@ class Problem:
     scores: Vectors
     alive: Vectors
     fraction: float = 1.0
-    loss: Callable[..., float] | None = None
-    rescore: Callable[..., Vectors] | None = None
-    data: Any = None
+    criterion: Any = None
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +95,14 @@ class Problem:
         ]
         return min(1.0, max(0.0, min(shares)))
 
+    def removed(self) -> dict[str, float]:
+        """Return which share of the unpruned model's costs is gone already."""
+        costs, full = (
+            self.cost_model.evaluate(self.living),
+            self.cost_model.full,
+        )
+        return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
+
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
@@ -128,31 +128,32 @@ class Allocation(abc.ABC):
     """Whether `solve` runs the model on samples."""
 
     criteria: tuple[Any, ...] = ()
-    """Criteria beside the user's that `solve` asks `Problem.rescore` for."""
+    """Criteria beside the user's that `solve` scores with."""
 
-    def costs(self, masked: keras.Model, graph: ChannelGraph) -> CostModel:
-        """Return the costs of a model that can be reduced.
-
-        Args:
-            masked: The model.
-            graph: Its channels.
-        """
-        return CostModel(graph)
+    def costs(self, session: Session) -> CostModel:
+        """Return the costs of a model that can be reduced."""
+        return session.cost_model
 
     @abc.abstractmethod
-    def check(self, problem: Problem) -> None:
-        """Raise if the whole target of `problem` is out of reach.
+    def check(self, request: Request) -> None:
+        """Raise if the whole target of `request` is out of reach.
 
         Scores are not looked at.
         """
 
     @abc.abstractmethod
-    def met(self, problem: Problem) -> bool:
-        """Return whether `problem` asks for nothing beyond what is gone."""
+    def met(self, request: Request) -> bool:
+        """Return whether `request` asks for nothing beyond what is gone."""
 
     @abc.abstractmethod
-    def solve(self, problem: Problem) -> Vectors:
-        """Return, for each prunable group's name, `(size,)` booleans: kept."""
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        """Return, for each prunable group's name, `(size,)` booleans: kept.
+
+        Args:
+            request: What is asked.
+            session: The model and its samples, for allocations that run it;
+                `None` where there are only scores.
+        """
 
 
 class LimitedAllocation(Allocation):
@@ -182,9 +183,9 @@ class LimitedAllocation(Allocation):
         self.keep_min = keep_min
         self.max_share = float(max_share)
 
-    def floors(self, problem: Problem) -> np.ndarray:
+    def floors(self, request: Request) -> np.ndarray:
         """Return `(groups,)` channels that each group keeps at least."""
-        sizes = problem.sizes
+        sizes = request.sizes
         removable = np.floor(self.max_share * sizes + 1e-9).astype(int)
         return np.maximum(np.minimum(self.keep_min, sizes), sizes - removable)
 
@@ -196,14 +197,16 @@ class LimitedAllocation(Allocation):
             f"{type(self).__name__}"
         )
 
-    def check(self, problem: Problem) -> None:
-        check_reachable(problem, self.floors(problem), self.limits)
+    def check(self, request: Request) -> None:
+        check_reachable(request, self.floors(request), self.limits)
 
-    def met(self, problem: Problem) -> bool:
-        return within_budget(problem)
+    def met(self, request: Request) -> bool:
+        return within_budget(request)
 
     @abc.abstractmethod
-    def ladders(self, problem: Problem) -> list[Ladder]:
+    def ladders(
+        self, request: Request, session: Session | None
+    ) -> list[Ladder]:
         """Return what each prunable group loses, for other ways to allocate."""
 
 
@@ -236,9 +239,9 @@ class RankedAllocation(LimitedAllocation):
             )
         self.round_to = round_to
 
-    def floors(self, problem: Problem) -> np.ndarray:
-        floors = super().floors(problem)
-        return whole_blocks(floors, problem.sizes, self.round_to)
+    def floors(self, request: Request) -> np.ndarray:
+        floors = super().floors(request)
+        return whole_blocks(floors, request.sizes, self.round_to)
 
     @property
     def limits(self) -> str:
@@ -247,20 +250,24 @@ class RankedAllocation(LimitedAllocation):
         return f"round_to={self.round_to}, {super().limits}"
 
     @abc.abstractmethod
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         """Return, for each prunable group, `(size,)` values; lowest goes first."""
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
         return solve_ranked(
-            problem,
-            self.priorities(problem),
-            self.floors(problem),
+            request,
+            self.priorities(request, session),
+            self.floors(request),
             self.restore,
             self.round_to,
         )
 
-    def ladders(self, problem: Problem) -> list[Ladder]:
+    def ladders(
+        self, request: Request, session: Session | None
+    ) -> list[Ladder]:
         """Return the logarithm of the share of its worth that a group loses.
 
         It counts as often as layers read the group. Over all groups that adds
@@ -270,9 +277,11 @@ class RankedAllocation(LimitedAllocation):
         """
         found = []
         for group, values in zip(
-            problem.graph.prunable, self.priorities(problem), strict=True
+            request.graph.prunable,
+            self.priorities(request, session),
+            strict=True,
         ):
-            living = np.flatnonzero(problem.alive[group.name])
+            living = np.flatnonzero(request.alive[group.name])
             order = living[np.argsort(values[living], kind="stable")]
             worth = values[order] - min(0.0, float(values[order].min()))
             # A group of equal worths, all of them 0, still has something to lose.
@@ -287,35 +296,35 @@ class RankedAllocation(LimitedAllocation):
 
 
 def solve_ranked(
-    problem: Problem,
+    request: Request,
     priorities: list[np.ndarray],
     floors: np.ndarray,
     restore: int | None,
     round_to: int = 1,
 ) -> Vectors:
-    """Run the budget solver on a problem; see `remove_blocks_until`."""
+    """Run the budget solver on a request; see `remove_blocks_until`."""
     kept = remove_blocks_until(
         round_to,
         priorities,
-        [problem.alive[name].astype(bool) for name in problem.names],
-        np.minimum(floors, problem.living),
-        problem.cost_model.evaluate,
-        problem.ceilings(),
+        [request.alive[name].astype(bool) for name in request.names],
+        np.minimum(floors, request.living),
+        request.cost_model.evaluate,
+        request.ceilings(),
         restore,
     )
-    return dict(zip(problem.names, kept, strict=True))
+    return dict(zip(request.names, kept, strict=True))
 
 
-def within_budget(problem: Problem) -> bool:
+def within_budget(request: Request) -> bool:
     """Return whether the budgets hold with the channels that are alive."""
-    return fits(problem.cost_model.evaluate(problem.living), problem.ceilings())
+    return fits(request.cost_model.evaluate(request.living), request.ceilings())
 
 
-def check_reachable(problem: Problem, floors: np.ndarray, limits: str) -> None:
+def check_reachable(request: Request, floors: np.ndarray, limits: str) -> None:
     """Raise unless the target holds with all groups at their floors.
 
     Args:
-        problem: The target.
+        request: The target.
         floors: `(groups,)` smallest kept counts.
         limits: What sets the floors, for the message.
 
@@ -323,20 +332,20 @@ def check_reachable(problem: Problem, floors: np.ndarray, limits: str) -> None:
         ValueError: The target is out of reach; the message says what is in reach
             and why.
     """
-    costs = problem.cost_model.evaluate(floors)
-    if fits(costs, problem.ceilings(1.0)):
+    costs = request.cost_model.evaluate(floors)
+    if fits(costs, request.ceilings(1.0)):
         return
-    full = problem.cost_model.full
-    most = {key: 1.0 - costs[key] / full[key] for key in problem.reduce}
-    wanted = ", ".join(f"{g:.1%} of the {k}" for k, g in problem.reduce.items())
+    full = request.cost_model.full
+    most = {key: 1.0 - costs[key] / full[key] for key in request.reduce}
+    wanted = ", ".join(f"{g:.1%} of the {k}" for k, g in request.reduce.items())
     reach = ", ".join(f"{r:.1%} of the {k}" for k, r in most.items())
     lower = {
         key: min(goal, math.floor(most[key] * 100) / 100)
-        for key, goal in problem.reduce.items()
+        for key, goal in request.reduce.items()
     }
     raise ValueError(
         f"Cannot remove {wanted}: at most {reach} can go, with every prunable group "
-        f"at the fewest channels allowed by {limits}. {pinned_reasons(problem.graph)} "
+        f"at the fewest channels allowed by {limits}. {pinned_reasons(request.graph)} "
         f"Ask for less, for example reduce={lower}, allow more per group with "
         "kprune.allocation.Global(keep_min=1, max_share=1.0), or unpin channels."
     )
@@ -363,11 +372,13 @@ class FunctionAllocation(RankedAllocation):
         super().__init__(keep_min=1, max_share=1.0)
         self.function = function
 
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
-        result = self.function(dict(problem.scores))
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        result = self.function(dict(request.scores))
         name = getattr(self.function, "__name__", repr(self.function))
         vectors = []
-        for group in problem.graph.prunable:
+        for group in request.graph.prunable:
             vector = np.asarray(result[group.name], dtype="float64")
             if vector.shape != (group.size,) or not np.isfinite(vector).all():
                 raise ValueError(

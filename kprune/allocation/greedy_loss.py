@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from kprune.allocation.base import Allocation
-from kprune.allocation.base import Problem
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
@@ -21,6 +21,9 @@ from kprune.allocation.solver import fits
 from kprune.allocation.solver import put_back
 from kprune.registry import as_number
 from kprune.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
@@ -120,25 +123,25 @@ class GreedyLoss(Allocation):
         self.samples = samples
         self.lazy = lazy
 
-    def check(self, problem: Problem) -> None:
-        floors = np.floor(problem.sizes * (1.0 - self.cap) + 1e-9)
+    def check(self, request: Request) -> None:
+        floors = np.floor(request.sizes * (1.0 - self.cap) + 1e-9)
         check_reachable(
-            problem,
+            request,
             np.maximum(floors.astype(int), 1),
             f"cap={self.cap:g} of {type(self).__name__}",
         )
 
-    def met(self, problem: Problem) -> bool:
-        return within_budget(problem)
+    def met(self, request: Request) -> bool:
+        return within_budget(request)
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
-        if problem.loss is None or problem.rescore is None:
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
+        if session is None:
             raise ValueError(
                 "Allocation GreedyLoss measures the loss, which takes a model. Use "
                 "it in kprune.prune(..., data=(x, y)) or in a pruning callback."
             )
-        search = _Search(self, problem, problem.loss, problem.rescore)
+        search = _Search(self, request, session)
         while not search.fits():
             search.commit(search.cheapest())
         return search.result()
@@ -162,22 +165,18 @@ class _Search:
     """The state of one `GreedyLoss.solve`."""
 
     def __init__(
-        self,
-        options: GreedyLoss,
-        problem: Problem,
-        loss: Callable[..., float],
-        rescore: Callable[..., Vectors],
+        self, options: GreedyLoss, request: Request, session: Session
     ) -> None:
         self._options = options
-        self._problem = problem
-        self._measure = loss
-        self._rescore = rescore
-        self._ceilings = problem.ceilings()
+        self._request = request
+        self._session = session
+        self._criteria = options.criteria or (request.criterion,)
+        self._ceilings = request.ceilings()
         self._alive = {
-            name: problem.alive[name].astype(bool) for name in problem.names
+            name: request.alive[name].astype(bool) for name in request.names
         }
         self._changed: set[str] = set()
-        self._kept = problem.living
+        self._kept = request.living
         self._removed: list[tuple[int, int]] = []
         self._estimates: dict[tuple[int, int, int], float] = {}
         self._loss: float | None = None
@@ -185,12 +184,12 @@ class _Search:
     def fits(self, kept: np.ndarray | None = None) -> bool:
         """Return whether the budgets hold."""
         kept = self._kept if kept is None else kept
-        return fits(self._problem.cost_model.evaluate(kept), self._ceilings)
+        return fits(self._request.cost_model.evaluate(kept), self._ceilings)
 
     def cheapest(self) -> tuple[_Candidate, float]:
         """Return the step to take and its loss."""
         if self._loss is None:
-            self._loss = self._measure({}, self._options.samples)
+            self._loss = self._session.loss({}, self._options.samples)
         if not math.isfinite(self._loss):
             raise ValueError(
                 f"The loss is not finite, it is {self._loss}. Look for NaN in the "
@@ -221,7 +220,7 @@ class _Search:
     def commit(self, choice: tuple[_Candidate, float]) -> None:
         """Take a step."""
         candidate, self._loss = choice
-        name = self._problem.names[candidate.group]
+        name = self._request.names[candidate.group]
         gone = np.flatnonzero(self._alive[name] & ~candidate.mask)
         _log.info(
             "greedy_loss: %d of %d channels of '%s' go, loss %.6g",
@@ -241,9 +240,9 @@ class _Search:
         if self._removed:
             owners, channels = np.array(self._removed).T
             gone = np.ones(len(owners), dtype=bool)
-            evaluate = self._problem.cost_model.evaluate
+            evaluate = self._request.cost_model.evaluate
             put_back(gone, owners, self._kept, evaluate, self._ceilings, None)
-            names = self._problem.names
+            names = self._request.names
             for group, channel in zip(
                 owners[~gone], channels[~gone], strict=True
             ):
@@ -255,11 +254,11 @@ class _Search:
 
     def _candidates(self) -> list[_Candidate]:
         """Return the steps that can be taken, each set of channels once."""
-        progress = self._problem.progress(self._kept)
+        progress = self._request.progress(self._kept)
         found: dict[tuple[int, bytes], _Candidate] = {}
-        for number, criterion in enumerate(self._options.criteria or [None]):
-            scores = self._rescore(self._alive, progress, criterion)
-            for group, name in enumerate(self._problem.names):
+        for number, criterion in enumerate(self._criteria):
+            scores = self._session.rescore(criterion, self._alive, progress)
+            for group, name in enumerate(self._request.names):
                 count = self._step(group)
                 if not count:
                     continue
@@ -275,7 +274,7 @@ class _Search:
 
     def _step(self, group: int) -> int:
         """Return how many channels of a group go in its next step."""
-        size, kept = self._problem.sizes[group], self._kept[group]
+        size, kept = self._request.sizes[group], self._kept[group]
         if kept <= 1 or 1.0 - kept / size >= self._options.cap - 1e-9:
             return 0
         if self._options.step_of == "width":
@@ -301,18 +300,18 @@ class _Search:
 
     def _saved(self, group: int, count: int) -> float:
         """Return the share of the costs saved, their mean over `reduce`."""
-        model = self._problem.cost_model
+        model = self._request.cost_model
         now = model.evaluate(self._kept)
         then = model.evaluate(self._without(group, count))
         full = model.full
-        keys = self._problem.reduce
+        keys = self._request.reduce
         saved = [(now[k] - then[k]) / full[k] for k in keys]
         return float(np.mean(saved))
 
     def _trial(self, candidate: _Candidate) -> float:
         masks = {name: self._alive[name] for name in self._changed}
-        masks[self._problem.names[candidate.group]] = candidate.mask
-        loss = self._measure(masks, self._options.samples)
+        masks[self._request.names[candidate.group]] = candidate.mask
+        loss = self._session.loss(masks, self._options.samples)
         return loss if math.isfinite(loss) else math.inf
 
     def _price(self, loss: float, saved: float) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kprune.allocation.base import Allocation
-from kprune.allocation.base import Problem
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import solve_ranked
@@ -16,6 +17,9 @@ from kprune.allocation.base import within_budget
 from kprune.allocation.ranking import Global
 from kprune.registry import as_number
 from kprune.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 
 class Manual(Allocation):
@@ -53,13 +57,13 @@ class Manual(Allocation):
         self.shares = {name: float(share) for name, share in shares.items()}
         self.others = Global() if others is None else others
 
-    def check(self, problem: Problem) -> None:
-        known = problem.names
+    def check(self, request: Request) -> None:
+        known = request.names
         for name in self.shares:
             if name in known:
                 continue
             pinned = {
-                g.name: g.pinned for g in problem.graph.groups if g.pinned
+                g.name: g.pinned for g in request.graph.groups if g.pinned
             }
             if name in pinned:
                 raise ValueError(
@@ -70,42 +74,42 @@ class Manual(Allocation):
                 f"The allocation names the group {name!r}, which the model does not "
                 f"have. {did_you_mean(name, known)}"
             )
-        if problem.reduce:
+        if request.reduce:
             check_reachable(
-                problem,
-                self._floors(problem, 1.0),
+                request,
+                self._floors(request, 1.0),
                 "the shares given by hand and, in the other groups, "
                 f"{self.others.limits}",
             )
 
-    def met(self, problem: Problem) -> bool:
+    def met(self, request: Request) -> bool:
         wanted = [
-            size - self._removed(name, size, problem.fraction)
-            for name, size in zip(problem.names, problem.sizes, strict=True)
+            size - self._removed(name, size, request.fraction)
+            for name, size in zip(request.names, request.sizes, strict=True)
         ]
-        return bool((problem.living <= wanted).all()) and within_budget(problem)
+        return bool((request.living <= wanted).all()) and within_budget(request)
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
         kept = {}
-        for name, size in zip(problem.names, problem.sizes, strict=True):
-            alive = problem.alive[name].astype(bool)
+        for name, size in zip(request.names, request.sizes, strict=True):
+            alive = request.alive[name].astype(bool)
             remove = (
-                self._removed(name, size, problem.fraction) - (~alive).sum()
+                self._removed(name, size, request.fraction) - (~alive).sum()
             )
             living = np.flatnonzero(alive)
             order = living[
-                np.argsort(problem.scores[name][living], kind="stable")
+                np.argsort(request.scores[name][living], kind="stable")
             ]
             alive[order[: max(0, remove)]] = False
             kept[name] = alive
-        if not problem.reduce:
+        if not request.reduce:
             return kept
-        rest = dataclasses.replace(problem, alive=kept)
+        rest = dataclasses.replace(request, alive=kept)
         return solve_ranked(
             rest,
-            self.others.priorities(rest),
-            self._floors(rest, problem.fraction),
+            self.others.priorities(rest, session),
+            self._floors(rest, request.fraction),
             self.others.restore,
             self.others.round_to,
         )
@@ -114,10 +118,10 @@ class Manual(Allocation):
         share = self.shares.get(name, 0.0) * fraction
         return min(int(share * size + 0.5), size - 1)
 
-    def _floors(self, problem: Problem, fraction: float) -> np.ndarray:
-        floors = self.others.floors(problem)
+    def _floors(self, request: Request, fraction: float) -> np.ndarray:
+        floors = self.others.floors(request)
         for i, (name, size) in enumerate(
-            zip(problem.names, problem.sizes, strict=True)
+            zip(request.names, request.sizes, strict=True)
         ):
             if name in self.shares:
                 floors[i] = size - self._removed(name, size, fraction)

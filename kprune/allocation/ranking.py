@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kprune.allocation.base import Problem
 from kprune.allocation.base import RankedAllocation
+from kprune.allocation.base import Request
 from kprune.allocation.base import register
 from kprune.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 
 @register("uniform")
@@ -38,12 +42,14 @@ class Uniform(RankedAllocation):
     ) -> None:
         super().__init__(keep_min, max_share, round_to)
 
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         vectors = []
-        for name in problem.names:
+        for name in request.names:
             scores, alive = (
-                problem.scores[name],
-                problem.alive[name].astype(bool),
+                request.scores[name],
+                request.alive[name].astype(bool),
             )
             living = np.flatnonzero(alive)
             order = living[np.argsort(scores[living], kind="stable")]
@@ -98,13 +104,15 @@ class Global(RankedAllocation):
             )
         self.normalize = normalize
 
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         normalize = _NORMALIZATIONS[self.normalize]
         vectors = []
-        for name in problem.names:
+        for name in request.names:
             scores, alive = (
-                problem.scores[name],
-                problem.alive[name].astype(bool),
+                request.scores[name],
+                request.alive[name].astype(bool),
             )
             values = np.zeros(len(scores))
             if alive.any():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 
 from kprune.allocation.base import Allocation
-from kprune.allocation.base import Problem
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import register
 from kprune.allocation.base import registry
 from kprune.registry import as_number
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 
 @register("rounds")
@@ -59,29 +63,31 @@ class Rounds(Allocation):
     def criteria(self) -> tuple[Any, ...]:  # type: ignore[override]
         return self.allocation.criteria
 
-    def check(self, problem: Problem) -> None:
-        self.allocation.check(problem)
+    def check(self, request: Request) -> None:
+        self.allocation.check(request)
 
-    def met(self, problem: Problem) -> bool:
-        return self.allocation.met(problem)
+    def met(self, request: Request) -> bool:
+        return self.allocation.met(request)
 
-    def solve(self, problem: Problem) -> Vectors:
-        if problem.rescore is None:
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        if session is None:
             raise ValueError(
                 "Allocation Rounds scores channels anew in each round, which takes "
                 "a model. Use it in kprune.prune(...) or in a pruning callback."
             )
-        end = problem.fraction
-        start = min(problem.progress(), end)
+        end = request.fraction
+        start = min(request.progress(), end)
         stages = np.linspace(start, end, self.rounds + 1)[1:]
-        kept, scores = problem.alive, problem.scores
+        kept, scores = request.alive, request.scores
         for fraction in stages:
-            now = dataclasses.replace(problem, alive=kept, fraction=fraction)
+            now = dataclasses.replace(request, alive=kept, fraction=fraction)
             if self.allocation.met(now):
                 continue
-            if kept is not problem.alive:
-                scores = problem.rescore(kept, now.progress())
+            if kept is not request.alive:
+                scores = session.rescore(
+                    request.criterion, kept, now.progress()
+                )
             kept = self.allocation.solve(
-                dataclasses.replace(now, scores=scores)
+                dataclasses.replace(now, scores=scores), session
             )
         return kept

@@ -16,14 +16,14 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
-from kprune.data.source import as_source
+from kprune.data.needs import require_data
 from kprune.data.source import check_steps
-from kprune.data.source import require_data
 from kprune.masking import filter_masks
 
 if TYPE_CHECKING:
     from kprune.graph import Group
     from kprune.graph import Member
+    from kprune.session import Session
 
 
 class _ActivationCriterion(Criterion):
@@ -36,13 +36,13 @@ class _ActivationCriterion(Criterion):
     def statistic(self, activations: Any) -> Any:
         """Return, element by element, what is averaged."""
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
-        require_data(data, f"Criterion {describe(self)}")
+    def check(self, session: Session | None) -> None:
+        require_data(session, f"Criterion {describe(self)}")
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        observers = self._observe(groups, model, data)
+        observers = self._observe(groups, session)
         scores = {}
         for group in groups:
             seen = [
@@ -60,14 +60,16 @@ class _ActivationCriterion(Criterion):
         )
 
     def _observe(
-        self, groups: Sequence[Group], model: Any, data: Any
+        self, groups: Sequence[Group], session: Any
     ) -> dict[int, _Observer]:
         """Run the model on the data; return what each reading layer saw."""
         axes: dict[int, set[int]] = {}
         for group in groups:
             for member, axis in _readers(group):
                 axes.setdefault(id(member.layer), set()).add(axis)
-        wrappers = [w for w in filter_masks(model) if id(w.layer) in axes]
+        wrappers = [
+            w for w in filter_masks(session.masked) if id(w.layer) in axes
+        ]
         observers = {
             id(w.layer): _Observer(self.statistic, axes[id(w.layer)])
             for w in wrappers
@@ -75,8 +77,8 @@ class _ActivationCriterion(Criterion):
         try:
             for wrapper in wrappers:
                 wrapper.observer = observers[id(wrapper.layer)]
-            for x, _, _ in as_source(data).batches(self.steps):
-                model(x, training=False)
+            for x, _, _ in session.samples.batches(self.steps):
+                session.masked(x, training=False)
         finally:
             for wrapper in wrappers:
                 wrapper.observer = None

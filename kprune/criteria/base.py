@@ -18,6 +18,7 @@ from kprune.registry import Registry
 
 if TYPE_CHECKING:
     from kprune.graph import Group
+    from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
@@ -28,24 +29,24 @@ class Criterion(abc.ABC):
     """Tells how much each channel of each group matters; larger = keep."""
 
     @abc.abstractmethod
-    def check(self, model: keras.Model | None, data: Any) -> None:
+    def check(self, session: Session | None) -> None:
         """Raise now what `scores` would lack later.
 
         Args:
-            model: The masked model, or `None` if there is none.
-            data: What the user gave as `data=`.
+            session: The model and its samples, or `None` where there are
+                neither.
         """
 
     @abc.abstractmethod
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         """Return the scores, a vector `(group.size,)` for each group's name.
 
         Args:
             groups: Groups of channels to score.
-            model: The masked model whose groups these are.
-            data: What the user gave as `data=`.
+            session: The model whose groups these are and its samples, or
+                `None` where there are neither.
         """
 
     def at(self, progress: float) -> Criterion:
@@ -66,11 +67,11 @@ class GroupCriterion(Criterion):
     def score(self, group: Group) -> np.ndarray:
         """Return the scores `(group.size,)` of one group; larger = keep."""
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
+    def check(self, session: Session | None) -> None:
         return None
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         return {group.name: self.score(group) for group in groups}
 
@@ -207,11 +208,24 @@ def describe(criterion: Criterion) -> str:
     return type(criterion).__name__
 
 
+def required(session: Session | None, criterion: Criterion) -> Session:
+    """Return the session, which there must be.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if session is None:
+        raise ValueError(
+            f"Criterion {describe(criterion)} runs the masked model: pass a "
+            "kprune.Session(masked, data)."
+        )
+    return session
+
+
 def score_groups(
     criterion: Any,
     groups: Sequence[Group],
-    model: keras.Model | None = None,
-    data: Any = None,
+    session: Session | None = None,
     alive: Mapping[str, np.ndarray] | None = None,
 ) -> Scores:
     """Score channels and check the result.
@@ -219,9 +233,8 @@ def score_groups(
     Args:
         criterion: Name, object or function, see `get`.
         groups: Groups to score, for example `graph.prunable`.
-        model: The masked model; data-driven criteria run it.
-        data: Samples for data-driven criteria: arrays `x` or `(x, y)`, a
-            `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+        session: The masked model and its samples, see `kprune.Session`, for
+            criteria that run the model. Defaults to none.
         alive: For each group's name a vector `(size,)`, 0 for channels that are
             gone. Their scores are not looked at.
 
@@ -238,8 +251,8 @@ def score_groups(
     (32,)
     """
     criterion = get(criterion)
-    criterion.check(model, data)
-    raw = criterion.scores(groups, model, data)
+    criterion.check(session)
+    raw = criterion.scores(groups, session)
     alive = alive or {}
     return {
         group.name: _checked(

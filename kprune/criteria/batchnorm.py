@@ -18,6 +18,7 @@ from kprune.graph.registry import is_batch_norm
 
 if TYPE_CHECKING:
     from kprune.graph import Group
+    from kprune.session import Session
 
 
 @register("bn_scale")
@@ -38,11 +39,11 @@ class BNScale(Criterion):
     ```
     """
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
+    def check(self, session: Session | None) -> None:
         return None
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         scores = {g.name: _scales(g).mean(axis=1) for g in groups if _gammas(g)}
         return by_length_elsewhere(

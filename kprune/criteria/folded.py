@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
@@ -18,6 +19,9 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.norms import Path
 from kprune.graph.norms import norm_paths
 from kprune.graph.registry import is_batch_norm
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 
 class Folded(Criterion):
@@ -53,11 +57,11 @@ class Folded(Criterion):
             )
         self.criterion = inner
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
+    def check(self, session: Session | None) -> None:
         return None
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         if not groups:
             return {}

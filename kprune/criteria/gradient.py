@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -16,13 +13,14 @@ from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
-from kprune.data.source import as_source
+from kprune.criteria.base import required
+from kprune.data.needs import require_loss
+from kprune.data.needs import require_targets
 from kprune.data.source import check_steps
-from kprune.data.source import require_data
-from kprune.session.gradients import GradientProbe
 
 if TYPE_CHECKING:
     from kprune.graph import Group
+    from kprune.session import Session
 
 
 @register("taylor")
@@ -51,47 +49,23 @@ class Taylor(Criterion):
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps = check_steps(steps, type(self).__name__)
-        self._probes: weakref.WeakKeyDictionary[Any, GradientProbe] = (
-            weakref.WeakKeyDictionary()
-        )
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
-        require_data(data, f"Criterion {describe(self)}")
-        if (
-            model is None
-            or not model.compiled
-            or getattr(model, "loss", None) is None
-        ):
-            raise ValueError(
-                "Criterion Taylor needs the gradient of the loss, but the model is "
-                "not compiled with one. Call model.compile(loss=...) first; a model "
-                "with its own train_step needs it too, for the scores."
-            )
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        probe = self._probe(model)
+        session = required(session, self)
         sums = {group.name: np.zeros(group.size) for group in groups}
         count = 0
-        for x, y, weight in as_source(data).batches(self.steps):
-            if y is None:
-                raise ValueError(
-                    "Criterion Taylor needs targets for the loss, but `data` has "
-                    "inputs alone. Pass (x, y)."
-                )
-            changes = _first_order(groups, probe(x, y, weight))
+        for x, y, weight in session.samples.batches(self.steps):
+            require_targets(y, f"Criterion {describe(self)}")
+            changes = _first_order(groups, session.gradients(x, y, weight))
             for name, change in changes.items():
                 sums[name] += change**2
             count += 1
         return {name: total / count for name, total in sums.items()}
-
-    def _probe(self, model: Any) -> GradientProbe:
-        """Return the model's probe; making one compiles a training step."""
-        probe = self._probes.get(model)
-        if probe is None or probe.loss is not model.loss:
-            probe = self._probes[model] = GradientProbe(model)
-        return probe
 
 
 def _first_order(

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-import keras
 import numpy as np
 
-from kprune.cost.model import CostModel
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.criteria.base import get
 from kprune.criteria.base import register
+from kprune.criteria.base import required
 from kprune.criteria.base import score_groups
-from kprune.data.source import as_source
+from kprune.data.needs import require_loss
 from kprune.data.source import check_samples
-from kprune.graph.tracer import trace
 from kprune.masking import masks as read_masks
 from kprune.registry import as_number
-from kprune.session.loss import LossProbe
-from kprune.session.loss import check_loss
 
 if TYPE_CHECKING:
-    from kprune.graph import ChannelGraph
     from kprune.graph import Group
+    from kprune.session import Session
 
 
 @register("loss_increase")
@@ -94,42 +89,44 @@ class LossIncrease(Criterion):
         self.share = float(share)
         self.per_mac = per_mac
         self._round = 0
-        self._model: Callable[[], Any] = lambda: None
-        self._probe: LossProbe | None = None
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
-        check_loss(model, data, f"Criterion {describe(self)}")
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
         if self.only is not None:
-            self.only.check(model, data)
+            self.only.check(session)
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        graph = trace(model)
-        masks = read_masks(model, graph)
-        ranks = self._ranks(groups, model, data, masks)
-        probe = self._probe_on_new_samples(model, data)
-        whole = probe()
-        costs = _channel_costs(graph, masks) if self.per_mac else {}
+        session = required(session, self)
+        masks = read_masks(session.masked, session.graph)
+        ranks = self._ranks(groups, session, masks)
+        # Other samples in each round, the same for all channels of a round.
+        loss = functools.partial(
+            session.loss, samples=self.samples, seed=(self.seed, self._round)
+        )
+        self._round += 1
+        whole = loss()
+        costs = _channel_costs(session, masks) if self.per_mac else {}
         increases: Scores = {}
         for group in groups:
             vector = np.full(group.size, np.nan)
             for channel in self._chosen(ranks[group.name], masks[group.name]):
                 trial = masks[group.name].copy()
                 trial[channel] = 0.0
-                rise = probe.trial({group.name: trial}) - whole
+                rise = loss({group.name: trial}) - whole
                 vector[channel] = _price(rise, costs.get(group.name))
             increases[group.name] = vector
         return _ranked_above(increases, ranks)
 
     def _ranks(
-        self, groups: Sequence[Group], model: Any, data: Any, masks: Scores
+        self, groups: Sequence[Group], session: Session, masks: Scores
     ) -> Scores:
         """Return the scores of the criterion `only`; zeros without one."""
         if self.only is None:
             return {group.name: np.zeros(group.size) for group in groups}
         alive = {group.name: masks[group.name] > 0 for group in groups}
-        return score_groups(self.only, groups, model, data, alive)
+        return score_groups(self.only, groups, session, alive)
 
     def _chosen(self, ranks: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Return the channels of one group to measure."""
@@ -141,25 +138,11 @@ class LossIncrease(Criterion):
         order = np.argsort(ranks[living], kind="stable")
         return living[order[: int(np.ceil(self.share * len(living)))]]
 
-    def _probe_on_new_samples(self, model: Any, data: Any) -> LossProbe:
-        """Return the model's probe; making one compiles."""
-        source = as_source(data)
-        if self.samples is not None:
-            source = source.sample(self.samples, (self.seed, self._round))
-        self._round += 1
-        probe = self._probe if self._model() is model else None
-        if probe is None or probe.loss is not model.loss:
-            self._model = weakref.ref(model)
-            self._probe = probe = LossProbe(model, source)
-        else:
-            probe.load(source)
-        return probe
 
-
-def _channel_costs(graph: ChannelGraph, masks: Scores) -> dict[str, float]:
+def _channel_costs(session: Session, masks: Scores) -> dict[str, float]:
     """Return the share of the MACs that one channel of each group costs now."""
-    model = CostModel(graph)
-    names = [group.name for group in graph.prunable]
+    model = session.cost_model
+    names = [group.name for group in session.groups]
     kept = np.array([int((masks[name] > 0).sum()) for name in names])
     now = model.evaluate(kept)["macs"]
     without = model.evaluate(kept - np.eye(len(names), dtype=int))["macs"]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-import keras
-
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import get
@@ -16,6 +14,7 @@ from kprune.registry import as_number
 
 if TYPE_CHECKING:
     from kprune.graph import Group
+    from kprune.session import Session
 
 
 @register("msvfp")
@@ -59,11 +58,11 @@ class Switch(Criterion):
         now = self.before if progress < self.share else self.after
         return now.at(progress)
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
-        self.before.check(model, data)
-        self.after.check(model, data)
+    def check(self, session: Session | None) -> None:
+        self.before.check(session)
+        self.after.check(session)
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        return self.before.scores(groups, model, data)
+        return self.before.scores(groups, session)

@@ -106,6 +106,19 @@ class Source:
             drawn, keys = _take(together, chosen), keys[chosen]
         return Source(drawn, self.batch_size)
 
+    def inputs(self, samples: int) -> Any:
+        """Return the inputs of the first `samples` samples as one structure."""
+        parts: list[Any] = []
+        count = 0
+        for x, _, _ in self.batches():
+            parts.append(x)
+            count += _count(x)
+            if count >= samples:
+                break
+        return keras.tree.map_structure(
+            lambda *arrays: np.concatenate(arrays)[:samples], *parts
+        )
+
     def _all(self) -> Iterator[Batch]:
         if self._arrays:
             for start in range(0, self._size, self.batch_size):
@@ -168,20 +181,6 @@ def check_samples(count: int, owner: str, argument: str = "samples") -> int:
             f"{argument}={count!r}."
         )
     return count
-
-
-def require_data(data: Any, owner: str) -> None:
-    """Raise unless there is data.
-
-    Raises:
-        ValueError: `data` is `None`; the message names `owner`.
-    """
-    if data is None:
-        raise ValueError(
-            f"{owner} runs the model on samples, but there are none. Pass "
-            "some hundred of them as `data=`: arrays x or (x, y), a tf.data.Dataset, "
-            "a keras.utils.PyDataset or a generator."
-        )
 
 
 def _is_array(value: Any) -> bool:

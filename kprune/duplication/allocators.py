@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kprune.allocation import Problem
 from kprune.allocation import RankedAllocation
+from kprune.allocation import Request
 from kprune.allocation import register
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import solve_ranked
@@ -20,6 +20,7 @@ from kprune.registry import as_number
 from kprune.sensitivity import SHARES
 from kprune.sensitivity import Sensitivity
 from kprune.sensitivity import counts
+from kprune.session import Session
 
 logger = logging.getLogger("kprune")
 
@@ -55,7 +56,9 @@ class _Measured(RankedAllocation):
         self.redundancy: Redundancy | None = None
 
     @abc.abstractmethod
-    def measure(self, problem: Problem) -> list[np.ndarray]:
+    def measure(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         """Return, for each group, `(living + 1,)` rises of the loss.
 
         The n-th entry is what it costs to replace the n channels of the
@@ -66,20 +69,22 @@ class _Measured(RankedAllocation):
     def thresholds(self, rises: list[np.ndarray]) -> list[np.ndarray]:
         """Return, for each group, `(living,)` values: when the n-th goes."""
 
-    def priorities(self, problem: Problem) -> list[np.ndarray]:
-        return self._ranked(problem, self.measure(problem))
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        return self._ranked(request, self.measure(request, session))
 
     def _ranked(
-        self, problem: Problem, rises: list[np.ndarray]
+        self, request: Request, rises: list[np.ndarray]
     ) -> list[np.ndarray]:
         thresholds = self.thresholds(rises)
         finite = [t[np.isfinite(t)] for t in thresholds]
         most = max((f.max(initial=0.0) for f in finite), default=0.0) or 1.0
         vectors = []
-        for name, values in zip(problem.names, thresholds, strict=True):
-            alive = problem.alive[name].astype(bool)
+        for name, values in zip(request.names, thresholds, strict=True):
+            alive = request.alive[name].astype(bool)
             living = np.flatnonzero(alive)
-            scores = problem.scores[name][living]
+            scores = request.scores[name][living]
             order = living[np.argsort(scores, kind="stable")]
             # Where the loss does not rise, the scores decide.
             step = TIE * most * np.arange(1, order.size + 1) / alive.size
@@ -90,29 +95,29 @@ class _Measured(RankedAllocation):
             vectors.append(vector)
         return vectors
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
-        rises = self.measure(problem)
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
+        rises = self.measure(request, session)
         kept = solve_ranked(
-            problem,
-            self._ranked(problem, rises),
-            self.floors(problem),
+            request,
+            self._ranked(request, rises),
+            self.floors(request),
             self.restore,
         )
-        self.redundancy = _report(problem, rises, kept)
+        self.redundancy = _report(request, rises, kept)
         logger.info("%s", self.redundancy)
         return kept
 
 
 def _report(
-    problem: Problem, rises: list[np.ndarray], kept: Vectors
+    request: Request, rises: list[np.ndarray], kept: Vectors
 ) -> Redundancy:
-    left = np.array([int(kept[name].sum()) for name in problem.names])
-    gone = problem.living - left
-    costs, full = problem.cost_model.evaluate(left), problem.cost_model.full
+    left = np.array([int(kept[name].sum()) for name in request.names])
+    gone = request.living - left
+    costs, full = request.cost_model.evaluate(left), request.cost_model.full
     return Redundancy(
-        tuple(problem.names),
-        problem.sizes,
+        tuple(request.names),
+        request.sizes,
         left,
         np.array([r[n] for r, n in zip(rises, gone, strict=True)]),
         {key: 1.0 - float(costs[key]) / full[key] for key in full},
@@ -190,13 +195,15 @@ class Tolerance(_Measured):
         self.curves = curves
         self.needs_loss = curves is None
 
-    def measure(self, problem: Problem) -> list[np.ndarray]:
+    def measure(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         if self.curves is not None:
-            return self._known(problem, self.curves)
-        probe = ReplacementProbe(problem, self.copies, self.samples)
-        start = probe(problem.names[0], 0)
+            return self._known(request, self.curves)
+        probe = ReplacementProbe(request, session, self.copies, self.samples)
+        start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(problem.names, problem.living, strict=True):
+        for name, living in zip(request.names, request.living, strict=True):
             counted = counts(int(living), self.shares) if living else [0]
             losses = [start if not n else probe(name, int(n)) for n in counted]
             rises = np.array(losses) - start
@@ -204,8 +211,8 @@ class Tolerance(_Measured):
             found.append(_every(np.asarray(counted), rises, int(living)))
         return found
 
-    def _known(self, problem: Problem, curves: Sensitivity) -> list[np.ndarray]:
-        missing = [n for n in problem.names if n not in curves.curves]
+    def _known(self, request: Request, curves: Sensitivity) -> list[np.ndarray]:
+        missing = [n for n in request.names if n not in curves.curves]
         if missing:
             raise ValueError(
                 f"`curves` has no groups {missing}: measure it on this model, by "
@@ -213,7 +220,7 @@ class Tolerance(_Measured):
             )
         found = []
         for group, living in zip(
-            problem.graph.prunable, problem.living, strict=True
+            request.graph.prunable, request.living, strict=True
         ):
             curve = curves.curves[group.name]
             if curve.size != group.size:
@@ -269,11 +276,13 @@ class Importance(_Measured):
             )
         self.share = float(share)
 
-    def measure(self, problem: Problem) -> list[np.ndarray]:
-        probe = ReplacementProbe(problem, Copies(), self.samples)
-        start = probe(problem.names[0], 0)
+    def measure(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        probe = ReplacementProbe(request, session, Copies(), self.samples)
+        start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(problem.names, problem.living, strict=True):
+        for name, living in zip(request.names, request.living, strict=True):
             tried = int(
                 np.clip(round(self.share * living), 1, max(living - 1, 1))
             )

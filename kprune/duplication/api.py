@@ -14,9 +14,10 @@ from kprune.duplication.copies import Copies
 from kprune.duplication.copies import make_copies
 from kprune.duplication.copies import only_exact
 from kprune.duplication.copies import plan_copies
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 from kprune.pruning import as_masked
 from kprune.rebuild.copies import CopyMap
+from kprune.session import Session
 
 logger = logging.getLogger("kprune")
 
@@ -75,16 +76,19 @@ def duplicate(
     ```
     """
     masked = as_masked(model, skip)
-    plan = Plan(masked, criterion, reduce, allocation, data)
-    plan.check()
-    alive = plan.settle()
-    scores = plan.score(alive)
-    replace(plan, plan.allocate(scores, alive=alive), scores, alive, copies)
+    session = Session(masked, data)
+    policy = Policy(session, criterion, reduce, allocation)
+    policy.check()
+    with session.rollback():
+        alive = session.settle()
+        scores = policy.score(alive)
+        masks = policy.allocate(scores, alive=alive)
+        replace(session, masks, scores, alive, copies)
     return masked
 
 
 def replace(
-    plan: Plan,
+    session: Session,
     masks: Mapping[str, np.ndarray],
     scores: Mapping[str, np.ndarray],
     alive: Mapping[str, np.ndarray],
@@ -93,7 +97,7 @@ def replace(
     """Replace chosen channels by copies; remove those that cannot be copies.
 
     Args:
-        plan: The plan of a masked model.
+        session: The masked model and its samples.
         masks: By group name 0/1 vectors, 0 for the channels to replace.
         scores: By group name `(size,)` scores, larger = keep.
         alive: By group name booleans: channels that are not gone yet.
@@ -103,11 +107,12 @@ def replace(
         By group name which channels are copies of which.
     """
     copies = copies or Copies()
-    outcome = plan_copies(plan.graph, masks, scores, alive, copies)
-    only_exact(plan.masked, plan.graph, masks, outcome)
-    make_copies(plan.masked, plan.graph, outcome.maps, copies, plan.data)
+    masked, graph = session.masked, session.graph
+    outcome = plan_copies(graph, masks, scores, alive, copies)
+    only_exact(masked, graph, masks, outcome)
+    make_copies(masked, graph, outcome.maps, copies, session.source)
     if outcome.masks:
-        plan.remove(outcome.masks)
+        session.remove(outcome.masks)
     count = sum(int(m.replaced.sum()) for m in outcome.maps.values())
     logger.info(
         "%d filters in %d groups are copies now", count, len(outcome.maps)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kprune.allocation import Problem
+from kprune.allocation import Request
 from kprune.duplication.consumers import Split
 from kprune.duplication.copies import Copies
 from kprune.duplication.copies import Outcome
 from kprune.duplication.copies import new_values
 from kprune.duplication.copies import only_exact
 from kprune.duplication.copies import plan_copies
-from kprune.graph.values import read
+from kprune.session import Session
 
 
 class ReplacementProbe:
@@ -22,23 +22,28 @@ class ReplacementProbe:
     measurement. Where copies are not exact, the channels are masked.
 
     Args:
-        problem: What an allocation is asked.
+        request: What an allocation is asked.
+        session: The masked model and its samples.
         copies: How to copy.
         samples: Samples to measure on; None for all.
     """
 
     def __init__(
-        self, problem: Problem, copies: Copies, samples: int | None
+        self,
+        request: Request,
+        session: Session | None,
+        copies: Copies,
+        samples: int | None,
     ) -> None:
-        if problem.loss is None:
+        if session is None:
             raise ValueError(
                 "The allocation measures the loss, which takes a model. Use it in "
                 "kprune.prune(..., data=(x, y)), kprune.duplicate or a callback."
             )
-        self._problem = problem
+        self._request = request
         self._copies = copies
         self._samples = samples
-        self._loss = problem.loss
+        self._session = session
         self._known: dict[str, bool] = {}
         self.masks_do = type(copies.consumers) is Split
 
@@ -48,24 +53,24 @@ class ReplacementProbe:
         mask[self.order(name)[:count]] = 0
         masks = {name: mask} if count else {}
         if self.masks_do or not count or not self._exact(name):
-            return self._loss(masks, self._samples)
+            return self._session.loss(masks, self._samples)
         return self._with_copies(name, mask)
 
     def alive(self, name: str) -> np.ndarray:
-        return self._problem.alive[name].astype(bool)
+        return self._request.alive[name].astype(bool)
 
     def order(self, name: str) -> np.ndarray:
         """Living channels of a group, the lowest score first."""
         living = np.flatnonzero(self.alive(name))
-        scores = self._problem.scores[name][living]
+        scores = self._request.scores[name][living]
         return living[np.argsort(scores, kind="stable")]
 
     def _plan(self, name: str, mask: np.ndarray) -> Outcome:
         alive = {name: self.alive(name)}
         return plan_copies(
-            self._problem.graph,
+            self._request.graph,
             {name: mask},
-            self._problem.scores,
+            self._request.scores,
             alive,
             self._copies,
         )
@@ -73,7 +78,7 @@ class ReplacementProbe:
     def _exact(self, name: str) -> bool:
         """Whether channels of a group can be copied, found out once."""
         if name not in self._known:
-            graph = self._problem.graph
+            graph = self._request.graph
             mask = self.alive(name).astype("float32")
             order = self.order(name)
             mask[order[: (order.size + 1) // 2]] = 0
@@ -83,14 +88,8 @@ class ReplacementProbe:
         return self._known[name]
 
     def _with_copies(self, name: str, mask: np.ndarray) -> float:
-        graph = self._problem.graph
+        graph = self._request.graph
         outcome = self._plan(name, mask)
         values = new_values(graph.model, graph, outcome.maps, self._copies)
-        before = [np.array(read(variable)) for variable, _ in values]
-        try:
-            for variable, value in values:
-                variable.assign(value)
-            return self._loss(outcome.masks, self._samples)
-        finally:
-            for (variable, _), value in zip(values, before, strict=True):
-                variable.assign(value)
+        with self._session.trial(weights=values):
+            return self._session.loss(outcome.masks, self._samples)

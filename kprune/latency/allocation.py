@@ -6,24 +6,23 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from kprune import allocation as allocations
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import LimitedAllocation
-from kprune.allocation.base import Problem
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
 from kprune.cost.model import CostModel
-from kprune.graph import ChannelGraph
 from kprune.latency.model import LatencyModel
 from kprune.latency.model import TimedCostModel
 from kprune.latency.profiling import profile
 from kprune.latency.search import Search
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import load
+from kprune.session import Session
 
 KEY = "latency"
 
@@ -74,46 +73,48 @@ class Latency(Allocation):
         self.dtype = dtype
         self.threads = threads
 
-    def costs(self, masked: keras.Model, graph: ChannelGraph) -> CostModel:
-        table = self.table
+    def costs(self, session: Session) -> CostModel:
+        table, graph = self.table, session.graph
         if table is None:
-            table = profile(masked, dtype=self.dtype, threads=self.threads)
+            table = profile(
+                session.masked, dtype=self.dtype, threads=self.threads
+            )
         elif not isinstance(table, LatencyTable):
             table = load(table)
         return TimedCostModel(graph, LatencyModel(graph, table))
 
-    def check(self, problem: Problem) -> None:
+    def check(self, request: Request) -> None:
         check_reachable(
-            problem,
-            self.allocation.floors(problem),
+            request,
+            self.allocation.floors(request),
             self.allocation.limits,
         )
 
-    def met(self, problem: Problem) -> bool:
-        return self.allocation.met(problem)
+    def met(self, request: Request) -> bool:
+        return self.allocation.met(request)
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
-        model = problem.cost_model
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
+        model = request.cost_model
         if not isinstance(model, TimedCostModel):
             raise ValueError(
                 "Allocation Latency needs costs that include the latency, as "
                 "kprune.prune and the callbacks make them."
             )
-        ladders = self.allocation.ladders(problem)
+        ladders = self.allocation.ladders(request, session)
         search = Search(
             model.latency,
             model.evaluate,
-            problem.ceilings(),
+            request.ceilings(),
             [ladder.lost for ladder in ladders],
-            np.minimum(self.allocation.floors(problem), problem.living),
+            np.minimum(self.allocation.floors(request), request.living),
         )
-        kept = search.run(problem.living)
+        kept = search.run(request.living)
         masks = {}
         for name, ladder, count in zip(
-            problem.names, ladders, kept, strict=True
+            request.names, ladders, kept, strict=True
         ):
-            masks[name] = np.zeros(len(problem.alive[name]), bool)
+            masks[name] = np.zeros(len(request.alive[name]), bool)
             masks[name][ladder.order[len(ladder.order) - count :]] = True
         return masks
 

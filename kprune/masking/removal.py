@@ -7,17 +7,20 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kprune.graph import ChannelGraph
+from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
 
-Cuts = list[tuple[int, np.ndarray]]
+_Cuts = list[tuple[int, np.ndarray]]
 """Axes of a variable, each with positions."""
 
 
 def zero_removed(
-    masked: keras.Model, graph: ChannelGraph, masks: Mapping[str, np.ndarray]
+    masked: keras.Model,
+    graph: ChannelGraph,
+    masks: Mapping[str, np.ndarray],
+    optimizer: Any = None,
 ) -> None:
     """Set to 0 what training could revive or penalise in removed channels.
 
@@ -29,19 +32,40 @@ def zero_removed(
         masked: The masked model.
         graph: `kprune.trace(masked)`.
         masks: For each group's name a vector `(size,)`, 0 = removed.
+        optimizer: Whose slots. Defaults to `masked.optimizer`.
     """
-    places = removed_places(graph, masks)
-    slots = slots_by_variable(masked)
+    places = _removed_places(graph, masks)
+    slots = slots_by_variable(masked, optimizer)
     for variable in masked.variables:
-        for target in [variable, *slots.get(id(variable), [])]:
-            zero(target, places.get(id(variable), []))
+        cuts = places.get(id(variable))
+        if cuts:
+            for target in [variable, *slots.get(id(variable), [])]:
+                target.assign(_zeroed(target, cuts))
 
 
-def removed_places(
+def removed_values(
+    masked: keras.Model, graph: ChannelGraph, masks: Mapping[str, np.ndarray]
+) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Return the weights that `zero_removed` would change, with their values.
+
+    Args:
+        masked: The masked model.
+        graph: `kprune.trace(masked)`.
+        masks: For each group's name a vector `(size,)`, 0 = removed.
+    """
+    places = _removed_places(graph, masks)
+    return [
+        (v, _zeroed(v, places[id(v)]))
+        for v in masked.variables
+        if id(v) in places
+    ]
+
+
+def _removed_places(
     graph: ChannelGraph, masks: Mapping[str, np.ndarray]
-) -> dict[int, Cuts]:
+) -> dict[int, _Cuts]:
     """Return, by `id(variable)`, axes and positions of removed channels."""
-    places: dict[int, Cuts] = {}
+    places: dict[int, _Cuts] = {}
     for name, mask in masks.items():
         gone = np.asarray(mask) == 0
         if not gone.any():
@@ -53,11 +77,8 @@ def removed_places(
     return places
 
 
-def zero(variable: Any, cuts: Cuts) -> None:
-    """Set parts of a variable to 0."""
-    if not cuts:
-        return
-    value = np.array(ops.convert_to_numpy(variable))
+def _zeroed(variable: Any, cuts: _Cuts) -> np.ndarray:
+    value = np.array(read(variable))
     for axis, positions in cuts:
         np.moveaxis(value, axis, 0)[positions] = 0
-    variable.assign(value)
+    return value

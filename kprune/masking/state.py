@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,25 +14,25 @@ from kprune.graph.values import read
 
 
 class State:
-    """A copy of all weights of a model, masks included.
+    """A copy of variables, such as all weights and masks of a model.
 
     Args:
-        model: The model.
+        variables: The variables.
 
     Example:
 
     ```python
-    before = State(masked)
+    before = State(masked.variables)
     kprune.set_masks(masked, {"conv1": mask})
     with before.of(layer):
         y = layer(x)  # as it was before
     ```
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, variables: Iterable[Any]) -> None:
         self._values = {
             id(v): (v, keras.ops.convert_to_tensor(read(v).copy()))
-            for v in model.variables
+            for v in variables
         }
 
     def of(self, layer: Any) -> contextlib.AbstractContextManager[Any]:
@@ -43,7 +44,7 @@ class State:
         return keras.StatelessScope(state_mapping=known)
 
     def restore(self) -> None:
-        """Assign the copied weights to the model."""
+        """Assign the copied values to the variables."""
         for variable, value in self._values.values():
             variable.assign(read(value).copy())
 

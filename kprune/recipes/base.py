@@ -179,10 +179,10 @@ class Recipe(Part, abc.ABC):
         """Raise now what parts would say when training begins."""
         try:
             if self.parts.get("criterion") is not None:
-                criteria.get(self.parts["criterion"]).check(None, None)
+                criteria.get(self.parts["criterion"]).check(None)
             allocation = allocations.get(self.parts.get("allocation", "global"))
             for criterion in allocation.criteria:
-                criteria.get(criterion).check(None, None)
+                criteria.get(criterion).check(None)
             if allocation.needs_loss or allocation.needs_data:
                 raise ValueError(
                     f"Allocation {type(allocation).__name__} runs the model on "

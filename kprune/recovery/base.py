@@ -7,13 +7,11 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
-
-from kprune.data.source import as_source
+from kprune.data.needs import require_data
 from kprune.masking.state import State
 from kprune.recovery.lockstep import Lockstep
 from kprune.registry import Registry
+from kprune.session import Session
 
 
 class Recovery(abc.ABC):
@@ -36,23 +34,32 @@ class Recovery(abc.ABC):
         self.samples = int(samples)
 
     @abc.abstractmethod
-    def repair(self, lockstep: Lockstep) -> None:
-        """Change the weights of `lockstep.masked`.
+    def repair(self, session: Session, before: State) -> None:
+        """Change the weights of `session.masked`.
 
         Args:
-            lockstep: The masked model, and what it was before pruning.
+            session: The masked model, pruned already, and its samples.
+            before: Its weights from before it was pruned.
         """
+
+    def lockstep(self, session: Session, before: State) -> Lockstep:
+        """Return the model beside its own past, on the samples."""
+        return Lockstep(
+            session.masked, before, session.samples.inputs(self.samples)
+        )
 
 
 class _Function(Recovery):
-    """A plain function `f(lockstep)` as a recovery."""
+    """A plain function `f(session, before)` as a recovery."""
 
-    def __init__(self, function: Callable[[Lockstep], None]) -> None:
+    needs_data = False
+
+    def __init__(self, function: Callable[[Session, State], None]) -> None:
         super().__init__()
         self.function = function
 
-    def repair(self, lockstep: Lockstep) -> None:
-        self.function(lockstep)
+    def repair(self, session: Session, before: State) -> None:
+        self.function(session, before)
 
 
 _registry = Registry("recovery", Recovery, _Function)
@@ -64,7 +71,7 @@ def get(identifier: Any) -> Recovery:
 
     Args:
         identifier: `"bn"`, `"bias"`, `"reconstruct"`, `"merge"` or another registered
-            name, a `Recovery`, or a function `f(lockstep)`.
+            name, a `Recovery`, or a function `f(session, before)`.
 
     Raises:
         ValueError: An unknown name; the message lists the known ones.
@@ -78,34 +85,28 @@ def names() -> list[str]:
     return _registry.names
 
 
-def check(recovery: Any, data: Any) -> None:
-    """Raise unless there is the data that a recovery needs.
+def check(recovery: Any, session: Session) -> None:
+    """Raise unless there are the samples that a recovery needs.
 
     Args:
         recovery: Name, object or function, see `get`.
-        data: Samples, or `None`.
+        session: The masked model and its samples.
 
     Raises:
         ValueError: An unknown name, or there are no samples.
     """
-    if get(recovery).needs_data and data is None:
-        raise ValueError(
-            f"recover={recovery!r} runs the model on samples, but there are none. "
-            "Pass some hundred of them as `data=`, without labels if you like: "
-            "arrays, a tf.data.Dataset, a keras.utils.PyDataset or a generator."
-        )
+    recovery = get(recovery)
+    if recovery.needs_data:
+        require_data(session, f"Recovery {type(recovery).__name__}")
 
 
-def recover(
-    masked: keras.Model, before: State, data: Any, recovery: Any
-) -> None:
+def recover(session: Session, before: State, recovery: Any) -> None:
     """Repair a pruned model without training.
 
     Args:
-        masked: The masked model, pruned already.
+        session: The masked model, pruned already, and its samples. Labels are
+            not looked at.
         before: Its weights from before it was pruned.
-        data: Samples, see `kprune.prune`, or `None` for what needs none. Labels
-            are not looked at.
         recovery: Name, object or function, see `get`.
 
     Raises:
@@ -114,27 +115,12 @@ def recover(
     Example:
 
     ```python
-    masked = kprune.wrap(model)
-    before = kprune.recovery.State(masked)
-    kprune.set_masks(masked, masks)
-    kprune.recovery.recover(masked, before, x_train[:1024], "reconstruct")
+    session = kprune.Session(kprune.wrap(model), x_train[:1024])
+    before = session.snapshot()
+    session.remove(masks)
+    kprune.recovery.recover(session, before, "reconstruct")
     ```
     """
-    check(recovery, data)
-    recovery = get(recovery)
-    inputs = gather(data, recovery.samples) if recovery.needs_data else None
-    recovery.repair(Lockstep(masked, before, inputs))
-
-
-def gather(data: Any, samples: int) -> Any:
-    """Return the inputs of the first `samples` samples as one structure."""
-    parts: list[Any] = []
-    count = 0
-    for x, _, _ in as_source(data).batches():
-        parts.append(x)
-        count += len(keras.tree.flatten(x)[0])
-        if count >= samples:
-            break
-    return keras.tree.map_structure(
-        lambda *arrays: np.concatenate(arrays)[:samples], *parts
-    )
+    check(recovery, session)
+    with session.rollback():
+        get(recovery).repair(session, before)

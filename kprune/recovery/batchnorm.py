@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from kprune.graph.registry import is_batch_norm
+from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
+from kprune.session import Session
 
 
 @register("bn")
@@ -28,8 +29,8 @@ class BatchStatistics(Recovery):
     ```
     """
 
-    def repair(self, lockstep: Lockstep) -> None:
-        lockstep.visit(_measure)
+    def repair(self, session: Session, before: State) -> None:
+        self.lockstep(session, before).visit(_measure)
 
 
 def _measure(step: Step) -> None:

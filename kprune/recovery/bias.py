@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.recovery.constants import add_constant
 from kprune.recovery.constants import constant_home
-from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
+from kprune.session import Session
 
 
 @register("bias")
@@ -31,8 +32,8 @@ class BiasCorrection(Recovery):
     ```
     """
 
-    def repair(self, lockstep: Lockstep) -> None:
-        lockstep.visit(_correct)
+    def repair(self, session: Session, before: State) -> None:
+        self.lockstep(session, before).visit(_correct)
 
 
 def _correct(step: Step) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-import keras
 import numpy as np
 
 from kprune.criteria import Criterion
 from kprune.criteria import register
 from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
-from kprune.data.source import require_data
+from kprune.criteria.base import required
+from kprune.data.needs import require_data
 from kprune.graph.values import read
-from kprune.recovery.base import gather
 from kprune.recovery.constants import constant_home
 from kprune.recovery.gram import Sums
 from kprune.recovery.linear import COLUMNS
@@ -24,6 +23,7 @@ from kprune.recovery.linear import linear
 from kprune.recovery.linear import living
 from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
+from kprune.session import Session
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -69,17 +69,14 @@ class Reconstruction(Criterion):
         self.samples = samples
         self.rows = rows
 
-    def check(self, model: keras.Model | None, data: Any) -> None:
-        require_data(data, f"Criterion {type(self).__name__}")
+    def check(self, session: Session | None) -> None:
+        require_data(session, f"Criterion {type(self).__name__}")
 
     def scores(
-        self, groups: Sequence[Group], model: keras.Model | None, data: Any
+        self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        if model is None:
-            raise ValueError(
-                "Criterion Reconstruction runs the masked model: pass it as `model`."
-            )
-        readers = observe(model, groups, data, self.samples, self.rows)
+        session = required(session, self)
+        readers = observe(session, groups, self.samples, self.rows)
         found = {}
         for group in groups:
             mine = members_read(group, readers)
@@ -153,19 +150,17 @@ class Reader:
 
 
 def observe(
-    model: Any,
+    session: Session,
     groups: Sequence[Group],
-    data: Any,
     samples: int,
     rows: int = ROWS,
 ) -> dict[int, Reader]:
     """Return what the linear readers of some groups see, by `id(layer)`.
 
     Args:
-        model: The masked model.
+        session: The masked model and its samples.
         groups: The groups.
-        data: Samples.
-        samples: How many of them to use at most.
+        samples: How many samples to use at most.
         rows: How many rows of each layer to use at most.
     """
     wanted = {id(m.layer) for g in groups for m in g.consumers}
@@ -186,7 +181,8 @@ def observe(
             view, sums, live, filters, constant_home(step)
         )
 
-    Lockstep(model, None, gather(data, samples)).visit(look)
+    inputs = session.samples.inputs(samples)
+    Lockstep(session.masked, None, inputs).visit(look)
     return readers
 
 

@@ -8,15 +8,14 @@ import numpy as np
 
 from kprune.criteria.base import filters
 from kprune.criteria.similarity import twins
-from kprune.graph import trace
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.recovery.lockstep import Lockstep
 from kprune.registry import as_number
+from kprune.session import Session
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -60,15 +59,12 @@ class Merge(Recovery):
             )
         self.threshold = float(threshold)
 
-    def repair(self, lockstep: Lockstep) -> None:
-        masked, past = lockstep.masked, lockstep.past
-        if past is None:
-            return
-        graph = trace(masked)
+    def repair(self, session: Session, before: State) -> None:
+        masked, graph = session.masked, session.graph
         kept = masks(masked, graph)
-        after = State(masked)
+        after = session.snapshot()
         present = {id(v): read(v).copy() for v in masked.variables}
-        past.restore()
+        before.restore()
         was = masks(masked, graph)
         additions = []
         for group in graph.prunable:

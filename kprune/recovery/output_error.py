@@ -13,17 +13,16 @@ import numpy as np
 
 from kprune.allocation import Ladder
 from kprune.allocation import LimitedAllocation
-from kprune.allocation import Problem
+from kprune.allocation import Request
 from kprune.allocation import register
 from kprune.allocation.base import Vectors
 from kprune.allocation.solver import fits
 from kprune.graph import walk
 from kprune.graph.values import read
-from kprune.masking import TemporaryMasks
-from kprune.recovery.base import gather
 from kprune.recovery.elimination import Reader
 from kprune.recovery.elimination import members_read
 from kprune.recovery.elimination import observe
+from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
@@ -86,54 +85,61 @@ class OutputError(LimitedAllocation):
         self.probe = probe
         self.levels = tuple(shares)
 
-    def solve(self, problem: Problem) -> Vectors:
-        self.check(problem)
-        if self.met(problem):
-            return {n: problem.alive[n].astype(bool) for n in problem.names}
-        floors = np.minimum(self.floors(problem), problem.living)
-        kept = _descend(problem, self.curves(problem), floors)
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
+        if self.met(request):
+            return {n: request.alive[n].astype(bool) for n in request.names}
+        floors = np.minimum(self.floors(request), request.living)
+        kept = _descend(request, self.curves(request, session), floors)
         return {
-            name: _best(problem, name, int(count))
-            for name, count in zip(problem.names, kept, strict=True)
+            name: _best(request, name, int(count))
+            for name, count in zip(request.names, kept, strict=True)
         }
 
-    def ladders(self, problem: Problem) -> list[Ladder]:
+    def ladders(
+        self, request: Request, session: Session | None
+    ) -> list[Ladder]:
         """Return the errors of the outputs, with channels in order of score."""
         found = []
         for name, curve in zip(
-            problem.names, self.curves(problem), strict=True
+            request.names, self.curves(request, session), strict=True
         ):
-            living = np.flatnonzero(problem.alive[name])
-            scores = problem.scores[name][living]
+            living = np.flatnonzero(request.alive[name])
+            scores = request.scores[name][living]
             lost = np.concatenate([[np.inf], curve[-2::-1]])
             order = living[np.argsort(scores, kind="stable")]
             found.append(Ladder(order, lost))
         return found
 
-    def curves(self, problem: Problem) -> list[np.ndarray]:
+    def curves(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         """Return, for each group, the error with 0, 1, 2 ... channels removed.
 
         The curves are made convex: `(living + 1,)` values, the last of which,
         with nothing left, follows the slope before it.
         """
-        model, data = problem.graph.model, problem.data
-        groups = problem.graph.prunable
-        readers = observe(model, groups, data, self.samples)
-        probe = gather(data, self.probe)
-        temporary = TemporaryMasks(model, problem.graph)
+        if session is None:
+            raise ValueError(
+                "Allocation OutputError runs the model on samples. Use it in "
+                "kprune.prune(..., data=x) or in a pruning callback."
+            )
+        model, groups = session.masked, session.groups
+        readers = observe(session, groups, self.samples)
+        probe = session.samples.inputs(self.probe)
         reference = _outputs(model, probe)
         curves = []
         for group in groups:
-            living = int(problem.alive[group.name].sum())
+            living = int(request.alive[group.name].sum())
             points = {0: 0.0}
             mine = members_read(group, readers)
             for share in self.levels:
                 kept = max(1, round(living * (1 - share)))
                 if living - kept in points:
                     continue
-                mask = _best(problem, group.name, kept)
+                mask = _best(request, group.name, kept)
                 with (
-                    temporary({group.name: mask.astype("float32")}),
+                    session.trial({group.name: mask}),
                     _refitted(mine, ~mask),
                 ):
                     error = _change(reference, _outputs(model, probe))
@@ -143,11 +149,11 @@ class OutputError(LimitedAllocation):
         return curves
 
 
-def _best(problem: Problem, name: str, count: int) -> np.ndarray:
+def _best(request: Request, name: str, count: int) -> np.ndarray:
     """Return booleans: the `count` living channels of highest score."""
-    living = np.flatnonzero(problem.alive[name])
-    order = living[np.argsort(problem.scores[name][living], kind="stable")]
-    mask = np.zeros(len(problem.alive[name]), dtype=bool)
+    living = np.flatnonzero(request.alive[name])
+    order = living[np.argsort(request.scores[name][living], kind="stable")]
+    mask = np.zeros(len(request.alive[name]), dtype=bool)
     mask[order[len(order) - count :]] = True
     return mask
 
@@ -256,25 +262,25 @@ def _below(
 
 
 def _descend(
-    problem: Problem, curves: list[np.ndarray], floors: np.ndarray
+    request: Request, curves: list[np.ndarray], floors: np.ndarray
 ) -> np.ndarray:
     """Return kept counts: channel by channel, the cheapest error per cost."""
-    kept = problem.living.copy()
-    living = problem.living
-    ceilings = problem.ceilings()
-    full = problem.cost_model.full
+    kept = request.living.copy()
+    living = request.living
+    ceilings = request.ceilings()
+    full = request.cost_model.full
     slopes = [np.diff(curve) for curve in curves]
     stride = max(1, int((kept - floors).sum()) // 2000)
 
     def cost(counts: np.ndarray) -> np.ndarray:
-        costs = problem.cost_model.evaluate(counts)
+        costs = request.cost_model.evaluate(counts)
         over = [
             np.maximum(np.asarray(costs[key]) - ceiling, 0) / full[key]
             for key, ceiling in ceilings.items()
         ]
         return np.sum(over, axis=0)
 
-    while not fits(problem.cost_model.evaluate(kept), ceilings):
+    while not fits(request.cost_model.evaluate(kept), ceilings):
         open_ = np.flatnonzero(kept > floors)
         trials = np.repeat(kept[None], len(open_), axis=0)
         trials[np.arange(len(open_)), open_] -= 1
@@ -282,24 +288,24 @@ def _descend(
         rises = np.array([slopes[g][living[g] - kept[g]] for g in open_])
         group = int(open_[np.argmin((rises + 1e-12) / saved)])
         kept[group] = max(floors[group], kept[group] - stride)
-    return _give_back(problem, kept, slopes, ceilings)
+    return _give_back(request, kept, slopes, ceilings)
 
 
 def _give_back(
-    problem: Problem,
+    request: Request,
     kept: np.ndarray,
     slopes: list[np.ndarray],
     ceilings: dict[str, float],
 ) -> np.ndarray:
     """Return kept counts with what the budget still allows."""
-    living = problem.living
+    living = request.living
     left = {g for g in range(len(kept)) if kept[g] < living[g]}
     while left:
         gains = {g: slopes[g][living[g] - kept[g] - 1] for g in left}
         group = max(gains, key=lambda g: gains[g])
         trial = kept.copy()
         trial[group] += 1
-        if fits(problem.cost_model.evaluate(trial), ceilings):
+        if fits(request.cost_model.evaluate(trial), ceilings):
             kept = trial
         else:
             left.discard(group)

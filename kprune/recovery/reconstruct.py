@@ -11,6 +11,7 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.masking import FilterMask
+from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.recovery.constants import add_constant
@@ -20,8 +21,8 @@ from kprune.recovery.linear import COLUMNS
 from kprune.recovery.linear import Linear
 from kprune.recovery.linear import linear
 from kprune.recovery.linear import living
-from kprune.recovery.lockstep import Lockstep
 from kprune.recovery.lockstep import Step
+from kprune.session import Session
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
@@ -65,7 +66,8 @@ class Reconstruct(Recovery):
         super().__init__(samples)
         self.rows = rows
 
-    def repair(self, lockstep: Lockstep) -> None:
+    def repair(self, session: Session, before: State) -> None:
+        lockstep = self.lockstep(session, before)
         count = len(lockstep.inputs[0])
         if count < FOLDS:
             raise ValueError(

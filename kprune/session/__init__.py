@@ -1,1 +1,3 @@
 """A masked model and its samples, and all that can be asked of them."""
+
+from kprune.session.session import Session as Session

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from kprune.data.needs import require_targets
 from kprune.data.source import Batch
-from kprune.data.source import as_source
-from kprune.data.source import check_steps
-from kprune.masking import TemporaryMasks
+from kprune.data.source import Source
 from kprune.session.gradients import InferenceModel
 from kprune.session.gradients import structures
-
-if TYPE_CHECKING:
-    from kprune.graph import ChannelGraph
 
 BATCH_NUMBERS = 2**20
 """Input numbers per batch at which larger batches stop paying off."""
@@ -28,119 +22,62 @@ BATCH_SAMPLES = 256
 """Most samples that are put together to one batch."""
 
 
+DRAWS = 2
+"""How many draws of samples are held in memory at a time."""
+
+Prepared = list[tuple[int, Any]]
+"""Batches as tensors, each with its number of samples."""
+
+
 class LossProbe:
     """Mean compiled loss of a masked model, under the masks it has now.
 
-    The model runs in inference mode on samples that are drawn once and held in
-    memory; penalties and added losses are left out. What is compiled once
-    serves all masks, since they are weights. Nothing of the model changes: not
-    its state, metrics, optimizer nor functions.
+    The model runs in inference mode; penalties and added losses are left out.
+    What is compiled once serves all masks, since they are weights. Nothing of
+    the model changes: not its state, metrics, optimizer nor functions. See
+    `Session.loss`.
 
     Args:
         masked: A model made by `kprune.wrap`, compiled with a loss.
-        data: Samples with targets: arrays `(x, y)` or
-            `(x, y, sample_weight)`, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a generator of batches.
-        steps: Batches to draw; `None` for all.
-        graph: `kprune.trace(masked)`, if it is at hand already.
-
-    Raises:
-        ValueError: The model is not compiled with a loss, or `data` is missing
-            or has no targets.
-
-    Example:
-
-    ```python
-    probe = LossProbe(masked, (x_train[:1000], y_train[:1000]))
-    increase = probe.trial({"conv1": [1, 0, 1, 1]}) - probe()
-    ```
     """
 
-    def __init__(
-        self,
-        masked: keras.Model,
-        data: Any,
-        steps: int | None = None,
-        graph: ChannelGraph | None = None,
-    ) -> None:
-        check_loss(masked, data, type(self).__name__)
-        check_steps(steps, type(self).__name__)
+    def __init__(self, masked: keras.Model) -> None:
         self.loss = masked.loss
-        self._temporary = TemporaryMasks(masked, graph)
         self._model = _Stateless.of(masked)
-        self.load(data, steps)
+        self._drawn: dict[Any, Prepared] = {}
 
-    def load(self, data: Any, steps: int | None = None) -> None:
-        """Measure on other samples from now on.
-
-        Args:
-            data: As of the constructor.
-            steps: As of the constructor.
-        """
-        batches = list(as_source(data).batches(steps))
-        if any(y is None for _, y, _ in batches):
-            raise ValueError(
-                "The loss needs targets, but `data` has inputs alone. Pass (x, y)."
-            )
-        self._batches = [
-            (_samples(batch), keras.tree.map_structure(_tensor, batch))
-            for batch in _rebatch(batches)
-        ]
-
-    @property
-    def samples(self) -> int:
-        """How many samples the loss is measured on."""
-        return sum(count for count, _ in self._batches)
-
-    def __call__(self) -> float:
-        """Return the mean loss under the model's present masks."""
-        total = 0.0
-        for count, (x, y, weight) in self._batches:
-            logs = self._model.test_on_batch(x, y, weight, return_dict=True)
-            total += count * float(logs["loss"])
-        return total / self.samples
-
-    def trial(self, masks: Mapping[str, Any]) -> float:
-        """Return the mean loss under other masks, which hold for this call alone.
+    def draw(self, source: Source, samples: int | None, seed: Any) -> Prepared:
+        """Return samples ready to be measured on; the same for equal arguments.
 
         Args:
-            masks: Group name -> vector `(group.size,)`, 0 = removed. Groups
-                left out keep their masks.
+            source: All samples.
+            samples: How many to draw at random. Defaults to all.
+            seed: Of the draw.
 
         Raises:
-            ValueError: A name is no prunable group, or a vector does not fit.
+            ValueError: The samples have no targets.
         """
-        with self._temporary(masks):
-            return self()
+        key = (id(source), samples, samples and seed)
+        if key not in self._drawn:
+            if len(self._drawn) == DRAWS:
+                del self._drawn[next(iter(self._drawn))]
+            drawn = source if samples is None else source.sample(samples, seed)
+            batches = list(drawn.batches())
+            for _, y, _ in batches:
+                require_targets(y, "The model")
+            self._drawn[key] = [
+                (_samples(batch), keras.tree.map_structure(_tensor, batch))
+                for batch in _rebatch(batches)
+            ]
+        return self._drawn[key]
 
-
-def check_loss(model: keras.Model | None, data: Any, owner: str) -> None:
-    """Raise unless there is a compiled loss and data to measure it on.
-
-    Args:
-        model: The masked model, or `None` if there is none.
-        data: What the user gave as `data=`.
-        owner: What needs the loss, for messages.
-
-    Raises:
-        ValueError: What is missing, and how to give it.
-    """
-    if data is None:
-        raise ValueError(
-            f"{owner} measures the loss on samples, but there are none. Pass some "
-            "hundred of them with their targets as `data=`: arrays (x, y), a "
-            "tf.data.Dataset, a keras.utils.PyDataset or a generator."
-        )
-    if (
-        model is None
-        or not model.compiled
-        or getattr(model, "loss", None) is None
-    ):
-        raise ValueError(
-            f"{owner} measures the loss, but the model is not compiled with one. "
-            "Call model.compile(loss=...) first; a model with its own train_step "
-            "needs it too."
-        )
+    def __call__(self, batches: Prepared) -> float:
+        """Return the mean loss under the model's present masks."""
+        total = 0.0
+        for count, (x, y, weight) in batches:
+            logs = self._model.test_on_batch(x, y, weight, return_dict=True)
+            total += count * float(logs["loss"])
+        return total / sum(count for count, _ in batches)
 
 
 class _Stateless(InferenceModel):

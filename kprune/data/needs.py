@@ -1,0 +1,65 @@
+"""What runs a model says here what it cannot do without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def require_data(session: Any, owner: str) -> None:
+    """Raise unless there are samples.
+
+    Args:
+        session: A `kprune.Session`, or `None`.
+        owner: What needs the samples, for messages.
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    if session is None or session.source is None:
+        raise ValueError(
+            f"{owner} runs the model on samples, but there are none. Pass "
+            "some hundred of them as `data=`: arrays x or (x, y), a tf.data.Dataset, "
+            "a keras.utils.PyDataset or a generator."
+        )
+
+
+def require_loss(session: Any, owner: str) -> None:
+    """Raise unless there is a compiled loss and samples to measure it on.
+
+    Args:
+        session: A `kprune.Session`, or `None`.
+        owner: What needs the loss, for messages.
+
+    Raises:
+        ValueError: There are no samples, or no loss.
+    """
+    if session is None or session.source is None:
+        raise ValueError(
+            f"{owner} measures the loss on samples, but there are none. Pass some "
+            "hundred of them with their targets as `data=`: arrays (x, y), a "
+            "tf.data.Dataset, a keras.utils.PyDataset or a generator."
+        )
+    model = session.masked
+    if not model.compiled or getattr(model, "loss", None) is None:
+        raise ValueError(
+            f"{owner} measures the loss, but the model is not compiled with one. "
+            "Call model.compile(loss=...) first; a model with its own train_step "
+            "needs it too."
+        )
+
+
+def require_targets(targets: Any, owner: str) -> None:
+    """Raise unless a batch has targets.
+
+    Args:
+        targets: Those of a batch.
+        owner: What needs them, for messages.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if targets is None:
+        raise ValueError(
+            f"{owner} needs targets for the loss, but `data` has inputs alone. "
+            "Pass (x, y)."
+        )

@@ -1,0 +1,304 @@
+"""The session: one masked model, its samples, and what is asked of both."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune import criteria
+from kprune.cost.model import CostModel
+from kprune.data.needs import require_data
+from kprune.data.needs import require_loss
+from kprune.data.source import Source
+from kprune.data.source import as_source
+from kprune.graph import ChannelGraph
+from kprune.graph import trace
+from kprune.graph.values import read
+from kprune.masking import TemporaryMasks
+from kprune.masking import masks as read_masks
+from kprune.masking import require_masked
+from kprune.masking import require_prunable
+from kprune.masking import set_masks
+from kprune.masking.removal import removed_values
+from kprune.masking.removal import zero_removed
+from kprune.masking.slots import base_optimizer
+from kprune.masking.state import State
+from kprune.session.gradients import GradientProbe
+from kprune.session.loss import LossProbe
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+
+Vectors = dict[str, np.ndarray]
+
+
+class Session:
+    """A masked model and its samples; whatever looks at them asks here.
+
+    Criteria, allocations, recoveries and callbacks share one session: the
+    model is traced once, what is compiled to measure it is compiled once, and
+    the same samples serve all. A custom training loop uses it as
+    `kprune.callbacks` do, see the example.
+
+    On JAX a custom loop holds the weights outside the model: write them back
+    before you call a method of the session, and read them again after
+    `settle` or `remove`. See `docs/custom_loops.md`.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        data: Samples: arrays `x`, `(x, y)` or `(x, y, sample_weight)`, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+            Defaults to none, for criteria that look at weights alone.
+        optimizer: The optimizer whose slots are cleared where filters go.
+            Defaults to `masked.optimizer`.
+
+    Raises:
+        ValueError: The model is not wrapped, or no filter can be removed.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model)
+    session = kprune.Session(masked, (x, y), optimizer)
+    schedule = kprune.Polynomial(begin=2, end=20)
+    for epoch in range(30):
+        session.remove(
+            kprune.allocation.allocate(
+                session,
+                session.score("taylor"),
+                reduce={"macs": 0.5},
+                fraction=schedule.fraction(epoch, 30),
+            )
+        )
+        train_one_epoch(masked, optimizer)
+    session.settle()
+    compact = kprune.rebuild(masked)
+    ```
+    """
+
+    def __init__(
+        self, masked: keras.Model, data: Any = None, optimizer: Any = None
+    ) -> None:
+        require_masked(masked)
+        self.masked = masked
+        self.source: Source | None = None if data is None else as_source(data)
+        self._optimizer = optimizer
+        self.graph: ChannelGraph = trace(masked)
+        require_prunable(self.graph)
+        self._loss_probe: LossProbe | None = None
+        self._gradient_probe: GradientProbe | None = None
+        self._criteria: dict[str, criteria.Criterion] = {}
+
+    @property
+    def samples(self) -> Source:
+        """The samples.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self.source is None:
+            require_data(self, "The session")
+        return self.source  # type: ignore[return-value]
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The prunable groups of channels."""
+        return self.graph.prunable
+
+    @functools.cached_property
+    def cost_model(self) -> CostModel:
+        """MACs and parameters under any numbers of kept channels."""
+        return CostModel(self.graph)
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer whose slots follow the weights, or `None`."""
+        if self._optimizer is not None:
+            return self._optimizer
+        return getattr(self.masked, "optimizer", None)
+
+    def alive(self) -> Vectors:
+        """Return, for each prunable group's name, booleans: not removed."""
+        return {
+            name: vector > 0
+            for name, vector in read_masks(self.masked, self.graph).items()
+        }
+
+    def settle(self) -> Vectors:
+        """Zero the weights of all that is removed; return `alive()`.
+
+        Call this before scoring, and when training has ended. Otherwise
+        weights behind masks that were set by hand, or that training has moved
+        there, are scored.
+        """
+        alive = self.alive()
+        zero_removed(self.masked, self.graph, alive, self.optimizer)
+        return alive
+
+    def remove(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Set masks, and the weights and optimizer slots they remove to 0.
+
+        Args:
+            masks: For each group's name a vector `(size,)`, 0 = removed.
+        """
+        vectors = dict(masks)
+        set_masks(self.masked, vectors, self.graph)
+        zero_removed(self.masked, self.graph, vectors, self.optimizer)
+
+    def score(
+        self,
+        criterion: Any,
+        alive: Mapping[str, np.ndarray] | None = None,
+        progress: float = 0.0,
+    ) -> Vectors:
+        """Score all prunable groups.
+
+        Args:
+            criterion: A name, an object of `kprune.criteria` or a function
+                `f(group) -> scores (group.size,)`.
+            alive: For each group's name booleans `(size,)`. Scores of other
+                channels are 0. Defaults to `alive()`.
+            progress: Share of the target that is reached already, for
+                criteria that change on the way.
+
+        Returns:
+            For each group's name float64 scores `(size,)`, larger = keep.
+
+        Raises:
+            ValueError: The criterion lacks samples or a loss, or gives scores
+                of a wrong shape or that are not finite.
+        """
+        chosen = self.criterion(criterion).at(progress)
+        alive = self.alive() if alive is None else alive
+        return criteria.score_groups(chosen, self.groups, self, alive)
+
+    def rescore(
+        self,
+        criterion: Any,
+        alive: Mapping[str, np.ndarray],
+        progress: float = 0.0,
+    ) -> Vectors:
+        """Score the model as if all other channels were removed.
+
+        Args:
+            criterion: See `score`.
+            alive: For each group's name booleans `(size,)`.
+            progress: See `score`.
+        """
+        weights = removed_values(self.masked, self.graph, alive)
+        with self.trial(alive, weights):
+            return self.score(criterion, alive, progress)
+
+    def criterion(self, identifier: Any) -> criteria.Criterion:
+        """Return a criterion: for the same name the same object each time.
+
+        Some of them draw other samples each time they score.
+        """
+        if not isinstance(identifier, str):
+            return criteria.get(identifier)
+        if identifier not in self._criteria:
+            self._criteria[identifier] = criteria.get(identifier)
+        return self._criteria[identifier]
+
+    @contextlib.contextmanager
+    def trial(
+        self,
+        masks: Mapping[str, Any] | None = None,
+        weights: Sequence[tuple[Any, np.ndarray]] = (),
+    ) -> Iterator[None]:
+        """Return a context in which other masks and weights hold.
+
+        What was there is put back in any case. Optimizer slots stay as they
+        are.
+
+        Args:
+            masks: For each group's name a vector `(size,)`, 0 = removed.
+                Groups left out keep their masks.
+            weights: Pairs of a variable and the value it has meanwhile.
+
+        Raises:
+            ValueError: A name is no prunable group, or a vector does not fit.
+        """
+        with self._temporary(masks or {}):
+            before = [np.array(read(variable)) for variable, _ in weights]
+            try:
+                for variable, value in weights:
+                    variable.assign(value)
+                yield
+            finally:
+                for (variable, _), value in zip(weights, before, strict=True):
+                    variable.assign(value)
+
+    def loss(
+        self,
+        masks: Mapping[str, Any] | None = None,
+        samples: int | None = None,
+        seed: Any = 0,
+    ) -> float:
+        """Return the mean compiled loss while other masks hold.
+
+        Args:
+            masks: See `trial`.
+            samples: How many samples to draw at random. Defaults to all.
+            seed: Of the draw. The same samples for the same seed.
+
+        Raises:
+            ValueError: The model is not compiled with a loss, or there are no
+                samples with targets.
+        """
+        probe = self._loss_probe
+        if probe is None or probe.loss is not self.masked.loss:
+            require_loss(self, "Session.loss()")
+            probe = self._loss_probe = LossProbe(self.masked)
+        batches = probe.draw(self.samples, samples, seed)
+        with self.trial(masks):
+            return probe(batches)
+
+    def gradients(
+        self, x: Any, y: Any, sample_weight: Any = None
+    ) -> dict[int, np.ndarray]:
+        """Return the gradients of the compiled loss on one batch.
+
+        Args:
+            x: Inputs, as for `train_on_batch`.
+            y: Targets.
+            sample_weight: Weights of the samples.
+
+        Returns:
+            For the `id` of each weight its gradient, a NumPy array.
+        """
+        probe = self._gradient_probe
+        if probe is None or probe.loss is not self.masked.loss:
+            probe = self._gradient_probe = GradientProbe(self.masked)
+        return probe(x, y, sample_weight)
+
+    def snapshot(self) -> State:
+        """Return a copy of all weights and masks, to compare with later."""
+        return State(self.masked.variables)
+
+    @contextlib.contextmanager
+    def rollback(self) -> Iterator[None]:
+        """Return a context that puts everything back if it ends in an error.
+
+        Weights, masks and the optimizer's slots are as before, then.
+        """
+        optimizer = base_optimizer(self.optimizer)
+        slots = getattr(optimizer, "variables", [])
+        before = State([*self.masked.variables, *slots])
+        try:
+            yield
+        except BaseException:
+            before.restore()
+            raise
+
+    @functools.cached_property
+    def _temporary(self) -> TemporaryMasks:
+        return TemporaryMasks(self.masked, self.graph)
