@@ -71,25 +71,28 @@ class Cached:
         self.scores: dict = {}
         self.curves: dict = {}
 
-    def plan(self, masked, criterion, target, allocation, data):
-        from kprune.pruning import Plan
+    def choose(self, masked, criterion, target, allocation, data):
+        from kprune import Session
+        from kprune.pruning import Policy
         from kprune.recovery import OutputError
 
         chosen = allocation
         if allocation == "output_error, finer":
             chosen = OutputError(**FINER)
-        plan = Plan(masked, criterion, {"macs": target}, chosen, data)
+        session = Session(masked, data)
+        policy = Policy(session, criterion, {"macs": target}, chosen)
         start = time.perf_counter()
         if criterion not in self.scores:
-            self.scores[criterion] = plan.score()
-        if isinstance(plan.allocation, OutputError):
-            problem = plan.problem(self.scores[criterion])
+            self.scores[criterion] = policy.score()
+        if isinstance(policy.allocation, OutputError):
             if allocation not in self.curves:
-                self.curves[allocation] = plan.allocation.curves(problem)
+                request = policy.request(scores=self.scores[criterion])
+                curves = policy.allocation.curves(request, session)
+                self.curves[allocation] = curves
             curves = self.curves[allocation]
-            plan.allocation.curves = lambda problem: curves
-        masks = plan.allocate(self.scores[criterion])
-        return plan, masks, time.perf_counter() - start
+            policy.allocation.curves = lambda request, session: curves
+        masks = policy.allocate(self.scores[criterion])
+        return session, masks, time.perf_counter() - start
 
 
 def measure(depth: int, scope: str, options: argparse.Namespace) -> None:
@@ -126,7 +129,7 @@ def measure(depth: int, scope: str, options: argparse.Namespace) -> None:
         ]
     full = kprune.cost(model)
     masked = kprune.wrap(model, skip)
-    fresh = kprune.recovery.State(masked)
+    fresh = kprune.recovery.State(masked.variables)
     cached = Cached()
     rows = []
     result = {
@@ -147,14 +150,14 @@ def measure(depth: int, scope: str, options: argparse.Namespace) -> None:
         criterion, allocation, recover = WAYS[way]
         for target in TARGETS:
             fresh.restore()
-            plan, masks, seconds = cached.plan(
+            session, masks, seconds = cached.choose(
                 masked, criterion, target, allocation, data
             )
             start = time.perf_counter()
-            before = kprune.recovery.State(masked)
-            plan.remove(masks)
+            before = session.snapshot()
+            session.remove(masks)
             if recover:
-                kprune.recovery.recover(masked, before, data, recover)
+                kprune.recovery.recover(session, before, recover)
             seconds += time.perf_counter() - start
             cost = kprune.cost(masked)
             rows.append(

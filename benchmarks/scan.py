@@ -34,7 +34,6 @@ def scan(depth: int, images: int, batch: int, limit: int):
     from cifar10_resnet import build_resnet
 
     import kprune
-    from kprune.session.loss import LossProbe
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(images, 32, 32, 3)).astype("float32")
@@ -54,11 +53,11 @@ def scan(depth: int, images: int, batch: int, limit: int):
     def trial(group):
         mask = np.ones(group.size)
         mask[: max(1, group.size // 10)] = 0
-        probe.trial({group.name: mask})
+        session.loss({group.name: mask})
 
     first = time.perf_counter()
-    probe = LossProbe(masked, (x, y))
-    probe()
+    session = kprune.Session(masked, (x, y))
+    session.loss()
     first = time.perf_counter() - first
     plain()
     rows = []

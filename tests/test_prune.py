@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kprune
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 
 
 def net():
@@ -51,7 +51,7 @@ def test_targets_are_met_by_the_compact_model(model, key, allocation):
     compact = kprune.rebuild(masked)
     removed = share_removed(compact, model)
     assert removed[key] >= 0.6
-    assert removed == pytest.approx(Plan(masked).removed())
+    assert removed == pytest.approx(Policy(kprune.Session(masked)).removed())
     assert share_removed(masked, model) == pytest.approx(removed)
 
 

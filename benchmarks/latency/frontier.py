@@ -16,8 +16,9 @@ import numpy as np
 import subjects
 
 import kprune
+from kprune import Session
 from kprune.allocation import Global
-from kprune.allocation import Problem
+from kprune.allocation import Request
 from kprune.latency import Latency
 from kprune.latency import LatencyTable
 from kprune.latency.device import device_name
@@ -42,9 +43,11 @@ class OnceOutputError(OutputError):
         super().__init__(samples=SAMPLES)
         self._known: list[np.ndarray] | None = None
 
-    def curves(self, problem: Problem) -> list[np.ndarray]:
+    def curves(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
         if self._known is None:
-            self._known = super().curves(problem)
+            self._known = super().curves(request, session)
         return self._known
 
 

@@ -220,15 +220,18 @@ def test_what_is_in_reach_depends_on_rounding():
 
 @pytest.mark.parametrize("kind", RANKED)
 def test_step_by_step_towards_a_target(masked, kind):
-    plan = kprune.pruning.Plan(masked, "l1", {"macs": 0.6}, kind(round_to=8))
+    session = kprune.Session(masked)
+    policy = kprune.pruning.Policy(
+        session, "l1", {"macs": 0.6}, kind(round_to=8)
+    )
     before = [32, 20, 40, 6]
     for fraction in (0.2, 0.5, 0.5, 0.9, 1.0):
-        plan.remove(plan.allocate(plan.score(), fraction, plan.alive()))
+        session.remove(policy.choose(fraction))
         now = kept_of(masked)
         for count, last in zip(now, before, strict=True):
             assert count == last or (count < last and count % 8 == 0)
-        assert plan.removed()["macs"] >= 0.6 * fraction
-        assert plan.met(fraction)
+        assert policy.removed()["macs"] >= 0.6 * fraction
+        assert policy.met(fraction)
         before = now
 
 

@@ -13,8 +13,7 @@ import kprune
 from kprune import allocation
 from kprune.allocation import GreedyLoss
 from kprune.callbacks import PruneCallback
-from kprune.cost.model import CostModel
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 
 
 def build(n1=8, n2=10):
@@ -193,11 +192,10 @@ def test_every_step_is_the_cheapest_of_all_that_were_really_tried(
 
 
 def problem(sizes=(12, 20), fraction=1.0, reduce=None, model=None):
-    """A problem whose loss is known: the sum of what the channels are worth."""
-    masked = kprune.wrap(model or randomised(*sizes))
-    graph = kprune.trace(masked)
+    """A session whose loss is known: the sum of what the channels are worth."""
+    session = kprune.Session(kprune.wrap(model or randomised(*sizes)))
     rng = np.random.default_rng(1)
-    worth = {g.name: np.sort(rng.random(g.size)) for g in graph.prunable}
+    worth = {g.name: np.sort(rng.random(g.size)) for g in session.groups}
     calls = []
 
     def loss(masks, samples=None):
@@ -207,18 +205,14 @@ def problem(sizes=(12, 20), fraction=1.0, reduce=None, model=None):
             for name, mask in masks.items()
         )
 
-    posed = allocation.pose(
-        graph,
-        worth,
-        reduce or {"macs": 0.5},
-        "greedy_loss",
-        CostModel(graph),
+    session.loss = loss
+    session.rescore = lambda criterion, alive, progress: worth
+    asked = dataclasses.replace(
+        allocation.request(session, reduce, "greedy_loss"),
+        scores=worth,
         fraction=fraction,
     )
-    posed = dataclasses.replace(
-        posed, loss=loss, rescore=lambda alive, progress, criterion=None: worth
-    )
-    return posed, calls
+    return asked, session, calls
 
 
 def counts(kept):
@@ -226,19 +220,19 @@ def counts(kept):
 
 
 def test_lazy_takes_the_same_steps_with_fewer_trials_where_losses_add_up():
-    eager, every = problem(model=zoo.option_a_resnet())
-    lazy, few = problem(model=zoo.option_a_resnet())
-    kept = GreedyLoss().solve(eager)
-    same = GreedyLoss(lazy=True).solve(lazy)
+    *eager, every = problem(model=zoo.option_a_resnet())
+    *lazy, few = problem(model=zoo.option_a_resnet())
+    kept = GreedyLoss().solve(*eager)
+    same = GreedyLoss(lazy=True).solve(*lazy)
     for name, mask in kept.items():
         np.testing.assert_array_equal(mask, same[name])
     assert len(few) < 0.6 * len(every)
 
 
 def test_a_group_is_left_alone_once_it_has_lost_the_cap():
-    posed, calls = problem()
+    asked, session, calls = problem()
     GreedyLoss(step=0.01, cap=0.25).solve(
-        dataclasses.replace(posed, reduce={"macs": 0.4})
+        dataclasses.replace(asked, reduce={"macs": 0.4}), session
     )
     lost = {"conv1": [], "conv2": []}
     for masks in calls:
@@ -248,9 +242,9 @@ def test_a_group_is_left_alone_once_it_has_lost_the_cap():
 
 
 def test_a_target_beyond_the_caps_is_refused_and_says_so():
-    posed, _ = problem()
+    asked, session, _ = problem()
     with pytest.raises(ValueError, match=r"cap=0\.1 of GreedyLoss"):
-        GreedyLoss(cap=0.1).solve(posed)
+        GreedyLoss(cap=0.1).solve(asked, session)
 
 
 @pytest.mark.parametrize("target", [{"macs": 0.5}, {"params": 0.37}])
@@ -258,18 +252,18 @@ def test_a_target_beyond_the_caps_is_refused_and_says_so():
 def test_the_target_is_met_from_the_safe_side_within_half_a_percent(
     target, fraction
 ):
-    posed, _ = problem((256, 300), fraction, target)
+    asked, session, _ = problem((256, 300), fraction, target)
     for options in ({}, {"step_of": "cost", "step": 0.07}):
-        kept = GreedyLoss(**options).solve(posed)
-        costs = posed.cost_model.evaluate(np.array(counts(kept)))
+        kept = GreedyLoss(**options).solve(asked, session)
+        costs = asked.cost_model.evaluate(np.array(counts(kept)))
         for key, share in target.items():
-            removed = 1 - costs[key] / posed.cost_model.full[key]
+            removed = 1 - costs[key] / asked.cost_model.full[key]
             assert 0 <= removed - fraction * share <= 0.005
 
 
 def test_steps_of_equal_cost_take_more_filters_where_they_are_cheap():
-    posed, calls = problem((12, 20))
-    GreedyLoss(step=0.1, step_of="cost").solve(posed)
+    asked, session, calls = problem((12, 20))
+    GreedyLoss(step=0.1, step_of="cost").solve(asked, session)
     first = {}
     for masks in calls[1:3]:
         ((name, mask),) = masks.items()
@@ -279,10 +273,10 @@ def test_steps_of_equal_cost_take_more_filters_where_they_are_cheap():
 
 
 def test_what_is_left_is_kept_by_later_rounds():
-    posed, _ = problem((12, 20), fraction=0.5)
-    half = GreedyLoss().solve(posed)
+    asked, session, _ = problem((12, 20), fraction=0.5)
+    half = GreedyLoss().solve(asked, session)
     then = GreedyLoss().solve(
-        dataclasses.replace(posed, alive=half, fraction=1.0)
+        dataclasses.replace(asked, alive=half, fraction=1.0), session
     )
     assert all((then[name] <= mask).all() for name, mask in half.items())
     assert sum(counts(then)) < sum(counts(half))
@@ -299,20 +293,18 @@ def test_what_is_left_is_kept_by_later_rounds():
     ],
 )
 def test_a_loss_that_is_never_finite_is_an_error(loss, message):
-    posed, _ = problem()
+    asked, session, _ = problem()
+    session.loss = loss
     with pytest.raises(ValueError, match=message):
-        GreedyLoss().solve(dataclasses.replace(posed, loss=loss))
+        GreedyLoss().solve(asked, session)
 
 
 def test_a_step_without_a_finite_loss_is_not_taken():
-    posed, _ = problem()
-    worth = posed.loss
+    asked, session, _ = problem()
+    worth = session.loss
+    session.loss = lambda m, _: float("nan") if "conv2" in m else worth(m)
     kept = GreedyLoss().solve(
-        dataclasses.replace(
-            posed,
-            loss=lambda m, _: float("nan") if "conv2" in m else worth(m),
-            reduce={"macs": 0.4},
-        )
+        dataclasses.replace(asked, reduce={"macs": 0.4}), session
     )
     assert kept["conv2"].all() and not kept["conv1"].all()
 
@@ -342,11 +334,8 @@ def test_it_says_that_it_needs_data_targets_and_a_loss():
     with pytest.raises(ValueError, match="not compiled"):
         kprune.prune(plain, allocation="greedy_loss", data=(x, y))
     with pytest.raises(ValueError, match="takes a model"):
-        graph = kprune.trace(model)
-        scores = kprune.criteria.score_groups("l2", graph.prunable)
-        allocation.allocate(
-            graph, scores, None, "greedy_loss", CostModel(graph)
-        )
+        session = kprune.Session(kprune.wrap(model))
+        allocation.solve("greedy_loss", allocation.request(session))
 
 
 def test_criteria_to_choose_from_are_checked_before_anything_runs():
@@ -359,18 +348,19 @@ def test_criteria_to_choose_from_are_checked_before_anything_runs():
 def test_deciding_changes_nothing(interrupt, monkeypatch):
     masked = kprune.wrap(randomised())
     kprune.set_masks(masked, {"conv1": [1] * 7 + [0]})
-    plan = Plan(masked, "msvfp", {"macs": 0.5}, "greedy_loss", samples())
-    plan.check()
+    session = kprune.Session(masked, samples())
+    policy = Policy(session, "msvfp", {"macs": 0.5}, "greedy_loss")
+    policy.check()
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in masked.variables]
-    scores = plan.score()
+    scores = policy.score()
     if interrupt:
         monkeypatch.setattr(
             kprune.criteria.magnitude.L2, "score", lambda *_: 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
-            plan.allocate(scores)
+            policy.allocate(scores)
     else:
-        plan.allocate(scores, alive=plan.alive())
+        policy.allocate(scores)
     for variable, value in zip(masked.variables, before, strict=True):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(variable), value

@@ -7,8 +7,7 @@ import zoo
 import kprune
 from kprune import allocation
 from kprune.allocation import Rounds
-from kprune.cost.model import CostModel
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 
 
 @pytest.mark.parametrize("inner", ["global", "uniform"])
@@ -16,10 +15,10 @@ def test_it_equals_pruning_by_hand_in_as_many_rounds(inner):
     model = zoo.projection_resnet()
     got = kprune.prune(model, "fpgm", {"macs": 0.6}, Rounds(4, inner))
     masked = kprune.wrap(model)
-    plan = Plan(masked, "fpgm", {"macs": 0.6}, inner)
+    session = kprune.Session(masked)
+    policy = Policy(session, "fpgm", {"macs": 0.6}, inner)
     for number in range(1, 5):
-        alive = plan.settle()
-        plan.remove(plan.allocate(plan.score(alive), number / 4, alive))
+        session.remove(policy.choose(number / 4, session.settle()))
     for name, mask in kprune.masks(masked).items():
         np.testing.assert_array_equal(kprune.masks(got)[name], mask)
     once = kprune.prune(model, "fpgm", {"macs": 0.6}, inner)
@@ -74,7 +73,6 @@ def test_errors_say_what_to_do():
     for bad in (0, 2.5, True):
         with pytest.raises(ValueError, match="whole number"):
             Rounds(bad)
-    graph = kprune.trace(zoo.sequential())
-    scores = {g.name: np.ones(g.size) for g in graph.prunable}
+    session = kprune.Session(kprune.wrap(zoo.sequential()))
     with pytest.raises(ValueError, match="takes a model"):
-        allocation.allocate(graph, scores, None, "rounds", CostModel(graph))
+        allocation.solve("rounds", allocation.request(session))

@@ -42,8 +42,7 @@ def outputs(model, x, *names):
 
 def score(criterion, plain, data):
     masked = kprune.wrap(plain)
-    groups = kprune.trace(masked).prunable
-    result = criteria.score_groups(criterion, groups, masked, data)
+    result = kprune.Session(masked, data).score(criterion)
     assert all(
         w.observer is None for w in masked.layers if hasattr(w, "observer")
     )
@@ -98,10 +97,10 @@ def test_targets_are_ignored_and_steps_limit(plain):
 
 def test_masks_are_seen_downstream(plain):
     masked = kprune.wrap(plain)
-    groups = kprune.trace(masked).prunable
-    full = criteria.score_groups("activation", groups, masked, images(8))
+    session = kprune.Session(masked, images(8))
+    full = session.score("activation")
     kprune.set_masks(masked, {"conv": [1, 0, 0, 0, 0]})
-    part = criteria.score_groups("activation", groups, masked, images(8))
+    part = session.score("activation")
     assert not np.allclose(full["left"], part["left"])
 
 
@@ -120,12 +119,10 @@ def test_large_float16_activations_do_not_overflow(plain):
 
 def test_observers_are_taken_off_after_an_error(plain):
     masked = kprune.wrap(plain)
-    groups = kprune.trace(masked).prunable
+    session = kprune.Session(masked, np.zeros((4, 6, 6, 3)))
     with pytest.raises(ValueError, match="incompatible"):
-        criteria.score_groups(
-            "activation", groups, masked, np.zeros((4, 6, 6, 3))
-        )
-    wrappers = kprune.masking.filter_masks(masked)
+        session.score("activation")
+    wrappers = [w for w in masked.layers if hasattr(w, "observer")]
     assert wrappers
     assert all(wrapper.observer is None for wrapper in wrappers)
 
@@ -161,7 +158,7 @@ def test_attention_heads_are_scored_by_rescaled_lengths(caplog):
     masked = kprune.wrap(model)
     groups = kprune.trace(masked).prunable
     with caplog.at_level("INFO", logger="kprune"):
-        result = criteria.score_groups("activation", groups, masked, data)
+        result = kprune.Session(masked, data).score("activation")
     hidden = [g for g in groups if g.name in caplog.text]
     assert hidden
     for group in hidden:

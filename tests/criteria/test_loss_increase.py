@@ -9,7 +9,6 @@ from fitting import small_net
 from harness import randomise
 
 import kprune
-from kprune import criteria
 from kprune.criteria import LossIncrease
 from kprune.data.source import Source
 
@@ -24,8 +23,7 @@ def masked():
 
 
 def measure(model, data, criterion, alive=None):
-    groups = kprune.trace(model).prunable
-    return criteria.score_groups(criterion, groups, model, data, alive)
+    return kprune.Session(model, data).score(criterion, alive)
 
 
 def evaluated(model, x, y):
@@ -82,13 +80,13 @@ def test_only_the_lowest_ranked_are_measured_and_go_first(masked):
 
 def test_measuring_fewer_takes_fewer_passes(masked, monkeypatch):
     calls = []
-    probe = kprune.session.loss.LossProbe
-    trial = probe.trial
+    session = kprune.Session(masked, arrays(20))
+    trial = session.trial
     monkeypatch.setattr(
-        probe, "trial", lambda self, m: calls.append(m) or trial(self, m)
+        session, "trial", lambda masks: calls.append(masks) or trial(masks)
     )
-    measure(masked, arrays(20), LossIncrease(only="l2", share=0.4))
-    assert len(calls) == 4
+    session.score(LossIncrease(only="l2", share=0.4))
+    assert [len(masks or {}) for masks in calls] == [0, 1, 1, 1, 1]
 
 
 def test_each_round_draws_new_samples_and_a_seed_repeats_them(masked):
@@ -162,12 +160,18 @@ def test_rounds_remove_the_smallest_and_measure_again():
 
 
 def test_the_probe_follows_the_compiled_loss(masked):
-    criterion = LossIncrease()
-    first = measure(masked, arrays(20), criterion)["conv3"]
     x, y = arrays(20)
-    masked.compile("sgd", "mse", run_eagerly=True)
+    # A target that either loss can read.
     y = np.eye(3)[y]
-    second = measure(masked, (x, y), criterion)["conv3"]
+    masked.compile(
+        "sgd",
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
+    )
+    session = kprune.Session(masked, (x, y))
+    first = session.score("loss_increase")["conv3"]
+    masked.compile("sgd", "mse", run_eagerly=True)
+    second = session.score(LossIncrease())["conv3"]
     np.testing.assert_allclose(
         second,
         measure(masked, (x, y), LossIncrease())["conv3"],

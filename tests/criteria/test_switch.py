@@ -11,7 +11,7 @@ import kprune
 from kprune import criteria
 from kprune.callbacks import PruneCallback
 from kprune.criteria import Switch
-from kprune.pruning import Plan
+from kprune.pruning import Policy
 
 
 def scores(model, criterion):
@@ -42,16 +42,17 @@ def test_other_criteria_stay_themselves_and_switches_can_be_nested():
     assert outer.at(0.6) is inner.before and outer.at(0.9) is inner.after
 
 
-def test_a_plan_scores_by_what_is_removed_already():
+def test_a_policy_scores_by_what_is_removed_already():
     masked = kprune.wrap(small_net(8))
-    plan = Plan(masked, "msvfp", {"macs": 0.5})
+    session = kprune.Session(masked)
+    policy = Policy(session, "msvfp", {"macs": 0.5})
     expected = scores(masked, "l2")["conv3"]
-    np.testing.assert_array_equal(plan.score()["conv3"], expected)
-    plan.remove({"conv1": [1, 1, 1, 1, 1, 0, 0, 0]})
-    assert plan.removed()["macs"] > 0.25
+    np.testing.assert_array_equal(policy.score()["conv3"], expected)
+    session.remove({"conv1": [1, 1, 1, 1, 1, 0, 0, 0]})
+    assert policy.removed()["macs"] > 0.25
     expected = scores(masked, "fpgm")["conv3"]
     assert not np.allclose(expected, scores(masked, "l2")["conv3"])
-    np.testing.assert_array_equal(plan.score()["conv3"], expected)
+    np.testing.assert_array_equal(policy.score()["conv3"], expected)
 
 
 def test_it_switches_in_the_middle_of_training():

@@ -46,9 +46,8 @@ def masked():
 
 
 def taylor(model, data, **options):
-    graph = kprune.trace(model)
     criterion = criteria.Taylor(**options)
-    return criteria.score_groups(criterion, graph.prunable, model, data)
+    return kprune.Session(model, data).score(criterion)
 
 
 def reference(model, batches):
@@ -178,14 +177,13 @@ def test_frozen_layers_are_scored_too_and_stay_frozen(masked):
 
 
 def test_a_second_scoring_sees_new_weights_and_reuses_the_compiled_step(masked):
-    criterion = criteria.Taylor()
-    groups = kprune.trace(masked).prunable
-    first = criteria.score_groups(criterion, groups, masked, samples())
-    probe = criterion._probe(masked)
+    session = kprune.Session(masked, samples())
+    first = session.score("taylor")
+    probe = session._gradient_probe
     kernel = masked.get_layer("head").layer.kernel
     kernel.assign(kernel.numpy() * 2)
-    second = criteria.score_groups(criterion, groups, masked, samples())
-    assert criterion._probe(masked) is probe
+    second = session.score(criteria.Taylor())
+    assert probe is not None and session._gradient_probe is probe
     assert not np.allclose(first["hidden"], second["hidden"])
     np.testing.assert_allclose(
         second["hidden"], taylor(masked, samples())["hidden"]
@@ -193,13 +191,15 @@ def test_a_second_scoring_sees_new_weights_and_reuses_the_compiled_step(masked):
 
 
 def test_compiling_anew_changes_the_loss_that_is_used(masked):
-    criterion = criteria.Taylor()
-    groups = kprune.trace(masked).prunable
     x, y = samples()
-    criteria.score_groups(criterion, groups, masked, (x, y))
-    masked.compile("sgd", keras.losses.MeanSquaredError())
     targets = np.eye(3)[y]
-    result = criteria.score_groups(criterion, groups, masked, (x, targets))
+    masked.compile(
+        "sgd", keras.losses.CategoricalCrossentropy(from_logits=True)
+    )
+    session = kprune.Session(masked, (x, targets))
+    session.score("taylor")
+    masked.compile("sgd", keras.losses.MeanSquaredError())
+    result = session.score("taylor")
     expected = taylor(masked, (x, targets))
     np.testing.assert_allclose(result["conv"], expected["conv"])
 
@@ -295,7 +295,7 @@ def test_an_uncompiled_model_says_what_to_call():
 
 
 def test_missing_data_or_targets_say_what_to_pass(masked):
-    with pytest.raises(ValueError, match="Taylor runs the model on samples"):
+    with pytest.raises(ValueError, match="Taylor measures the loss on samples"):
         taylor(masked, None)
     with pytest.raises(ValueError, match=r"Pass \(x, y\)"):
         taylor(masked, samples()[0])

@@ -16,7 +16,6 @@ from harness import randomise
 
 import kprune
 from kprune import allocation
-from kprune.cost.model import CostModel
 from kprune.duplication import Copies
 from kprune.duplication import Importance
 from kprune.duplication import Tolerance
@@ -39,15 +38,13 @@ def data():
 
 
 def problem(model, function, reduce=None):
-    """A problem whose loss is `function(number removed by group)`."""
-    graph = kprune.trace(model)
+    """A request, and a session whose loss is `function(number removed by group)`."""
+    session = kprune.Session(kprune.wrap(model))
     scores = {
         g.name: np.random.default_rng(g.size).random(g.size)
-        for g in graph.prunable
+        for g in session.groups
     }
-    posed = allocation.pose(
-        graph, scores, reduce or HALF, "global", CostModel(graph)
-    )
+    asked = allocation.request(session, reduce or HALF)
 
     def measure(masks, samples=None):
         gone = {name: int((m == 0).sum()) for name, m in masks.items()}
@@ -56,7 +53,8 @@ def problem(model, function, reduce=None):
             assert not mask[order[: gone[name]]].any(), "not the lowest first"
         return function(gone)
 
-    return dataclasses.replace(posed, loss=measure)
+    session.loss = measure
+    return dataclasses.replace(asked, scores=scores), session
 
 
 def net(widths=(40, 60, 50)):
@@ -80,7 +78,7 @@ def test_one_tolerance_for_all_groups():
     """r_l(eps) = sqrt(eps / rate): the shares stand as 1 : 1/sqrt2 : 1/2."""
     tolerance = Tolerance()
     posed = problem(net(), quadratic)
-    kept = tolerance.solve(posed)
+    kept = tolerance.solve(*posed)
     report = tolerance.redundancy
     assert report.names == ("d0", "d1", "d2")
     ratios = report.ratios
@@ -100,9 +98,9 @@ def test_one_tolerance_for_all_groups():
 
 def test_the_lowest_scores_go_where_the_loss_is_flat():
     posed = problem(net(), lambda gone: 1.0)
-    kept = Tolerance().solve(posed)
+    kept = Tolerance().solve(*posed)
     for name, mask in kept.items():
-        scores = posed.scores[name]
+        scores = posed[0].scores[name]
         assert scores[~mask].max() < scores[mask].min()
 
 
@@ -111,7 +109,7 @@ def test_a_loss_that_falls_counts_as_no_rise():
         return 1 - 0.1 * sum(gone.values()) if "d1" in gone else quadratic(gone)
 
     tolerance = Tolerance()
-    tolerance.solve(problem(net(), dips))
+    tolerance.solve(*problem(net(), dips))
     assert tolerance.redundancy.losses[1] == 0
     assert tolerance.redundancy.ratios[1] == tolerance.redundancy.ratios.max()
 
@@ -121,16 +119,16 @@ def test_a_loss_that_is_not_finite_keeps_the_filters():
         return np.nan if gone.get("d0", 0) > 10 else 1.0
 
     tolerance = Tolerance()
-    kept = tolerance.solve(problem(net(), explodes))
+    kept = tolerance.solve(*problem(net(), explodes))
     assert (~kept["d0"]).sum() <= 10
 
 
 def test_floors_hold():
     tolerance = Tolerance(keep_min=5, max_share=0.6)
-    kept = tolerance.solve(problem(net(), lambda gone: 1.0, {"macs": 0.7}))
+    kept = tolerance.solve(*problem(net(), lambda gone: 1.0, {"macs": 0.7}))
     assert all(mask.mean() >= 0.4 - 1e-9 for mask in kept.values())
     with pytest.raises(ValueError, match="at most"):
-        tolerance.solve(problem(net(), lambda gone: 1.0, {"macs": 0.9}))
+        tolerance.solve(*problem(net(), lambda gone: 1.0, {"macs": 0.9}))
 
 
 def test_importance_by_hand():
@@ -141,7 +139,7 @@ def test_importance_by_hand():
         return 1.0 + max((losses[n] - 1 for n in gone), default=0.0)
 
     importance = Importance()
-    kept = importance.solve(problem(net(), step, {"macs": 0.4}))
+    kept = importance.solve(*problem(net(), step, {"macs": 0.4}))
     ratios = [1 - kept[n].mean() for n in ("d0", "d1", "d2")]
     assert ratios[2] == pytest.approx(0, abs=0.03)
     # 1 - a is 1 for d0 and 0.75 for d1.
@@ -174,9 +172,10 @@ def test_naive_trials_measure_copies(model, data):
     kprune.prune(model, reduce=HALF, allocation=tolerance, data=data)
     report = tolerance.redundancy
     group, size = report.names[0], int(report.sizes[0])
-    plan = kprune.pruning.Plan(kprune.wrap(model), "l1", HALF, tolerance, data)
-    posed = plan.problem(plan.score())
-    rise = tolerance.measure(posed)[0][int(0.95 * size)]
+    session = kprune.Session(kprune.wrap(model), data)
+    policy = kprune.pruning.Policy(session, "l1", HALF, tolerance)
+    asked = policy.request(scores=policy.score())
+    rise = tolerance.measure(asked, session)[0][int(0.95 * size)]
     masked = kprune.duplicate(
         model, allocation={group: int(0.95 * size) / size},
         copies=tolerance.copies,

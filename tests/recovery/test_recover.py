@@ -55,9 +55,10 @@ def residual():
 def removed(model, masks, recovery, x):
     """The masked model after removal and repair."""
     masked = kprune.wrap(model)
-    before = State(masked)
+    session = kprune.Session(masked, x)
+    before = session.snapshot()
     kprune.set_masks(masked, masks)
-    recover(masked, before, x, recovery)
+    recover(session, before, recovery)
     return masked
 
 
@@ -117,7 +118,7 @@ def test_bias_folds_a_constant_channel_exactly_where_nothing_is_padded(norm):
         bias[2] = 5.0
         first.bias.assign(bias)
     masks = {"conv1": without(8, 2)}
-    plain = removed(model, masks, lambda lockstep: None, x)
+    plain = removed(model, masks, lambda session, before: None, x)
     masked = removed(model, masks, "bias", x)
     fresh = images(seed=1)
     assert difference(outputs(model, fresh), outputs(plain, fresh)) > 1e-2
@@ -149,7 +150,7 @@ def test_reconstruct_replaces_a_channel_that_others_can_express():
     first.kernel.assign(kernel)
     first.bias.assign(bias)
     masks = {"conv1": without(8, 5)}
-    plain = removed(model, masks, lambda lockstep: None, x)
+    plain = removed(model, masks, lambda session, before: None, x)
     masked = removed(model, masks, "reconstruct", x)
     fresh = images(seed=1)
     assert change(model, plain, fresh) > 1e-4
@@ -254,15 +255,16 @@ def test_attenuated_filters_are_refitted_as_they_act():
     masked = kprune.wrap(model)
     factors = np.linspace(0.2, 1.0, 6)
     kprune.set_masks(masked, {"conv2": factors})
-    before = State(masked)
+    session = kprune.Session(masked, x)
+    before = session.snapshot()
     kprune.set_masks(masked, {"conv1": without(8, 2)})
     untouched = change_from(before, masked, x)
-    recover(masked, before, x, "reconstruct")
+    recover(session, before, "reconstruct")
     assert change_from(before, masked, x) < untouched
 
 
 def change_from(before, masked, x):
-    after = State(masked)
+    after = State(masked.variables)
     y = outputs(masked, x)[0]
     before.restore()
     wanted = outputs(masked, x)[0]
@@ -326,8 +328,10 @@ def test_the_original_model_and_its_compilation_stay():
 def test_a_function_may_repair():
     seen = []
 
-    def look(lockstep):
-        lockstep.visit(lambda step: seen.append(step.layer.name))
+    def look(session, before):
+        inputs = session.samples.inputs(8)
+        run = kprune.recovery.Lockstep(session.masked, before, inputs)
+        run.visit(lambda step: seen.append(step.layer.name))
 
     kprune.prune(chain(), data=images(), recover=look)
     assert seen.index("conv1") < seen.index("conv2") < seen.index("head")
@@ -368,7 +372,7 @@ def parallel(norm):
 def test_merge_is_exact_for_parallel_filters(norm):
     model, x = parallel(norm), images()
     masks = {"conv1": without(8, 5)}
-    deleted = removed(model, masks, lambda lockstep: None, x)
+    deleted = removed(model, masks, lambda session, before: None, x)
     merged = removed(model, masks, "merge", None)
     assert difference(outputs(model, x), outputs(deleted, x)) > 1e-3
     assert difference(outputs(model, x), outputs(merged, x)) < 1e-5
@@ -379,7 +383,7 @@ def test_merge_is_exact_for_parallel_filters(norm):
 def test_merge_leaves_dissimilar_filters_deleted():
     model, x = chain(), images()
     masks = {"conv1": without(8, 5)}
-    deleted = removed(model, masks, lambda lockstep: None, x)
+    deleted = removed(model, masks, lambda session, before: None, x)
     strict = kprune.recovery.Merge(threshold=1.0)
     merged = removed(model, masks, strict, None)
     assert difference(outputs(deleted, x), outputs(merged, x)) == 0

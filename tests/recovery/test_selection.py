@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import keras
@@ -41,9 +42,7 @@ def test_scores_are_errors_of_greedy_removal(activation):
     model, x = dense(activation), data()
     graph = kprune.trace(model)
     masked = kprune.wrap(model)
-    scores = kprune.criteria.score_groups(
-        "reconstruction", kprune.trace(masked).prunable, masked, x
-    )["first"]
+    scores = kprune.Session(masked, x).score("reconstruction")["first"]
     gone: list[int] = []
     for _ in range(5):
         left = [c for c in range(6) if c not in gone]
@@ -81,10 +80,7 @@ def test_removed_channels_score_0_and_are_not_counted_on():
     mask = np.ones(6)
     mask[4] = 0
     kprune.set_masks(masked, {"first": mask})
-    graph = kprune.trace(masked)
-    scores = kprune.criteria.score_groups(
-        "reconstruction", graph.prunable, masked, x, {"first": mask}
-    )["first"]
+    scores = kprune.Session(masked, x).score("reconstruction")["first"]
     assert scores[4] == 0
     assert scores[2] > 1e-3  # its copy, which could have stood in, is gone
 
@@ -139,10 +135,12 @@ def test_the_search_leaves_the_weights_as_they_were():
     x = data()
     masked = kprune.wrap(dense("relu"))
     before = masked.get_weights()
-    plan = kprune.pruning.Plan(
-        masked, "reconstruction", {"macs": 0.5}, "output_error", x
-    )
-    plan.allocate(plan.score())
+    kprune.pruning.Policy(
+        kprune.Session(masked, x),
+        "reconstruction",
+        {"macs": 0.5},
+        "output_error",
+    ).choose()
     for a, b in zip(masked.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -160,12 +158,13 @@ def test_softmax_outputs_are_compared_by_logits():
     layer.set_weights(logits.get_weights())
     curves = []
     for model in (plain, soft, inside):
-        masked = kprune.wrap(model)
-        plan = kprune.pruning.Plan(
-            masked, "reconstruction", {"macs": 0.3}, "output_error", x
+        session = kprune.Session(kprune.wrap(model), x)
+        asked = dataclasses.replace(
+            kprune.allocation.request(session, {"macs": 0.3}),
+            scores=session.score("reconstruction"),
         )
-        problem = plan.problem(plan.score())
-        curves.append(plan.allocation.curves(problem)[0])
+        allocation = kprune.recovery.OutputError()
+        curves.append(allocation.curves(asked, session)[0])
     np.testing.assert_allclose(curves[1], curves[2], rtol=1e-3)
     # Up to the constant that a softmax does not see.
     assert np.corrcoef(curves[0], curves[2])[0, 1] > 0.95

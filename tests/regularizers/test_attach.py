@@ -202,11 +202,11 @@ def test_scores_by_loss_do_not_see_the_penalty():
     frozen_steps(model)
     masked = kprune.wrap(model)
     data = arrays(16)
-    probe = kprune.session.loss.LossProbe(masked, data)
-    before = probe()
+    session = kprune.Session(masked, data)
+    before = session.loss()
     attach(masked, PENALTY)
-    assert probe() == before
-    assert kprune.session.loss.LossProbe(masked, data)() == before
+    assert session.loss() == before
+    assert kprune.Session(masked, data).loss() == before
 
 
 def test_errors_name_the_layer_and_the_way_out():

@@ -3,7 +3,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from fitting import Batches
 from fitting import arrays
 from fitting import loss
 from fitting import small_net
@@ -11,7 +10,7 @@ from harness import random_masks
 from harness import randomise
 
 import kprune
-from kprune.session.loss import LossProbe
+from kprune import Session
 
 
 def compiled(model=None, **options):
@@ -37,23 +36,24 @@ def cross_entropy(model, x, y, weight=None):
 def test_it_is_the_loss_of_the_rebuilt_model_whatever_the_masks():
     masked = compiled()
     x, y = arrays(37)
-    probe = LossProbe(masked, (x, y))
-    assert probe.samples == 37
-    assert probe() == pytest.approx(cross_entropy(masked, x, y), rel=1e-5)
+    session = Session(masked, (x, y))
+    assert session.loss() == pytest.approx(
+        cross_entropy(masked, x, y), rel=1e-5
+    )
     for seed in range(2):
         kprune.set_masks(masked, random_masks(kprune.trace(masked), seed))
         expected = cross_entropy(kprune.rebuild(masked), x, y)
-        assert probe() == pytest.approx(expected, rel=1e-5)
+        assert session.loss() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_trial_is_the_loss_without_the_channels_and_changes_nothing():
     masked = compiled()
     x, y = arrays(30)
-    probe = LossProbe(masked, (x, y))
-    whole = probe()
+    session = Session(masked, (x, y))
+    whole = session.loss()
     vector = np.array([1, 0, 1, 1, 0, 1])
-    trial = probe.trial({"conv3": vector})
-    assert probe() == whole
+    trial = session.loss({"conv3": vector})
+    assert session.loss() == whole
     kprune.set_masks(masked, {"conv3": vector})
     expected = cross_entropy(kprune.rebuild(masked), x, y)
     assert trial == pytest.approx(expected, rel=1e-5)
@@ -65,10 +65,10 @@ def test_weights_of_samples_count_and_batches_of_unequal_size():
     x, y = arrays(21)
     weight = np.linspace(0, 2, 21).astype("float32")
     expected = cross_entropy(masked, x, y, weight)
-    got = LossProbe(masked, (x, y, weight))()
+    got = Session(masked, (x, y, weight)).loss()
     assert got == pytest.approx(expected, rel=1e-5)
     parts = [(x[a:b], y[a:b], weight[a:b]) for a, b in [(0, 8), (8, 21)]]
-    got = LossProbe(masked, iter(parts))()
+    got = Session(masked, iter(parts)).loss()
     assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -80,17 +80,17 @@ def test_batches_that_cannot_be_put_together_are_used_as_they_are():
     rng = np.random.default_rng(0)
     parts = [(rng.normal(size=(4, n, 3)), np.arange(4) % 3) for n in (2, 5)]
     expected = np.mean([cross_entropy(masked, *part) for part in parts])
-    got = LossProbe(masked, iter(parts))()
+    got = Session(masked, iter(parts)).loss()
     assert got == pytest.approx(expected, rel=1e-5)
 
 
-def test_steps_limit_the_samples():
+def test_a_draw_of_samples_is_the_same_for_the_same_seed():
     masked = compiled()
-    x, y = arrays(40)
-    probe = LossProbe(masked, Batches(16, 40), steps=2)
-    assert probe.samples == 32
-    expected = cross_entropy(masked, x[:32], y[:32])
-    assert probe() == pytest.approx(expected, rel=1e-5)
+    session = Session(masked, arrays(40))
+    losses = [session.loss(samples=8, seed=n) for n in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+    drawn = [x for x, _, _ in session.samples.sample(8, 1).batches()]
+    assert sum(map(len, drawn)) == 8
 
 
 def test_penalties_and_added_losses_are_left_out():
@@ -102,7 +102,7 @@ def test_penalties_and_added_losses_are_left_out():
     masked = compiled(keras.Model(inputs, x))
     x, y = arrays(10)
     expected = cross_entropy(masked, x, y)
-    assert LossProbe(masked, (x, y))() == pytest.approx(expected, rel=1e-5)
+    assert Session(masked, (x, y)).loss() == pytest.approx(expected, rel=1e-5)
     assert masked.evaluate(x, y, verbose=0) > expected * 1.001
 
 
@@ -124,8 +124,8 @@ def test_losses_of_several_outputs_are_weighted():
     got = masked(x, training=False)
     size = np.mean((keras.ops.convert_to_numpy(got["size"]) - y["size"]) ** 2)
     kind = cross_entropy(lambda *a, **k: got["kind"], x, y["kind"])
-    probe = LossProbe(masked, (x, y))
-    assert probe() == pytest.approx(0.5 * size + 2.0 * kind, rel=1e-5)
+    session = Session(masked, (x, y))
+    assert session.loss() == pytest.approx(0.5 * size + 2.0 * kind, rel=1e-5)
 
 
 class Watcher(keras.layers.Layer):
@@ -160,12 +160,12 @@ def watched():
 @pytest.mark.not_on("torch", reason="computes eagerly, so traces every call")
 def test_it_is_traced_once_for_all_masks():
     masked = watched()
-    probe = LossProbe(masked, arrays(40))
-    probe()
+    session = Session(masked, arrays(40))
+    session.loss()
     traces = masked.get_layer("watcher").traces
-    losses = {probe.trial({"conv3": np.arange(6) != n}) for n in range(6)}
+    losses = {session.loss({"conv3": np.arange(6) != n}) for n in range(6)}
     kprune.set_masks(masked, {"conv3": [1, 1, 1, 0, 0, 0]})
-    losses.add(probe())
+    losses.add(session.loss())
     assert len(losses) == 7
     assert masked.get_layer("watcher").traces == traces
 
@@ -182,8 +182,8 @@ def test_nothing_of_the_model_changes():
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     flags = [v.trainable for v in variables]
     functions = (masked.train_function, masked.test_function)
-    probe = LossProbe(masked, (x, y))
-    probe.trial({"conv3": [1, 1, 1, 0, 0, 0]})
+    session = Session(masked, (x, y))
+    session.loss({"conv3": [1, 1, 1, 0, 0, 0]})
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(variable), value
@@ -204,17 +204,15 @@ def test_precision_is_that_of_the_model(policy):
     expected = cross_entropy(masked, x.astype(masked.input.dtype), y)
     # Keras computes losses in float32.
     tolerance = {"mixed_bfloat16": 1e-2, "float64": 1e-6}[policy]
-    got = LossProbe(masked, (x, y))()
+    got = Session(masked, (x, y)).loss()
     assert got == pytest.approx(expected, rel=tolerance)
 
 
 def test_what_is_missing_is_said():
     x, y = arrays(8)
     with pytest.raises(ValueError, match=r"Pass \(x, y\)"):
-        LossProbe(compiled(), x)
+        Session(compiled(), x).loss()
     with pytest.raises(ValueError, match="as `data=`"):
-        LossProbe(compiled(), None)
+        Session(compiled()).loss()
     with pytest.raises(ValueError, match=r"model.compile\(loss="):
-        LossProbe(kprune.wrap(small_net(6)), (x, y))
-    with pytest.raises(ValueError, match="`steps`"):
-        LossProbe(compiled(), (x, y), steps=0)
+        Session(kprune.wrap(small_net(6)), (x, y)).loss()

@@ -1,0 +1,155 @@
+"""A session alone: what a training loop of one's own does with it."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from fitting import arrays
+from fitting import small_net
+from harness import difference
+from harness import outputs
+from harness import randomise
+
+import kprune
+from kprune import Session
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "custom_loops.md"
+HEADINGS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+
+
+def value(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def run_page(**context):
+    """Run the code of the page for the present backend."""
+    head, *sections = PAGE.read_text().split("\n## ")
+    wanted = HEADINGS[keras.config.backend()]
+    (section,) = [s for s in sections if s.startswith(wanted)]
+    for part in (head, section):
+        (code,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+        exec(compile(code, str(PAGE), "exec"), context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def trained():
+    keras.utils.set_random_seed(0)
+    model = small_net(8)
+    x, y = arrays(48)
+    return model, x, run_page(model=model, x=x, y=y)
+
+
+def test_the_loop_meets_the_target_and_the_compact_model_agrees(trained):
+    model, x, context = trained
+    masked, compact = context["masked"], context["compact"]
+    full = kprune.cost(model)
+    assert kprune.cost(compact).macs <= 0.5 * full.macs
+    assert kprune.cost(masked).macs == kprune.cost(compact).macs
+    assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
+
+
+def test_the_loop_learns_and_leaves_nothing_behind_the_masks(trained):
+    model, _, context = trained
+    masked, session = context["masked"], context["session"]
+    slots = kprune.masking.slots.slots_by_variable(masked, context["optimizer"])
+    checked = learned = 0
+    for name, alive in session.alive().items():
+        for member in session.graph[name].producers:
+            for variable in [member.variable, *slots[id(member.variable)]]:
+                rows = np.moveaxis(value(variable), member.axis, 0)
+                gone = rows[member.index[~alive].ravel()]
+                assert not gone.any()
+                checked += gone.size
+                learned += int((rows[member.index[alive].ravel()] != 0).sum())
+    assert checked and learned
+    before = model.get_layer("head").kernel
+    assert not np.allclose(
+        value(masked.get_layer("head").layer.kernel), value(before)
+    )
+
+
+def test_slots_of_the_given_optimizer_are_cleared_and_no_others():
+    masked = kprune.wrap(small_net(6))
+    masked.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    own = keras.optimizers.Adam(0.1)
+    for optimizer in (own, masked.optimizer):
+        optimizer.build(masked.trainable_variables)
+        for slot in optimizer.variables[2:]:
+            slot.assign(keras.ops.ones_like(slot))
+    mask = np.array([1, 0, 1, 1, 1, 1])
+    Session(masked, optimizer=own).remove({"conv3": mask})
+    place = [v.path for v in masked.trainable_variables]
+    (number,) = [n for n, p in enumerate(place) if p.endswith("conv3/kernel")]
+    for slots in (own._momentums, own._velocities):
+        assert not value(slots[number])[..., 1].any()
+        assert value(slots[number])[..., 0].all()
+    assert value(masked.optimizer.momentums[number]).all()
+
+
+def test_a_trial_puts_back_masks_and_weights_after_an_error():
+    masked = kprune.wrap(small_net(6))
+    randomise(masked)
+    session = Session(masked)
+    before = [value(v) for v in masked.variables]
+    kernel = masked.get_layer("conv3").layer.kernel
+    with pytest.raises(ZeroDivisionError):
+        with session.trial(
+            {"conv3": [1, 0, 1, 1, 1, 1]}, [(kernel, 0 * value(kernel))]
+        ):
+            assert not value(kernel).any()
+            assert session.alive()["conv3"].sum() == 5
+            raise ZeroDivisionError
+    for variable, expected in zip(masked.variables, before, strict=True):
+        np.testing.assert_array_equal(value(variable), expected)
+
+
+def test_scoring_as_if_is_scoring_what_removal_leaves():
+    model = small_net(6)
+    randomise(model)
+    alive = {"conv1": np.array([1, 1, 0, 1, 0, 1], bool)}
+    session = Session(kprune.wrap(model))
+    alive = {**session.alive(), **alive}
+    supposed = session.rescore("l2", alive)
+    assert session.alive()["conv1"].all()
+    session.remove(alive)
+    real = session.score("l2")
+    for name, scores in real.items():
+        np.testing.assert_array_equal(supposed[name], scores)
+    assert not supposed["conv1"][~alive["conv1"]].any()
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_repair_that_fails_leaves_the_model_as_it_was(after):
+    model = small_net(6)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    masked = kprune.wrap(model)
+    masked.optimizer.build(masked.trainable_variables)
+    for slot in masked.optimizer.momentums:
+        slot.assign(keras.ops.ones_like(slot))
+    variables = [*masked.variables, *masked.optimizer.variables]
+    before = [value(v) for v in variables]
+
+    def breaks(session, past):
+        for variable in masked.variables[:after]:
+            variable.assign(keras.ops.zeros_like(variable))
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        kprune.prune(masked, reduce={"macs": 0.5}, recover=breaks)
+    for variable, expected in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(value(variable), expected)
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(ValueError, match=r"kprune\.wrap"):
+        Session(small_net(4))
+    session = Session(kprune.wrap(small_net(4)))
+    with pytest.raises(ValueError, match="as `data=`"):
+        len(session.samples.inputs(1))
+    with pytest.raises(ValueError, match="as `data=`"):
+        session.loss()
