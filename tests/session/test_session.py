@@ -92,8 +92,9 @@ def test_slots_of_the_given_optimizer_are_cleared_and_no_others():
 
 
 def test_a_trial_puts_back_masks_and_weights_after_an_error():
-    masked = kprune.wrap(small_net(6))
-    randomise(masked)
+    model = small_net(6)
+    randomise(model)
+    masked = kprune.wrap(model)
     session = Session(masked)
     before = [value(v) for v in masked.variables]
     kernel = masked.get_layer("conv3").layer.kernel
