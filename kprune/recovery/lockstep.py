@@ -124,8 +124,8 @@ class Lockstep:
     Example:
 
     ```python
-    before = State(masked)
-    plan.remove(masks)
+    before = session.snapshot()
+    session.remove(masks)
     lockstep = Lockstep(masked, before, x_train[:256])
     lockstep.visit(lambda step: print(step.layer.name, step.input.differs))
     ```

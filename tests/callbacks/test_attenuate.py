@@ -462,11 +462,15 @@ def test_removal_at_the_end_of_the_tail_changes_no_output(build):
     seen = []
 
     class Spied(AttenuateCallback):
-        def act(self, plan, masks):
+        def begin(self, session):
+            super().begin(session)
+            self._remove, session.remove = session.remove, self.removing
+
+        def removing(self, masks):
             removed = sum(int((m == 0).sum()) for m in masks.values())
             # Training moves the statistics that inference reads.
             before = [self.model(x, training=t) for t in (True, False)]
-            super().act(plan, masks)
+            self._remove(masks)
             after = [self.model(x, training=t) for t in (False, True)][::-1]
             seen.append((removed, before, after))
 
