@@ -169,14 +169,14 @@ def test_global_without_normalisation_sees_the_scale(graph, cost, scores):
 )
 def test_normalisations(how, expected):
     graph = Graph(a=5)
-    problem = allocation.Problem(
+    request = allocation.Request(
         graph,
         Chain(graph),
         {},
         {"a": np.array([1.0, 0.0, 3.0, 4.0, 99.0])},
         {"a": np.array([True, True, True, True, False])},
     )
-    (values,) = Global(normalize=how).priorities(problem)
+    (values,) = Global(normalize=how).priorities(request, None)
     np.testing.assert_allclose(values[:4], expected)
 
 
