@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-import keras
 import numpy as np
 
 from kprune.criteria.base import Criterion
