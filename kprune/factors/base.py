@@ -57,8 +57,8 @@ class Function(Factor):
 
     Args:
         function: `f(progress) -> factor`, both from 0 to 1.
-        tail: As of `Factor`.
-        scale_slots: As of `Factor`.
+        tail: See `Factor`.
+        scale_slots: See `Factor`.
 
     Example:
 

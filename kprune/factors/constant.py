@@ -15,8 +15,8 @@ class Constant(Factor):
 
     Args:
         value: The factor; 0 is soft filter pruning, 1 does nothing.
-        tail: As of `Factor`.
-        scale_slots: As of `Factor`.
+        tail: See `Factor`.
+        scale_slots: See `Factor`.
 
     Example:
 

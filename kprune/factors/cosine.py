@@ -16,8 +16,8 @@ class Cosine(Factor):
     Args:
         start: The factor before the first period.
         stop: The factor in the last one.
-        tail: As of `Factor`.
-        scale_slots: As of `Factor`.
+        tail: See `Factor`.
+        scale_slots: See `Factor`.
 
     Example:
 

@@ -14,8 +14,8 @@ class Exponential(Factor):
     Args:
         start: The factor before the first period, above 0.
         stop: The factor in the last one, above 0.
-        tail: As of `Factor`.
-        scale_slots: As of `Factor`.
+        tail: See `Factor`.
+        scale_slots: See `Factor`.
 
     Example:
 

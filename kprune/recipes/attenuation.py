@@ -21,9 +21,9 @@ class Attenuation(Recipe):
     """Weak filters are scaled down, period after period, then removed.
 
     Args:
-        reduce: As of `kprune.recipe`.
-        data: As of `kprune.recipe`; for criteria that run the model.
-        epochs: As of `kprune.recipe`. 100 of 140 attenuate.
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`; for criteria that run the model.
+        epochs: See `kprune.recipe`. 100 of 140 attenuate.
         **parts: Arguments of `kprune.callbacks.AttenuateCallback`:
             `criterion`, `schedule`, `allocation`, `factor`, `target`.
     """

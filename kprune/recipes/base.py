@@ -37,8 +37,8 @@ class Recipe(Part, abc.ABC):
     it is registered with `kprune.recipes.register`.
 
     Args:
-        reduce: Share of each cost to remove, as of `kprune.prune`.
-        data: Samples for parts that run the model, as of `kprune.prune`.
+        reduce: Share of each cost to remove. See `kprune.prune`.
+        data: Samples for parts that run the model. See `kprune.prune`.
         epochs: How many epochs `fit` will have, fine-tuning included.
         **parts: Parts to replace, by the names in `defaults`.
 
@@ -145,7 +145,7 @@ class Recipe(Part, abc.ABC):
             The masked model, compiled if `model` was.
 
         Raises:
-            ValueError: As of `kprune.wrap`.
+            ValueError: See `kprune.wrap`.
         """
         masked = model if is_masked(model) else wrap(model)
         self.start(masked)
@@ -304,11 +304,11 @@ def recipe(
         name: `"attenuation"`, `"duplication"`, `"similarity"`,
             `"similarity-soft"`, `"msvfp"`, `"hgs"`, or another of
             `kprune.recipes.names()`.
-        reduce: Share of each cost to remove: `{"macs": 0.5}` by default. As of
-            `kprune.prune`.
-        data: Samples for criteria and allocations that run the model, as of
-            `kprune.prune`: training data `(x, y)` for `"duplication"`,
-            `"msvfp"` and `"hgs"`.
+        reduce: Share of each cost to remove. See `kprune.prune`. Defaults to
+            `{"macs": 0.5}`.
+        data: Samples for criteria and allocations that run the model. See
+            `kprune.prune`. `"duplication"`, `"msvfp"` and `"hgs"` need
+            training data `(x, y)`.
         epochs: How many epochs `fit` will have, fine-tuning included.
         **parts: Parts to replace, by the names in the recipe's `defaults`:
             `criterion="taylor"`, `allocation="uniform"`,

@@ -22,10 +22,10 @@ class Duplication(Recipe):
     """Unimportant filters become copies of critical ones before pruning.
 
     Args:
-        reduce: As of `kprune.recipe`.
+        reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; how much replacement each layer
             tolerates is measured on 1,000 of them.
-        epochs: As of `kprune.recipe`. A third trains with copies.
+        epochs: See `kprune.recipe`. A third trains with copies.
         **parts: Arguments of `kprune.callbacks.DuplicateCallback`:
             `criterion`, `allocation`, `copies`, `merge`.
     """

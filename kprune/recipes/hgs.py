@@ -24,9 +24,9 @@ class HGS(Recipe):
     """A penalty makes groups of kernels small; then measured filters go.
 
     Args:
-        reduce: As of `kprune.recipe`.
+        reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
-        epochs: As of `kprune.recipe`. Two thirds have the penalty.
+        epochs: See `kprune.recipe`. Two thirds have the penalty.
         **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
             arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`. The penalty ends when pruning begins.

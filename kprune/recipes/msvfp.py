@@ -23,9 +23,9 @@ class MSVFP(Recipe):
     """The layer whose filters cost least loss gives some up, again and again.
 
     Args:
-        reduce: As of `kprune.recipe`.
+        reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 10,000 of them.
-        epochs: As of `kprune.recipe`. One for each 3 % of the costs, the rest
+        epochs: See `kprune.recipe`. One for each 3 % of the costs, the rest
             to fine-tune; larger steps where that is more than two thirds.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.

@@ -22,9 +22,9 @@ class Similarity(Recipe):
     """Filters that resemble others are removed, a few at a time.
 
     Args:
-        reduce: As of `kprune.recipe`.
-        data: As of `kprune.recipe`; for other criteria.
-        epochs: As of `kprune.recipe`. The first two thirds remove.
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`; for other criteria.
+        epochs: See `kprune.recipe`. The first two thirds remove.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """

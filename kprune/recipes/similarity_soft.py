@@ -22,9 +22,9 @@ class SimilaritySoft(Recipe):
     (see `kprune.callbacks.SoftPruneCallback`): give it a trained model.
 
     Args:
-        reduce: As of `kprune.recipe`.
-        data: As of `kprune.recipe`; for other criteria.
-        epochs: As of `kprune.recipe`. The first two thirds choose afresh.
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`; for other criteria.
+        epochs: See `kprune.recipe`. The first two thirds choose afresh.
         **parts: Arguments of `kprune.callbacks.SoftPruneCallback`:
             `criterion`, `allocation`, `schedule`, `target`, `scale_slots`.
     """

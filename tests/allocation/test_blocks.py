@@ -9,7 +9,7 @@ from fitting import small_net
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from keras import layers
+from models import convolutions
 
 import kprune
 from kprune.allocation import Global
@@ -169,11 +169,7 @@ def test_as_one_would_do_it_by_hand(problem):
 
 
 def network(*widths):
-    x = inputs = keras.Input((8, 8, 3))
-    for width in widths:
-        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(5)(x))
+    return convolutions(widths, outputs=5, padding="same")
 
 
 def kept_of(masked):

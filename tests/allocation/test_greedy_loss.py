@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from models import convolutions
 
 import kprune
 from kprune import allocation
@@ -17,17 +18,7 @@ from kprune.pruning import Policy
 
 
 def build(n1=8, n2=10):
-    inputs = keras.Input((6, 6, 2))
-    x = keras.layers.Conv2D(
-        n1, 3, padding="same", use_bias=False, name="conv1"
-    )(inputs)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    x = keras.layers.ReLU()(x)
-    x = keras.layers.Conv2D(
-        n2, 3, padding="same", activation="relu", name="conv2"
-    )(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+    model = convolutions((n1, n2), (6, 6, 2), norms=1, padding="same")
     jit = keras.config.backend() == "jax"  # elsewhere slow to compile
     model.compile("sgd", loss(), metrics=["accuracy"], jit_compile=jit)
     return model

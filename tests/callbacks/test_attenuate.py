@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from keras import layers
+from models import convolutions
 
 import kprune
 from kprune.callbacks import AttenuateCallback
@@ -30,14 +31,7 @@ Always = kprune.schedules.Constant
 
 
 def chain(width=8):
-    """Two convolutions with BatchNormalization and ReLU, in one row."""
-    x = inputs = keras.Input((8, 8, 1))
-    for n in (1, 2):
-        x = layers.Conv2D(width, 3, name=f"conv{n}")(x)
-        x = layers.BatchNormalization(name=f"norm{n}")(x)
-        x = layers.ReLU()(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+    return convolutions((width, width), (8, 8, 1), norms=2, bias=True)
 
 
 def compiled(build=chain, optimizer=None):

@@ -14,6 +14,7 @@ from fitting import loss
 from fitting import small_net
 from hypothesis import given
 from hypothesis import strategies as st
+from models import dense_layers
 
 import kprune
 from kprune.allocation import Global
@@ -118,12 +119,9 @@ def test_a_threshold_on_scores_is_the_literal_selection(
     assert dropped(scores, threshold) == expected
 
 
-def mlp(seed=0, sizes=(12, 9, 7)):
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input((6,))
-    for n, size in enumerate(sizes):
-        x = keras.layers.Dense(size, activation="relu", name=f"d{n}")(x)
-    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+def mlp(sizes=(12, 9, 7)):
+    keras.utils.set_random_seed(0)
+    return dense_layers(sizes, inputs=6)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])

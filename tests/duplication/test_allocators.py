@@ -13,6 +13,7 @@ from fitting import small_net
 from harness import difference
 from harness import outputs
 from harness import randomise
+from models import dense_layers
 
 import kprune
 from kprune import allocation
@@ -57,12 +58,9 @@ def problem(model, function, reduce=None):
     return dataclasses.replace(asked, scores=scores), session
 
 
-def net(widths=(40, 60, 50)):
+def net():
     """Groups of equal cost per channel share: dense layers in a row."""
-    x = inputs = keras.Input((30,))
-    for n, width in enumerate(widths):
-        x = keras.layers.Dense(width, activation="relu", name=f"d{n}")(x)
-    return keras.Model(inputs, keras.layers.Dense(30)(x))
+    return dense_layers((40, 60, 50), inputs=30, outputs=30)
 
 
 RATES = {"d0": 1.0, "d1": 2.0, "d2": 4.0}

@@ -13,6 +13,7 @@ from harness import floatx
 from harness import outputs
 from harness import randomise
 from keras import layers
+from models import convolutions
 
 import kprune
 from kprune.duplication import Absorb
@@ -88,12 +89,7 @@ def test_own_donor_map_is_checked():
 
 
 def net():
-    x = inputs = keras.Input((6, 6, 2))
-    x = layers.Conv2D(8, 3, use_bias=False, name="conv")(x)
-    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
-    x = layers.Conv2D(8, 3, name="next")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+    return convolutions((8, 8), (6, 6, 2), names=("conv", "next"), norms=1)
 
 
 def inputs(count=8):

@@ -13,20 +13,17 @@ from harness import random_inputs
 from harness import randomise
 from harness import run_pruning_test
 from keras import layers
+from models import convolutions
 
 import kprune
 
 
 def net():
-    x = inputs = keras.Input((6, 6, 3))
-    x = layers.Conv2D(6, 3, name="conv")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = layers.Conv2D(5, 3, name="next")(layers.ReLU()(x))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+    names = ("conv", "next")
+    return convolutions((6, 5), (6, 6, 3), 2, names, norms=1, bias=True)
 
 
-PARTS = ("conv", "norm")
+PARTS = ("conv", "norm1")
 
 
 def copied(model, source, target, noise=0.0):

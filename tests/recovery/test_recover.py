@@ -10,6 +10,7 @@ from harness import floatx
 from harness import outputs
 from harness import randomise
 from keras import layers
+from models import convolutions
 
 import kprune
 from kprune.recovery import State
@@ -22,17 +23,10 @@ def images(count=64, size=8, seed=0):
 
 
 def chain(padding="same", bias=True, norm=True):
-    x = inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 3, padding=padding, use_bias=bias, name="conv1")(x)
-    if norm:
-        x = layers.BatchNormalization(name="bn1")(x)
-    x = layers.ReLU()(x)
-    x = layers.Conv2D(6, 3, padding=padding, use_bias=bias, name="conv2")(x)
-    if norm:
-        x = layers.BatchNormalization(name="bn2")(x)
-    x = layers.ReLU()(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, layers.Dense(4, name="head")(x))
+    norms = 2 if norm else 0
+    model = convolutions(
+        (8, 6), outputs=4, norms=norms, bias=bias, padding=padding
+    )
     randomise(model)
     return model
 
@@ -95,7 +89,7 @@ def test_bn_measures_what_a_training_pass_would():
     )
     reference.set_weights(compact.get_weights())
     reference(x, training=True)  # momentum 0: the statistics of this batch
-    for name in ("bn1", "bn2"):
+    for name in ("norm1", "norm2"):
         ours, theirs = compact.get_layer(name), reference.get_layer(name)
         for a, b in zip(ours.weights, theirs.weights, strict=True):
             np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
@@ -109,7 +103,7 @@ def test_bias_folds_a_constant_channel_exactly_where_nothing_is_padded(norm):
     kernel[..., 2] = 0  # the channel is a constant, which ReLU lets through
     first.kernel.assign(kernel)
     if norm:
-        bn = model.get_layer("bn1")
+        bn = model.get_layer("norm1")
         beta = np.array(keras.ops.convert_to_numpy(bn.beta))
         beta[2] = 5.0
         bn.beta.assign(beta)
@@ -359,7 +353,7 @@ def parallel(norm):
     kernel[..., 5], bias[5] = 3 * kernel[..., 2], 3 * bias[2]
     conv.set_weights([kernel, bias])
     if norm:
-        bn = model.get_layer("bn1")
+        bn = model.get_layer("norm1")
         gamma, beta, mean, variance = bn.get_weights()
         gamma[5], beta[5] = 0.5 * gamma[2], 0.5 * beta[2]
         mean[5] = 3 * mean[2]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from models import dense_layers
 
 import kprune
 
@@ -20,14 +21,12 @@ def data(count=400, size=8, seed=0):
 
 
 def dense(activation=None):
-    inputs = keras.Input((8,))
-    y = layers.Dense(6, activation=activation, name="first")(inputs)
-    return keras.Model(inputs, layers.Dense(3, name="head")(y))
+    return dense_layers((6,), inputs=8, activation=activation)
 
 
 def error_without(model, x, gone):
     """Relative error of the best refit of the head, by NumPy."""
-    hidden = keras.Model(model.input, model.get_layer("first").output)
+    hidden = keras.Model(model.input, model.get_layer("d0").output)
     z = keras.ops.convert_to_numpy(hidden(x)).astype("float64")
     y = keras.ops.convert_to_numpy(model(x)).astype("float64")
     y -= y.mean(axis=0)
@@ -42,7 +41,7 @@ def test_scores_are_errors_of_greedy_removal(activation):
     model, x = dense(activation), data()
     graph = kprune.trace(model)
     masked = kprune.wrap(model)
-    scores = kprune.Session(masked, x).score("reconstruction")["first"]
+    scores = kprune.Session(masked, x).score("reconstruction")["d0"]
     gone: list[int] = []
     for _ in range(5):
         left = [c for c in range(6) if c not in gone]
@@ -54,33 +53,33 @@ def test_scores_are_errors_of_greedy_removal(activation):
         )
         gone.append(best)
     assert scores[next(c for c in range(6) if c not in gone)] == scores.max()
-    assert graph["first"].size == 6
+    assert graph["d0"].size == 6
 
 
 def test_a_copy_goes_first():
     model, x = dense("relu"), data()
-    first = model.get_layer("first")
+    first = model.get_layer("d0")
     kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
     kernel[:, 4] = 3 * kernel[:, 2]
     first.kernel.assign(kernel)
     masked = kprune.prune(
-        model, "reconstruction", allocation={"first": 1 / 6}, data=x
+        model, "reconstruction", allocation={"d0": 1 / 6}, data=x
     )
-    gone = np.flatnonzero(kprune.masks(masked)["first"] == 0)
+    gone = np.flatnonzero(kprune.masks(masked)["d0"] == 0)
     assert gone.tolist() in ([2], [4])
 
 
 def test_removed_channels_score_0_and_are_not_counted_on():
     model, x = dense("relu"), data()
-    first = model.get_layer("first")
+    first = model.get_layer("d0")
     kernel = np.array(keras.ops.convert_to_numpy(first.kernel))
     kernel[:, 4] = kernel[:, 2]
     first.kernel.assign(kernel)
     masked = kprune.wrap(model)
     mask = np.ones(6)
     mask[4] = 0
-    kprune.set_masks(masked, {"first": mask})
-    scores = kprune.Session(masked, x).score("reconstruction")["first"]
+    kprune.set_masks(masked, {"d0": mask})
+    scores = kprune.Session(masked, x).score("reconstruction")["d0"]
     assert scores[4] == 0
     assert scores[2] > 1e-3  # its copy, which could have stood in, is gone
 

@@ -6,7 +6,6 @@ import io
 import keras
 import numpy as np
 import pytest
-from keras import layers
 from rich.console import Console
 
 import kprune
@@ -23,23 +22,6 @@ FILES = (
     "compact-int8.tflite",
     "compact.onnx",
 )
-
-
-@pytest.fixture
-def x() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(30, 6, 6, 1)).astype("float32")
-
-
-@pytest.fixture
-def model() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((6, 6, 1)),
-            layers.Conv2D(8, 3, activation="relu", name="conv"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, name="scores"),
-        ]
-    )
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras import layers
 
 import kprune
 from kprune.export.runtime import open_runtime
@@ -11,23 +10,6 @@ from kprune.report.evaluation import Evaluation
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
 from kprune.report.measure import relative_difference
-
-
-@pytest.fixture
-def model() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((6, 6, 1)),
-            layers.Conv2D(8, 3, activation="relu", name="conv"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, name="scores"),
-        ]
-    )
-
-
-@pytest.fixture
-def x() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(30, 6, 6, 1)).astype("float32")
 
 
 def labels_with(model: keras.Model, x: np.ndarray, correct: int) -> np.ndarray:
