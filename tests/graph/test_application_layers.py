@@ -9,12 +9,9 @@ from keras import layers
 from keras.src.applications.convnext import LayerScale
 from keras.src.applications.convnext import StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from models import head
 
 import kprune
-
-
-def head(x):
-    return layers.Dense(3, name="head")(x)
 
 
 def convnext():

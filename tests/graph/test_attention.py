@@ -14,12 +14,9 @@ from harness import randomise
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
+from models import head
 
 import kprune
-
-
-def head(x):
-    return layers.Dense(3, name="head")(x)
 
 
 def self_attention():

@@ -9,14 +9,10 @@ from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
+from models import head
 
 import kprune
 from kprune.graph.rules.contraction import parse
-
-
-def head(x):
-    return layers.Dense(3, name="head")(x)
-
 
 # Equation, output shape, bias axes -> sizes of what the layer adds.
 EQUATIONS = {

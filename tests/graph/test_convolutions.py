@@ -4,12 +4,7 @@ import keras
 import pytest
 from harness import run_pruning_test
 from keras import layers
-
-
-def head(inputs, x):
-    if len(x.shape) > 2:
-        x = layers.Flatten()(x)
-    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+from models import flattened
 
 
 def one_and_three_dimensions():
@@ -25,7 +20,9 @@ def one_and_three_dimensions():
     y = layers.Conv3DTranspose(3, 2, name="t3")(y)
     y = layers.UpSampling3D(2)(layers.ZeroPadding3D(1)(y))
     y = layers.GlobalMaxPooling3D()(layers.Cropping3D(1)(y))
-    return head([one, three], layers.Concatenate()([layers.Flatten()(x), y]))
+    return flattened(
+        [one, three], layers.Concatenate()([layers.Flatten()(x), y])
+    )
 
 
 def depth_multiplier():
@@ -38,7 +35,7 @@ def depth_multiplier():
     x = layers.BatchNormalization()(x)
     x = layers.SeparableConv2D(6, 2, depth_multiplier=2, name="separable")(x)
     x = layers.Conv2DTranspose(5, 2, strides=2, use_bias=False, name="up")(x)
-    return head(inputs, layers.GlobalAveragePooling2D()(x))
+    return flattened(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def groups():
@@ -53,7 +50,7 @@ def groups():
     )(x)
     x = layers.Conv2D(6, 1, name="mix")(x)
     x = layers.Conv2D(12, 2, groups=6, name="depthwise")(x)
-    return head(inputs, layers.GlobalAveragePooling2D()(x))
+    return flattened(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def grouped_residual():
@@ -64,7 +61,7 @@ def grouped_residual():
     x = layers.Conv2D(8, 3, padding="same", groups=4, name="grouped")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Conv2D(8, 1, name="expand")(layers.ReLU()(x))
-    return head(
+    return flattened(
         inputs, layers.GlobalAveragePooling2D()(layers.Add()([x, short]))
     )
 
@@ -75,7 +72,7 @@ def dense_on_images():
     x = layers.BatchNormalization()(x)
     x = layers.Dense(5, use_bias=False, name="b")(x)
     x = layers.Conv2D(4, 2, name="c")(x)
-    return head(inputs, x)
+    return flattened(inputs, x)
 
 
 def initialised_with_arrays():
@@ -85,7 +82,7 @@ def initialised_with_arrays():
     x = inputs = keras.Input((4,))
     pretrained = keras.initializers.Constant(np.ones((4, 6), "float32"))
     x = layers.Dense(6, kernel_initializer=pretrained, name="a")(x)
-    return head(inputs, x)
+    return flattened(inputs, x)
 
 
 CASES = {

@@ -6,12 +6,9 @@ import pytest
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
+from models import head
 
 import kprune
-
-
-def head(x):
-    return layers.Dense(3, name="head")(x)
 
 
 def bag_of_tokens():
