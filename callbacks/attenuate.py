@@ -43,24 +43,24 @@ class AttenuateCallback(PruningCallback):
     By how much each filter is attenuated is part of the saved model, see
     `kprune.masking.attenuation`; all else follows from the weights and the
     epoch, so that a run that was killed goes on from a checkpoint. One resumed
-    in the middle of an epoch begins this epoch anew, with its scaling.
+    in the middle of an epoch begins this epoch again, with its scaling.
 
     `logs` of each epoch hold `pruned_macs` and `pruned_params`, which are 0
     until filters are removed, `weak_filters`, how many are attenuated, and
     `returned_filters`, how many of those that were are so no more.
 
     Args:
-        criterion: As of `kprune.prune`. By default the L1 norm of the filters
+        criterion: See `kprune.prune`. By default the L1 norm of the filters
             as the target leaves them: `kprune.criteria.Folded("l1")` with
             `target="bn"`, else `"l1"`.
-        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
+        reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
         schedule: Which share of the target is weak in which rounds:
             `"constant"` (all of it in all rounds), `"asymptotic"`, `"linear"`,
             `"polynomial"`, an object of `kprune.schedules`, or a function
             `f(epoch) -> share`. `every` is the period in epochs, `end` the
             epoch that removes.
-        allocation: As of `kprune.prune`.
-        data: As of `kprune.prune`.
+        allocation: See `kprune.prune`.
+        data: See `kprune.prune`.
         factor: What weak filters are multiplied with: a number, `"constant"`
             (0.5), `"linear"`, `"cosine"`, `"exponential"`, a function
             `f(progress) -> factor`, or an object of `kprune.factors`, which
@@ -71,7 +71,7 @@ class AttenuateCallback(PruningCallback):
             `"kernel"`: always the kernel and bias.
 
     Raises:
-        ValueError: At construction, an unknown name. When `fit` begins: as of
+        ValueError: At construction, an unknown name. When `fit` begins: see
             `PruneCallback`, or the tail has more periods than the schedule.
 
     Example:

@@ -77,17 +77,17 @@ class DuplicateCallback(PruningCallback):
     many filters are tied to others.
 
     Args:
-        criterion: As of `kprune.prune`.
-        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
-        allocation: How many filters of each group are replaced, as of
+        criterion: See `kprune.prune`.
+        reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
+        allocation: How many filters of each group are replaced. See
             `kprune.duplicate`.
-        data: As of `kprune.duplicate`.
+        data: See `kprune.duplicate`.
         copies: How filters are copied.
         epoch: The epoch, from 0, before which filters are replaced.
         merge: How training with copies ends.
 
     Raises:
-        ValueError: When `fit` begins: as of `PruneCallback`. At construction: it
+        ValueError: When `fit` begins: see `PruneCallback`. At construction: it
             ends before it begins.
 
     Example:

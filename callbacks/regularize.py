@@ -26,11 +26,11 @@ class RegularizeCallback(keras.callbacks.Callback):
             `kprune.regularizers.HierarchicalGroupSparsity()`.
         until: The epoch, from 0, that is the first without the penalty; `None`
             for the whole of training.
-        layers: As of `kprune.regularizers.attach`.
+        layers: See `kprune.regularizers.attach`.
 
     Raises:
-        ValueError: At construction, `until` is no whole number above 0. When
-            `fit` begins: as of `kprune.regularizers.attach`.
+        ValueError: At construction, `until` is not a whole number above 0. When
+            `fit` begins: see `kprune.regularizers.attach`.
 
     Example:
 

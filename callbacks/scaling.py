@@ -94,7 +94,7 @@ def check_target(target: Any) -> str:
 
 
 def _norm_members(group: Group) -> list[Member]:
-    """What scales a channel behind its producers, and what is added to it."""
+    """Return what scales a channel behind its producers, and what is added to it."""
     return [
         m
         for m in group.scales

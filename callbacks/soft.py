@@ -25,18 +25,18 @@ class SoftPruneCallback(AttenuateCallback):
     model, or let the schedule begin after some epochs.
 
     Args:
-        criterion: As of `kprune.prune`.
-        reduce: As of `kprune.prune`, `{"latency": 0.5}` included.
+        criterion: See `kprune.prune`.
+        reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
         schedule: `"constant"`: the whole target in every round (SFP).
-            `"asymptotic"`: little first (ASFP). Or as of `AttenuateCallback`.
-        allocation: As of `kprune.prune`.
-        data: As of `kprune.prune`.
+            `"asymptotic"`: little first (ASFP). Or see `AttenuateCallback`.
+        allocation: See `kprune.prune`.
+        data: See `kprune.prune`.
         target: `"kernel"` as in the paper, or `"bn"`, see `AttenuateCallback`:
             behind a ReLU, no filter returns from the latter.
         scale_slots: Also set to 0 what the optimizer remembers of the weights.
 
     Raises:
-        ValueError: As of `AttenuateCallback`.
+        ValueError: See `AttenuateCallback`.
 
     Example:
 

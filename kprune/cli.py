@@ -52,5 +52,5 @@ app.add_typer(latency)
 
 
 def main() -> None:
-    """Runs the command line; the entry point of the `kprune` script."""
+    """Run the command line. This is the entry point of the `kprune` script."""
     app()

@@ -294,7 +294,7 @@ def _refuse(value: Any, owner: str, argument: str, reason: str) -> Any:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether this is a NumPy array or scalar."""
+    """Return whether this is a NumPy array or scalar."""
     return all(hasattr(value, name) for name in ("dtype", "ndim", "tolist"))
 
 

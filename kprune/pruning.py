@@ -67,7 +67,7 @@ def prune(
         skip: Layers, or names of layers, whose filters must stay. For plain
             models only.
         recover: How to repair what removing filters breaks: `"bn"` measures
-            the statistics of batch normalisation anew, `"bias"` folds the
+            the statistics of batch normalisation again, `"bias"` folds the
             means of removed channels into biases, `"reconstruct"` refits all
             layers behind them by least squares, `"merge"` adds removed
             filters to similar ones. Or an object of `kprune.recovery`, or a

@@ -48,12 +48,12 @@ class Curve:
     values: dict[str, np.ndarray]
 
     def at(self, share: float, metric: str = "loss") -> float:
-        """The metric with this share removed, between the points by a line."""
+        """Return the metric with this share removed, between the points by a line."""
         shares = self.removed / self.size
         return float(np.interp(share, shares, self.values[metric]))
 
     def increase(self) -> np.ndarray:
-        """`(points,)` rise of the loss over that of no removal, never falling."""
+        """Return the rises of the loss, `(points,)`, made never to fall."""
         rise = self.values["loss"] - self.values["loss"][0]
         rise = np.where(np.isfinite(rise), rise, np.inf)
         return np.maximum.accumulate(np.maximum(rise, 0.0))
@@ -72,7 +72,7 @@ class Sensitivity:
     baseline: dict[str, float]
 
     def table(self, metric: str = "loss") -> Table:
-        """Returns a table of one metric: a row per group, a column per share."""
+        """Return a table of one metric: a row per group, a column per share."""
         self._check(metric)
         shares = self._columns()
         title = f"{metric} by share of a group removed"
@@ -90,7 +90,7 @@ class Sensitivity:
         return as_text(Stack(*[self.table(metric) for metric in self.baseline]))
 
     def plot(self, path: str | os.PathLike, metric: str = "loss") -> None:
-        """Draws the curves of one metric.
+        """Draw the curves of one metric.
 
         Args:
             path: File to write; its suffix says the format (`.png`, `.svg`).
@@ -125,7 +125,7 @@ class Sensitivity:
             unfinished.unlink(missing_ok=True)
 
     def _columns(self) -> list[float]:
-        """A few of the shares measured, evenly spread."""
+        """Return a few of the measured shares, evenly spread."""
         most = max(c.removed[-1] / c.size for c in self.curves.values())
         return [most * n / (COLUMNS - 1) for n in range(COLUMNS)]
 
@@ -138,7 +138,7 @@ class Sensitivity:
 
 
 def as_text(renderable: Any, width: int = 100) -> str:
-    """What `rich` prints of something, as plain text."""
+    """Return what `rich` prints of something, as plain text."""
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
         console.print(renderable)
@@ -146,7 +146,7 @@ def as_text(renderable: Any, width: int = 100) -> str:
 
 
 def counts(size: int, shares: Iterable[float]) -> np.ndarray:
-    """How many of `size` channels the shares are, each number once, 0 first.
+    """Return how many of `size` channels the shares are, each number once, 0 first.
 
     At least one channel stays.
     """
@@ -172,7 +172,7 @@ def sensitivity(
         model: A compiled model, plain or wrapped. Nothing of it changes.
         data: Samples with targets: arrays `(x, y)`, a `tf.data.Dataset`, a
             `keras.utils.PyDataset` or a generator. Not those of the test.
-        criterion: Which filters go first, as of `kprune.prune`.
+        criterion: Which filters go first. See `kprune.prune`.
         shares: Shares of a group's filters to remove, below 1.
         samples: How many samples to draw at random; None for all.
 
@@ -225,7 +225,7 @@ def _checked(shares: Iterable[float]) -> list[float]:
 
 
 def _order(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Living channels, the lowest score first."""
+    """Return the living channels, the lowest score first."""
     living = np.flatnonzero(alive)
     return living[np.argsort(scores[living], kind="stable")]
 
@@ -253,7 +253,7 @@ class _Scan:
     def curve(
         self, name: str, order: np.ndarray, shares: Iterable[float]
     ) -> Curve:
-        """The curve of a group whose channels go in this order."""
+        """Return the curve of a group whose channels go in this order."""
         size = self._session.graph[name].size
         removed = counts(order.size, shares)
         points = [self.baseline]

@@ -214,8 +214,8 @@ class RankedAllocation(LimitedAllocation):
     """Removes channels in the order of one ranking over all groups.
 
     Args:
-        keep_min: As of `LimitedAllocation`.
-        max_share: As of `LimitedAllocation`.
+        keep_min: See `LimitedAllocation`.
+        max_share: See `LimitedAllocation`.
         round_to: What the number of channels that a group keeps is a multiple
             of; a group of which nothing goes keeps any number.
     """

@@ -45,12 +45,12 @@ def remove_blocks_until(
 
     Args:
         block: Channels in a block.
-        priorities: As of `remove_until`.
-        alive: As of `remove_until`.
-        floors: As of `remove_until`; rounded up to whole blocks.
-        evaluate: As of `remove_until`.
-        ceilings: As of `remove_until`.
-        restore: As of `remove_until`, in blocks.
+        priorities: See `remove_until`.
+        alive: See `remove_until`.
+        floors: See `remove_until`. Rounded up to whole blocks.
+        evaluate: See `remove_until`.
+        ceilings: See `remove_until`.
+        restore: See `remove_until`. Counted in blocks.
 
     Returns:
         For each group a boolean vector `(size,)`, the channels that are kept: a

@@ -37,7 +37,7 @@ class GreedyLoss(Allocation):
 
     A step removes the channels of one group that the criterion scores lowest.
     Its loss is measured on `data`, without training; then channels are scored
-    anew and all is tried again, until the target holds. Widths of layers so
+    again and all is tried again, until the target holds. Widths of layers so
     follow from the loss alone. The last step is cut to what the target needs.
     From "Magnitude and Similarity Based Variable Rate Filter Pruning" (Ghimire
     and Kim, doi 10.3390/app13010316); the choice among criteria and steps of

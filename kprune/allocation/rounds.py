@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @register("rounds")
 class Rounds(Allocation):
-    """Another allocation in several rounds, with scores made anew in each.
+    """Another allocation in several rounds, with new scores in each.
 
     No training takes place between the rounds, as against a schedule. Scores
     that depend on what else is there (similarity, gradients, loss increase)

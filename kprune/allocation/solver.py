@@ -112,9 +112,9 @@ def put_back(
         gone: `(n,)` booleans, changed in place: which of n channels are removed.
         owners: `(n,)` group of each channel.
         kept: `(groups,)` kept counts without the channels in `gone`.
-        evaluate: As of `remove_until`.
-        ceilings: As of `remove_until`.
-        restore: As of `remove_until`.
+        evaluate: See `remove_until`.
+        ceilings: See `remove_until`.
+        restore: See `remove_until`.
     """
     left = np.full(len(kept), len(owners) if restore is None else restore)
     for i in np.flatnonzero(gone)[::-1]:

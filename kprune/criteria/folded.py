@@ -109,7 +109,7 @@ class _View(Group):
 
 
 def _scales(group: Group) -> dict[int, np.ndarray]:
-    """By `id(layer)` of each BatchNormalization what it multiplies with."""
+    """Return, by `id(layer)` of each batch normalisation, what it multiplies with."""
     parts: dict[int, dict[str, np.ndarray]] = {}
     layers: dict[int, Any] = {}
     for member in group.members:

@@ -146,7 +146,7 @@ def similarities(
 
     Args:
         rows: `(n, d)` filters, none of them 0.
-        measure: As of `Similarity`.
+        measure: See `Similarity`.
 
     Returns:
         `(n, n)` similarities, and the least that the measure can give.
@@ -325,7 +325,7 @@ def twins(group: Group, mask: np.ndarray, measure: str = "cosine") -> Twins:
     Args:
         group: The channels, with the weights of those that go still in place.
         mask: `(size,)`, 0 for those that go.
-        measure: As of `Similarity`.
+        measure: See `Similarity`.
 
     Returns:
         `Twins`.

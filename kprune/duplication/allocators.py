@@ -125,7 +125,7 @@ def _report(
 
 
 def _every(counted: np.ndarray, rises: np.ndarray, living: int) -> np.ndarray:
-    """Rises for each count from 0 to `living`, those between by a line."""
+    """Return the rise for each count from 0 to `living`, by a line in between."""
     rises = np.maximum.accumulate(np.maximum(rises, 0.0))
     finite = np.isfinite(rises)
     every = np.arange(living + 1)
@@ -250,9 +250,9 @@ class Importance(_Measured):
 
     Args:
         share: Share of a group's channels that is tried.
-        samples: As of `Tolerance`.
-        keep_min: As of `Tolerance`.
-        max_share: As of `Tolerance`.
+        samples: See `Tolerance`.
+        keep_min: See `Tolerance`.
+        max_share: See `Tolerance`.
 
     Example:
 

@@ -46,7 +46,7 @@ def duplicate(
     Args:
         model: A plain model, which stays as it is, or one that `kprune.wrap`
             made, which is changed in place.
-        criterion: As of `kprune.prune`.
+        criterion: See `kprune.prune`.
         reduce: Share of each cost that the rebuilt model is to lose, counted
             against the whole model: `{"macs": 0.5}` by default.
         allocation: How many filters of each group are replaced:
@@ -54,9 +54,9 @@ def duplicate(
             compiled model and `data`), `"importance"`, or any other of
             `kprune.prune`.
         data: Samples `(x, y)` for allocations, criteria and consumer rules
-            that run the model, as of `kprune.prune`.
+            that run the model. See `kprune.prune`.
         copies: How filters are copied.
-        skip: As of `kprune.prune`.
+        skip: See `kprune.prune`.
 
     Returns:
         The masked model, of the same size as before: the saving comes with

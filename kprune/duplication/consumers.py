@@ -81,7 +81,7 @@ get = registry.get
 
 
 def _spread(vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A vector over channels, laid out to broadcast to `rows`."""
+    """Return a vector over channels, laid out to broadcast to `rows`."""
     return vector.reshape([-1] + [1] * (rows.ndim - 1))
 
 
@@ -173,7 +173,7 @@ class Absorb(Split):
         data: Samples; by default those that `kprune.duplicate` is given.
         threshold: Smallest cosine that counts, without data.
         steps: Batches of data to run; None for all.
-        **kwargs: As of `Split`.
+        **kwargs: See `Split`.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Absorb(Split):
         return edit
 
     def _slopes(self, replacement: Replacement) -> Callable[..., np.ndarray]:
-        """By group name and consumer, a slope for every channel."""
+        """Return, by group name and consumer, a slope for every channel."""
         if self._source(replacement) is not None:
             fits = self._fits(replacement)
             return lambda name, member: fits.slopes(name, member)
@@ -255,7 +255,7 @@ class Absorb(Split):
 
 
 def _scales(group: Group) -> np.ndarray:
-    """How large a channel is: `|gamma|` if there is one, else its filters."""
+    """Return how large a channel is: `|gamma|` if there is one, else its filters."""
     for member in group.scales:
         if member.name == "gamma":
             return np.abs(member.matrix().astype("float64")).mean(axis=1)

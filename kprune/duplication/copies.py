@@ -101,7 +101,7 @@ class Outcome:
     reasons: dict[str, str]
 
     def give_up(self, name: str, mask: np.ndarray, why: str) -> None:
-        """Notes that the channels of a group are removed, not replaced."""
+        """Record that the channels of a group are removed, not replaced."""
         self.maps.pop(name, None)
         self.masks[name] = np.array(mask, dtype="float32")
         self.reasons[name] = why
@@ -114,7 +114,7 @@ def plan_copies(
     alive: Mapping[str, np.ndarray],
     copies: Copies,
 ) -> Outcome:
-    """Decides who donates to whom, without changing anything.
+    """Decide who donates to whom, without changing anything.
 
     Args:
         graph: `kprune.trace(masked)`.
@@ -157,12 +157,12 @@ def only_exact(
     masks: Mapping[str, np.ndarray],
     outcome: Outcome,
 ) -> Outcome:
-    """Gives up copies in groups whose channels cannot be copied exactly.
+    """Give up copies in groups whose channels cannot be copied exactly.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
-        masks: As of `plan_copies`.
+        masks: See `plan_copies`.
         outcome: Its result, which is changed.
     """
     for name, why in inexact(masked, graph, outcome.maps).items():
@@ -177,7 +177,7 @@ def make_copies(
     copies: Copies,
     data: Any = None,
 ) -> None:
-    """Writes the weights of copies and of all that reads them.
+    """Write the weights of copies and of all that reads them.
 
     What the optimizer remembers of a donor is copied likewise.
 
@@ -200,7 +200,7 @@ def new_values(
     copies: Copies,
     data: Any = None,
 ) -> list[tuple[keras.Variable, np.ndarray]]:
-    """Returns the variables that copying changes, with their new values.
+    """Return the variables that copying changes, with their new values.
 
     The arguments are those of `make_copies`. Nothing is changed yet, so that
     all rules look at the weights as they were.
@@ -246,7 +246,7 @@ def _producing(maps: dict[str, CopyMap], copies: Copies) -> Edit:
 def _copy_slots(
     masked: keras.Model, graph: ChannelGraph, maps: dict[str, CopyMap]
 ) -> None:
-    """Copies what the optimizer remembers, so that copies go on alike."""
+    """Copy what the optimizer remembers, so that copies go on alike."""
     slots = slots_by_variable(masked)
     spots = places(graph, maps)
 

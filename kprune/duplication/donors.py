@@ -39,7 +39,7 @@ class Vacancies:
         return self.kept[np.argsort(-self.scores[self.kept], kind="stable")]
 
     def fill(self, donors: np.ndarray) -> np.ndarray:
-        """Hands out donors, in the order given, to the best slots first."""
+        """Hand out donors, in the order given, to the best slots first."""
         order = np.argsort(-self.scores[self.replaced], kind="stable")
         filled = np.empty(self.replaced.size, dtype=int)
         filled[order] = donors
@@ -149,7 +149,7 @@ class Nearest(DonorMap):
 
 
 def cosine(group: Group) -> np.ndarray:
-    """Cosines `(size, size)` between a group's filters; 0 where one is 0."""
+    """Return the cosines `(size, size)` between filters; 0 where one is 0."""
     rows = filters(group)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)

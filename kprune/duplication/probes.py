@@ -48,7 +48,7 @@ class ReplacementProbe:
         self.masks_do = type(copies.consumers) is Split
 
     def __call__(self, name: str, count: int) -> float:
-        """The loss with the `count` lowest channels of a group replaced."""
+        """Return the loss with the `count` lowest channels of a group replaced."""
         mask = self.alive(name).astype("float32")
         mask[self.order(name)[:count]] = 0
         masks = {name: mask} if count else {}
@@ -60,7 +60,7 @@ class ReplacementProbe:
         return self._request.alive[name].astype(bool)
 
     def order(self, name: str) -> np.ndarray:
-        """Living channels of a group, the lowest score first."""
+        """Return the living channels of a group, the lowest score first."""
         living = np.flatnonzero(self.alive(name))
         scores = self._request.scores[name][living]
         return living[np.argsort(scores, kind="stable")]
@@ -76,7 +76,7 @@ class ReplacementProbe:
         )
 
     def _exact(self, name: str) -> bool:
-        """Whether channels of a group can be copied, found out once."""
+        """Return whether channels of a group can be copied, found out once."""
         if name not in self._known:
             graph = self._request.graph
             mask = self.alive(name).astype("float32")

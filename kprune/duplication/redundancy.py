@@ -40,7 +40,7 @@ class Redundancy:
         return 1.0 - self.kept / self.sizes
 
     def table(self) -> Table:
-        """Returns a table with a row per group."""
+        """Return a table with a row per group."""
         saved = ", ".join(f"{s:.1%} of the {k}" for k, s in self.saved.items())
         table = Table(title=f"{saved} removed", title_justify="left")
         table.add_column("group", overflow="fold")

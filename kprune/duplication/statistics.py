@@ -50,18 +50,18 @@ class Fits:
         self._fits[name, id(member.variable), member.axis] = fit
 
     def of(self, name: str, member: Member) -> Fit | None:
-        """The fit, or None where nothing shows what the consumer reads."""
+        """Return the fit, or None where nothing shows what the consumer reads."""
         return self._fits.get((name, id(member.variable), member.axis))
 
     def slopes(self, name: str, member: Member) -> np.ndarray:
-        """`(size,)` slopes, 0 where nothing is known."""
+        """Return `(size,)` slopes, 0 where nothing is known."""
         fit = self.of(name, member)
         size = member.index.shape[0]
         return np.zeros(size) if fit is None else fit.slopes
 
 
 def _source(maps: Maps, members: list[tuple[str, Member]], size: int) -> Any:
-    """For every position of an axis, the position of its donor."""
+    """Return, for every position of an axis, the position of its donor."""
     source = np.arange(size)
     for name, member in members:
         source[member.index] = member.index[maps[name].donors]
@@ -75,7 +75,7 @@ def regress(
     data: Any,
     steps: int | None = None,
 ) -> Fits:
-    """Fits replaced channels by their donors, as their consumers see them.
+    """Fit replaced channels by their donors, as their consumers see them.
 
     Args:
         masked: The masked model, unchanged as yet.
@@ -186,7 +186,7 @@ class _Moments:
 def constants(
     masked: keras.Model, graph: ChannelGraph, maps: Maps, fits: Fits
 ) -> Shifts:
-    """What the constants of all fits add to biases and moving means.
+    """Return what the constants of all fits add to biases and moving means.
 
     Args:
         masked: The masked model, unchanged as yet.

@@ -22,7 +22,7 @@ class Attenuation(Recipe):
 
     Args:
         reduce: See `kprune.recipe`.
-        data: See `kprune.recipe`; for criteria that run the model.
+        data: See `kprune.recipe`. Criteria that run the model need it.
         epochs: See `kprune.recipe`. 100 of 140 attenuate.
         **parts: Arguments of `kprune.callbacks.AttenuateCallback`:
             `criterion`, `schedule`, `allocation`, `factor`, `target`.

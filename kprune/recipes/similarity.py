@@ -23,7 +23,7 @@ class Similarity(Recipe):
 
     Args:
         reduce: See `kprune.recipe`.
-        data: See `kprune.recipe`; for other criteria.
+        data: See `kprune.recipe`. Other criteria may need it.
         epochs: See `kprune.recipe`. The first two thirds remove.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.

@@ -23,7 +23,7 @@ class SimilaritySoft(Recipe):
 
     Args:
         reduce: See `kprune.recipe`.
-        data: See `kprune.recipe`; for other criteria.
+        data: See `kprune.recipe`. Other criteria may need it.
         epochs: See `kprune.recipe`. The first two thirds choose afresh.
         **parts: Arguments of `kprune.callbacks.SoftPruneCallback`:
             `criterion`, `allocation`, `schedule`, `target`, `scale_slots`.

@@ -14,7 +14,7 @@ from kprune.session import Session
 
 @register("bn")
 class BatchStatistics(Recovery):
-    """Moving means and variances measured anew, layer after layer.
+    """Moving means and variances measured again, layer after layer.
 
     Each BatchNormalization gets the exact mean and variance of what reaches it
     on the samples, the ones before it being repaired already.

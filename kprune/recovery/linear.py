@@ -202,7 +202,7 @@ class ConvolutionMatrix(Linear):
     def _padding(
         self, sizes: tuple[int, ...], reach: list[int]
     ) -> tuple[list[tuple[int, int]], list[int]]:
-        """Zeros before and after each spatial axis, and the output's sizes."""
+        """Return the zeros around each spatial axis, and the output's sizes."""
         pads, shape = [], []
         padding = self.layer.padding
         for size, span, stride in zip(

@@ -32,7 +32,7 @@ class Pair:
 
 
 class Step:
-    """One call of one layer or operation, before it is computed anew.
+    """One call of one layer or operation, before it is computed again.
 
     Args:
         node: The call.
@@ -223,7 +223,7 @@ class _Run:
         ]
 
     def past(self, node: Any, given: list[Any]) -> list[np.ndarray]:
-        """What a call gave before pruning."""
+        """Return what a call gave before pruning."""
         values = [self.tensors[id(t)].before for t in given]
         state = self.lockstep.past
         if state is None:
@@ -232,7 +232,7 @@ class _Run:
             return self._compute(node, given, values)
 
     def present(self, node: Any, given: list[Any]) -> list[np.ndarray]:
-        """What a call gives now."""
+        """Return what a call gives now."""
         values = [self.tensors[id(t)].after for t in given]
         return self._compute(node, given, values)
 

@@ -162,7 +162,7 @@ def _best(request: Request, name: str, count: int) -> np.ndarray:
 def _refitted(
     members: list[tuple[Any, Reader]], gone: np.ndarray
 ) -> Iterator[None]:
-    """Context in which readers make up for removed channels of one group."""
+    """Return a context in which readers make up for a group's removed channels."""
     before = []
     try:
         for member, reader in members:
