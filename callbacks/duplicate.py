@@ -26,7 +26,7 @@ _log = logging.getLogger("kprune")
 
 @dataclasses.dataclass(frozen=True)
 class Merge:
-    """How training with copies ends.
+    """The end of training with copies.
 
     Args:
         epoch: The epoch, from 0, before which copies are merged; None for the

@@ -299,7 +299,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether an argument has its default; False where one cannot tell."""
+    """Return whether an argument has its default; False where one cannot tell."""
     try:
         return value is default or bool(value == default)
     except (TypeError, ValueError):

@@ -123,7 +123,7 @@ def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
 
 
 class Policy:
-    """How filters of one model are chosen: a criterion, an allocation, a target.
+    """A criterion, an allocation and a target: how filters are chosen.
 
     Args:
         session: The masked model and its samples.

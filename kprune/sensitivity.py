@@ -35,7 +35,7 @@ COLUMNS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What one group's filters are worth.
+    """The worth of one group's filters.
 
     Args:
         size: Channels that the group has.

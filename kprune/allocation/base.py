@@ -28,7 +28,7 @@ Vectors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What an allocation is asked: a target, scores and limits, as plain data.
+    """An allocation's task as plain data: a target, scores and limits.
 
     Args:
         graph: The model's channels.
@@ -106,7 +106,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """What a group loses step by step.
+    """The steps in which a group loses channels.
 
     Args:
         order: Living channels, the first to go first.

@@ -51,7 +51,7 @@ def _distances(rows: np.ndarray) -> np.ndarray:
 
 @register("similarity")
 class Similarity(GroupCriterion):
-    """How dissimilar a filter is to those of its group that stay.
+    """Dissimilarity of a filter to those of its group that stay.
 
     Of the two most similar filters one goes, then again of those that are
     left, and so on: a filter's score is 1 minus the similarity at which its
@@ -301,7 +301,7 @@ def _nearest_means(
 
 
 class Twins(NamedTuple):
-    """What stands in for each filter of a group.
+    """The stand-ins for the filters of a group.
 
     Args:
         donors: `(size,)` integers: of each filter that goes the most similar

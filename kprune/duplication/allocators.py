@@ -137,7 +137,7 @@ def _every(counted: np.ndarray, rises: np.ndarray, living: int) -> np.ndarray:
 
 @register("tolerance")
 class Tolerance(_Measured):
-    """As many channels of each group as cost no more loss than a tolerance.
+    """Allocation by the loss that removing channels costs, up to a tolerance.
 
     For each group alone, shares of its channels are replaced by copies of
     others, the lowest scores first, and the loss is measured. One tolerance

@@ -28,7 +28,7 @@ from kprune.registry import did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
-    """Which channels become copies of which, in all groups.
+    """The channels of all groups that become copies of others.
 
     Args:
         masked: The masked model, unchanged as yet.

@@ -35,7 +35,7 @@ Vectors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """How filters are copied.
+    """A way of copying filters.
 
     Args:
         donors: Which kept filter goes where: `"proportional"` to the scores,
@@ -87,7 +87,7 @@ class Copies:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What has become of the channels that were to go.
+    """The fate of the channels that were to go.
 
     Args:
         maps: By group name, which channels are copies of which.

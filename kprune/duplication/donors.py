@@ -16,7 +16,7 @@ from kprune.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Vacancies:
-    """What a donor map has to fill.
+    """The slots that a donor map has to fill.
 
     Args:
         group: The group of channels.

@@ -19,7 +19,7 @@ from kprune.graph.labels import Labels
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActivationKind:
-    """How an activation treats channels.
+    """The way an activation treats channels.
 
     Args:
         elementwise: Each output element depends on its input element alone.
@@ -38,7 +38,7 @@ class ActivationKind:
     finite: bool = True
 
     def tolerates(self, zero: bool) -> bool:
-        """Whether removed channels stay finite; `zero`: they are exactly 0."""
+        """Return whether removed channels stay finite; `zero`: they are exactly 0."""
         return self.finite_at_zero and (zero or self.finite)
 
 

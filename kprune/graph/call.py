@@ -29,7 +29,7 @@ from kprune.graph.ledger import Work as Work
 
 
 class Call:
-    """What a rule can ask and do about the call it traces.
+    """One traced call, with what a rule can ask and do about it.
 
     Args:
         operation: The layer or `keras.Operation` that is called.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ChannelGraph:
-    """Which channels of a model live and die together.
+    """The sets of a model's channels that live and die together.
 
     Made by `kprune.trace`.
 

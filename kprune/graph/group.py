@@ -116,7 +116,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """How many channels can be removed.
+    """Counts of the channels that can be removed, and of the others.
 
     Args:
         prunable: Channels that can be removed.

@@ -78,7 +78,7 @@ class Work:
 
 @dataclasses.dataclass(slots=True)
 class Visit:
-    """What one call saw: kept for rebuilding it with fewer channels."""
+    """Record of one call, for rebuilding it with fewer channels."""
 
     operation: Any
     args: tuple

@@ -16,7 +16,7 @@ from kprune.graph.registry import is_batch_norm
 
 @dataclasses.dataclass
 class Path:
-    """What lies between a producer and the layers that read its channels.
+    """The ways from a producer to the layers that read its channels.
 
     Args:
         norms: BatchNormalization layers with a scale that the channels meet,

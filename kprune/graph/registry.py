@@ -18,7 +18,7 @@ from kprune.graph.labels import Labels
 
 
 class Rule(abc.ABC):
-    """What kprune must know about one family of layers or operations.
+    """Base class of rules: how kprune treats one family of layers.
 
     `trace` is required. `config` is overridden where the constructor must
     change when channels go, `arguments` where the call itself must.

@@ -38,7 +38,7 @@ apart, so that a kernel with steps of 16 or 32 is described as well.
 
 @dataclasses.dataclass(frozen=True)
 class WrittenFiles:
-    """What `write_files` wrote.
+    """The result of `write_files`.
 
     Args:
         folder: Where it lies.

@@ -26,7 +26,7 @@ Point = tuple[int, int, float]
 
 
 class LatencyTable:
-    """How long operators take on one device, at the widths that were measured.
+    """Times of operators on one device, at the widths that were measured.
 
     `kprune.latency.profile` fills it. As a file it can be copied from the
     device that it was measured on; loading reads JSON, and runs no code.

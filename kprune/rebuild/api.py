@@ -130,7 +130,7 @@ Pairs = dict[int, keras.Variable]
 
 
 class _Values:
-    """What the weights of a masked model stand for, before they are cut."""
+    """The weights that a masked model stands for, before they are cut."""
 
     def __init__(
         self,

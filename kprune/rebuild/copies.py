@@ -26,7 +26,7 @@ Edit = Callable[[str, Member, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CopyMap:
-    """Which channels of a group become copies of which others.
+    """The channels of a group that become copies of others.
 
     Args:
         donors: `(size,)` integers: the channel whose weights each channel

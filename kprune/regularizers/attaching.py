@@ -15,7 +15,7 @@ from kprune.registry import did_you_mean
 
 
 class Attached:
-    """What takes the place of a variable's own regularizer.
+    """A penalty in the place of a variable's own regularizer.
 
     Args:
         regularizer: The penalty that was attached.

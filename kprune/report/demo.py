@@ -27,7 +27,7 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-    """How long the demo trains and how much it removes.
+    """Settings of the demo: how long it trains, how much it removes.
 
     Args:
         reduce: Share of the MACs to remove, between 0 and 1.
@@ -51,7 +51,7 @@ class DemoSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured.
+    """Measurements of the demo.
 
     Args:
         evaluation: One row per model and file.

@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What `deploy` made.
+    """The result of `deploy`.
 
     Args:
         compact: The rebuilt model.

@@ -23,7 +23,7 @@ LONGEST_PATH = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the boxes and the bends of the edges are.
+    """Positions of the boxes and of the bends of the edges.
 
     Args:
         x: Centres of the boxes in pixels, the leftmost box starting at 0.

@@ -30,7 +30,7 @@ _ENDINGS = ("", "_activation", "_depthwise")
 
 
 class Origin(NamedTuple):
-    """What a tf_keras layer stands for.
+    """The Keras layer that a tf_keras layer stands for.
 
     Args:
         name: Name of the Keras layer or operation.

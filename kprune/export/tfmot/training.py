@@ -25,7 +25,7 @@ BATCH_SIZE = 64
 
 
 class Batch(NamedTuple):
-    """What one step trains on.
+    """The data of one training step.
 
     Args:
         x: One array per input.
