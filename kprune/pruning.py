@@ -61,9 +61,10 @@ def prune(
             `"uniform"`, `"similarity"`, `"greedy_loss"`, `"rounds"`, a
             dictionary `{group name: share to remove}`, an object of
             `kprune.allocation`, or a function `f(scores) -> priorities`.
-        data: Samples for criteria and allocations that run the model:
-            arrays `x` or `(x, y)`, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a generator.
+        data: Samples for criteria and allocations that run the model: arrays
+            `x` or `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+            generator, or a list or function of batches or samples. See
+            `kprune.data.source.Source`.
         skip: Layers, or names of layers, whose filters must stay. For plain
             models only.
         recover: How to repair what removing filters breaks: `"bn"` measures

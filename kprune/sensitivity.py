@@ -16,6 +16,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from kprune.data.arrays import Batch
 from kprune.data.needs import require_loss
 from kprune.data.source import Source
 from kprune.masking import is_masked
@@ -198,11 +199,12 @@ def sensitivity(
     et al., arXiv 1608.08710).
     """
     shares = _checked(shares)
+    masked = model if is_masked(model) else wrap(model)
     if data is not None and not isinstance(data, Source):
-        data = Source(data, batch_size=256)
+        data = Source(data, 256, masked)
     if data is not None and samples is not None:
         data = data.sample(samples)
-    session = Session(model if is_masked(model) else wrap(model), data)
+    session = Session(masked, data)
     require_loss(session, "sensitivity()")
     alive = session.alive()
     scores = session.score(criterion, alive)
@@ -230,6 +232,22 @@ def _order(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
     return living[np.argsort(scores[living], kind="stable")]
 
 
+class Evaluated(keras.Model):
+    """A model whose metrics go on over batches until they are read."""
+
+    def reset_metrics(self) -> None:
+        # Since Keras 3.15, test_on_batch() resets them before each batch.
+        pass
+
+    def evaluated(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Return loss and metrics over all batches, as `evaluate` does."""
+        super().reset_metrics()
+        logs: dict[str, Any] = {}
+        for x, y, weight in batches:
+            logs = self.test_on_batch(x, y, weight, return_dict=True)
+        return logs
+
+
 class _Scan:
     """Evaluates a masked model under the masks of one group after another."""
 
@@ -237,16 +255,13 @@ class _Scan:
         self._session = session
         # With metrics of its own: those of the user's model keep their state.
         masked = session.masked
-        self._model = keras.Model(*structures(masked))
+        self._model = Evaluated(*structures(masked))
         copy_compilation(masked, self._model, optimizer_state=False)
-        self._batches = list(session.samples.batches())
+        self._batches = list(session.samples.labelled("sensitivity()"))
         self.baseline = self._evaluate()
 
     def _evaluate(self) -> dict[str, float]:
-        self._model.reset_metrics()
-        logs: dict[str, Any] = {}
-        for x, y, weight in self._batches:
-            logs = self._model.test_on_batch(x, y, weight, return_dict=True)
+        logs = self._model.evaluated(self._batches)
         logs = {"loss": logs["loss"], **logs}
         return {key: float(value) for key, value in logs.items()}
 

@@ -40,6 +40,19 @@ def test_baseline_is_the_model_itself(model, data, report):
     assert list(report.curves) == ["conv1", "conv3"]
 
 
+def test_metrics_go_over_all_batches_of_any_size(data):
+    net = small_net(8)
+    randomise(net)
+    # Not a mean over batches.
+    net.compile(loss="mse", metrics=[keras.metrics.RootMeanSquaredError()])
+    x, y = data
+    y = keras.utils.to_categorical(y, net.output_shape[-1])
+    parts = [(x[a:b], y[a:b]) for a, b in [(0, 3), (3, 30), (30, 40)]]
+    baseline = kprune.sensitivity(net, parts, shares=[0.5]).baseline
+    expected = net.evaluate(x, y, verbose=0, return_dict=True)
+    assert baseline == pytest.approx(expected, rel=1e-5)
+
+
 def test_points_against_pruned_and_rebuilt_models(model, data, report):
     curve = report.curves["conv1"]
     assert curve.removed.tolist() == list(range(8))

@@ -16,8 +16,8 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
+from kprune.data.needs import check_steps
 from kprune.data.needs import require_data
-from kprune.data.source import check_steps
 from kprune.masking import filter_masks
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.base import required
+from kprune.data.needs import check_steps
 from kprune.data.needs import require_loss
-from kprune.data.needs import require_targets
-from kprune.data.source import check_steps
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -59,8 +58,8 @@ class Taylor(Criterion):
         session = required(session, self)
         sums = {group.name: np.zeros(group.size) for group in groups}
         count = 0
-        for x, y, weight in session.samples.batches(self.steps):
-            require_targets(y, f"Criterion {describe(self)}")
+        owner = f"Criterion {describe(self)}"
+        for x, y, weight in session.samples.labelled(owner, self.steps):
             changes = _first_order(groups, session.gradients(x, y, weight))
             for name, change in changes.items():
                 sums[name] += change**2

@@ -16,8 +16,8 @@ from kprune.criteria.base import get
 from kprune.criteria.base import register
 from kprune.criteria.base import required
 from kprune.criteria.base import score_groups
+from kprune.data.needs import check_samples
 from kprune.data.needs import require_loss
-from kprune.data.source import check_samples
 from kprune.masking import masks as read_masks
 from kprune.registry import as_number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 
@@ -31,7 +32,8 @@ def require_loss(session: Any, owner: str) -> None:
         owner: What needs the loss, for messages.
 
     Raises:
-        ValueError: There are no samples, or no loss.
+        ValueError: There are no samples, or no loss, or the loss cannot take
+            the targets.
     """
     if session is None or session.source is None:
         raise ValueError(
@@ -46,20 +48,34 @@ def require_loss(session: Any, owner: str) -> None:
             "Call model.compile(loss=...) first; a model with its own train_step "
             "needs it too."
         )
+    session.source.check_targets()
 
 
-def require_targets(targets: Any, owner: str) -> None:
-    """Raise unless a batch has targets.
-
-    Args:
-        targets: Those of a batch.
-        owner: What needs them, for messages.
+def check_steps(steps: int | None, owner: str) -> int | None:
+    """Return `steps` if it is `None` or a whole number above 0.
 
     Raises:
-        ValueError: There are none.
+        ValueError: It is anything else; the message names `owner`.
     """
-    if targets is None:
+    whole = isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
+    if steps is not None and (not whole or steps < 1):
         raise ValueError(
-            f"{owner} needs targets for the loss, but `data` has inputs alone. "
-            "Pass (x, y)."
+            f"{owner} needs a whole number of batches above 0 as `steps`, or None "
+            f"for all. Received: steps={steps!r}."
         )
+    return steps
+
+
+def check_samples(count: int, owner: str, argument: str = "samples") -> int:
+    """Return `count` if it is a whole number above 0.
+
+    Raises:
+        ValueError: It is anything else; the message names owner and argument.
+    """
+    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if not whole or count < 1:
+        raise ValueError(
+            f"{owner} needs a whole number of samples above 0. Received: "
+            f"{argument}={count!r}."
+        )
+    return count

@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import itertools
 import logging
-import numbers
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.data import arrays as cuts
+from kprune.data.arrays import Batch
+from kprune.data.inputs import SAMPLE
+from kprune.data.inputs import ModelInputs
+from kprune.data.needs import check_samples
+from kprune.data.targets import check_targets
+
 ENDLESS_LIMIT = 64
 """Batches drawn from data that may have no end, unless `steps` says otherwise."""
 
 _log = logging.getLogger("kprune")
 
-Batch = tuple[Any, Any, Any]
-"""Inputs, targets or None, sample weights or None; NumPy arrays in each."""
-
 
 class Source:
     """Samples that can be gone through again and again.
 
+    This is the one rule for all data that kprune is given:
+
+    - A tuple is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and all else that
+      holds arrays is `x`. Each part is an array or a structure of arrays, with
+      samples along axis 0.
+    - A `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, a
+      generator or another iterable yields batches, or single samples, which are
+      put together to batches. Each is `x`, or a tuple or list `(x,)`, `(x, y)`
+      or `(x, y, sample_weight)`. What a generator yields is kept, since it
+      yields once.
+    - A function without arguments returns any of these, called for each pass.
+
+    The inputs of `model` decide where that is ambiguous:
+
+    - A list that has one array per input is `x`; any other is a list of batches
+      or of samples. Without a model, a list of arrays is `x`.
+    - A tuple or list whose first part does not fit the inputs, but which fits
+      as a whole, is `x` without targets.
+    - Arrays that lack the axis of samples are single samples.
+
+    With a model, `x` comes in the structure of the model's inputs, and samples
+    that it cannot take are refused: arrays at once, batches when they are drawn.
+
     Args:
-        data: Arrays `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)` (each may be
-            a dictionary or list of arrays), a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a generator of batches, or any other iterable
-            of batches. What a generator yields is kept, since it yields once.
-        batch_size: Samples per batch; for arrays only.
+        data: Samples, see above.
+        batch_size: Samples per batch, for arrays and single samples.
+        model: The model that takes them, functional or Sequential.
+        argument: Name of the argument, for messages.
+
+    Raises:
+        TypeError: `data` is of another type.
+        ValueError: `model` cannot take the samples: a structure, shape or dtype
+            does not fit, or NaN and infinity lead to outputs like them.
 
     Example:
 
@@ -37,22 +67,51 @@ class Source:
     [32, 32]
     """
 
-    def __init__(self, data: Any, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int = 32,
+        model: keras.Model | None = None,
+        argument: str = "data",
+    ) -> None:
         self.batch_size = batch_size
-        self._data = data
-        self._kept: list[Batch] = []
-        self._arrays = _is_arrays(data)
-        if self._arrays:
-            self._data = _unpack(data)
-            self._size = _count(self._data)
-        elif isinstance(data, str | bytes) or not (
-            hasattr(data, "__iter__") or _is_pydataset(data)
-        ):
+        self.model = model
+        self.argument = argument
+        self._takes = _inputs_of(model)
+        self._values_checked = False
+        self._replaces = False
+        self._whole: Batch | None = None
+        self._data: Any = _Replay(data) if isinstance(data, Iterator) else data
+        if self._holds_arrays():
+            self._whole = self._matched(self._parts(data, top=True))
+            # What a list holds, only a model can tell.
+            if self._takes is not None or not isinstance(data, list):
+                cuts.count(self._whole, argument)
+            self._check_whole()
+        elif not _is_stream(data):
             raise TypeError(
-                "`data` must be arrays `x` or `(x, y)`, a tf.data.Dataset, a "
-                "keras.utils.PyDataset or a generator of batches. "
-                f"Received: {data!r} (of type {type(data).__name__})."
+                f"`{argument}` must be arrays `x` or `(x, y)`, a tf.data.Dataset, a "
+                "keras.utils.PyDataset, a generator or a list of batches, or a "
+                f"function that returns one. Received: {data!r} of type "
+                f"{type(data).__name__}."
             )
+        elif self._takes is not None and hasattr(data, "element_spec"):
+            self._check_spec(data.element_spec)
+
+    @property
+    def size(self) -> int | None:
+        """How many samples there are; known for arrays only."""
+        return None if self._whole is None else cuts.count(self._whole)
+
+    @property
+    def endless(self) -> bool:
+        """Whether the data is known to have no end."""
+        if _is_pydataset(self._data):
+            return self._data.num_batches is None
+        if hasattr(self._data, "cardinality"):
+            # tf.data says -1 for endless and -2 for unknown.
+            return int(self._data.cardinality()) == -1
+        return False
 
     def batches(self, steps: int | None = None) -> Iterator[Batch]:
         """Yield `(x, y, sample_weight)` batches of NumPy arrays.
@@ -62,9 +121,13 @@ class Source:
                 where the data may have no end.
 
         Raises:
-            ValueError: There is no batch at all.
+            ValueError: There is no batch at all, or the model cannot take one.
         """
-        if steps is None and self._may_be_endless():
+        if _is_function(self._data):
+            yield from self._like(self._data()).batches(steps)
+            return
+        may_be_endless = self.endless or isinstance(self._data, _Replay)
+        if steps is None and may_be_endless:
             steps = ENDLESS_LIMIT
             _log.info("data may have no end: using %d batches of it", steps)
         empty = True
@@ -73,9 +136,54 @@ class Source:
             yield batch
         if empty:
             raise ValueError(
-                f"`data` holds no batch (of type {type(self._data).__name__}). A "
-                "generator yields once only: hand over a fresh one, or arrays."
+                f"`{self.argument}` is empty: it holds no batch (of type "
+                f"{type(self._data).__name__}). Pass at least one sample."
             )
+
+    def labelled(
+        self, owner: str, steps: int | None = None, loss: Any = None
+    ) -> Iterator[Batch]:
+        """Yield batches whose targets fit the loss.
+
+        Args:
+            owner: What needs the targets, for messages.
+            steps: See `batches`.
+            loss: Loss that takes the targets. Defaults to that of the model.
+
+        Raises:
+            ValueError: There are no targets, or the loss cannot take them.
+        """
+        for batch in self.batches(steps):
+            if batch[1] is None:
+                raise ValueError(
+                    f"{owner} needs targets, but `{self.argument}` has inputs and "
+                    "no targets. Pass (x, y)."
+                )
+            if self.model is not None:
+                check_targets(batch[1], self.model, loss, self.argument)
+            yield batch
+
+    def check_targets(self) -> None:
+        """Raise if arrays hold targets that the model's loss cannot take.
+
+        Those of other data are checked when they are drawn, see `labelled`.
+        """
+        whole = self._whole
+        if self.model is None or whole is None or whole[1] is None:
+            return
+        targets = cuts.to_numpy(whole[1])
+        check_targets(targets, self.model, None, self.argument)
+
+    def inputs(self, samples: int) -> Any:
+        """Return the inputs of the first `samples` samples as one structure."""
+        parts: list[Any] = []
+        taken = 0
+        for x, _, _ in self.batches():
+            parts.append(x)
+            taken += cuts.count(x)
+            if taken >= samples:
+                break
+        return cuts.cut(cuts.concatenate(parts), 0, samples)
 
     def sample(self, count: int, seed: Any = 0) -> Source:
         """Return `count` samples drawn at random, held in memory.
@@ -93,169 +201,188 @@ class Source:
         """
         check_samples(count, "A random draw", "count")
         rng = np.random.default_rng(seed)
-        if self._arrays:
-            chosen = rng.permutation(self._size)[:count]
-            return Source(_take(self._data, chosen), self.batch_size)
+        if self._whole is not None:
+            chosen = rng.permutation(cuts.count(self._whole))[:count]
+            return self._like(cuts.take(self._whole, chosen))
         drawn: Batch | None = None
         keys = np.empty(0)
         for batch in self.batches():
-            size = _count(batch)
+            size = cuts.count(batch)
             keys = np.concatenate([keys, rng.random(size)])
-            together = batch if drawn is None else _join(drawn, batch)
+            together = batch if drawn is None else cuts.join(drawn, batch)
             chosen = np.argsort(keys)[:count]
-            drawn, keys = _take(together, chosen), keys[chosen]
-        return Source(drawn, self.batch_size)
+            drawn, keys = cuts.take(together, chosen), keys[chosen]
+        return self._like(drawn)
 
-    def inputs(self, samples: int) -> Any:
-        """Return the inputs of the first `samples` samples as one structure."""
-        parts: list[Any] = []
-        count = 0
-        for x, _, _ in self.batches():
-            parts.append(x)
-            count += _count(x)
-            if count >= samples:
-                break
-        return keras.tree.map_structure(
-            lambda *arrays: np.concatenate(arrays)[:samples], *parts
-        )
+    def fit(self, model: keras.Model) -> Source:
+        """Return the same samples, as `model` takes them."""
+        if self.model is model:
+            return self
+        return Source(self._data, self.batch_size, model, self.argument)
+
+    def _like(self, data: Any) -> Source:
+        return Source(data, self.batch_size, self.model, self.argument)
+
+    def _holds_arrays(self) -> bool:
+        """Return whether `data` is arrays, and not a stream of them."""
+        data = self._data
+        if not isinstance(data, dict | list | tuple) or not data:
+            return cuts.is_array(data) and not _is_pydataset(data)
+        leaves = keras.tree.flatten(data)
+        arrays = all(leaf is None or cuts.is_array(leaf) for leaf in leaves)
+        if isinstance(data, list) and self._takes is not None:
+            return arrays and self._takes.reading(data) is not None
+        return arrays
+
+    def _parts(self, item: Any, top: bool = False) -> Batch:
+        """Return what was given or yielded as `(x, y, sample_weight)`."""
+        # At the top, a list is one of inputs; loaders yield lists for tuples.
+        if not isinstance(item, tuple if top else tuple | list) or not item:
+            return item, None, None
+        fits = getattr(self._takes, "reading", lambda x: None)
+        if fits(item[0]) is None and fits(list(item)) is not None:
+            return list(item), None, None
+        if len(item) > 3:
+            raise ValueError(
+                f"A tuple in `{self.argument}` means (x,), (x, y) or (x, y, "
+                f"sample_weight). Received one of length {len(item)}. For several "
+                "inputs pass a list: ([x1, x2], y)."
+            )
+        x, y, weight = (*item, None, None)[:3]
+        return x, y, weight
+
+    def _matched(self, parts: Batch) -> Batch:
+        """Return inputs in the model's structure, one sample as a batch."""
+        x, y, weight = parts
+        if self._takes is None:
+            return parts
+        x = self._takes.match(x, self.argument)
+        if self._takes.reading(x) == SAMPLE:
+            return cuts.stack([cuts.to_numpy((x, y, weight))])
+        return x, y, weight
 
     def _all(self) -> Iterator[Batch]:
-        if self._arrays:
-            for start in range(0, self._size, self.batch_size):
-                yield _slice(self._data, start, start + self.batch_size)
-        elif isinstance(self._data, Iterator):
-            yield from self._kept
-            for batch in self._data:
-                self._kept.append(_to_numpy(batch))
-                yield self._kept[-1]
-        elif _is_pydataset(self._data):
-            count = self._data.num_batches
-            for i in itertools.count() if count is None else range(count):
-                yield _to_numpy(self._data[i])
-        else:
-            yield from map(_to_numpy, self._data)
+        if self._whole is not None:
+            for start in range(0, cuts.count(self._whole), self.batch_size):
+                batch = cuts.cut(self._whole, start, start + self.batch_size)
+                yield self._checked(self._ranked(batch), start)
+            return
+        start = 0
+        for batch in self._stream():
+            yield self._checked(self._ranked(batch), start)
+            start += cuts.count(batch[0]) if self._takes else 0
 
-    def _may_be_endless(self) -> bool:
-        if self._arrays:
-            return False
-        if isinstance(self._data, Iterator):
-            return True
-        if _is_pydataset(self._data):
-            return self._data.num_batches is None
-        if hasattr(self._data, "cardinality"):
-            # tf.data says -1 for endless and -2 for unknown.
-            return int(self._data.cardinality()) == -1
-        return False
+    def _stream(self) -> Iterator[Batch]:
+        """Yield batches, with single samples put together."""
+        pending: list[Batch] = []
+        for item in _items(self._data):
+            parts = cuts.to_numpy(self._parts(item))
+            if self._takes is None:
+                yield parts
+                continue
+            x, y, weight = parts
+            x = self._takes.match(x, self.argument)
+            if self._takes.reading(x) != SAMPLE:
+                yield x, y, weight
+                continue
+            pending.append((x, y, weight))
+            if len(pending) == self.batch_size:
+                yield cuts.stack(pending)
+                pending = []
+        if pending:
+            yield cuts.stack(pending)
+
+    def _ranked(self, batch: Batch) -> Batch:
+        x, y, weight = batch
+        return (x if self._takes is None else self._takes.ranked(x)), y, weight
+
+    def _checked(self, batch: Batch, start: int) -> Batch:
+        """Return a batch after a look at the values of its inputs."""
+        x, argument = batch[0], self.argument
+        if self._takes is not None and not self._values_checked:
+            self._takes.check_values(x, argument)
+            if not self._replaces:
+                # Where the model replaces NaN, one look is enough.
+                finite = self._takes.check_finite(x, argument, start)
+                self._replaces = not finite
+        return batch
+
+    def _check_whole(self) -> None:
+        """Look at all values now, unless they would be read from a disk."""
+        if self._takes is None or self._whole is None:
+            return
+        leaves = keras.tree.flatten(self._whole[0])
+        if all(a is None or _in_memory(a) for a in leaves):
+            for _ in self._all():
+                pass
+            self._values_checked = True
+
+    def _check_spec(self, spec: Any) -> None:
+        """Check the shapes that a `tf.data.Dataset` knows beforehand."""
+        shapes = [getattr(s, "shape", None) for s in keras.tree.flatten(spec)]
+        known = all(getattr(s, "rank", None) is not None for s in shapes)
+        if self._takes is not None and known:
+            self._takes.match(self._parts(spec)[0], self.argument)
 
 
-def as_source(data: Any) -> Source:
-    """Return `data` as a `Source`; a `Source` comes back as it is."""
-    return data if isinstance(data, Source) else Source(data)
+class _Replay:
+    """An iterator that can be gone through again: what it yielded is kept."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+        self._kept: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._kept
+        for item in self._iterator:
+            self._kept.append(item)
+            yield item
 
 
-def check_steps(steps: int | None, owner: str) -> int | None:
-    """Return `steps` if it is `None` or a whole number above 0.
+def as_source(
+    data: Any, model: keras.Model | None = None, argument: str = "data"
+) -> Source:
+    """Return `data` as a `Source`; a `Source` comes back as it is.
 
-    Raises:
-        ValueError: It is anything else; the message names `owner`.
+    Args:
+        data: Samples, see `Source`.
+        model: The model that takes them; `None` leaves them unchecked.
+        argument: Name of the argument, for messages.
     """
-    whole = isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
-    if steps is not None and (not whole or steps < 1):
-        raise ValueError(
-            f"{owner} needs a whole number of batches above 0 as `steps`, or None "
-            f"for all. Received: steps={steps!r}."
-        )
-    return steps
+    if not isinstance(data, Source):
+        return Source(data, model=model, argument=argument)
+    return data if model is None else data.fit(model)
 
 
-def check_samples(count: int, owner: str, argument: str = "samples") -> int:
-    """Return `count` if it is a whole number above 0.
-
-    Raises:
-        ValueError: It is anything else; the message names owner and argument.
-    """
-    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
-    if not whole or count < 1:
-        raise ValueError(
-            f"{owner} needs a whole number of samples above 0. Received: "
-            f"{argument}={count!r}."
-        )
-    return count
+def _inputs_of(model: Any) -> ModelInputs | None:
+    return ModelInputs(model) if getattr(model, "inputs", None) else None
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "__getitem__")
-
-
-def _is_arrays(data: Any) -> bool:
-    if isinstance(data, dict | list | tuple) and data:
-        leaves = keras.tree.flatten(data)
-        return all(leaf is None or _is_array(leaf) for leaf in leaves)
-    return _is_array(data) and not _is_pydataset(data)
+def _in_memory(array: Any) -> bool:
+    plain = isinstance(array, np.ndarray) and not isinstance(array, np.memmap)
+    return plain or keras.ops.is_tensor(array)
 
 
 def _is_pydataset(data: Any) -> bool:
     return isinstance(data, keras.utils.PyDataset)
 
 
-def _unpack(data: Any) -> Batch:
-    # Unlike Keras' helper, a list is a list of inputs: `[x1, x2]`.
-    if not isinstance(data, tuple):
-        return data, None, None
-    if len(data) > 3:
-        raise ValueError(
-            "A tuple as `data` means (x,), (x, y) or (x, y, sample_weight). Received "
-            f"one of length {len(data)}. For several inputs pass a list: "
-            "([x1, x2], y)."
-        )
-    x, y, weight = (*data, None, None)[:3]
-    return x, y, weight
+def _is_function(data: Any) -> bool:
+    iterable = hasattr(data, "__iter__") or _is_pydataset(data)
+    return callable(data) and not iterable
 
 
-def _count(arrays: Any) -> int:
-    leaves = filter(_is_array, keras.tree.flatten(arrays))
-    sizes = sorted({int(leaf.shape[0]) for leaf in leaves})
-    if len(sizes) != 1:
-        raise ValueError(
-            "All arrays in `data` must hold the same number of samples. Received "
-            f"arrays of {' and '.join(map(str, sizes))} samples."
-        )
-    return sizes[0]
+def _is_stream(data: Any) -> bool:
+    if isinstance(data, str | bytes | dict | tuple):
+        return False
+    iterable = hasattr(data, "__iter__") or _is_pydataset(data)
+    return iterable or _is_function(data)
 
 
-def _slice(arrays: Any, start: int, stop: int) -> Batch:
-    cut: Batch = keras.tree.map_structure(
-        lambda a: None if a is None else np.asarray(a[start:stop]), arrays
-    )
-    return cut
-
-
-def _take(arrays: Any, chosen: np.ndarray) -> Batch:
-    taken: Batch = keras.tree.map_structure(
-        lambda a: None if a is None else np.asarray(a)[chosen], arrays
-    )
-    return taken
-
-
-def _join(first: Batch, second: Batch) -> Batch:
-    def join(a: Any, b: Any) -> Any:
-        if a is None or b is None:
-            return None
-        if a.shape[1:] != b.shape[1:]:
-            raise ValueError(
-                "Samples of different shapes cannot be drawn at random. Received "
-                f"batches of shapes {a.shape} and {b.shape}: pad them to one shape, "
-                "or give no number of samples, to use all of them."
-            )
-        return np.concatenate([a, b])
-
-    joined: Batch = keras.tree.map_structure(join, first, second)
-    return joined
-
-
-def _to_numpy(batch: Any) -> Batch:
-    parts = keras.utils.unpack_x_y_sample_weight(batch)
-    arrays: Batch = keras.tree.map_structure(
-        lambda a: None if a is None else np.asarray(a), parts
-    )
-    return arrays
+def _items(data: Any) -> Iterator[Any]:
+    if _is_pydataset(data):
+        total = data.num_batches
+        for i in itertools.count() if total is None else range(total):
+            yield data[i]
+    else:
+        yield from data

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.needs import check_steps
 from kprune.data.source import as_source
-from kprune.data.source import check_steps
 from kprune.duplication.donors import cosine
 from kprune.duplication.statistics import Shifts
 from kprune.duplication.statistics import constants

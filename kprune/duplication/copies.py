@@ -206,7 +206,7 @@ def new_values(
     all rules look at the weights as they were.
     """
     rule: ConsumerRule = copies.consumers
-    source = None if data is None else as_source(data)
+    source = None if data is None else as_source(data, masked)
     replacement = Replacement(masked, graph, maps, source)
     read_rule, shifts = rule.reader(replacement), rule.shifts(replacement)
     produce = _producing(maps, copies)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kprune.data.source import as_source
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
@@ -121,7 +122,7 @@ def _observe(
                 if layer == id(wrapper.layer)
             ]
             wrapper.observer = _Observer(mine)
-        for x, _, _ in data.batches(steps):
+        for x, _, _ in as_source(data, masked).batches(steps):
             masked(x, training=False)
     finally:
         for wrapper in wrappers:

@@ -31,6 +31,7 @@ from kprune.export.original import measure_original
 from kprune.export.precision import float32_compute
 from kprune.export.precision import reduced_precision
 from kprune.export.report import ExportReport
+from kprune.export.samples import check_finite
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
@@ -89,11 +90,10 @@ def export(
             `"dynamic"` for int8 weights; `"int8"` for int8 weights and
             activations, which needs `calibration`; `"qat"` for the same after
             quantisation-aware training, which needs `data`.
-        calibration: Real inputs: arrays (a list or dictionary of them for
-            several inputs), a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-            generator of batches, with or without targets. At most 512 samples
-            are read. They calibrate int8 and serve to verify any format. By
-            default the inputs of `data`, if there is any.
+        calibration: Real inputs, with or without targets: arrays, a
+            `tf.data.Dataset` or another kind of data that `kprune.prune` takes.
+            At most 512 samples are read. They calibrate int8 and serve to verify
+            any format. Defaults to the inputs of `data`, if there is any.
         tolerance: Largest accepted output difference relative to the output's
             largest magnitude. By default 1e-3, 5e-2 for float16, and 1 for
             `"dynamic"`, `"int8"`, `"qat"` and `clusters`, of which a warning
@@ -141,11 +141,12 @@ def export(
     job = Job(ModelSignature(model), quantize, None, settings, name=path.stem)
     before = measure_original(given if original is None else original)
     chosen.check(job)
+    argument = "data" if calibration is None else "calibration"
     if calibration is None:
         calibration = settings.get("data")
     if quantize == "int8" and calibration is None:
         raise ValueError(_NO_CALIBRATION)
-    data = _calibration(job.signature, calibration, quantize)
+    data = _calibration(job.signature, calibration, quantize, argument)
     job = dataclasses.replace(job, calibration=data)
     inputs = random_samples(job.signature, samples) if data is None else data
     inputs = [array[:samples] for array in inputs]
@@ -196,11 +197,16 @@ def _write_verified(
 
 
 def _calibration(
-    signature: ModelSignature, calibration: Any, quantize: str | None
+    signature: ModelSignature,
+    calibration: Any,
+    quantize: str | None,
+    argument: str,
 ) -> list[np.ndarray] | None:
     if calibration is None:
         return None
-    data = collect_samples(signature, calibration)
+    data = collect_samples(signature, calibration, argument=argument)
+    if quantize in ("int8", "qat"):
+        check_finite(signature, data, argument)
     if quantize == "int8" and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
         logger.warning(
             "export: int8 calibration on only %d samples; 100 to 500 are usual",

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from kprune.data.needs import require_targets
-from kprune.data.source import Batch
+from kprune.data.arrays import count
+from kprune.data.arrays import merged
 from kprune.data.source import Source
 from kprune.session.gradients import InferenceModel
 from kprune.session.gradients import structures
-
-BATCH_NUMBERS = 2**20
-"""Input numbers per batch at which larger batches stop paying off."""
-
-BATCH_SAMPLES = 256
-"""Most samples that are put together to one batch."""
-
 
 DRAWS = 2
 """How many draws of samples are held in memory at a time."""
@@ -55,29 +46,29 @@ class LossProbe:
             seed: Of the draw.
 
         Raises:
-            ValueError: The samples have no targets.
+            ValueError: The samples have no targets, or the loss cannot take them.
         """
         key = (id(source), samples, samples and seed)
         if key not in self._drawn:
             if len(self._drawn) == DRAWS:
                 del self._drawn[next(iter(self._drawn))]
             drawn = source if samples is None else source.sample(samples, seed)
-            batches = list(drawn.batches())
-            for _, y, _ in batches:
-                require_targets(y, "The model")
+            batches = list(drawn.labelled("The loss"))
             self._drawn[key] = [
-                (_samples(batch), keras.tree.map_structure(_tensor, batch))
-                for batch in _rebatch(batches)
+                (count(batch[0]), keras.tree.map_structure(_tensor, batch))
+                for batch in merged(batches)
             ]
         return self._drawn[key]
 
     def __call__(self, batches: Prepared) -> float:
         """Return the mean loss under the model's present masks."""
         total = 0.0
-        for count, (x, y, weight) in batches:
+        for size, (x, y, weight) in batches:
+            # Before Keras 3.15, the loss of a batch included those before it.
+            self._model.reset_metrics()
             logs = self._model.test_on_batch(x, y, weight, return_dict=True)
-            total += count * float(logs["loss"])
-        return total / sum(count for count, _ in batches)
+            total += size * float(logs["loss"])
+        return total / sum(size for size, _ in batches)
 
 
 class _Stateless(InferenceModel):
@@ -111,46 +102,8 @@ class _Stateless(InferenceModel):
             return super().call(inputs, mask=mask)
 
 
-def _samples(batch: Batch) -> int:
-    return next(len(a) for a in keras.tree.flatten(batch[0]) if a is not None)
-
-
 def _tensor(array: Any) -> Any:
     """Hold numbers where the model computes; strings stay as they are."""
     if array is None or array.dtype.kind not in "fiub":
         return array
     return ops.convert_to_tensor(array)
-
-
-def _rebatch(batches: list[Batch]) -> list[Batch]:
-    """Put batches together to fewer, larger ones, of equal sizes if possible."""
-    first = _samples(batches[0])
-    numbers = sum(a.size for a in keras.tree.flatten(batches[0][0])) / first
-    size = min(BATCH_SAMPLES, int(BATCH_NUMBERS / max(numbers, 1.0)))
-    if size <= first or not _same_layout(batches):
-        return batches
-    whole = keras.tree.map_structure(
-        lambda *parts: None if parts[0] is None else np.concatenate(parts),
-        *batches,
-    )
-    count = _samples(whole)
-    size = math.ceil(count / math.ceil(count / size))
-    return [
-        keras.tree.map_structure(
-            lambda a, start=start: (
-                None if a is None else a[start : start + size]
-            ),
-            whole,
-        )
-        for start in range(0, count, size)
-    ]
-
-
-def _same_layout(batches: list[Batch]) -> bool:
-    def layout(batch: Batch) -> Any:
-        structure = keras.tree.map_structure(lambda _: 0, batch)
-        leaves = keras.tree.flatten(batch)
-        shapes = [None if a is None else a.shape[1:] for a in leaves]
-        return structure, shapes
-
-    return all(layout(batch) == layout(batches[0]) for batch in batches)

@@ -55,13 +55,15 @@ class Session:
     Args:
         masked: A model made by `kprune.wrap`.
         data: Samples: arrays `x`, `(x, y)` or `(x, y, sample_weight)`, a
-            `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or a list
+            or function of batches or samples, see `kprune.data.source.Source`.
             Defaults to none, for criteria that look at weights alone.
         optimizer: The optimizer whose slots are cleared where filters go.
             Defaults to `masked.optimizer`.
 
     Raises:
-        ValueError: The model is not wrapped, or no filter can be removed.
+        ValueError: The model is not wrapped, no filter can be removed, or the
+            model cannot take the samples.
 
     Example:
 
@@ -89,7 +91,9 @@ class Session:
     ) -> None:
         require_masked(masked)
         self.masked = masked
-        self.source: Source | None = None if data is None else as_source(data)
+        self.source: Source | None = None
+        if data is not None:
+            self.source = as_source(data, masked)
         self._optimizer = optimizer
         self.graph: ChannelGraph = trace(masked)
         require_prunable(self.graph)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from kprune.data import source as data_module
+from kprune.data.needs import check_steps
 from kprune.data.source import Source
 from kprune.data.source import as_source
-from kprune.data.source import check_steps
 
 X = np.arange(10.0).reshape(5, 2)
 Y = np.arange(5)

@@ -327,8 +327,8 @@ def test_models_that_cannot_be_trained_are_calibrated(tmp_path, caplog):
     ("options", "message"),
     [
         ({}, "needs `data` with targets"),
-        ({"data": 3}, "must hold inputs and targets.*type int"),
-        ({"data": [0, 1]}, "must hold inputs and targets.*type list"),
+        ({"data": 3}, "`data` must be arrays.*type int"),
+        ({"data": [0, 1]}, r"has 1 input.*of shapes \[\(\)\]"),
         ({"data": iter([])}, "is an iterator"),
         ({"data": "pairs", "loss": None}, "not compiled with a loss"),
         ({"data": "inputs"}, "no targets"),

@@ -119,7 +119,7 @@ def test_unfit_data_is_explained(data, error, message):
 
 def test_arrays_must_agree_in_number():
     signature = ModelSignature(zoo.two_inputs("list"))
-    with pytest.raises(ValueError, match="image 10, tokens 9"):
+    with pytest.raises(ValueError, match="arrays of 9 and 10 samples"):
         collect_samples(signature, [X, IDS[:9]])
     with pytest.raises(ValueError, match=r"has 2 inputs \(image, tokens\)"):
         collect_samples(signature, [X])

@@ -72,20 +72,12 @@ def check(
 
 
 def _check_data(data: Any) -> None:
-    accepted = (
-        "Pass a tuple of arrays `(x, y)`, or batches of them in a "
-        "tf.data.Dataset or a keras.utils.PyDataset."
-    )
     if hasattr(data, "__next__"):
         raise TypeError(
             "`data` is an iterator, which can be read only once, but calibration "
-            f"and training read it several times. {accepted}"
-        )
-    batches = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
-    if isinstance(data, (list, dict)) or not batches:
-        raise TypeError(
-            f"`data` must hold inputs and targets. {accepted} Received: an object "
-            f"of type {type(data).__name__}."
+            "and training read it several times. Pass a function that returns "
+            "one, arrays `(x, y)`, or batches of them in a tf.data.Dataset or a "
+            "keras.utils.PyDataset."
         )
 
 

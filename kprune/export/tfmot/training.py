@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from kprune.export.samples import collect_samples
+from kprune.data.arrays import Batch
+from kprune.data.arrays import count
+from kprune.data.source import Source
 from kprune.export.signature import ModelSignature
 from kprune.export.tfmot.packages import packages
 from kprune.export.tfmot.recreate import flat_call
@@ -24,110 +25,42 @@ BATCH_SIZE = 64
 """Samples per step if `data` is arrays."""
 
 
-class Batch(NamedTuple):
-    """The data of one training step.
-
-    Args:
-        x: One array per input.
-        y: Targets, as the loss takes them.
-        weight: Sample weights, or None.
-    """
-
-    x: list[np.ndarray]
-    y: Any
-    weight: Any
-
-
 def batches(
-    signature: ModelSignature, data: Any, epoch: int
+    signature: ModelSignature, options: Mapping[str, Any], epoch: int
 ) -> Iterator[Batch]:
-    """Read training data for one epoch.
+    """Yield the batches of one epoch, with inputs as a flat list.
 
     Args:
         signature: The model's inputs.
-        data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, which is
-            shuffled by `epoch`; or an iterable of such batches: a
-            `tf.data.Dataset` or a `keras.utils.PyDataset`.
+        options: `data`, see `kprune.data.source.Source`; arrays are shuffled by
+            `epoch`. And `loss`, which takes the targets.
         epoch: Number of the epoch, from 0.
-
-    Yields:
-        The batches.
 
     Raises:
         ValueError: If there are no batches, no targets, or no end.
     """
-    empty = True
-    for x, y, weight in _read(signature, data, epoch):
-        if y is None:
-            raise ValueError(
-                "`data` has inputs but no targets. Pass (x, y), or batches "
-                "of (x, y)."
-            )
-        flat = collect_samples(signature, x, limit=sys.maxsize)
-        if len(flat[0]) != len(keras.tree.flatten(y)[0]):
-            raise ValueError(
-                f"`data` has {len(flat[0])} inputs and "
-                f"{len(keras.tree.flatten(y)[0])} targets in one batch. Pass "
-                "one target per input, in batches."
-            )
-        empty = False
-        yield Batch(flat, y, weight)
-    if empty:
+    data, loss = options["data"], options["loss"]
+    source = Source(data, BATCH_SIZE, signature.model)
+    if source.endless:
         raise ValueError(
-            f"`data` yields no batches in epoch {epoch + 1}. Pass at least one "
-            "batch, from something that can be read once per epoch."
+            "`data` never ends, so an epoch would not either. Limit it with "
+            "`data.take(steps)`, or with its `__len__`."
         )
-
-
-def _read(signature: ModelSignature, data: Any, epoch: int) -> Iterator[Any]:
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        yield from _shuffled(signature, data, epoch)
-    elif isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError(_ENDLESS.format("its `__len__`"))
-        for index in range(data.num_batches):
-            yield keras.utils.unpack_x_y_sample_weight(data[index])
+    if source.size is not None:
+        # A last smaller batch would be traced again.
+        whole = source.size // BATCH_SIZE * BATCH_SIZE
+        source = source.sample(whole or source.size, epoch)
+    for x, y, weight in source.labelled("Training", sys.maxsize, loss):
+        count((x, y))
+        flat = [
+            array.astype(spec.dtype)
+            for array, spec in zip(
+                keras.tree.flatten(x), signature.inputs, strict=True
+            )
+        ]
+        yield flat, y, weight
+    if isinstance(data, keras.utils.PyDataset):
         data.on_epoch_end()
-    else:
-        cardinality = getattr(data, "cardinality", lambda: 0)
-        if int(cardinality()) == -1:
-            raise ValueError(_ENDLESS.format("`data.take(steps)`"))
-        for item in data:
-            yield keras.utils.unpack_x_y_sample_weight(item)
-
-
-_ENDLESS = "`data` never ends, so an epoch would not either. Limit it with {}."
-
-
-def _shuffled(
-    signature: ModelSignature, data: tuple[Any, ...], epoch: int
-) -> Iterator[Any]:
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if y is None:
-        yield x, None, None
-        return
-    flat = collect_samples(signature, x, limit=sys.maxsize)
-    count = len(flat[0])
-    targets = (y, weight)
-    sizes = {len(a) for a in keras.tree.flatten(targets) if a is not None} | {
-        count
-    }
-    if len(sizes) != 1:
-        raise ValueError(
-            f"`data` has {count} inputs, and targets or weights of length "
-            f"{sorted(sizes - {count})}. Pass one target per input."
-        )
-    order = np.random.default_rng(epoch).permutation(count)
-    # A last smaller batch would be traced again.
-    steps = max(1, count // BATCH_SIZE)
-    for step in range(steps):
-        rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-        part = keras.tree.map_structure(
-            lambda a, rows=rows: None if a is None else np.asarray(a)[rows],
-            targets,
-        )
-        inputs = [array[rows] for array in flat]
-        yield (inputs[0] if len(inputs) == 1 else inputs), *part
 
 
 def train(
@@ -146,8 +79,7 @@ def train(
     step = _train_step(model, signature, options)
     for epoch in range(options["epochs"]):
         losses = [
-            float(step(batch))
-            for batch in batches(signature, options["data"], epoch)
+            float(step(batch)) for batch in batches(signature, options, epoch)
         ]
         loss = float(np.mean(losses))
         logger.info(
@@ -190,8 +122,7 @@ def _train_step(
     def step(batch: Batch) -> Any:
         nonlocal started
         x, y, weight = keras.tree.map_structure(
-            lambda a: None if a is None else tf.convert_to_tensor(a),
-            tuple(batch),
+            lambda a: None if a is None else tf.convert_to_tensor(a), batch
         )
         if not started:
             # A loss makes its variables when it is first called, and errors

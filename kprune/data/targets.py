@@ -1,0 +1,169 @@
+"""Whether targets are what the loss of a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.data.inputs import first_not_finite
+
+
+def check_targets(
+    targets: Any, model: keras.Model, loss: Any, argument: str
+) -> None:
+    """Raise if targets are not of the kind that the loss wants.
+
+    The cross-entropies of Keras say what they take: class indices, one-hot
+    vectors or numbers from 0 to 1. Any loss of Keras takes finite targets only.
+    Other losses are the user's affair.
+
+    Args:
+        targets: NumPy array, or a structure of them.
+        model: The model whose outputs they belong to.
+        loss: Loss in any form that `compile` takes. Defaults to the model's.
+        argument: Name of the argument they come from.
+
+    Raises:
+        ValueError: What came, what was expected, and the way out.
+    """
+    loss = getattr(model, "loss", None) if loss is None else loss
+    for output, one, target in _pairs(targets, model, loss):
+        name = _name(one)
+        if name is None or target.dtype.kind not in "fiub":
+            continue
+        layer = output._keras_history.operation.name
+        owner = f"output '{layer}' with loss {name}"
+        if first_not_finite(target) is not None:
+            raise ValueError(
+                f"`{argument}` holds NaN or infinite targets for {owner}. Leave "
+                "such samples out."
+            )
+        if getattr(one, "axis", -1) != -1 or not target.size:
+            continue
+        check = _CHECKS.get(name.lower().replace("_", ""))
+        if check is not None:
+            check(target, output.shape, one, f"`{argument}`", owner)
+
+
+def _class_indices(
+    target: np.ndarray,
+    shape: tuple[int | None, ...],
+    loss: Any,
+    given: str,
+    owner: str,
+) -> None:
+    classes = shape[-1]
+    if target.ndim == len(shape) and target.shape[-1] == 1:
+        target = target[..., 0]
+    if target.ndim == len(shape) and target.shape[-1] == classes:
+        raise ValueError(
+            f"{given} holds one-hot targets of shape {target.shape} for {owner}, "
+            "which takes class indices. Pass y.argmax(-1), or compile with "
+            "keras.losses.CategoricalCrossentropy."
+        )
+    if target.ndim != len(shape) - 1:
+        expected = ", ".join(map(str, ("samples", *shape[1:-1])))
+        raise ValueError(
+            f"{given} holds targets of shape {target.shape} for {owner}, which "
+            f"takes class indices of shape ({expected})."
+        )
+    ignored = getattr(loss, "ignore_class", None)
+    counted = target if ignored is None else target[target != ignored]
+    if not counted.size or classes is None:
+        return
+    low, high = counted.min(), counted.max()
+    if low < 0 or high >= classes or np.any(counted != np.trunc(counted)):
+        raise ValueError(
+            f"{given} holds targets from {low} to {high} for {owner}, which takes "
+            f"class indices: whole numbers from 0 to {classes - 1}."
+        )
+
+
+def _one_hot(
+    target: np.ndarray,
+    shape: tuple[int | None, ...],
+    loss: Any,
+    given: str,
+    owner: str,
+) -> None:
+    classes = shape[-1]
+    indices = target.ndim == len(shape) - 1 or (
+        target.ndim == len(shape) and target.shape[-1] == 1 != classes
+    )
+    if indices:
+        raise ValueError(
+            f"{given} holds targets of shape {target.shape} for {owner}, which "
+            f"takes one-hot vectors of length {classes}. Pass "
+            f"keras.utils.to_categorical(y, {classes}), or compile with "
+            "keras.losses.SparseCategoricalCrossentropy."
+        )
+    if classes is not None and target.shape[-1:] != (classes,):
+        raise ValueError(
+            f"{given} holds targets of shape {target.shape} for {owner}, which "
+            f"takes one-hot vectors of length {classes}."
+        )
+    _probabilities(target, shape, loss, given, owner)
+
+
+def _probabilities(
+    target: np.ndarray,
+    shape: tuple[int | None, ...],
+    loss: Any,
+    given: str,
+    owner: str,
+) -> None:
+    low, high = target.min(), target.max()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{given} holds targets from {low} to {high} for {owner}, which takes "
+            "numbers from 0 to 1."
+        )
+
+
+_CHECKS = {
+    "sparsecategoricalcrossentropy": _class_indices,
+    "categoricalcrossentropy": _one_hot,
+    "categoricalfocalcrossentropy": _one_hot,
+    "binarycrossentropy": _probabilities,
+    "binaryfocalcrossentropy": _probabilities,
+}
+
+
+def _pairs(
+    targets: Any, model: keras.Model, loss: Any
+) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Yield each output with its loss and targets, where these are told apart."""
+    sequential = isinstance(model, keras.Sequential)
+    structure = model.outputs[0] if sequential else model.output
+    if isinstance(structure, dict):
+        outputs = dict(structure)
+    else:
+        names = getattr(model, "output_names", None) or [""]
+        outputs = dict(zip(names, model.outputs, strict=False))
+    losses = _by_output(loss, outputs)
+    if len(outputs) > 1 and hasattr(targets, "dtype"):
+        return
+    targets = _by_output(targets, outputs)
+    for key, output in outputs.items():
+        if losses.get(key) is not None and hasattr(targets.get(key), "dtype"):
+            yield output, losses[key], targets[key]
+
+
+def _by_output(value: Any, outputs: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return dict(zip(outputs, value, strict=False))
+    return dict.fromkeys(outputs, value)
+
+
+def _name(loss: Any) -> str | None:
+    """Return the name of a loss of Keras; None for any other."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    kind = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+    name = getattr(kind, "__name__", None)
+    ours = str(getattr(kind, "__module__", "")).split(".")[0] == "keras"
+    return name if ours and name != "LossFunctionWrapper" else None

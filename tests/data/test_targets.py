@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import losses
+
+from kprune.data.source import Source
+
+X = np.zeros((6, 4), "float32")
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+ONE_HOT = np.eye(3)[CLASSES]
+SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def model(loss, units=3):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(units, name="out")])
+    net.compile(loss=loss)
+    return net
+
+
+def check(loss, y, units=3):
+    """Check them as arrays, and as batches."""
+    net = model(loss, units)
+    errors = []
+    for data in ((X, y), [(X[:3], y[:3]), (X[3:], y[3:])]):
+        source = Source(data, model=net)
+        try:
+            source.check_targets()
+            list(source.labelled("The loss"))
+        except ValueError as error:
+            errors.append(str(error))
+        else:
+            errors.append(None)
+    assert (errors[0] is None) == (errors[1] is None)
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "units"),
+    [
+        (SPARSE, CLASSES, 3),
+        (SPARSE, CLASSES[:, None], 3),
+        (SPARSE, CLASSES.astype("float32"), 3),
+        ("sparse_categorical_crossentropy", CLASSES, 3),
+        (
+            losses.SparseCategoricalCrossentropy(ignore_class=-1),
+            CLASSES - 1,
+            3,
+        ),
+        (losses.CategoricalCrossentropy(), ONE_HOT, 3),
+        ("categorical_crossentropy", 0.9 * ONE_HOT + 0.1 / 3, 3),
+        ("binary_crossentropy", CLASSES % 2, 1),
+        (losses.BinaryFocalCrossentropy(), ONE_HOT, 3),
+        ("mse", 10 * ONE_HOT, 3),
+        (lambda y, p: keras.ops.sum(p), np.full(6, np.nan), 3),
+    ],
+)
+def test_what_a_loss_takes_is_accepted(loss, y, units):
+    assert check(loss, y, units) is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "message"),
+    [
+        (SPARSE, ONE_HOT, "one-hot targets of shape (6, 3) for output 'out'"),
+        ("sparse_categorical_crossentropy", ONE_HOT, "Pass y.argmax(-1)"),
+        (SPARSE, np.zeros((6, 2)), "takes class indices of shape (samples)"),
+        (SPARSE, CLASSES + 1, "from 1 to 3"),
+        (SPARSE, CLASSES - 1, "whole numbers from 0 to 2"),
+        (SPARSE, CLASSES + 0.5, "whole numbers from 0 to 2"),
+        ("categorical_crossentropy", CLASSES, "to_categorical(y, 3)"),
+        (losses.CategoricalCrossentropy(), CLASSES[:, None], "one-hot"),
+        ("categorical_crossentropy", ONE_HOT[:, :2], "vectors of length 3"),
+        ("categorical_crossentropy", 2 * ONE_HOT, "numbers from 0 to 1"),
+        ("binary_crossentropy", 2 * ONE_HOT - 1, "from -1.0 to 1.0"),
+        ("mse", ONE_HOT * np.nan, "NaN or infinite targets"),
+    ],
+)
+def test_what_a_loss_cannot_take_is_explained(loss, y, message):
+    assert message in check(loss, y)
+
+
+def test_images_of_classes():
+    inputs = keras.Input((None, None, 1))
+    net = keras.Model(inputs, layers.Conv2D(3, 1)(inputs))
+    net.compile(loss=SPARSE)
+    x = np.zeros((2, 4, 4, 1), "float32")
+    y = np.ones((2, 4, 4))
+    Source((x, y), model=net).check_targets()
+    Source((x, y[..., None]), model=net).check_targets()
+    with pytest.raises(ValueError, match="one-hot"):
+        Source((x, np.eye(3)[y.astype(int)]), model=net).check_targets()
+    with pytest.raises(ValueError, match=r"from 1\.0 to 5\.0"):
+        y[0, 0, 0] = 5
+        Source((x, y), model=net).check_targets()
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_several_outputs_are_told_apart(structure):
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(3, name=n)(inputs) for n in ("kind", "size")]
+    loss = [SPARSE, "mse"]
+    if structure == "dict":
+        outputs = dict(zip(("kind", "size"), outputs, strict=True))
+        loss = dict(zip(("kind", "size"), loss, strict=True))
+    net = keras.Model(inputs, outputs)
+    net.compile(loss=loss)
+
+    def given(kind, size):
+        y = [kind, size]
+        return dict(zip(outputs, y, strict=True)) if structure == "dict" else y
+
+    Source((X, given(CLASSES, ONE_HOT)), model=net).check_targets()
+    with pytest.raises(ValueError, match=r"output 'kind'.*class indices"):
+        Source((X, given(ONE_HOT, ONE_HOT)), model=net).check_targets()
+    with pytest.raises(ValueError, match="for output 'size'"):
+        Source((X, given(CLASSES, ONE_HOT + np.inf)), model=net).check_targets()
+
+
+def test_missing_targets_and_another_loss():
+    net = model("mse")
+    with pytest.raises(ValueError, match="sweep needs targets"):
+        list(Source(X, model=net).labelled("sweep"))
+    with pytest.raises(ValueError, match="class indices"):
+        list(Source((X, ONE_HOT), model=net).labelled("sweep", loss=SPARSE))
