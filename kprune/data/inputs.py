@@ -296,7 +296,7 @@ def _same(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Exported formats accept letters, digits and underscores in names."""
+    """Return a name as exported formats have it."""
     return re.sub(r"\W", "_", name)
 
 
