@@ -165,6 +165,8 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
 
     def on_train_end(self, logs: Any = None) -> None:
         session, policy = self.session, self.policy
+        if self._epoch < 0:
+            return  # Nothing was trained: fit(epochs=0), or a run that had ended.
         if self.finishes(self._epoch + 1, last=True):
             self.finish(session)
         # JAX gives |w| the slope 1 at 0, so an L1 penalty moves removed weights

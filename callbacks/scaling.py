@@ -80,7 +80,7 @@ class Scaler:
                 vector[member.index[chosen].ravel()] = factor
         memory = slots_by_variable(self._masked) if slots else {}
         for key, variable in variables.items():
-            for target in [variable, *memory.get(key, [])]:
+            for target in [variable, *memory.get(key, {}).values()]:
                 _multiply(target, places[key])
 
 

@@ -256,7 +256,7 @@ class _Scan:
         # With metrics of its own: those of the user's model keep their state.
         masked = session.masked
         self._model = Evaluated(*structures(masked))
-        copy_compilation(masked, self._model, optimizer_state=False)
+        copy_compilation(masked, self._model)
         self._batches = list(session.samples.labelled("sensitivity()"))
         self.baseline = self._evaluate()
 

@@ -255,5 +255,5 @@ def _copy_slots(
 
     for variable in masked.trainable_variables:
         mine = spots.get(id(variable), [])
-        for slot in slots.get(id(variable), []):
+        for slot in slots.get(id(variable), {}).values():
             slot.assign(np.array(edited(read(slot), mine, edit)))

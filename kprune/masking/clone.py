@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,8 +65,8 @@ class Cloner:
         def swap(structure: Any) -> Any:
             return keras.tree.map_structure(lambda t: tensors[id(t)], structure)
 
-        new = _constructor(model)(
-            swap(functional.input), swap(functional.output), name=model.name
+        new = self._instance(
+            model, swap(functional.input), swap(functional.output)
         )
         if not model.trainable:
             new.trainable = False
@@ -87,12 +88,59 @@ class Cloner:
                 self.layers[id(operation)] = self._make(node)
         return self.layers[id(operation)]
 
+    def _instance(
+        self, model: keras.Model, inputs: Any, outputs: Any
+    ) -> keras.Model:
+        """Return a model of the same class over other tensors."""
+        from keras.src.models.functional import functional_like_constructor
 
-def _constructor(model: keras.Model) -> Any:
-    """Return the model's class if it is built like `keras.Model`, else that."""
-    from keras.src.models.functional import functional_like_constructor
+        cls = type(model)
+        new: keras.Model
+        if issubclass(cls, keras.Sequential):
+            _refuse_own_training(model)
+            return keras.Model(inputs, outputs, name=model.name)
+        if functional_like_constructor(cls):
+            new = cls(inputs, outputs, name=model.name)
+        else:
+            # The constructor wants arguments that nobody remembers; what it
+            # made of them is in the attributes.
+            new = keras.Model(inputs, outputs, name=model.name)
+            new.__class__ = cls
+        known = {*vars(new), *_own_names()}
+        for name, value in vars(model).items():
+            if name not in known:
+                setattr(new, name, self.layers.get(id(value), value))
+        return new
 
-    cls = type(model)
-    if cls is keras.Sequential or issubclass(cls, keras.Sequential):
-        return keras.Model
-    return cls if functional_like_constructor(cls) else keras.Model
+
+@functools.cache
+def _own_names() -> frozenset[str]:
+    """Return what Keras itself keeps on a compiled functional model."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+    model.compile("sgd", "mse")
+    return frozenset(vars(model))
+
+
+def _refuse_own_training(model: keras.Model) -> None:
+    """Raise if a Sequential subclass changes how it trains."""
+    hooks = (
+        "train_step",
+        "test_step",
+        "predict_step",
+        "compute_loss",
+        "compute_metrics",
+        "call",
+    )
+    for cls in type(model).__mro__:
+        if cls is keras.Sequential:
+            return
+        for name in hooks:
+            if name in vars(cls):
+                raise TypeError(
+                    f"Model '{model.name}' is of class {cls.__name__}, a "
+                    f"keras.Sequential with a {name}() of its own, which its "
+                    "masked copy could not keep: that is a functional model. "
+                    f"Derive {cls.__name__} from keras.Model and construct it "
+                    "as functional model, from inputs and outputs."
+                )

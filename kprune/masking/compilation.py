@@ -1,32 +1,46 @@
-"""Carries a model's compile configuration over to a copy of it."""
+"""Carries what a model is compiled with over to a copy of it."""
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-from kprune.graph.values import copy_value
+from kprune.graph.values import read
+from kprune.masking.slots import base_optimizer
+from kprune.masking.slots import slots_of
 
 logger = logging.getLogger("kprune")
 
+Pairs = Sequence[tuple[keras.Variable, keras.Variable]]
+"""Variables of a model, each with that of its copy."""
+
 
 def copy_compilation(
-    model: keras.Model, copy: keras.Model, optimizer_state: bool = True
+    model: keras.Model,
+    copy: keras.Model,
+    pairs: Pairs | None = None,
+    cut: Callable[[keras.Variable, np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Compile `copy` as `model` is compiled, if it is.
 
     Loss functions and the like are reused as they are (a round trip through
     serialisation would lose plain Python functions); objects with state
-    (optimizer, metrics) are recreated from their configuration.
+    (optimizer, metrics) are recreated from their configuration. What cannot be
+    is left out, and one warning names it.
 
     Args:
         model: The model whose configuration is read.
         copy: The model to compile.
-        optimizer_state: Whether the values of the optimizer's variables are
-            copied too. The trainable variables of both models must then have
-            equal shapes.
+        pairs: Variables of both. Given them, the optimizer goes on where that
+            of `model` is.
+        cut: Turns a slot of a variable of `model` into what the copy needs.
+            Defaults to the slot as it is.
     """
     if not model.compiled or getattr(model, "_compile_config", None) is None:
         return
@@ -37,24 +51,137 @@ def copy_compilation(
             type(model).__name__,
         )
         return
+    lost: list[str] = []
     config = dict(model._compile_config.config)
-    config["optimizer"] = fresh(model.optimizer)
+    config["optimizer"] = recreated(model.optimizer, lost)
+    several = len(model.outputs) > 1
     for name in ("metrics", "weighted_metrics"):
-        config[name] = keras.tree.map_structure(fresh, config.get(name))
+        config[name] = _metrics(config.get(name), lost, several)
     copy.compile(**config)
+    if lost:
+        logger.warning(
+            "The copy of model '%s' is compiled without %s: the configuration "
+            "does not say how to make another one. Let get_config() return all "
+            "arguments of the constructor, or compile the copy yourself.",
+            model.name,
+            ", ".join(lost),
+        )
     if copy.optimizer is None:
         return
+    if pairs is not None:
+        _copy_exclusions(model.optimizer, copy.optimizer, pairs)
     copy.optimizer.build(copy.trainable_variables)
-    if optimizer_state and model.optimizer.built:
-        pairs = zip(
-            model.optimizer.variables, copy.optimizer.variables, strict=True
+    if pairs is not None:
+        _copy_optimizer(model, copy, pairs, cut or (lambda _, value: value))
+
+
+def recreated(value: Any, lost: list[str]) -> Any:
+    """Return a new object of the same configuration, for objects with state."""
+    if not isinstance(value, keras.Metric | keras.Optimizer):
+        return value
+    kind = type(value)
+    config = value.get_config()
+    forgotten = []
+    if not kind.__module__.startswith("keras."):
+        forgotten = [
+            parameter.name
+            for parameter in inspect.signature(kind).parameters.values()
+            if parameter.kind in _NAMED
+            and parameter.name not in {"dtype", *config}
+            and _differs(value, parameter)
+        ]
+    try:
+        if not forgotten:
+            return kind.from_config(config)
+    except Exception as error:
+        forgotten = [str(error)]
+    name = getattr(value, "name", kind.__name__)
+    lost.append(f"{kind.__name__} '{name}' ({', '.join(forgotten)})")
+    return None
+
+
+_NAMED = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
+
+
+def _differs(value: Any, parameter: inspect.Parameter) -> bool:
+    """Return whether an argument may have been another than the default."""
+    for name in (parameter.name, f"_{parameter.name}"):
+        if hasattr(value, name):
+            return bool(getattr(value, name) != parameter.default)
+    return True
+
+
+def _metrics(metrics: Any, lost: list[str], several: bool) -> Any:
+    """Return new metrics, without those that cannot be recreated.
+
+    Args:
+        metrics: As given to `compile`.
+        lost: Names of those left out are added to it.
+        several: Whether the entries of a list belong to the outputs in order.
+    """
+    if isinstance(metrics, dict):
+        return {k: _metrics(v, lost, False) for k, v in metrics.items()}
+    if isinstance(metrics, list | tuple):
+        found = [_metrics(m, lost, False) for m in metrics]
+        if several:
+            return [[] if m is None else m for m in found]
+        return [m for m in found if m is not None]
+    return recreated(metrics, lost)
+
+
+def _copy_exclusions(old: Any, new: Any, pairs: Pairs) -> None:
+    """Leave out of weight decay what was left out."""
+    old, new = base_optimizer(old), base_optimizer(new)
+    excluded = getattr(old, "_exclude_from_weight_decay", None) or ()
+    pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
+    if excluded or pattern:
+        new.exclude_from_weight_decay(
+            [
+                copy
+                for weight, copy in pairs
+                if old._var_key(weight) in excluded
+            ],
+            pattern and [pattern.pattern],
         )
-        for source, target in pairs:
-            copy_value(source, target)
 
 
-def fresh(value: Any) -> Any:
-    """Return a new object of the same configuration, for objects that hold state."""
-    if isinstance(value, keras.Metric | keras.Optimizer):
-        return type(value).from_config(value.get_config())
-    return value
+def _copy_optimizer(
+    model: keras.Model,
+    copy: keras.Model,
+    pairs: Pairs,
+    cut: Callable[[keras.Variable, np.ndarray], np.ndarray],
+) -> None:
+    """Continue the optimizer of `model` in `copy`, weight by weight."""
+    old, new = model.optimizer, copy.optimizer
+    # Iterations, learning rate, loss scale: what there is one of.
+    for one, other in {(old, new), (base_optimizer(old), base_optimizer(new))}:
+        known = vars(one)
+        for name, target in vars(other).items():
+            if isinstance(target, keras.Variable) and name in known:
+                target.assign(np.array(read(known[name])))
+    if not base_optimizer(old).built:
+        return
+    before, after = slots_of(old), slots_of(new)
+    fresh = []
+    for source, target in pairs:
+        for name, slot in after.get(id(target), {}).items():
+            remembered = before.get(id(source), {}).get(name)
+            if remembered is not None:
+                # A copy: on JAX two variables must not share a buffer.
+                value = np.array(read(remembered))
+                if value.shape == tuple(source.shape):
+                    value = cut(source, value)
+                if value.shape == tuple(slot.shape):
+                    slot.assign(value)
+                    continue
+            fresh.append(target.path)
+    if fresh:
+        logger.warning(
+            "The optimizer of the copy of model '%s' starts afresh for %s: that "
+            "of the model does not know these weights, or not in this shape.",
+            model.name,
+            ", ".join(dict.fromkeys(fresh)),
+        )

@@ -10,6 +10,7 @@ import numpy as np
 
 from kprune.graph import ChannelGraph
 from kprune.graph.values import read
+from kprune.masking.slots import resting_values
 from kprune.masking.slots import slots_by_variable
 
 _Cuts = list[tuple[int, np.ndarray]]
@@ -26,7 +27,8 @@ def zero_removed(
 
     A mask alone makes removed weights act as 0. But momentum and weight decay
     go on moving the numbers behind it, and weight penalties go on counting
-    them; this makes them 0, along with their optimizer slots, for good.
+    them; this makes them 0 for good. Optimizer slots are as before the first
+    step, which is 0 for nearly all of them.
 
     Args:
         masked: The masked model.
@@ -35,12 +37,21 @@ def zero_removed(
         optimizer: Whose slots. Defaults to `masked.optimizer`.
     """
     places = _removed_places(graph, masks)
-    slots = slots_by_variable(masked, optimizer)
+    if not places:
+        return
+    if optimizer is None:
+        optimizer = getattr(masked, "optimizer", None)
+    slots, resting = (
+        slots_by_variable(masked, optimizer),
+        resting_values(optimizer),
+    )
     for variable in masked.variables:
         cuts = places.get(id(variable))
-        if cuts:
-            for target in [variable, *slots.get(id(variable), [])]:
-                target.assign(_zeroed(target, cuts))
+        if cuts is None:
+            continue
+        variable.assign(_filled(variable, cuts))
+        for name, slot in slots.get(id(variable), {}).items():
+            slot.assign(_filled(slot, cuts, resting.get(name, 0.0)))
 
 
 def removed_values(
@@ -55,7 +66,7 @@ def removed_values(
     """
     places = _removed_places(graph, masks)
     return [
-        (v, _zeroed(v, places[id(v)]))
+        (v, _filled(v, places[id(v)]))
         for v in masked.variables
         if id(v) in places
     ]
@@ -77,8 +88,8 @@ def _removed_places(
     return places
 
 
-def _zeroed(variable: Any, cuts: _Cuts) -> np.ndarray:
+def _filled(variable: Any, cuts: _Cuts, filling: float = 0.0) -> np.ndarray:
     value = np.array(read(variable))
     for axis, positions in cuts:
-        np.moveaxis(value, axis, 0)[positions] = 0
+        np.moveaxis(value, axis, 0)[positions] = filling
     return value

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+from kprune.graph.values import read
+
+Slots = dict[int, dict[str, keras.Variable]]
+"""By `id(variable)`, the slots of a weight by the optimizer's name for them."""
 
 
 def base_optimizer(optimizer: Any) -> Any:
@@ -13,39 +18,28 @@ def base_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def slot_variables(
-    optimizer: Any, trainable_variables: Sequence[keras.Variable]
-) -> list[list[keras.Variable]]:
-    """Return the slots (momenta, EMA averages, ...) of every trainable variable.
+def slots_of(optimizer: Any) -> Slots:
+    """Return the slots (momenta, EMA averages, ...) of all weights.
 
     Args:
-        optimizer: A built `keras.Optimizer`.
-        trainable_variables: The variables it was built with, in order.
-
-    Returns:
-        One list per trainable variable, with the optimizer variables shaped
-        like it.
+        optimizer: A `keras.Optimizer`. Before it is built it has none.
     """
     optimizer = base_optimizer(optimizer)
-    count = len(trainable_variables)
-    slots: list[list[keras.Variable]] = [[] for _ in range(count)]
-    for value in vars(optimizer).values():
-        if not isinstance(value, list | tuple) or len(value) != count:
+    if not isinstance(optimizer, keras.Optimizer) or not optimizer.built:
+        return {}
+    learned = optimizer._trainable_variables
+    slots: Slots = {id(variable): {} for variable in learned}
+    for name, value in vars(optimizer).items():
+        if not isinstance(value, list | tuple) or len(value) != len(learned):
             continue
-        for n, (slot, variable) in enumerate(
-            zip(value, trainable_variables, strict=True)
-        ):
-            if slot is variable or not isinstance(slot, keras.Variable):
-                continue
-            if tuple(slot.shape) == tuple(variable.shape):
-                slots[n].append(slot)
+        for slot, variable in zip(value, learned, strict=True):
+            if slot is not variable and isinstance(slot, keras.Variable):
+                slots[id(variable)][name] = slot
     return slots
 
 
-def slots_by_variable(
-    model: keras.Model, optimizer: Any = None
-) -> dict[int, list[keras.Variable]]:
-    """Return the slots of a model's trainable variables by `id(variable)`.
+def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
+    """Return the slots that have the shape of their weight.
 
     Args:
         model: A model; without a built optimizer it has none.
@@ -53,9 +47,31 @@ def slots_by_variable(
     """
     if optimizer is None:
         optimizer = getattr(model, "optimizer", None)
+    shapes = {id(v): tuple(v.shape) for v in model.variables}
+    return {
+        key: {n: s for n, s in slots.items() if tuple(s.shape) == shapes[key]}
+        for key, slots in slots_of(optimizer).items()
+        if key in shapes
+    }
+
+
+def resting_values(optimizer: Any) -> dict[str, float]:
+    """Return what slots hold before the first step, by their name.
+
+    Most begin at 0. The accumulators of Ftrl do not, and divide by what they
+    hold.
+
+    Args:
+        optimizer: A `keras.Optimizer`, or `None`.
+    """
     optimizer = base_optimizer(optimizer)
-    if optimizer is None or not optimizer.built:
+    if not isinstance(optimizer, keras.Optimizer):
         return {}
-    learned = optimizer._trainable_variables
-    slots = slot_variables(optimizer, learned)
-    return {id(v): s for v, s in zip(learned, slots, strict=True)}
+    try:
+        rested = type(optimizer).from_config(optimizer.get_config())
+    except Exception:  # An optimizer of the user's that cannot be copied.
+        return {}
+    weight = keras.Variable(np.zeros(1, "float32"))
+    rested.build([weight])
+    slots = slots_of(rested)[id(weight)]
+    return {name: float(read(slot).ravel()[0]) for name, slot in slots.items()}

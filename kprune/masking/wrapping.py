@@ -70,26 +70,16 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         lambda functional, index: functional.inputs[index].shape,
     )
     masked = cloner.clone(model)
-    copies: dict[int, keras.Variable] = {}
+    pairs = []
     for old in walk.layers_of(model):
         new = walk.unwrap(cloner.layers[id(old)])
         for source, target in zip(old.variables, new.variables, strict=True):
             copy_value(source, target)
-            copies[id(source)] = target
+            pairs.append((source, target))
         rule = find_rule(old)
         if rule is not None:
             rule.arrange(old, new)
-    # A composite layer may list its variables in another order than its model.
-    order = [id(copies[id(v)]) for v in model.trainable_variables]
-    same = order == [id(v) for v in masked.trainable_variables]
-    copy_compilation(model, masked, optimizer_state=same)
-    optimizer = getattr(model, "optimizer", None)
-    if not same and optimizer is not None and optimizer.built:
-        logger.warning(
-            "The optimizer of the wrapped copy of model '%s' starts afresh: its "
-            "composite layers order their variables otherwise.",
-            model.name,
-        )
+    copy_compilation(model, masked, pairs)
     return masked
 
 

@@ -15,6 +15,7 @@ from kprune.graph.registry import copy_operation
 from kprune.graph.tracer import trace
 from kprune.graph.values import read
 from kprune.masking.clone import Cloner
+from kprune.masking.compilation import Pairs
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
@@ -24,7 +25,6 @@ from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import places
-from kprune.rebuild.optimizer import copy_slots
 from kprune.registry import as_number
 
 MERGE = 1e-6
@@ -73,8 +73,7 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     cloner = Cloner(shrinking.make, shrinking.arguments, shrinking.input_shape)
     compact = cloner.clone(masked)
     pairs = _load_weights(masked, _Values(masked, graph, clones), kept, cloner)
-    copy_compilation(masked, compact, optimizer_state=False)
-    copy_slots(masked, compact, pairs, kept)
+    copy_compilation(masked, compact, pairs, kept.take)
     return compact
 
 
@@ -126,9 +125,6 @@ class _Shrinking:
         return self._kept.shape(nested.inputs[index])
 
 
-Pairs = dict[int, keras.Variable]
-
-
 class _Values:
     """The weights that a masked model stands for, before they are cut."""
 
@@ -159,8 +155,8 @@ class _Values:
 def _load_weights(
     masked: keras.Model, values: _Values, kept: Kept, cloner: Cloner
 ) -> Pairs:
-    """Cut every variable; return the new variable by `id(old variable)`."""
-    pairs: Pairs = {}
+    """Cut every variable; return the old variables with the new ones."""
+    pairs = []
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)
         new = cloner.layers[id(outer)]
@@ -177,7 +173,7 @@ def _load_weights(
                 )
             # A copy, for what is not cut is still a view (see copy_value).
             target.assign(np.array(value))
-            pairs[id(old)] = target
+            pairs.append((old, target))
         rule = values.rules.get(id(layer))
         if rule is not None:
             rule.arrange(layer, new)

@@ -170,5 +170,5 @@ def assign(
         mine = spots.get(id(variable))
         if not mine:
             continue
-        for target in [variable, *known.get(id(variable), [])]:
+        for target in [variable, *known.get(id(variable), {}).values()]:
             target.assign(np.array(edited(read(target), mine, edit)))

@@ -287,3 +287,15 @@ def test_wrong_schedules_are_said_at_construction():
 def test_outside_of_fit_it_says_where_it_belongs():
     with pytest.raises(RuntimeError, match="acts inside `fit`"):
         PruneCallback().on_epoch_begin(0)
+
+
+@pytest.mark.parametrize(
+    "kind", [PruneCallback, SoftPruneCallback, AttenuateCallback]
+)
+def test_no_epochs_prune_nothing(kind, caplog):
+    masked = kprune.wrap(small_net(6))
+    masked.compile("sgd", loss())
+    callback = kind(reduce={"macs": 0.5})
+    masked.fit(dataset(), epochs=0, verbose=0, callbacks=[callback])
+    assert all(mask.all() for mask in kprune.masks(masked).values())
+    assert not caplog.records

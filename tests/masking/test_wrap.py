@@ -1,5 +1,7 @@
 """wrap(), masks() and set_masks()."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from keras import layers
 import kprune
 from kprune.masking import filter_masks
 from kprune.masking import is_masked
+from kprune.masking.compilation import recreated
 
 
 def test_wrap_keeps_names_weights_and_outputs():
@@ -159,3 +162,74 @@ def test_frozen_layers_stay_frozen():
     compact = kprune.rebuild(masked)
     for copy in (masked, compact):
         assert len(copy.trainable_variables) == 6
+
+
+class Scaled(keras.Model):
+    """A functional model with an argument and a loss of its own."""
+
+    def __init__(self, inputs, outputs, factor):
+        super().__init__(inputs, outputs)
+        self.factor = factor
+        self.hidden = self.layers[1]
+
+    def compute_loss(self, *args, **kwargs):
+        return self.factor * super().compute_loss(*args, **kwargs)
+
+
+def test_own_training_logic_and_attributes_are_kept():
+    base = zoo.sequential()
+    model = Scaled(base.inputs, base.outputs, factor=100.0)
+    model.compile("sgd", "mse")
+    x, y = random_inputs(model), np.zeros((3, 4))
+    masked = kprune.wrap(model)
+    compact = kprune.rebuild(masked)
+    expected = model.evaluate(x, y, verbose=0)
+    for copy in (masked, compact):
+        assert copy.evaluate(x, y, verbose=0) == pytest.approx(expected)
+        assert copy.hidden is copy.layers[1]
+        assert copy.hidden is not model.hidden
+
+
+def test_a_sequential_with_its_own_training_step_is_refused_by_name():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    model = Own(zoo.sequential().layers)
+    model.build((None, 8, 8, 3))
+    with pytest.raises(TypeError, match=r"Own.*train_step\(\) of its own"):
+        kprune.wrap(model)
+
+
+class Above(keras.metrics.Mean):
+    """Forgets its argument in `get_config`."""
+
+    def __init__(self, threshold=0.5, name="above", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.threshold = threshold
+
+
+def test_a_metric_that_cannot_be_recreated_is_left_out_by_name(caplog):
+    model = zoo.sequential()
+    model.compile("sgd", "mse", metrics=["mae", Above(0.0)])
+    x, y = random_inputs(model), np.zeros((3, 4))
+    masked = kprune.wrap(model)
+    assert "Above 'above' (threshold)" in caplog.text
+    result = masked.evaluate(x, y, return_dict=True, verbose=0)
+    assert set(result) == {"loss", "mae"}
+
+
+def test_metrics_of_keras_can_all_be_recreated():
+    lost = []
+    arguments = {"k": 2, "num_classes": 3, "target_class_ids": [0], "name": "m"}
+    arguments |= {"recall": 0.5, "precision": 0.5, "specificity": 0.5}
+    arguments |= {"sensitivity": 0.5, "fn": keras.losses.mean_squared_error}
+    made = 0
+    for kind in vars(keras.metrics).values():
+        if not isinstance(kind, type) or kind is keras.metrics.Metric:
+            continue
+        wanted = inspect.signature(kind.__init__).parameters
+        given = {n: v for n, v in arguments.items() if n in wanted}
+        assert recreated(kind(**given), lost) is not None
+        made += 1
+    assert made > 30 and lost == []

@@ -12,7 +12,7 @@ from harness import random_masks
 from harness import randomise
 
 import kprune
-from kprune.masking.slots import slot_variables
+from kprune.masking.slots import slots_by_variable
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
@@ -75,10 +75,13 @@ def test_a_fresh_optimizer_would_have_been_noticed():
 
 def test_slots_are_found_by_variable():
     masked, _, _ = trained(OPTIMIZERS["adam"](), steps=1)
-    slots = slot_variables(masked.optimizer, masked.trainable_variables)
-    for variable, found in zip(masked.trainable_variables, slots, strict=True):
-        assert len(found) == 2
-        assert all(tuple(s.shape) == tuple(variable.shape) for s in found)
+    slots = slots_by_variable(masked)
+    for variable in masked.trainable_variables:
+        found = slots[id(variable)]
+        assert sorted(found) == ["_momentums", "_velocities"]
+        assert all(
+            tuple(s.shape) == tuple(variable.shape) for s in found.values()
+        )
 
 
 def test_loss_scaling_optimizer():
@@ -114,3 +117,111 @@ def test_plain_python_losses_and_metrics_survive():
 
 def test_uncompiled_stays_uncompiled():
     assert not kprune.rebuild(kprune.wrap(zoo.sequential())).compiled
+
+
+def small(trainable=True, optimizer="adam", loss="mse"):
+    base = zoo.sequential()
+    base.trainable = trainable
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="top")(base(inputs)))
+    model.compile(optimizer, loss, run_eagerly=True)
+    return base, model, (random_inputs(model), np.ones((3, 2)))
+
+
+def value(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def slots(model):
+    """By path of a variable its slots, as arrays."""
+    found = slots_by_variable(model)
+    return {
+        v.path: [value(s) for s in found[id(v)].values()]
+        for v in model.trainable_variables
+        if found.get(id(v))
+    }
+
+
+def test_what_was_frozen_when_compiled_starts_afresh_and_the_rest_goes_on(
+    caplog,
+):
+    base, model, data = small(trainable=False)
+    model.train_on_batch(*data)
+    base.trainable = True
+    before = slots(model)
+    assert list(before) == ["top/kernel", "top/bias"]
+    masked = kprune.wrap(model)
+    after = slots(masked)
+    assert len(after) == len(masked.trainable_variables) > len(before)
+    for name, arrays in before.items():
+        np.testing.assert_array_equal(after[name], arrays)
+    assert "starts afresh for conv1/kernel" in caplog.text
+    masked.train_on_batch(*data)
+    kprune.rebuild(masked)
+
+
+def test_what_is_frozen_after_training_keeps_no_slots():
+    _, model, data = small()
+    masked = kprune.wrap(model)
+    masked.train_on_batch(*data)
+    kprune.prune(masked)
+    masked.get_layer("sequential").trainable = False
+    compact = kprune.rebuild(masked)
+    assert (
+        difference(outputs(masked, data[0]), outputs(compact, data[0])) < 1e-5
+    )
+    left = slots(compact)
+    assert list(left) == ["top/kernel", "top/bias"]
+    np.testing.assert_array_equal(left["top/bias"], slots(masked)["top/bias"])
+
+
+@pytest.mark.parametrize(
+    "excluded", [{"var_names": ["bias"]}, {"var_list": ["top/kernel"]}]
+)
+def test_what_is_excluded_from_weight_decay_stays_excluded(excluded):
+    _, model, data = small(loss=lambda y, p: 0.0 * keras.ops.sum(p, axis=-1))
+    if "var_list" in excluded:
+        paths = excluded["var_list"]
+        excluded = {"var_list": [v for v in model.variables if v.path in paths]}
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(**excluded)
+    model.compile(optimizer, model.loss, run_eagerly=True)
+    for copy in (kprune.wrap(model), kprune.rebuild(kprune.wrap(model))):
+        before = {v.path: value(v) for v in copy.trainable_variables}
+        copy.train_on_batch(*data)
+        moved = {
+            v.path: bool((value(v) != before[v.path]).any())
+            for v in copy.trainable_variables
+            if before[v.path].any()
+        }
+        kept = [path for path, has in moved.items() if not has]
+        if "var_list" in excluded:
+            assert kept == ["top/kernel"] and len(moved) > 1
+        else:
+            assert all("bias" in path for path in kept) and any(moved.values())
+
+
+def test_accumulators_of_removed_weights_are_as_before_the_first_step():
+    optimizer = keras.optimizers.Ftrl(0.01, initial_accumulator_value=0.3)
+    _, model, data = small(optimizer=optimizer)
+    model.train_on_batch(*data)
+    masked = kprune.prune(model, "l1", {"macs": 0.5})
+    kernel = masked.get_layer("sequential").get_layer("conv1").layer.kernel
+    gone = kprune.masks(masked)["conv1"] == 0
+    found = slots_by_variable(masked)[id(kernel)]
+    accumulators = value(found["_accumulators"])[..., gone]
+    assert gone.any() and np.allclose(accumulators, 0.3)
+    for _ in range(2):
+        assert np.isfinite(masked.train_on_batch(*data))
+
+
+def test_an_optimizer_that_cannot_be_recreated_is_left_out_by_name(caplog):
+    class Odd(keras.optimizers.SGD):
+        def __init__(self, power, **kwargs):
+            super().__init__(**kwargs)
+            self.power = power
+
+    _, model, data = small(optimizer=Odd(2, learning_rate=0.1))
+    masked = kprune.wrap(model)
+    assert "Odd 'odd' (power)" in caplog.text
+    masked.evaluate(*data, verbose=0)

@@ -60,7 +60,10 @@ def test_the_loop_learns_and_leaves_nothing_behind_the_masks(trained):
     checked = learned = 0
     for name, alive in session.alive().items():
         for member in session.graph[name].producers:
-            for variable in [member.variable, *slots[id(member.variable)]]:
+            for variable in [
+                member.variable,
+                *slots[id(member.variable)].values(),
+            ]:
                 rows = np.moveaxis(value(variable), member.axis, 0)
                 gone = rows[member.index[~alive].ravel()]
                 assert not gone.any()
