@@ -14,8 +14,10 @@ from fitting import loss
 from fitting import small_net
 
 import kprune
+from kprune.callbacks import AttenuateCallback
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import PruningCallback
+from kprune.callbacks import SoftPruneCallback
 
 
 def compiled(optimizer="sgd", **options):
