@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.cost.evaluator import Evaluator
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
+
+TERMS = ("macs", "params")
+"""Costs that are sums of products of axis lengths."""
 
 
 class Terms:
@@ -26,6 +34,7 @@ class Terms:
         self._coefficients: list[float] = []
         self._rows: list[list[int]] = []
         self.owners: list[Any] = []
+        self._touched: dict[int, tuple[np.ndarray, ...]] = {}
 
     def add(self, owner: Any, coefficient: float, axes: list[int]) -> None:
         self._coefficients.append(coefficient)
@@ -45,6 +54,39 @@ class Terms:
 
     def total(self, lengths: np.ndarray) -> np.ndarray:
         return self.each(lengths).sum(axis=-1)
+
+    def saved(
+        self, lengths: np.ndarray, group: int, fewer: np.ndarray
+    ) -> np.ndarray:
+        """Return how much the sum falls when a group keeps fewer channels.
+
+        Only the terms that such a group is part of are looked at.
+
+        Args:
+            lengths: `(axes,)` lengths of all axes now.
+            group: Number of the group.
+            fewer: `(n,)` channels that go.
+        """
+        if group not in self._touched:
+            slopes = self._axes.functions[1][group]
+            terms = (slopes[self._table] != 0).any(axis=1)
+            axes = self._table[terms]  # (terms, axes of a term)
+            self._touched[group] = axes, slopes[axes], self._values[terms]
+        axes, slopes, values = self._touched[group]
+        now = lengths[axes]
+        then = now - fewer[:, None, None] * slopes
+        return (now.prod(axis=-1) - then.prod(axis=-1)) @ values
+
+    def together(self, count: int) -> np.ndarray:
+        """Return `(axes, axes)` booleans: which axes a term multiplies.
+
+        Args:
+            count: How many axes there are.
+        """
+        found = np.zeros((count, count), dtype=bool)
+        for one, other in itertools.permutations(self._table.T, 2):
+            found[one, other] = True
+        return found
 
 
 FIXED = -1
@@ -122,7 +164,7 @@ class AxisTable:
         return self._constants + np.asarray(kept, dtype=float) @ self._slopes
 
 
-class CostModel:
+class CostModel(Evaluator):
     """MACs and parameters of the compact model, without building it.
 
     MACs (multiply-accumulates) are those of convolutions, dense and other
@@ -217,6 +259,41 @@ class CostModel:
             "macs": self.macs.total(lengths),
             "params": self.params.total(lengths),
         }
+
+    def savings(
+        self,
+        kept: np.ndarray,
+        group: int,
+        widths: np.ndarray,
+        ceilings: Mapping[str, float],
+    ) -> dict[str, np.ndarray]:
+        saved = {}
+        lengths = self.lengths(kept)
+        for name in ceilings:
+            if name in TERMS:
+                terms: Terms = getattr(self, name)
+                saved[name] = terms.saved(lengths, group, kept[group] - widths)
+        others = {n: c for n, c in ceilings.items() if n not in TERMS}
+        if others:
+            saved |= super().savings(kept, group, widths, others)
+        return saved
+
+    def near(self, group: int, names: Iterable[str]) -> Collection[int]:
+        if set(names) - set(TERMS):
+            return super().near(group, names)
+        return np.flatnonzero(self._coupled[group]).tolist()
+
+    @functools.cached_property
+    def _coupled(self) -> np.ndarray:
+        """`(groups, groups)` booleans: whether one's width changes the other's worth.
+
+        That is so where a term multiplies their axes. Lengths on one axis add up,
+        and do not matter to each other.
+        """
+        depends = self._axes.functions[1] != 0  # (groups, axes)
+        count = depends.shape[1]
+        together = self.macs.together(count) | self.params.together(count)
+        return depends @ together @ depends.T
 
     @property
     def full(self) -> dict[str, float]:

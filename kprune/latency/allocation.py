@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from kprune import allocation as allocations
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import LimitedAllocation
@@ -15,16 +13,15 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
+from kprune.allocation.base import solve_ladders
 from kprune.cost.model import CostModel
+from kprune.latency.model import KEY
 from kprune.latency.model import LatencyModel
 from kprune.latency.model import TimedCostModel
 from kprune.latency.profiling import profile
-from kprune.latency.search import Search
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import load
 from kprune.session import Session
-
-KEY = "latency"
 
 
 @register(KEY)
@@ -95,28 +92,16 @@ class Latency(Allocation):
 
     def solve(self, request: Request, session: Session | None) -> Vectors:
         self.check(request)
-        model = request.cost_model
-        if not isinstance(model, TimedCostModel):
+        if not isinstance(request.cost_model, TimedCostModel):
             raise ValueError(
                 "Allocation Latency needs costs that include the latency, as "
                 "kprune.prune and the callbacks make them."
             )
-        ladders = self.allocation.ladders(request, session)
-        search = Search(
-            model.latency,
-            model.evaluate,
-            request.ceilings(),
-            [ladder.lost for ladder in ladders],
-            np.minimum(self.allocation.floors(request), request.living),
+        return solve_ladders(
+            request,
+            self.allocation.ladders(request, session),
+            self.allocation.floors(request),
         )
-        kept = search.run(request.living)
-        masks = {}
-        for name, ladder, count in zip(
-            request.names, ladders, kept, strict=True
-        ):
-            masks[name] = np.zeros(len(request.alive[name]), bool)
-            masks[name][ladder.order[len(ladder.order) - count :]] = True
-        return masks
 
 
 def latency_aware(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.cost.evaluator import trials
 from kprune.cost.model import CostModel
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.latency.conversion import KERNELS
 from kprune.latency.curve import line
 from kprune.latency.curve import staircase
 from kprune.latency.curve import whole
@@ -18,6 +23,11 @@ from kprune.latency.layout import Placed
 from kprune.latency.layout import fingerprint
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
+
+KEY = "latency"
+
+SLOWER = 0.02
+"""How much longer a kernel may seem to take than unpruned: noise of timing."""
 
 
 class Curve:
@@ -207,6 +217,55 @@ def _curve(
     return Curve(points, widths, table.steps.get(kind, (0, 0)))
 
 
+class Operators:
+    """The operators that each group touches, and how slow they may get.
+
+    Args:
+        latency: The model's predicted latency.
+    """
+
+    def __init__(self, latency: LatencyModel) -> None:
+        self._latency = latency
+        members = [op.groups() for op in latency.operators]
+        self._touching = [
+            [n for n, groups in enumerate(members) if g in groups]
+            for g in range(len(latency.sizes))
+        ]
+        self._near = [
+            {other for n in touching for other in members[n]}
+            for touching in self._touching
+        ]
+        self._kernel = np.array(
+            [op.key.startswith(KERNELS) for op in latency.operators]
+        )
+        self._limit = (1 + SLOWER) * latency.each(latency.sizes)
+
+    def near(self, group: int) -> set[int]:
+        """Return the groups that share operators with a group."""
+        return self._near[group]
+
+    def saved(
+        self, kept: np.ndarray, group: int, widths: np.ndarray
+    ) -> np.ndarray:
+        """Return the milliseconds that widths of one group save.
+
+        `-inf` where a kernel would get slower than in the unpruned model, and
+        than it is now: some models have been pruned by others.
+
+        Args:
+            kept: `(groups,)` channels that each group keeps now.
+            group: Number of the group.
+            widths: `(n,)` channels that it may get.
+        """
+        touching = self._touching[group]
+        times = self._latency.each(trials(kept, group, widths), touching)
+        now, then = times[0], times[1:]
+        kernel = self._kernel[touching]
+        limit = np.maximum(self._limit[touching], now)
+        fine = (then <= limit)[:, kernel].all(axis=1)
+        return np.where(fine, now.sum() - then.sum(axis=1), -np.inf)
+
+
 class TimedCostModel(CostModel):
     """Costs of a model, its latency among them.
 
@@ -215,13 +274,38 @@ class TimedCostModel(CostModel):
         latency: Its predicted latency.
     """
 
+    stairs = frozenset({KEY})
+
     def __init__(self, graph: ChannelGraph, latency: LatencyModel) -> None:
         super().__init__(graph)
         self.latency = latency
+        self._operators = Operators(latency)
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return the cost, with `"latency"` in milliseconds."""
-        return {**super().evaluate(kept), "latency": self.latency(kept)}
+        return {**super().evaluate(kept), KEY: self.latency(kept)}
+
+    def savings(
+        self,
+        kept: np.ndarray,
+        group: int,
+        widths: np.ndarray,
+        ceilings: Mapping[str, float],
+    ) -> dict[str, np.ndarray]:
+        others = {n: c for n, c in ceilings.items() if n != KEY}
+        saved = super().savings(kept, group, widths, others)
+        times = self._operators.saved(kept, group, widths)
+        if KEY in ceilings:
+            saved[KEY] = times
+        # What would make a kernel slower is not allowed, whatever it saves.
+        return {
+            n: np.where(times == -np.inf, times, s) for n, s in saved.items()
+        }
+
+    def near(self, group: int, names: Iterable[str]) -> Collection[int]:
+        others = [name for name in names if name != KEY]
+        coupled = super().near(group, others) if others else ()
+        return {*coupled, *self._operators.near(group)}
 
 
 def predict(model: keras.Model, table: LatencyTable) -> float:

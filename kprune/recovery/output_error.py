@@ -16,7 +16,7 @@ from kprune.allocation import LimitedAllocation
 from kprune.allocation import Request
 from kprune.allocation import register
 from kprune.allocation.base import Vectors
-from kprune.allocation.solver import fits
+from kprune.allocation.base import solve_ladders
 from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.recovery.elimination import Reader
@@ -89,12 +89,9 @@ class OutputError(LimitedAllocation):
         self.check(request)
         if self.met(request):
             return {n: request.alive[n].astype(bool) for n in request.names}
-        floors = np.minimum(self.floors(request), request.living)
-        kept = _descend(request, self.curves(request, session), floors)
-        return {
-            name: _best(request, name, int(count))
-            for name, count in zip(request.names, kept, strict=True)
-        }
+        return solve_ladders(
+            request, self.ladders(request, session), self.floors(request)
+        )
 
     def ladders(
         self, request: Request, session: Session | None
@@ -259,55 +256,3 @@ def _below(
     """Return whether the line from left to right runs below a point."""
     share = (point[0] - left[0]) / (right[0] - left[0])
     return left[1] + share * (right[1] - left[1]) <= point[1]
-
-
-def _descend(
-    request: Request, curves: list[np.ndarray], floors: np.ndarray
-) -> np.ndarray:
-    """Return kept counts: channel by channel, the cheapest error per cost."""
-    kept = request.living.copy()
-    living = request.living
-    ceilings = request.ceilings()
-    full = request.cost_model.full
-    slopes = [np.diff(curve) for curve in curves]
-    stride = max(1, int((kept - floors).sum()) // 2000)
-
-    def cost(counts: np.ndarray) -> np.ndarray:
-        costs = request.cost_model.evaluate(counts)
-        over = [
-            np.maximum(np.asarray(costs[key]) - ceiling, 0) / full[key]
-            for key, ceiling in ceilings.items()
-        ]
-        return np.sum(over, axis=0)
-
-    while not fits(request.cost_model.evaluate(kept), ceilings):
-        open_ = np.flatnonzero(kept > floors)
-        trials = np.repeat(kept[None], len(open_), axis=0)
-        trials[np.arange(len(open_)), open_] -= 1
-        saved = np.maximum(float(cost(kept)) - cost(trials), 1e-12)
-        rises = np.array([slopes[g][living[g] - kept[g]] for g in open_])
-        group = int(open_[np.argmin((rises + 1e-12) / saved)])
-        kept[group] = max(floors[group], kept[group] - stride)
-    return _give_back(request, kept, slopes, ceilings)
-
-
-def _give_back(
-    request: Request,
-    kept: np.ndarray,
-    slopes: list[np.ndarray],
-    ceilings: dict[str, float],
-) -> np.ndarray:
-    """Return kept counts with what the budget still allows."""
-    living = request.living
-    left = {g for g in range(len(kept)) if kept[g] < living[g]}
-    while left:
-        gains = {g: slopes[g][living[g] - kept[g] - 1] for g in left}
-        group = max(gains, key=lambda g: gains[g])
-        trial = kept.copy()
-        trial[group] += 1
-        if fits(request.cost_model.evaluate(trial), ceilings):
-            kept = trial
-        else:
-            left.discard(group)
-        left = {g for g in left if kept[g] < living[g]}
-    return kept

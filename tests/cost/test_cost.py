@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import kprune
+from kprune.cost.evaluator import Evaluator
 from kprune.cost.model import CostModel
 
 
@@ -103,3 +104,54 @@ def test_cost_falls_with_every_channel(data):
     for key, value in batch.items():
         assert value[1] < value[0] <= COSTS.full[key]
         assert value[0] == COSTS.evaluate(kept)[key]
+
+
+def joined():
+    """Two branches, joined by concatenation and by addition."""
+    x = inputs = keras.Input((8, 8, 3))
+    a = layers.Conv2D(6, 3, padding="same", name="a")(x)
+    b = layers.Conv2D(5, 3, padding="same", name="b")(a)
+    c = layers.Conv2D(6, 3, padding="same", name="c")(b)
+    x = layers.BatchNormalization()(layers.Add()([a, c]))
+    d = layers.Conv2D(4, 3, padding="same", name="d")(x)
+    x = layers.Conv2D(7, 1, name="e")(layers.Concatenate()([x, d]))
+    x = layers.DepthwiseConv2D(3)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_savings_of_one_group_are_differences_of_whole_costs():
+    costs = CostModel(kprune.trace(joined()))
+    rng = np.random.default_rng(0)
+    full = costs.full
+    for _ in range(5):
+        kept = rng.integers(1, costs.sizes + 1)
+        for group, size in enumerate(costs.sizes):
+            widths = np.arange(1, size + 1)
+            saved = costs.savings(kept, group, widths, full)
+            plain = Evaluator.savings(costs, kept, group, widths, full)
+            for name in full:
+                np.testing.assert_allclose(
+                    saved[name], plain[name], rtol=1e-12, atol=1e-6
+                )
+
+
+def test_groups_that_are_not_near_do_not_change_each_others_savings():
+    costs = CostModel(kprune.trace(joined()))
+    full, kept = costs.full, costs.sizes
+    far = 0
+    for group in range(len(kept)):
+        before = costs.savings(kept, group, np.array([1]), full)
+        for other in range(len(kept)):
+            fewer = kept.copy()
+            fewer[other] = 1
+            if other == group:
+                continue
+            after = costs.savings(fewer, group, np.array([1]), full)
+            same = all(before[n] == after[n] for n in full)
+            near = group in costs.near(other, full)
+            assert near == (not same)
+            far += not near
+    assert far
+    # Nothing is known of costs of others.
+    assert set(costs.near(0, ["ram"])) == set(range(len(kept)))
