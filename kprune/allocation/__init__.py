@@ -11,12 +11,12 @@ from kprune.allocation.api import request as request
 from kprune.allocation.api import solve as solve
 from kprune.allocation.api import targets as targets
 from kprune.allocation.base import Allocation as Allocation
-from kprune.allocation.base import Ladder as Ladder
 from kprune.allocation.base import LimitedAllocation as LimitedAllocation
 from kprune.allocation.base import RankedAllocation as RankedAllocation
 from kprune.allocation.base import Request as Request
 from kprune.allocation.base import register as register
 from kprune.allocation.greedy_loss import GreedyLoss as GreedyLoss
+from kprune.allocation.ladders import Ladder as Ladder
 from kprune.allocation.manual import Manual as Manual
 from kprune.allocation.ranking import Global as Global
 from kprune.allocation.ranking import SimilarityThreshold as SimilarityThreshold

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from kprune.allocation.blocks import remove_blocks_until
 from kprune.allocation.blocks import whole_blocks
-from kprune.allocation.search import Search
+from kprune.allocation.ladders import Ladder
 from kprune.allocation.solver import fits
 from kprune.cost.model import CostModel
 from kprune.registry import Registry
@@ -104,31 +103,6 @@ class Request:
             self.cost_model.full,
         )
         return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ladder:
-    """The steps in which a group loses channels.
-
-    Args:
-        order: Living channels, the first to go first.
-        lost: `(living + 1,)` loss with so many channels kept, infinite with none;
-            comparable across groups.
-    """
-
-    order: np.ndarray
-    lost: np.ndarray
-
-    def mask(self, kept: int, size: int) -> np.ndarray:
-        """Return `(size,)` booleans: the channels that are kept.
-
-        Args:
-            kept: How many.
-            size: Channels of the group, those that are gone included.
-        """
-        mask = np.zeros(size, dtype=bool)
-        mask[self.order[len(self.order) - kept :]] = True
-        return mask
 
 
 class Allocation(abc.ABC):
@@ -326,31 +300,6 @@ def solve_ranked(
         restore,
     )
     return dict(zip(request.names, kept, strict=True))
-
-
-def solve_ladders(
-    request: Request, ladders: Sequence[Ladder], floors: np.ndarray
-) -> Vectors:
-    """Meet the target of a request at the least loss; see `Search`.
-
-    Args:
-        request: The target.
-        ladders: What each prunable group loses.
-        floors: `(groups,)` channels that each group keeps at least.
-    """
-    search = Search(
-        request.cost_model,
-        request.ceilings(),
-        [ladder.lost for ladder in ladders],
-        floors,
-        request.living,
-    )
-    return {
-        name: ladder.mask(kept, len(request.alive[name]))
-        for name, ladder, kept in zip(
-            request.names, ladders, search.run().tolist(), strict=True
-        )
-    }
 
 
 def within_budget(request: Request) -> bool:

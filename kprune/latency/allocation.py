@@ -13,7 +13,7 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
-from kprune.allocation.base import solve_ladders
+from kprune.allocation.ladders import solve_ladders
 from kprune.cost.model import CostModel
 from kprune.latency.model import KEY
 from kprune.latency.model import LatencyModel

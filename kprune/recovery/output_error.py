@@ -16,7 +16,7 @@ from kprune.allocation import LimitedAllocation
 from kprune.allocation import Request
 from kprune.allocation import register
 from kprune.allocation.base import Vectors
-from kprune.allocation.base import solve_ladders
+from kprune.allocation.ladders import solve_ladders
 from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.recovery.elimination import Reader
