@@ -54,14 +54,14 @@ def head(x):
     return layers.Dense(3, name="head")(x)
 
 
-def flattened(inputs, x):
+def flat_model(inputs, x):
     """A model with a head that reads every position of `x`."""
     if len(x.shape) > 2:
         x = layers.Flatten()(x)
     return keras.Model(inputs, head(x))
 
 
-def pooled(inputs, x):
+def pooled_model(inputs, x):
     """A model with a head that reads the means of the channels of `x`."""
     if len(x.shape) > 2:
         x = layers.GlobalAveragePooling2D()(x)

@@ -76,7 +76,7 @@ def _check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
         known: Costs that can be reduced, by name.
 
     Raises:
-        TypeError: It is no dictionary.
+        TypeError: It is not a dictionary.
         ValueError: An unknown cost, or a share outside (0, 1).
     """
     if not isinstance(reduce, Mapping) or not reduce:

@@ -77,7 +77,7 @@ def choose(identifier: Any, vacancies: Vacancies) -> np.ndarray:
         vacancies: What has to be filled.
 
     Raises:
-        ValueError: The map chose what is no donor, or one too often.
+        ValueError: The map chose what is not a donor, or one too often.
     """
     donors = np.asarray(registry.get(identifier).choose(vacancies))
     counts = np.bincount(

@@ -229,7 +229,7 @@ class Session:
             weights: Pairs of a variable and the value it has meanwhile.
 
         Raises:
-            ValueError: A name is no prunable group, or a vector does not fit.
+            ValueError: A name is not a prunable group, or a vector does not fit.
         """
         with self._temporary(masks or {}):
             before = [np.array(read(variable)) for variable, _ in weights]

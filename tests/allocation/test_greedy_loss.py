@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from fitting import loss
 from models import convolutions
 
 import kprune
@@ -22,10 +23,6 @@ def build(n1=8, n2=10):
     jit = keras.config.backend() == "jax"  # elsewhere slow to compile
     model.compile("sgd", loss(), metrics=["accuracy"], jit_compile=jit)
     return model
-
-
-def loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def randomised(n1=8, n2=10, seed=0):

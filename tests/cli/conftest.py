@@ -5,21 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from cli.running import small
 
 
 @pytest.fixture
 def model() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(12, 3, activation="relu", name="first"),
-            layers.Conv2D(16, 3, activation="relu", name="second"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(4, name="scores"),
-        ],
-        name="small",
-    )
+    return small(12, 16)
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from cli.running import run
 from keras import layers
-from typer.testing import CliRunner
-
-from kprune.cli import app
 
 needs_tfmot = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_model_optimization") is None,
@@ -36,10 +34,6 @@ def files(tmp_path):
     np.savez(tmp_path / "train.npz", x=x, y=rng.integers(0, 4, 64))
     np.save(tmp_path / "x.npy", x)
     return tmp_path
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @needs_tfmot

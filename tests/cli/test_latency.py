@@ -5,11 +5,10 @@ from __future__ import annotations
 import fake_device
 import keras
 import pytest
-from keras import layers
-from typer.testing import CliRunner
+from cli.running import run
+from cli.running import small
 
 import kprune
-from kprune.cli import app
 from kprune.latency import LatencyTable
 from kprune.latency import device
 from kprune.latency import load
@@ -24,23 +23,10 @@ pytestmark = pytest.mark.tensorflow
 COMMANDS = ("profile", "files", "read", "show")
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(24, 3, activation="relu", name="first"),
-            layers.Conv2D(32, 3, activation="relu", name="second"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(4, name="scores"),
-        ],
-        name="small",
-    )
+    return small(24, 32)
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from cli.running import run
 from fitting import arrays
 from fitting import loss
 from fitting import small_net
 from harness import prunable_sizes
-from typer.testing import CliRunner
 
 import kprune
-from kprune.cli import app
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -92,14 +87,18 @@ def test_a_learning_rate_of_ones_own(files, model):
     assert biases[0] == 0 < biases[1]
 
 
-@pytest.mark.parametrize("options, text", [
-    (("--method", "atenuation"), "Did you mean 'attenuation'"),
-    (("--method", "attenuation", "--epochs", "1"), "2 epochs or more"),
-])  # fmt: skip
-def test_a_method_that_does_not_do(files, options, text):
-    result = prune(files, *options)
+def test_an_unknown_method_is_a_wrong_option(files):
+    result = prune(files, "--method", "atenuation")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", "").split())
+    assert "Did you mean 'attenuation'" in told
+    assert not (files / "small.keras").exists()
+
+
+def test_a_method_needs_epochs(files):
+    result = prune(files, "--method", "attenuation", "--epochs", 1)
     assert result.exit_code == 1
-    assert text in result.stderr.splitlines()[-1]
+    assert "2 epochs or more" in result.stderr.splitlines()[-1]
     assert not (files / "small.keras").exists()
 
 

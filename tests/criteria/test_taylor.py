@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backends import gradients
+from fitting import loss
 
 import kprune
 from kprune import criteria
@@ -32,16 +33,10 @@ def samples(count=10):
     return rng.normal(size=(count, 6, 6, 2)), rng.integers(0, 3, count)
 
 
-def sparse_loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
 @pytest.fixture
 def masked():
     model = kprune.wrap(small_net())
-    model.compile(
-        keras.optimizers.Adam(0.01), sparse_loss(), metrics=["accuracy"]
-    )
+    model.compile(keras.optimizers.Adam(0.01), loss(), metrics=["accuracy"])
     return model
 
 
@@ -69,7 +64,7 @@ def reference(model, batches):
             head.kernel,
         ]
         slopes = gradients(
-            lambda x=x, y=y: sparse_loss()(y, model(x, training=False)),
+            lambda x=x, y=y: loss()(y, model(x, training=False)),
             weights,
         )
         p = [w.numpy() * g for w, g in zip(weights, slopes, strict=True)]
@@ -153,7 +148,7 @@ def test_training_goes_on_as_if_it_had_not_been_scored():
     for score in (False, True):
         keras.utils.set_random_seed(0)
         model = kprune.wrap(small_net())
-        model.compile(keras.optimizers.Adam(0.01), sparse_loss())
+        model.compile(keras.optimizers.Adam(0.01), loss())
         model.train_on_batch(x, y)
         if score:
             taylor(model, (x, y))
@@ -251,7 +246,7 @@ def test_mixed_precision_gives_about_the_same_scores(policy):
     for name in ("float32", policy):
         keras.config.set_dtype_policy(name)
         model = kprune.wrap(small_net())
-        model.compile("sgd", sparse_loss())
+        model.compile("sgd", loss())
         result = taylor(model, samples())["conv"]
         if expected is None:
             expected = result
@@ -276,7 +271,7 @@ def test_gradients_of_a_probe_are_those_of_the_mean_loss(masked):
     found = GradientProbe(masked)(x, y)
     kernel = masked.get_layer("head").layer.kernel
     (expected,) = gradients(
-        lambda: sparse_loss()(y, masked(x, training=False)), [kernel]
+        lambda: loss()(y, masked(x, training=False)), [kernel]
     )
     np.testing.assert_allclose(
         found[id(kernel)], expected, rtol=1e-4, atol=1e-7

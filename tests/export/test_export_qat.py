@@ -8,10 +8,10 @@ import logging
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
 from export import digits
 from export import tf_zoo
 from export import zoo
+from export.zoo import tensor_types
 from keras import layers
 
 import kprune
@@ -28,14 +28,6 @@ LOSS = "mse"
 @pytest.fixture(scope="module")
 def model():
     return digits.trained()
-
-
-def dtypes(path):
-    interpreter = Interpreter(model_path=str(path))
-    return [d["dtype"] for d in interpreter.get_tensor_details()], (
-        interpreter.get_input_details()[0]["dtype"],
-        interpreter.get_output_details()[0]["dtype"],
-    )
 
 
 def small(*behind):
@@ -60,7 +52,7 @@ def test_accuracy_is_kept_in_int8(model, tmp_path, io_dtype):
     report = kprune.export(
         model, path, quantize="qat", data=train, io_dtype=io_dtype
     )
-    kinds, io = dtypes(path)
+    kinds, io = tensor_types(path)
     assert io == (np.dtype(io_dtype).type,) * 2
     floats = [k for k in kinds if np.issubdtype(k, np.floating)]
     assert len(floats) == (2 if io_dtype == "float32" else 0)
@@ -201,7 +193,7 @@ def test_the_layers_that_the_page_lists_are_covered(tmp_path, caplog):
     )
     assert report.quantize == "qat"
     assert "after training" not in str(report) + caplog.text
-    kinds, _ = dtypes(tmp_path / "m.tflite")
+    kinds, _ = tensor_types(tmp_path / "m.tflite")
     assert sum(np.issubdtype(kind, np.floating) for kind in kinds) == 2
     assert report.max_rel < 0.1
 
@@ -247,7 +239,7 @@ def test_every_structure_becomes_int8(tmp_path, name):
     report = kprune.export(model, path, quantize="qat", data=(x, y), loss=loss)
     assert report.quantize == "qat"
     assert report.max_rel < 0.08
-    kinds, _ = dtypes(path)
+    kinds, _ = tensor_types(path)
     floats = sum(np.issubdtype(kind, np.floating) for kind in kinds)
     # LiteRT computes a part of LayerNormalization in float32, trained or not.
     normalizes = "LayerNormalization" in str(report)

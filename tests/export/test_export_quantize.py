@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from export import zoo
+from export.zoo import tensor_types
 
 import kprune
 
@@ -24,14 +25,6 @@ def wide():
             keras.layers.Flatten(),
             keras.layers.Dense(5, activation="softmax"),
         ]
-    )
-
-
-def details(path):
-    interpreter = Interpreter(model_path=str(path))
-    return [d["dtype"] for d in interpreter.get_tensor_details()], (
-        interpreter.get_input_details()[0]["dtype"],
-        interpreter.get_output_details()[0]["dtype"],
     )
 
 
@@ -61,7 +54,7 @@ def test_int8_is_integer_throughout(wide, tmp_path, io_dtype):
         calibration=zoo.images(40),
         io_dtype=io_dtype,
     )
-    dtypes, io = details(path)
+    dtypes, io = tensor_types(path)
     assert io == (np.dtype(io_dtype).type,) * 2
     floats = [d for d in dtypes if np.issubdtype(d, np.floating)]
     assert len(floats) == (2 if io_dtype == "float32" else 0)

@@ -157,3 +157,14 @@ def mixed(policy: str) -> keras.Model:
         return conv_net(policy)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def tensor_types(path):
+    """Data types of all tensors of a `.tflite` file, and of input and output."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    return [d["dtype"] for d in interpreter.get_tensor_details()], (
+        interpreter.get_input_details()[0]["dtype"],
+        interpreter.get_output_details()[0]["dtype"],
+    )

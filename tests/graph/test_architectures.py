@@ -5,7 +5,7 @@ import pytest
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
-from models import pooled
+from models import pooled_model
 
 
 def conv(x, filters, name, size=1, activation="sigmoid", **kwargs):
@@ -34,7 +34,9 @@ def cbam():
         ops.max(x, axis=-1, keepdims=True),
     ]
     spatial = conv(layers.Concatenate()(pooled), 1, "spatial", 3)
-    return pooled(inputs, conv(layers.Multiply()([x, spatial]), 5, "last"))
+    return pooled_model(
+        inputs, conv(layers.Multiply()([x, spatial]), 5, "last")
+    )
 
 
 def unet():
@@ -82,7 +84,9 @@ def shufflenet():
     y = shuffle(y, 2)
     y = layers.DepthwiseConv2D(3, padding="same")(y)
     y = conv(y, 8, "expand", groups=2, activation=None)
-    return pooled(inputs, conv(layers.ReLU()(layers.Add()([x, y])), 6, "last"))
+    return pooled_model(
+        inputs, conv(layers.ReLU()(layers.Add()([x, y])), 6, "last")
+    )
 
 
 def shufflenet_v2():
@@ -96,7 +100,7 @@ def shufflenet_v2():
         x = ops.reshape(x, (-1, 6, 6, 2, 4))
         x = ops.transpose(x, (0, 1, 2, 4, 3))
         x = ops.reshape(x, (-1, 6, 6, 8))
-    return pooled(inputs, conv(x, 6, "last"))
+    return pooled_model(inputs, conv(x, 6, "last"))
 
 
 def pixel_shuffle():
@@ -105,7 +109,7 @@ def pixel_shuffle():
     x = layers.Reshape((4, 4, 2, 2, 3))(x)
     x = layers.Permute((1, 3, 2, 4, 5))(x)
     x = layers.Reshape((8, 8, 3))(x)
-    return pooled(inputs, conv(x, 4, "after"))
+    return pooled_model(inputs, conv(x, 4, "after"))
 
 
 def c2f():
@@ -117,7 +121,7 @@ def c2f():
         y = conv(conv(parts[-1], 3, f"a{n}", 3), 4, f"b{n}", 3)
         parts.append(y + parts[-1])
     x = conv(layers.Concatenate()(parts), 6, "leave")
-    return pooled(inputs, x)
+    return pooled_model(inputs, x)
 
 
 def selective_kernel():
@@ -131,7 +135,7 @@ def selective_kernel():
     )
     weights = ops.softmax(scores, axis=1)
     chosen = ops.stack(branches, axis=1) * weights[:, :, None, None, :]
-    return pooled(inputs, conv(ops.sum(chosen, axis=1), 5, "last"))
+    return pooled_model(inputs, conv(ops.sum(chosen, axis=1), 5, "last"))
 
 
 def generator():
@@ -164,7 +168,7 @@ def squeezed_attention():
     x = conv(x, 6, "a", activation="relu")
     x = x - ops.mean(x, axis=(1, 2), keepdims=True)
     x = x / (ops.sum(ops.abs(x), axis=-1, keepdims=True) + 1.0)
-    return pooled(inputs, conv(ops.square(x), 5, "b"))
+    return pooled_model(inputs, conv(ops.square(x), 5, "b"))
 
 
 def dynamic_size():

@@ -4,7 +4,7 @@ import keras
 import pytest
 from harness import run_pruning_test
 from keras import layers
-from models import flattened
+from models import flat_model
 
 
 def one_and_three_dimensions():
@@ -20,7 +20,7 @@ def one_and_three_dimensions():
     y = layers.Conv3DTranspose(3, 2, name="t3")(y)
     y = layers.UpSampling3D(2)(layers.ZeroPadding3D(1)(y))
     y = layers.GlobalMaxPooling3D()(layers.Cropping3D(1)(y))
-    return flattened(
+    return flat_model(
         [one, three], layers.Concatenate()([layers.Flatten()(x), y])
     )
 
@@ -35,7 +35,7 @@ def depth_multiplier():
     x = layers.BatchNormalization()(x)
     x = layers.SeparableConv2D(6, 2, depth_multiplier=2, name="separable")(x)
     x = layers.Conv2DTranspose(5, 2, strides=2, use_bias=False, name="up")(x)
-    return flattened(inputs, layers.GlobalAveragePooling2D()(x))
+    return flat_model(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def groups():
@@ -50,7 +50,7 @@ def groups():
     )(x)
     x = layers.Conv2D(6, 1, name="mix")(x)
     x = layers.Conv2D(12, 2, groups=6, name="depthwise")(x)
-    return flattened(inputs, layers.GlobalAveragePooling2D()(x))
+    return flat_model(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def grouped_residual():
@@ -61,7 +61,7 @@ def grouped_residual():
     x = layers.Conv2D(8, 3, padding="same", groups=4, name="grouped")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Conv2D(8, 1, name="expand")(layers.ReLU()(x))
-    return flattened(
+    return flat_model(
         inputs, layers.GlobalAveragePooling2D()(layers.Add()([x, short]))
     )
 
@@ -72,7 +72,7 @@ def dense_on_images():
     x = layers.BatchNormalization()(x)
     x = layers.Dense(5, use_bias=False, name="b")(x)
     x = layers.Conv2D(4, 2, name="c")(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def initialised_with_arrays():
@@ -82,7 +82,7 @@ def initialised_with_arrays():
     x = inputs = keras.Input((4,))
     pretrained = keras.initializers.Constant(np.ones((4, 6), "float32"))
     x = layers.Dense(6, kernel_initializer=pretrained, name="a")(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 CASES = {

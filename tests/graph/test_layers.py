@@ -7,7 +7,7 @@ from harness import floatx
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
-from models import flattened
+from models import flat_model
 
 import kprune
 
@@ -34,7 +34,7 @@ def activations():
     ):
         x = layers.Dense(4, name=f"d{n}")(x)
         x = layer(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def noise_and_friends():
@@ -55,7 +55,7 @@ def noise_and_friends():
         if isinstance(layer, layers.RepeatVector):
             x = layers.GlobalMaxPooling1D()(x)
         x = layer(layers.Dense(5, name=f"d{n}")(x))
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def pooling():
@@ -76,7 +76,7 @@ def pooling():
     y = layers.MaxPooling1D(2)(layers.UpSampling1D(2)(y))
     y = layers.AveragePooling1D(2, padding="same")(layers.Cropping1D(1)(y))
     y = layers.GlobalAveragePooling1D(keepdims=True)(y)
-    return flattened(
+    return flat_model(
         inputs, layers.Concatenate()([layers.Flatten()(v) for v in (x, y)])
     )
 
@@ -91,7 +91,7 @@ def reshaping():
     x = layers.Permute((2, 3, 1))(x)
     x = layers.Reshape((-1, 2))(x)
     x = layers.Reshape((3, 8))(x)
-    return flattened(inputs, layers.Dense(5, name="last")(x))
+    return flat_model(inputs, layers.Dense(5, name="last")(x))
 
 
 def merging():
@@ -108,7 +108,7 @@ def merging():
     y = layers.Dense(5, name="f")(inputs)
     x = layers.Concatenate(axis=1)([x, y])
     single = layers.Dense(1, activation="sigmoid", name="gate")(x)
-    return flattened(inputs, layers.Multiply()([x, single]))
+    return flat_model(inputs, layers.Multiply()([x, single]))
 
 
 def masking():
@@ -117,7 +117,7 @@ def masking():
     x = layers.Masking()(x)
     x = layers.Dense(5, activation="sigmoid", name="not_zero")(x)
     x = layers.Masking()(x)
-    return flattened(inputs, layers.GRU(3, name="rnn")(x))
+    return flat_model(inputs, layers.GRU(3, name="rnn")(x))
 
 
 CASES = {
@@ -157,7 +157,7 @@ def test_activation_that_pins(function, told):
     x = inputs = keras.Input((4,))
     x = layers.Dense(5, name="a")(x)
     x = layers.Activation(function)(x)
-    model = flattened(inputs, x)
+    model = flat_model(inputs, x)
     assert told in kprune.trace(model)["a"].pinned
 
 
@@ -167,7 +167,7 @@ def test_softmax_over_another_axis_pins_that_axis_alone():
     x = layers.Permute((2, 1))(x)
     x = layers.Dense(6, name="tokens")(x)
     x = layers.Activation(lambda v: keras.ops.softmax(v, axis=1))(x)
-    sizes = prunable_sizes(flattened(inputs, x))
+    sizes = prunable_sizes(flat_model(inputs, x))
     assert sizes == {}
 
 
@@ -184,7 +184,7 @@ def channels_first():
     x = layers.Cropping2D(1, data_format="channels_first")(x)
     y = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
     z = layers.Flatten(data_format="channels_first")(x)
-    return flattened(inputs, layers.Concatenate()([y, z]))
+    return flat_model(inputs, layers.Concatenate()([y, z]))
 
 
 def test_channels_first(tmp_path):
@@ -200,7 +200,7 @@ def test_channels_first_convolutions_shrink_their_shapes():
         x = layers.MaxPooling2D(**form)(x)
         x = layers.Conv2DTranspose(5, 2, name="b", **form)(x)
         x = layers.SeparableConv2D(4, 2, name="c", **form)(x)
-        return flattened(inputs, layers.GlobalAveragePooling2D(**form)(x))
+        return flat_model(inputs, layers.GlobalAveragePooling2D(**form)(x))
 
     with floatx("float32"):
         model = build()
@@ -218,7 +218,7 @@ def test_pooling_in_three_dimensions():
         x = inputs = keras.Input((4, 4, 4, 2))
         x = layers.Dense(5, activation="sigmoid", name="a")(x)
         x = layers.AveragePooling3D(2)(layers.MaxPooling3D(2, strides=1)(x))
-        model = flattened(inputs, x)
+        model = flat_model(inputs, x)
         assert prunable_sizes(model) == {"a": 5}
         assert_exact(model, 1e-5)
 

@@ -7,7 +7,7 @@ from harness import except_on
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
-from models import flattened
+from models import flat_model
 
 
 def dense(x, units, name):
@@ -29,7 +29,7 @@ def arithmetic():
     d = dense(y, 5, "d")
     row = d * np.ones((1, 5)) + np.zeros(5)
     z = abs(-row) // 0.3 + ops.mod(row, 0.2) + ops.logical_not(row > 0.5)
-    return flattened(
+    return flat_model(
         inputs, layers.Concatenate()([x + y, z, ops.divide_no_nan(row, d)])
     )
 
@@ -52,7 +52,7 @@ def functions():
         if n % 3 == 0:
             x = layers.Dense(4, activation="tanh", name=f"d{n}")(x)
         x = function(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def rearranging():
@@ -74,7 +74,7 @@ def rearranging():
     x = ops.stack([x, x * 2, ops.flip(x, axis=1)], axis=3)
     first, second, third = ops.unstack(x, axis=3)
     x = ops.concatenate([first, third - second], axis=-1)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def broadcasting():
@@ -84,7 +84,7 @@ def broadcasting():
     row = ops.broadcast_to(ops.mean(x, axis=1, keepdims=True), (3, 3, 6))
     wide = ops.tile(row[:, 0], (1, 1, 2))[0]
     x = ops.reshape(ops.ravel(x + row), (3, 18))
-    return flattened(inputs, layers.Concatenate()([x, wide]))
+    return flat_model(inputs, layers.Concatenate()([x, wide]))
 
 
 def cutting():
@@ -99,7 +99,7 @@ def cutting():
     z = ops.take(y, [6, 1, 1, -2, 0, 2], axis=-1)
     w = conv(x[..., None, :][:, :, 1, 0:1], 8, "e")
     v = ops.take(ops.take(w, [2, 0, 1], axis=1), 0, axis=2)
-    return flattened(
+    return flat_model(
         inputs, layers.Concatenate()([layers.Flatten()(t) for t in (y, z, v)])
     )
 
@@ -109,7 +109,7 @@ def fixed_slices():
     inputs = keras.Input(batch_shape=(3, 4, 3))
     x = dense(inputs, 8, "a")
     x = ops.slice(x, (0, 1, 3), (3, 2, 5))
-    return flattened(inputs, dense(x, 4, "b")[:, -1])
+    return flat_model(inputs, dense(x, 4, "b")[:, -1])
 
 
 def padding():
@@ -122,7 +122,7 @@ def padding():
     x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     x = conv(x, 4, "c")
     x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, 3]])
-    return flattened(inputs, layers.GlobalMaxPooling2D()(x))
+    return flat_model(inputs, layers.GlobalMaxPooling2D()(x))
 
 
 def reductions():
@@ -143,7 +143,7 @@ def reductions():
         ops.sum(y, (1, 2)), ops.logsumexp(y, axis=(1, 2)), ops.min(z, (1, 2)),
         layers.GlobalMaxPooling2D()(ops.softmax(z, axis=1)),
     ]  # fmt: skip
-    return flattened(inputs, layers.Concatenate()(space))
+    return flat_model(inputs, layers.Concatenate()(space))
 
 
 def images():
@@ -156,7 +156,7 @@ def images():
     x = ops.image.crop_images(x, 1, 0, 1, 0)
     x = ops.average_pool(x, 2, 2)
     x = conv(x, 4, "b")
-    return flattened(inputs, ops.max_pool(ops.relu6(x), 2))
+    return flat_model(inputs, ops.max_pool(ops.relu6(x), 2))
 
 
 CASES = {

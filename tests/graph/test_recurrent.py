@@ -5,7 +5,7 @@ import pytest
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
-from models import flattened
+from models import flat_model
 
 import kprune
 
@@ -18,7 +18,7 @@ def stacked():
     x = layers.LSTM(5, return_sequences=True, go_backwards=True, name="b")(x)
     x = layers.GRU(6, return_sequences=True, name="c")(x)
     x = layers.GRU(4, reset_after=False, use_bias=False, name="d")(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def states():
@@ -29,14 +29,14 @@ def states():
         5, return_sequences=True, return_state=True, name="decoder"
     )(inputs, initial_state=[h, c])
     z = layers.GRU(5, name="reader")(y, initial_state=layers.ReLU()(h))
-    return flattened(inputs, layers.Concatenate()([z, h]))
+    return flat_model(inputs, layers.Concatenate()([z, h]))
 
 
 def state_from_dense():
     inputs = keras.Input((2, 3))
     first = layers.Dense(4, activation="softplus", name="start")(inputs[:, 0])
     x = layers.SimpleRNN(4, name="rnn")(inputs, initial_state=first)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def bidirectional():
@@ -51,7 +51,7 @@ def bidirectional():
     x = layers.Bidirectional(layers.GRU(3), name="top")(
         layers.Concatenate()(merged)
     )
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def bidirectional_states():
@@ -64,7 +64,7 @@ def bidirectional_states():
         backward_layer=layers.LSTM(4, activation="tanh", go_backwards=True),
         name="two",
     )(y, initial_state=first)
-    return flattened(inputs, layers.Concatenate()([z, *first]))
+    return flat_model(inputs, layers.Concatenate()([z, *first]))
 
 
 def distributed():
@@ -79,7 +79,7 @@ def distributed():
     )(x)
     x = layers.TimeDistributed(layers.Dropout(0.0))(x)
     x = layers.LSTM(4, name="rnn")(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def distributed_twice():
@@ -89,7 +89,7 @@ def distributed_twice():
     x = layers.TimeDistributed(
         layers.Bidirectional(layers.SimpleRNN(3)), name="words"
     )(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def cells():
@@ -100,7 +100,7 @@ def cells():
         layers.StackedRNNCells(stack), return_state=True, name="stack"
     )(x)
     flat = keras.tree.flatten(last)
-    return flattened(inputs, layers.Concatenate()([x, *flat]))
+    return flat_model(inputs, layers.Concatenate()([x, *flat]))
 
 
 def conv_lstm():
@@ -110,13 +110,13 @@ def conv_lstm():
         3, 2, activation="sigmoid", return_state=True, name="b"
     )(x)
     x = layers.Add()([x, c])
-    return flattened(inputs, layers.GlobalAveragePooling2D()(x))
+    return flat_model(inputs, layers.GlobalAveragePooling2D()(x))
 
 
 def conv_lstm_bidirectional():
     x = inputs = keras.Input((3, 6, 2))
     x = layers.Bidirectional(layers.ConvLSTM1D(3, 2, strides=2), name="both")(x)
-    return flattened(inputs, x)
+    return flat_model(inputs, x)
 
 
 def timestep_mask():
@@ -125,7 +125,7 @@ def timestep_mask():
     x = layers.GRU(4, return_sequences=True, name="a")(x)
     x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="b")(x)
     x = layers.TimeDistributed(layers.Dense(4), name="c")(x)
-    return flattened(inputs, layers.LSTM(3, name="d")(x))
+    return flat_model(inputs, layers.LSTM(3, name="d")(x))
 
 
 CASES = {

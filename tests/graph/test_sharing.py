@@ -7,7 +7,7 @@ from harness import floatx
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
-from models import pooled
+from models import pooled_model
 
 import kprune
 
@@ -19,7 +19,7 @@ def siamese():
     a, b = (
         dense(layers.GlobalAveragePooling2D()(conv(x))) for x in (left, right)
     )
-    return pooled([left, right], ops.abs(a - b))
+    return pooled_model([left, right], ops.abs(a - b))
 
 
 def one_layer_at_several_positions():
@@ -33,7 +33,7 @@ def one_layer_at_several_positions():
     flat = layers.Reshape((-1, 6))
     y = layers.Dense(4, name="side")(flat(x))
     z = layers.Dense(4, name="other")(flat(conv(x)))
-    return pooled(inputs, layers.Add()([y, z])[:, :, None, :])
+    return pooled_model(inputs, layers.Add()([y, z])[:, :, None, :])
 
 
 def different_origins():
@@ -46,7 +46,7 @@ def different_origins():
     steps = layers.Reshape((1, 6))
     free = layers.Dense(4, name="free")(inputs)
     y = rnn(steps(inputs)) + rnn(steps(x), initial_state=free)
-    return pooled(
+    return pooled_model(
         inputs, layers.Dense(5, name="last")(layers.Concatenate()([x, y]))
     )
 
@@ -70,7 +70,7 @@ def model_on_two_sizes():
             layers.GlobalMaxPooling2D()(large["low"]),
         ]
     )
-    return pooled(inputs, x)
+    return pooled_model(inputs, x)
 
 
 def chained_model():
@@ -90,7 +90,7 @@ def chained_model():
     x = layers.Conv2D(8, 1, name="stem")(x)
     x = layers.Add()([x, block(x)])
     x = layers.Add()([x, block(x)])
-    return pooled(inputs, x)
+    return pooled_model(inputs, x)
 
 
 def extractor():
@@ -103,7 +103,7 @@ def extractor():
     cut = keras.Model(whole.input, levels, name="cut")
     low, high = cut(new := keras.Input((8, 8, 3)))
     x = layers.Concatenate()([low[:, :4, :4], high])
-    return pooled(new, layers.Conv2D(5, 1, name="mix")(x))
+    return pooled_model(new, layers.Conv2D(5, 1, name="mix")(x))
 
 
 def unknown_axis_inside():
@@ -113,7 +113,9 @@ def unknown_axis_inside():
     x = inputs = keras.Input((4, 3))
     x = layers.Dense(6, name="before")(x)
     x = body(layers.Permute((2, 1))(x))
-    return pooled(inputs, layers.Flatten()(layers.Dense(5, name="after")(x)))
+    return pooled_model(
+        inputs, layers.Flatten()(layers.Dense(5, name="after")(x))
+    )
 
 
 def zero_in_one_call_only():
@@ -124,7 +126,7 @@ def zero_in_one_call_only():
     a = layers.Dense(6, activation="relu", name="zero")(inputs)
     b = layers.Dense(6, activation="sigmoid", name="not_zero")(inputs)
     c = layers.Dense(5, name="free")(inputs)
-    return pooled(inputs, layers.Concatenate()([body(a), body(b), c]))
+    return pooled_model(inputs, layers.Concatenate()([body(a), body(b), c]))
 
 
 CASES = {
@@ -152,7 +154,7 @@ def test_a_layer_inside_and_outside_a_nested_model():
         body = keras.Model(given, layers.Dense(6, name="own")(shared(given)))
         inputs = keras.Input((4,))
         x = layers.Dense(6, name="before")(inputs)
-        model = pooled(inputs, body(shared(x)))
+        model = pooled_model(inputs, body(shared(x)))
         assert_exact(model, 1e-10)
 
 
@@ -162,6 +164,6 @@ def test_the_same_reshape_on_two_widths_keeps_its_channels():
     x = layers.Dense(8, name="a")(inputs)
     y = layers.Dense(12, name="b")(inputs)
     outputs = [layers.Flatten()(reshape(t)) for t in (x, y)]
-    graph = kprune.trace(pooled(inputs, layers.Concatenate()(outputs)))
+    graph = kprune.trace(pooled_model(inputs, layers.Concatenate()(outputs)))
     assert "called on tensors of different origin" in graph["a"].pinned
     assert "called on tensors of different origin" in graph["b"].pinned
