@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from kprune.graph.registry import is_linear
 from kprune.masking import FilterMask
 
 CHUNK = 16_384
@@ -124,9 +125,12 @@ def linear(layer: Any) -> Linear | None:
     """Return a layer as a matrix, up to its activation, or None.
 
     None is a layer of another kind, and one whose matrix is not its kernel:
-    grouped convolutions, LoRA, quantised weights.
+    grouped convolutions, LoRA, quantised weights. A subclass is like its
+    parent if its rule says that it is linear.
     """
-    kind = _kinds.get(type(layer))
+    if not is_linear(layer):
+        return None
+    kind = next((_kinds[c] for c in type(layer).__mro__ if c in _kinds), None)
     if kind is None:
         return None
     if getattr(layer, "groups", 1) != 1 or getattr(

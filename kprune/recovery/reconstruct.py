@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kprune.graph import walk
+from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 from kprune.masking.state import State
@@ -171,7 +172,7 @@ def _owed(step: Step) -> np.ndarray | None:
         return None
     while (reader := step.only_reader(tensor)) is not None:
         layer = walk.unwrap(reader.operation)
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if is_batch_norm(layer):
             slope = _slope(reader.operation, layer, len(tensor.shape))
             scale = scale * slope
         elif isinstance(layer, keras.layers.Add | keras.src.ops.numpy.Add):

@@ -14,6 +14,7 @@ import kprune
 from kprune.graph.registry import find_rule
 from kprune.graph.rules.convolution import ConvRule
 from kprune.graph.rules.normalization import BatchNormalizationRule
+from kprune.recovery.linear import linear
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -155,6 +156,7 @@ def test_one_rule_makes_a_layer_known_to_criteria_penalties_and_repairs():
     wanted = ops.convert_to_numpy(convolved(samples)).mean((0, 1, 2))
     mean = ops.convert_to_numpy(compact.get_layer("norm").moving_mean)
     np.testing.assert_allclose(mean, wanted, atol=1e-6)
+    assert linear(model.get_layer("conv")).channels == 2
 
 
 def test_subclassed_model_error_names_the_class_and_ways_out():
