@@ -25,7 +25,12 @@ def whole_blocks(
         sizes: `(groups,)` channels that there are.
         block: Channels in a block.
     """
-    return np.minimum(-(-counts // block) * block, sizes)
+    return np.minimum(_blocks(counts, block) * block, sizes)
+
+
+def _blocks(counts: np.ndarray, block: int) -> np.ndarray:
+    """Return how many blocks hold so many channels, the last perhaps not full."""
+    return (counts + block - 1) // block
 
 
 def remove_blocks_until(
@@ -59,38 +64,37 @@ def remove_blocks_until(
     Raises:
         ValueError: The ceilings are not met with all groups at their floors.
     """
-    orders = [
-        living[np.argsort(priority[living], kind="stable")]
-        for priority, living in zip(
-            priorities, map(np.flatnonzero, alive), strict=True
-        )
-    ]
-    counts = np.array([len(order) for order in orders])
-    means = [
-        _means(priority[order], block)
-        for priority, order in zip(priorities, orders, strict=True)
-    ]
-    # Blocks that are gone count where groups of equal priorities take turns.
-    most = [-(-len(lives) // block) for lives in alive]
-    blocks = remove_until(
-        [
-            np.pad(values, (n - len(values), 0))
-            for values, n in zip(means, most, strict=True)
-        ],
-        [
-            np.arange(n) >= n - len(values)
-            for values, n in zip(means, most, strict=True)
-        ],
-        -(-floors // block),
-        lambda kept: evaluate(np.minimum(kept * block, counts)),
+    totals = _blocks(np.array([len(lives) for lives in alive]), block)
+    orders, values, present = [], [], []
+    for priority, lives, total in zip(priorities, alive, totals, strict=True):
+        living = np.flatnonzero(lives)
+        order = living[np.argsort(priority[living], kind="stable")]
+        means = _means(priority[order], block)  # (blocks that are left,)
+        # Blocks that are gone stand before those that are left: they count where
+        # groups of equal priorities take turns.
+        gone = np.zeros(total - len(means))
+        orders.append(order)
+        values.append(np.concatenate([gone, means]))  # (total,)
+        present.append(np.arange(total) >= len(gone))  # (total,)
+    living_counts = np.array([len(order) for order in orders])  # (groups,)
+
+    def evaluate_blocks(kept: np.ndarray) -> Costs:
+        return evaluate(np.minimum(kept * block, living_counts))
+
+    kept_blocks = remove_until(
+        values,
+        present,
+        _blocks(floors, block),
+        evaluate_blocks,
         ceilings,
         restore,
     )
     keep = []
-    for lives, order, left in zip(alive, orders, blocks, strict=True):
+    for lives, order, kept in zip(alive, orders, kept_blocks, strict=True):
+        # The block that is not full goes first, so that all others are full.
+        channels = min(int(kept.sum()) * block, len(order))
         mask = np.zeros(len(lives), bool)
-        gone = max(0, len(order) - int(left.sum()) * block)
-        mask[order[gone:]] = True
+        mask[order[len(order) - channels :]] = True
         keep.append(mask)
     return keep
 
