@@ -80,7 +80,7 @@ test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that ta
 # mypy and import-linter look at a copy laid out as the installed package, for
 # only there is the folder callbacks/ the package kprune.callbacks.
 lint: $(VENV)/.installed-dev  ## Check style, format, types and layers
-	@$(BIN)/python .ci/stubs.py --check
+	@$(BIN)/python .ci/lists.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@rm -rf build/lint && mkdir -p build/lint
@@ -92,7 +92,7 @@ lint: $(VENV)/.installed-dev  ## Check style, format, types and layers
 		--no-cache --no-logo
 
 format: $(VENV)/.installed-dev  ## Fix style and format in place
-	@$(BIN)/python .ci/stubs.py
+	@$(BIN)/python .ci/lists.py
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -1,9 +1,6 @@
 """What acts during `fit`."""
 
-from kprune.callbacks.attenuate import AttenuateCallback as AttenuateCallback
 from kprune.callbacks.base import PruningCallback as PruningCallback
-from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
-from kprune.callbacks.duplicate import Merge as Merge
-from kprune.callbacks.prune import PruneCallback as PruneCallback
-from kprune.callbacks.regularize import RegularizeCallback as RegularizeCallback
-from kprune.callbacks.soft import SoftPruneCallback as SoftPruneCallback
+from kprune.lazy import part_attributes
+
+__getattr__, __dir__ = part_attributes(__name__, __path__)

@@ -6,5 +6,4 @@ from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from kprune.callbacks.duplicate import Merge as Merge
 from kprune.callbacks.prune import PruneCallback as PruneCallback
 from kprune.callbacks.regularize import RegularizeCallback as RegularizeCallback
-from kprune.callbacks.scaling import Scaler as Scaler
 from kprune.callbacks.soft import SoftPruneCallback as SoftPruneCallback

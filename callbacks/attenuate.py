@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from kprune import factors
+from kprune.arguments import choice
+from kprune.callbacks._scaling import TARGETS
+from kprune.callbacks._scaling import Scaler
 from kprune.callbacks.base import PruningCallback
-from kprune.callbacks.scaling import Scaler
-from kprune.callbacks.scaling import check_target
-from kprune.criteria import FPGM
-from kprune.criteria import L1
-from kprune.criteria import L2
-from kprune.criteria import Folded
+from kprune.criteria.folded import Folded
+from kprune.criteria.fpgm import FPGM
+from kprune.criteria.l1 import L1
+from kprune.criteria.l2 import L2
 from kprune.masking import attenuation
 from kprune.masking import set_attenuation
 from kprune.session import Session
@@ -103,7 +104,7 @@ class AttenuateCallback(PruningCallback):
         factor: Any = 0.5,
         target: str = "bn",
     ) -> None:
-        self.target = check_target(target)
+        self.target = choice(target, type(self).__name__, "target", TARGETS)
         if criterion is None:
             criterion = Folded("l1") if target == "bn" else "l1"
         super().__init__(criterion, reduce, schedule, allocation, data)

@@ -12,13 +12,14 @@ import numpy as np
 
 from kprune import schedules
 from kprune.data.source import as_source
+from kprune.parts import Part
 from kprune.pruning import Policy
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
 
-class PruningCallback(keras.callbacks.Callback, abc.ABC):
+class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     """Acts on filters at the beginning of scheduled epochs.
 
     Acting before an epoch trains and validates what was decided. The callback
@@ -48,6 +49,8 @@ class PruningCallback(keras.callbacks.Callback, abc.ABC):
                 print(name, int((mask == 0).sum()))
     ```
     """
+
+    unsaved = ("data",)
 
     def __init__(
         self,

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from kprune.arguments import number
+from kprune.arguments import whole
 from kprune.callbacks.base import PruningCallback
 from kprune.duplication.api import replace
 from kprune.duplication.copies import Copies
+from kprune.parts import Part
 from kprune.pruning import Policy
 from kprune.rebuild.api import MERGE
 from kprune.rebuild.clones import find_clones
@@ -17,15 +20,14 @@ from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import assign
 from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import tie
-from kprune.registry import as_number
 from kprune.schedules import OneShot
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")
 
 
-@dataclasses.dataclass(frozen=True)
-class Merge:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Merge(Part):
     """The end of training with copies.
 
     Args:
@@ -45,16 +47,10 @@ class Merge:
     allocation: Any = "global"
 
     def __post_init__(self) -> None:
-        if self.epoch is not None and not as_number(self.epoch) >= 1:
-            raise ValueError(
-                "Merge needs an epoch, 1 or more, before which to merge, or None "
-                f"for the end of training. Received: epoch={self.epoch!r}."
-            )
-        if not as_number(self.tolerance) >= 0:
-            raise ValueError(
-                "Merge needs a number, 0 or more, as `tolerance`. Received: "
-                f"{self.tolerance!r}."
-            )
+        if self.epoch is not None:
+            why = ", or None for the end of training"
+            whole(self.epoch, "Merge", "epoch", of="epochs", why=why)
+        number(self.tolerance, "Merge", "tolerance", least=0)
 
 
 class DuplicateCallback(PruningCallback):

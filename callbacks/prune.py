@@ -18,10 +18,9 @@ class PruneCallback(PruningCallback):
     and after those that restore weights, such as `EarlyStopping`.
 
     Args:
-        criterion: How much a filter matters: `"l1"`, `"l2"`, `"bn_scale"`,
-            `"fpgm"`, `"taylor"`, `"activation"`, `"apoz"`, `"random"`, an
-            object of `kprune.criteria`, or a function
-            `f(group) -> scores (group.size,)`, larger = keep.
+        criterion: How much a filter matters: `"l1"`, `"taylor"` or another of
+            `kprune.criteria.names()`, an object of `kprune.criteria`, or a
+            function `f(group) -> scores (group.size,)`, larger = keep.
         reduce: Share of each cost to remove, counted against the unpruned
             model: `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or
             several. Latency is that of operators measured on this machine, or

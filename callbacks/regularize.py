@@ -7,12 +7,13 @@ from typing import Any
 
 import keras
 
-from kprune.registry import as_number
+from kprune.arguments import whole
+from kprune.parts import Part
 from kprune.regularizers import attach
 from kprune.regularizers import detach
 
 
-class RegularizeCallback(keras.callbacks.Callback):
+class RegularizeCallback(keras.callbacks.Callback, Part):
     """Penalises the kernels of a model in its first epochs.
 
     The penalty is there from the first epoch on, and gone from epoch `until`
@@ -50,13 +51,9 @@ class RegularizeCallback(keras.callbacks.Callback):
         layers: Iterable[Any] | None = None,
     ) -> None:
         super().__init__()
-        if until is not None and (
-            not as_number(until) >= 1 or as_number(until) % 1
-        ):
-            raise ValueError(
-                "RegularizeCallback needs a whole number of epochs, 1 or more, as "
-                f"`until`, or None. Received: until={until!r}."
-            )
+        if until is not None:
+            owner, why = type(self).__name__, ", or None"
+            whole(until, owner, "until", of="epochs", why=why)
         self.regularizer = regularizer
         self.until = until
         self.layers = layers

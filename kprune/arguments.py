@@ -79,6 +79,23 @@ def whole(
     return int(number)
 
 
+def count_or_all(value: Any, owner: str, argument: str, of: str) -> int | None:
+    """Return a whole number, 1 or more; `None` stands for all there are.
+
+    Args:
+        value: What came.
+        owner: Class or function whose argument it is.
+        argument: Name of the argument.
+        of: What it counts, for the message: `"samples"`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value is None:
+        return None
+    return whole(value, owner, argument, of=of, why=", or None for all")
+
+
 def number(
     value: Any,
     owner: str,

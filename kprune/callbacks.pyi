@@ -6,5 +6,4 @@ from ..callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from ..callbacks.duplicate import Merge as Merge
 from ..callbacks.prune import PruneCallback as PruneCallback
 from ..callbacks.regularize import RegularizeCallback as RegularizeCallback
-from ..callbacks.scaling import Scaler as Scaler
 from ..callbacks.soft import SoftPruneCallback as SoftPruneCallback

@@ -301,9 +301,16 @@ def _is_array(value: Any) -> bool:
 def _same(value: Any, default: Any) -> bool:
     """Return whether an argument has its default; False where one cannot tell."""
     try:
-        return value is default or bool(value == default)
+        return value is default or bool(_lists(value) == _lists(default))
     except (TypeError, ValueError):
         return False
+
+
+def _lists(value: Any) -> Any:
+    """Return a value with lists in the place of tuples, as JSON gives it back."""
+    if isinstance(value, list | tuple):
+        return [_lists(item) for item in value]
+    return value
 
 
 def _short(items: list[str]) -> str:

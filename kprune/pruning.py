@@ -19,7 +19,7 @@ import numpy as np
 from kprune import allocation as allocations
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
-from kprune.latency.allocation import latency_aware
+from kprune.latency.allocation.latency import latency_aware
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.recovery import base as recoveries
@@ -46,21 +46,19 @@ def prune(
     Args:
         model: A plain model, which stays as it is, or one that `kprune.wrap`
             made, which is pruned in place. Filters that are gone stay gone.
-        criterion: How much a filter matters: `"l1"`, `"l2"`, `"bn_scale"`,
-            `"fpgm"`, `"similarity"`, `"taylor"`, `"activation"`, `"apoz"`,
-            `"loss_increase"`, `"msvfp"`, `"random"`, an object of
-            `kprune.criteria`, or a function
-            `f(group) -> scores (group.size,)`, larger = keep.
+        criterion: How much a filter matters: `"l1"`, `"taylor"` or another of
+            `kprune.criteria.names()`, an object of `kprune.criteria`, or a
+            function `f(group) -> scores (group.size,)`, larger = keep.
         reduce: Share of each cost to remove, counted against the unpruned
             model: `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or
             several. Latency is that of operators measured on this machine, or
             on a device whose table `kprune.latency.Latency` is given as
             `allocation`. By default half of the MACs, or what a dictionary as
             `allocation` says.
-        allocation: How many filters each group keeps: `"global"`,
-            `"uniform"`, `"similarity"`, `"greedy_loss"`, `"rounds"`, a
-            dictionary `{group name: share to remove}`, an object of
-            `kprune.allocation`, or a function `f(scores) -> priorities`.
+        allocation: How many filters each group keeps: `"global"`, `"uniform"`
+            or another of `kprune.allocation.names()`, a dictionary
+            `{group name: share to remove}`, an object of `kprune.allocation`,
+            or a function `f(scores) -> priorities`.
         data: Samples for criteria and allocations that run the model: arrays
             `x` or `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
             generator, or a list or function of batches or samples. See

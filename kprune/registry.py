@@ -3,7 +3,7 @@
 Each kind of part has a folder, and each part in it a file that bears its name:
 `kprune/criteria/l1.py` holds the criterion `"l1"`. A part that needs a higher
 room lives there, in a folder of the same name: `kprune/recovery/criteria/`.
-Files that begin with `_`, and `base.py`, hold no part.
+Folders, files that begin with `_`, and `base.py` hold no part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kprune.arguments import as_number as as_number
-from kprune.arguments import did_you_mean as did_you_mean
+from kprune.arguments import did_you_mean
 
 HYPHENATED = ("recipes",)
 """Folders in whose names of parts `_` stands for `-`."""
@@ -54,7 +53,8 @@ def module_names(places: Iterable[str]) -> list[str]:
     return [
         module.name
         for module in pkgutil.iter_modules(list(places))
-        if not module.name.startswith("_") and module.name != "base"
+        if not (module.ispkg or module.name.startswith("_"))
+        and module.name != "base"
     ]
 
 

@@ -16,14 +16,15 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from kprune.arguments import as_number
+from kprune.arguments import did_you_mean
 from kprune.data.arrays import Batch
 from kprune.data.needs import require_loss
 from kprune.data.source import Source
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
+from kprune.parts import Part
 from kprune.session import Session
 from kprune.session.gradients import structures
 
@@ -34,8 +35,8 @@ COLUMNS = 6
 """Shares that a printed table shows."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Curve(Part):
     """The worth of one group's filters.
 
     Args:
@@ -47,6 +48,12 @@ class Curve:
     size: int
     removed: np.ndarray
     values: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        # A configuration holds lists.
+        values = {name: np.asarray(v) for name, v in self.values.items()}
+        object.__setattr__(self, "removed", np.asarray(self.removed))
+        object.__setattr__(self, "values", values)
 
     def at(self, share: float, metric: str = "loss") -> float:
         """Return the metric with this share removed, between the points by a line."""
@@ -60,8 +67,8 @@ class Curve:
         return np.maximum.accumulate(np.maximum(rise, 0.0))
 
 
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sensitivity(Part):
     """The curves of all groups, made by `kprune.sensitivity`.
 
     Args:
@@ -86,6 +93,9 @@ class Sensitivity:
             cells = [f"{curve.at(share, metric):.4g}" for share in shares]
             table.add_row(Text(name), str(curve.size), *cells)
         return table
+
+    def __repr__(self) -> str:
+        return f"<Sensitivity of {len(self.curves)} groups>"
 
     def __str__(self) -> str:
         return as_text(Stack(*[self.table(metric) for metric in self.baseline]))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,11 @@ from kprune.registry import Registry
 from kprune.registry import modules
 from kprune.schedules.base import FunctionSchedule
 from kprune.schedules.base import Schedule
+
+ROOT = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("lists", ROOT / ".ci/lists.py")
+lists = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(lists)
 
 
 class Fruit:
@@ -96,16 +103,15 @@ def test_files_are_named_like_their_parts_but_for_keywords_and_hyphens(
     assert list(registry.modules.__wrapped__("dishes")) == ["apple-pie"]
 
 
-KINDS = ["schedules", "factors", "recipes"]
+KINDS = sorted(lists.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_file_registers_its_name_and_offers_its_class(kind):
     package = getattr(kprune, kind)
-    found = {
-        name: package.base.registry.factory(name) for name in modules(kind)
-    }
+    found = {n: package.base.registry.factory(n) for n in modules(kind)}
     assert {n: c.__module__ for n, c in found.items()} == modules(kind)
+    assert package.names() == sorted(package.base.registry.names)
     for cls in found.values():
         assert getattr(package, cls.__name__) is cls
         assert cls.__name__ in dir(package)
@@ -113,9 +119,60 @@ def test_every_file_registers_its_name_and_offers_its_class(kind):
         package.Nonsense  # noqa: B018
 
 
+def test_formats_and_runtimes_are_found_like_other_parts():
+    from kprune.export import formats
+    from kprune.latency import runtimes
+
+    for package, kind in ((formats, "formats"), (runtimes, "runtimes")):
+        factory = package.base.registry.factory
+        found = {n: factory(n).__module__ for n in modules(kind)}
+        assert found == modules(kind)
+    assert runtimes.LiteRT is runtimes.base.registry.factory("litert")
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_documented_lists_are_complete(kind):
-    documented = getattr(kprune, kind).__doc__.partition("or any")[0]
-    documented = documented.partition("or your own")[0]
-    names = set(re.findall(r'`"([^"`]+)"`', documented))
-    assert names == set(modules(kind))
+def test_stub_files_name_what_is_there(kind):
+    stub = ROOT / "kprune" / kind / "__init__.pyi"
+    names = re.findall(r" as (\w+)$", stub.read_text("utf-8"), re.M)
+    assert len(names) > 4
+    assert set(names) <= set(dir(getattr(kprune, kind)))
+
+
+def test_the_stub_file_of_callbacks_names_what_is_there():
+    stub = ROOT / "kprune" / "callbacks.pyi"
+    names = re.findall(r" as (\w+)$", stub.read_text("utf-8"), re.M)
+    assert {"PruneCallback", "PruningCallback"} <= set(names)
+    assert set(names) <= set(dir(kprune.callbacks))
+
+
+@pytest.mark.parametrize("label", lists.ROWS)
+def test_the_table_of_the_readme_is_complete(label):
+    text = (ROOT / "README.md").read_text("utf-8")
+    (cell,) = re.findall(rf"^\| `{label}`[^|]*\|([^|]*)\|", text, re.M)
+    listed = set(re.findall(r"`(\w+)`", cell))
+    assert listed == set(modules(lists.ROWS[label]))
+
+
+SOURCES = [*ROOT.glob("kprune/**/*.py"), *ROOT.glob("callbacks/*.py")]
+ARGUMENTS = {
+    "criterion": "criteria",
+    "allocation": "allocation",
+    "recover": "recovery",
+    "schedule": "schedules",
+    "factor": "factors",
+}
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_names_in_docstrings_and_examples_are_registered(argument):
+    known = set(modules(ARGUMENTS[argument]))
+    used = set()
+    for path in SOURCES:
+        text = path.read_text("utf-8")
+        used |= set(re.findall(rf'\b{argument}="([\w-]+)"', text))
+        entries = re.findall(
+            rf"^ {{8}}{argument}: (.*\n(?: {{12}}.*\n)*)", text, re.M
+        )
+        for entry in entries:
+            used |= set(re.findall(r'`"([\w-]+)"`', entry))
+    assert used and used <= known

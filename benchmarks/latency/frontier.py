@@ -23,7 +23,7 @@ from kprune.latency import Latency
 from kprune.latency import LatencyTable
 from kprune.latency.device import device_name
 from kprune.latency.profiling import fill
-from kprune.recovery.output_error import OutputError
+from kprune.recovery.allocation.output_error import OutputError
 
 WAYS = ("latency", "macs", "macs, round_to=8")
 WITH_SAMPLES = ("latency, output_error", "macs, output_error")

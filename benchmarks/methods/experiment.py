@@ -14,8 +14,7 @@ import numpy as np
 
 import kprune
 from kprune.data import normalize_cifar10
-from kprune.duplication import Tolerance
-from kprune.recipes._page import describe
+from kprune.parts import code
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
 from kprune.report.measure import relative_difference
@@ -251,7 +250,7 @@ class Bench:
             "seed": seed,
             "setting": setting.config(),
             "recipe": recipe.name,
-            "parts": {n: shown(v) for n, v in recipe.parts.items()},
+            "parts": {n: code(v) for n, v in recipe.parts.items()},
             "baseline": self.baseline,
             "removals": watch.removals,
             "epochs": watch.epochs,
@@ -282,11 +281,6 @@ class Bench:
             "after": after,
             "removed": removed(after, before),
         }
-
-
-def shown(part: Any) -> str:
-    """A part of a recipe as code; of `Tolerance` without what it measured."""
-    return "Tolerance()" if isinstance(part, Tolerance) else describe(part)
 
 
 def versions() -> dict[str, str]:

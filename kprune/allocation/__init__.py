@@ -1,24 +1,23 @@
 """Allocations: how many channels each group keeps, and which.
 
-`"global"`, `"uniform"`, `"similarity"`, `"greedy_loss"`, `"rounds"`, a dictionary
-`{group name: share to remove}`, or any function `f(scores) -> priorities`.
+A name such as `"global"`, see `names`; an object; a dictionary
+`{group name: share to remove}`; or any function `f(scores) -> priorities`. Each
+is a file of its name, here or in the folder `allocation` of a higher room.
 """
 
-from kprune.allocation.api import allocate as allocate
-from kprune.allocation.api import get as get
-from kprune.allocation.api import names as names
-from kprune.allocation.api import request as request
-from kprune.allocation.api import solve as solve
-from kprune.allocation.api import targets as targets
+from kprune.allocation._api import allocate as allocate
+from kprune.allocation._api import get as get
+from kprune.allocation._api import names as names
+from kprune.allocation._api import request as request
+from kprune.allocation._api import solve as solve
+from kprune.allocation._api import targets as targets
+from kprune.allocation._ladders import Ladder as Ladder
+from kprune.allocation._manual import Manual as Manual
 from kprune.allocation.base import Allocation as Allocation
 from kprune.allocation.base import LimitedAllocation as LimitedAllocation
 from kprune.allocation.base import RankedAllocation as RankedAllocation
 from kprune.allocation.base import Request as Request
 from kprune.allocation.base import register as register
-from kprune.allocation.greedy_loss import GreedyLoss as GreedyLoss
-from kprune.allocation.ladders import Ladder as Ladder
-from kprune.allocation.manual import Manual as Manual
-from kprune.allocation.ranking import Global as Global
-from kprune.allocation.ranking import SimilarityThreshold as SimilarityThreshold
-from kprune.allocation.ranking import Uniform as Uniform
-from kprune.allocation.rounds import Rounds as Rounds
+from kprune.lazy import part_attributes
+
+__getattr__, __dir__ = part_attributes(__name__)

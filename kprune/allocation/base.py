@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from kprune.allocation.blocks import remove_blocks_until
-from kprune.allocation.blocks import whole_blocks
-from kprune.allocation.ladders import Ladder
-from kprune.allocation.solver import fits
+from kprune.allocation._blocks import remove_blocks_until
+from kprune.allocation._blocks import whole_blocks
+from kprune.allocation._ladders import Ladder
+from kprune.allocation._solver import fits
+from kprune.arguments import name_of
+from kprune.arguments import share
+from kprune.arguments import whole
 from kprune.cost.model import CostModel
+from kprune.parts import Part
 from kprune.registry import Registry
-from kprune.registry import as_number
 
 if TYPE_CHECKING:
     from kprune.graph import ChannelGraph
@@ -105,7 +108,7 @@ class Request:
         return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
 
 
-class Allocation(abc.ABC):
+class Allocation(Part, abc.ABC):
     """Decides which channels are kept so that a budget holds."""
 
     needs_loss = False
@@ -152,23 +155,10 @@ class LimitedAllocation(Allocation):
     """
 
     def __init__(self, keep_min: int, max_share: float) -> None:
-        name = type(self).__name__
-        if (
-            isinstance(keep_min, bool)
-            or not isinstance(keep_min, int)
-            or keep_min < 1
-        ):
-            raise ValueError(
-                f"{name} needs a whole number, 1 or more, as `keep_min`: a group "
-                f"without channels cuts the model in two. Received: {keep_min!r}."
-            )
-        if not 0 < as_number(max_share) <= 1:
-            raise ValueError(
-                f"{name} needs a share above 0, up to 1, as `max_share`. Received: "
-                f"{max_share!r}."
-            )
-        self.keep_min = keep_min
-        self.max_share = float(max_share)
+        owner = type(self).__name__
+        why = ": a group without channels cuts the model in two"
+        self.keep_min = whole(keep_min, owner, "keep_min", why=why)
+        self.max_share = share(max_share, owner, "max_share", one=True)
 
     def floors(self, request: Request) -> np.ndarray:
         """Return `(groups,)` channels that each group keeps at least."""
@@ -214,17 +204,10 @@ class RankedAllocation(LimitedAllocation):
         self, keep_min: int, max_share: float, round_to: int = 1
     ) -> None:
         super().__init__(keep_min, max_share)
-        if (
-            isinstance(round_to, bool)
-            or not isinstance(round_to, int)
-            or round_to < 1
-        ):
-            raise ValueError(
-                f"{type(self).__name__} needs a whole number, 1 or more, as "
-                "`round_to`, for example 8 to keep multiples of 8 channels. "
-                f"Received: {round_to!r}."
-            )
-        self.round_to = round_to
+        why = ", for example 8 to keep multiples of 8 channels"
+        self.round_to = whole(
+            round_to, type(self).__name__, "round_to", why=why
+        )
 
     def floors(self, request: Request) -> np.ndarray:
         floors = super().floors(request)
@@ -363,18 +346,18 @@ class FunctionAllocation(RankedAllocation):
         self, request: Request, session: Session | None
     ) -> list[np.ndarray]:
         result = self.function(dict(request.scores))
-        name = getattr(self.function, "__name__", repr(self.function))
         vectors = []
         for group in request.graph.prunable:
             vector = np.asarray(result[group.name], dtype="float64")
             if vector.shape != (group.size,) or not np.isfinite(vector).all():
                 raise ValueError(
-                    f"The allocation function {name} must return {group.size} finite "
-                    f"numbers for group '{group.name}'. Received: {vector!r}."
+                    f"The allocation function {name_of(self.function)} must "
+                    f"return {group.size} finite numbers for group "
+                    f"'{group.name}'. Received: {vector!r}."
                 )
             vectors.append(vector)
         return vectors
 
 
-registry = Registry("allocation", Allocation, FunctionAllocation)
+registry = Registry("allocation", Allocation, FunctionAllocation, "allocation")
 register = registry.register

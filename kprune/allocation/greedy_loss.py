@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kprune.allocation._solver import fits
+from kprune.allocation._solver import put_back
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
 from kprune.allocation.base import within_budget
-from kprune.allocation.solver import fits
-from kprune.allocation.solver import put_back
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
+from kprune.arguments import choice
+from kprune.arguments import count_or_all
+from kprune.arguments import share
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -91,23 +92,12 @@ class GreedyLoss(Allocation):
         samples: int | None = 1000,
         lazy: bool = False,
     ) -> None:
-        if step_of not in STEPS:
-            raise ValueError(
-                f"GreedyLoss does not know step_of={step_of!r}. "
-                f"{did_you_mean(step_of, STEPS)}"
-            )
+        owner = "GreedyLoss"
+        self.step_of = choice(step_of, owner, "step_of", STEPS)
         step = STEPS[step_of] if step is None else step
-        for name, share in (("step", step), ("cap", cap)):
-            if not 0 < as_number(share) <= 1:
-                raise ValueError(
-                    f"GreedyLoss needs a share above 0, up to 1, as `{name}`. "
-                    f"Received: {share!r}."
-                )
-        if samples is not None and not as_number(samples) >= 1:
-            raise ValueError(
-                "GreedyLoss needs a number of samples above 0, or None for all. "
-                f"Received: samples={samples!r}."
-            )
+        self.step = share(step, owner, "step", one=True)
+        self.cap = share(cap, owner, "cap", one=True)
+        self.samples = count_or_all(samples, owner, "samples", "samples")
         if criteria is not None and (
             isinstance(criteria, str) or not len(criteria)
         ):
@@ -115,12 +105,8 @@ class GreedyLoss(Allocation):
                 "GreedyLoss needs a list of criteria to choose from, for example "
                 f'["l1", "fpgm"]. Received: {criteria!r}.'
             )
-        self.step = float(step)
-        self.cap = float(cap)
-        self.step_of = step_of
         self.per_cost = per_cost
         self.criteria = tuple(criteria or ())
-        self.samples = samples
         self.lazy = lazy
 
     def check(self, request: Request) -> None:

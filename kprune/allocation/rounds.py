@@ -13,7 +13,7 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import register
 from kprune.allocation.base import registry
-from kprune.registry import as_number
+from kprune.arguments import whole
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -47,12 +47,7 @@ class Rounds(Allocation):
     """
 
     def __init__(self, rounds: int = 10, allocation: Any = "global") -> None:
-        if not as_number(rounds) >= 1 or as_number(rounds) % 1:
-            raise ValueError(
-                "Rounds needs a whole number, 1 or more, as `rounds`. Received: "
-                f"{rounds!r}."
-            )
-        self.rounds = int(rounds)
+        self.rounds = whole(rounds, "Rounds", "rounds")
         self.allocation: Allocation = registry.get(allocation)
 
     @property

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import typer
 
-from kprune.registry import did_you_mean
+from kprune.arguments import did_you_mean
 from kprune.registry import modules
 
 Result = TypeVar("Result")

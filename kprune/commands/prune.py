@@ -62,15 +62,17 @@ def parse_reduce(text: str) -> dict[str, float]:
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="How filters are scored: l1, l2, bn_scale, fpgm, ... By default l1, or "
-        "what the method has."
+        help=f"How filters are scored: {listed('criteria')}. By default l1, or "
+        "what the method has.",
+        callback=known("criteria"),
     ),
 ]
 Allocation = Annotated[
     str | None,
     typer.Option(
-        help="How the cut is shared out: global, uniform, ... By default global, "
-        "or what the method has."
+        help=f"How the cut is shared out: {listed('allocation')}. By default "
+        "global, or what the method has.",
+        callback=known("allocation"),
     ),
 ]
 RoundTo = Annotated[
@@ -99,8 +101,9 @@ Data = Annotated[
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="How to repair what removing filters breaks, without training: bn, "
-        "bias or reconstruct, on --data, or merge."
+        help="How to repair what removing filters breaks, without training: "
+        f"{listed('recovery')}. All but merge run on --data.",
+        callback=known("recovery"),
     ),
 ]
 Method = Annotated[

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.parts import Part
 from kprune.registry import Registry
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _log = logging.getLogger("kprune")
 Scores = dict[str, np.ndarray]
 
 
-class Criterion(abc.ABC):
+class Criterion(Part, abc.ABC):
     """Tells how much each channel of each group matters; larger = keep."""
 
     @abc.abstractmethod
@@ -90,8 +91,8 @@ class FunctionCriterion(GroupCriterion):
         return self.function(group)
 
 
-_registry = Registry("criterion", Criterion, FunctionCriterion)
-register = _registry.register
+registry = Registry("criterion", Criterion, FunctionCriterion, "criteria")
+register = registry.register
 
 
 def get(identifier: Any) -> Criterion:
@@ -110,14 +111,14 @@ def get(identifier: Any) -> Criterion:
     Example:
 
     >>> kprune.criteria.get("l1")
-    <kprune.criteria.magnitude.L1 object at ...>
+    L1()
     """
-    return _registry.get(identifier)
+    return registry.get(identifier)
 
 
 def names() -> list[str]:
     """Return all names that `get` knows."""
-    return _registry.names
+    return registry.names
 
 
 def kernels(group: Group) -> Iterator[np.ndarray]:

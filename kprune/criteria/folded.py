@@ -13,6 +13,7 @@ from kprune.criteria.base import Criterion
 from kprune.criteria.base import GroupCriterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import get
+from kprune.criteria.base import register
 from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
 from kprune.graph.norms import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kprune.session import Session
 
 
+@register("folded")
 class Folded(Criterion):
     """Scores filters with the BatchNormalization behind them folded in.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from kprune import arguments
+from kprune.arguments import count_or_all
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
@@ -16,10 +18,8 @@ from kprune.criteria.base import get
 from kprune.criteria.base import register
 from kprune.criteria.base import required
 from kprune.criteria.base import score_groups
-from kprune.data.needs import check_samples
 from kprune.data.needs import require_loss
 from kprune.masking import masks as read_masks
-from kprune.registry import as_number
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -76,17 +76,11 @@ class LossIncrease(Criterion):
         share: float = 0.5,
         per_mac: bool = False,
     ) -> None:
-        if not 0 < as_number(share) <= 1:
-            raise ValueError(
-                "LossIncrease needs a share above 0, up to 1, of the channels to "
-                f"measure. Received: share={share!r}."
-            )
-        if samples is not None:
-            check_samples(samples, type(self).__name__)
-        self.samples = samples
+        owner = "LossIncrease"
+        self.samples = count_or_all(samples, owner, "samples", "samples")
         self.seed = seed
         self.only = None if only is None else get(only)
-        self.share = float(share)
+        self.share = arguments.share(share, owner, "share", one=True)
         self.per_mac = per_mac
         self._round = 0
 

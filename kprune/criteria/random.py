@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kprune.arguments import whole
 from kprune.criteria.base import GroupCriterion
 from kprune.criteria.base import register
 
@@ -31,12 +32,7 @@ class Random(GroupCriterion):
     """
 
     def __init__(self, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(
-                f"Random needs a whole number, 0 or more, as `seed`. "
-                f"Received: {seed!r}."
-            )
-        self.seed = seed
+        self.seed = whole(seed, "Random", "seed", 0)
 
     def score(self, group: Group) -> np.ndarray:
         name = zlib.crc32(group.name.encode())

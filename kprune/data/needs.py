@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 
@@ -49,33 +48,3 @@ def require_loss(session: Any, owner: str) -> None:
             "needs it too."
         )
     session.source.check_targets()
-
-
-def check_steps(steps: int | None, owner: str) -> int | None:
-    """Return `steps` if it is `None` or a whole number above 0.
-
-    Raises:
-        ValueError: It is anything else; the message names `owner`.
-    """
-    whole = isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
-    if steps is not None and (not whole or steps < 1):
-        raise ValueError(
-            f"{owner} needs a whole number of batches above 0 as `steps`, or None "
-            f"for all. Received: steps={steps!r}."
-        )
-    return steps
-
-
-def check_samples(count: int, owner: str, argument: str = "samples") -> int:
-    """Return `count` if it is a whole number above 0.
-
-    Raises:
-        ValueError: It is anything else; the message names owner and argument.
-    """
-    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
-    if not whole or count < 1:
-        raise ValueError(
-            f"{owner} needs a whole number of samples above 0. Received: "
-            f"{argument}={count!r}."
-        )
-    return count

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import whole
 from kprune.data import arrays as cuts
 from kprune.data.arrays import Batch
 from kprune.data.inputs import SAMPLE
 from kprune.data.inputs import ModelInputs
-from kprune.data.needs import check_samples
 from kprune.data.targets import check_targets
 
 ENDLESS_LIMIT = 64
@@ -199,7 +199,7 @@ class Source:
             ValueError: `count` is not a whole number above 0, or samples differ in
                 shape and cannot be put together.
         """
-        check_samples(count, "A random draw", "count")
+        whole(count, "A random draw", "count", of="samples")
         rng = np.random.default_rng(seed)
         if self._whole is not None:
             chosen = rng.permutation(cuts.count(self._whole))[:count]

@@ -4,8 +4,8 @@ After "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
 10.1117/12.3018876).
 """
 
-from kprune.duplication.allocators import Importance as Importance
-from kprune.duplication.allocators import Tolerance as Tolerance
+from kprune.duplication.allocation.importance import Importance as Importance
+from kprune.duplication.allocation.tolerance import Tolerance as Tolerance
 from kprune.duplication.api import duplicate as duplicate
 from kprune.duplication.consumers import Absorb as Absorb
 from kprune.duplication.consumers import ConsumerRule as ConsumerRule

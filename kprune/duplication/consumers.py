@@ -10,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.data.needs import check_steps
+from kprune.arguments import choice
+from kprune.arguments import count_or_all
+from kprune.arguments import number
 from kprune.data.source import as_source
 from kprune.duplication.donors import cosine
 from kprune.duplication.statistics import Shifts
@@ -19,11 +21,10 @@ from kprune.duplication.statistics import regress
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
+from kprune.parts import Part
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import Edit
 from kprune.registry import Registry
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Replacement:
     data: Any = None
 
 
-class ConsumerRule(abc.ABC):
+class ConsumerRule(Part, abc.ABC):
     """Says what becomes of the weights that read copies and donors."""
 
     equal = False
@@ -125,18 +126,12 @@ class Split(ConsumerRule):
     def __init__(
         self, shares: str = "equal", concentration: float = 5.0, seed: int = 0
     ) -> None:
-        if shares not in ("equal", "random"):
-            raise ValueError(
-                f"Unknown shares {shares!r}. "
-                f"{did_you_mean(shares, ('equal', 'random'))}"
-            )
-        if not as_number(concentration) > 0:
-            raise ValueError(
-                f"{type(self).__name__} needs a concentration above 0. Received: "
-                f"{concentration!r}."
-            )
+        owner = type(self).__name__
+        choice(shares, owner, "shares", ("equal", "random"))
         self.equal = shares == "equal"
-        self.concentration = float(concentration)
+        self.concentration = number(
+            concentration, owner, "concentration", above=0
+        )
         self._rng = np.random.default_rng(seed)
 
     def shares(self, donors: np.ndarray) -> np.ndarray:
@@ -186,7 +181,7 @@ class Absorb(Split):
         super().__init__(**kwargs)
         self.data = None if data is None else as_source(data)
         self.threshold = float(threshold)
-        self.steps = check_steps(steps, "Absorb")
+        self.steps = count_or_all(steps, "Absorb", "steps", "batches")
         self._known: tuple[Any, Any] | None = None
 
     def reader(self, replacement: Replacement) -> Edit:

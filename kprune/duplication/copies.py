@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import number
+from kprune.arguments import whole
 from kprune.data.source import as_source
 from kprune.duplication import consumers
 from kprune.duplication import donors
@@ -21,20 +23,20 @@ from kprune.graph.ledger import FILTER
 from kprune.graph.ledger import INPUT
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
+from kprune.parts import Part
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import Edit
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import places
 from kprune.rebuild.equivalence import inexact
-from kprune.registry import as_number
 
 logger = logging.getLogger("kprune")
 
 Vectors = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Copies:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Copies(Part):
     """A way of copying filters.
 
     Args:
@@ -65,17 +67,9 @@ class Copies:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        size = as_number(self.set_size)
-        if not size >= 2 or size % 1:
-            raise ValueError(
-                "Copies needs a whole number, 2 or more, as `set_size`: a donor and "
-                f"at least one copy. Received: {self.set_size!r}."
-            )
-        if not as_number(self.noise) >= 0:
-            raise ValueError(
-                "Copies needs a number, 0 or more, as `noise`. Received: "
-                f"{self.noise!r}."
-            )
+        why = ": a donor and at least one copy"
+        whole(self.set_size, "Copies", "set_size", 2, why=why)
+        number(self.noise, "Copies", "noise", least=0)
         donors.registry.get(self.donors)
         object.__setattr__(self, "consumers", consumers.get(self.consumers))
 

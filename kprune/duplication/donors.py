@@ -11,6 +11,7 @@ import numpy as np
 
 from kprune.criteria.base import filters
 from kprune.graph.channel_graph import Group
+from kprune.parts import Part
 from kprune.registry import Registry
 
 
@@ -46,7 +47,7 @@ class Vacancies:
         return filled
 
 
-class DonorMap(abc.ABC):
+class DonorMap(Part, abc.ABC):
     """Chooses a donor for every channel that is to be replaced."""
 
     @abc.abstractmethod

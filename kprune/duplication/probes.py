@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kprune.allocation import Request
+from kprune.allocation.base import Request
 from kprune.duplication.consumers import Split
 from kprune.duplication.copies import Copies
 from kprune.duplication.copies import Outcome

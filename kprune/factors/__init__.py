@@ -1,7 +1,7 @@
 """Factors: by how much attenuation scales weak filters, period by period.
 
-`"constant"`, `"linear"`, `"exponential"`, `"cosine"`, a number from 0 to 1, or any
-function `f(progress) -> factor`.
+A name such as `"linear"`, see `names`; an object; a number from 0 to 1; or any
+function `f(progress) -> factor`. Each is a file of its name.
 """
 
 from kprune.factors.base import Factor as Factor

@@ -1,6 +1,6 @@
 """Latency, measured operator by operator, and pruning for it."""
 
-from kprune.latency.allocation import Latency as Latency
+from kprune.latency.allocation.latency import Latency as Latency
 from kprune.latency.files import write_files as write_files
 from kprune.latency.logs import read_logs as read_logs
 from kprune.latency.model import LatencyModel as LatencyModel

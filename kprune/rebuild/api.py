@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import number
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.kept import Kept
@@ -25,7 +26,6 @@ from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import places
-from kprune.registry import as_number
 
 MERGE = 1e-6
 """How far copies may be apart to be merged, relative to a variable's largest."""
@@ -85,11 +85,8 @@ def _clones(
 ) -> dict[str, CopyMap]:
     if merge is None:
         return {}
-    if not as_number(merge) >= 0:
-        raise ValueError(
-            "rebuild() needs a number, 0 or more, as `merge`, or None to merge "
-            f"nothing. Received: merge={merge!r}."
-        )
+    why = ", or None to merge nothing"
+    number(merge, "rebuild()", "merge", least=0, why=why)
     return find_clones(masked, graph, alive, merge)
 
 

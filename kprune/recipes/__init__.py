@@ -1,7 +1,7 @@
 """Published pruning systems by one name each, put together from public parts.
 
-`"attenuation"`, `"duplication"`, `"hgs"`, `"msvfp"`, `"similarity"`,
-`"similarity-soft"`, or your own: one file or function with `register`.
+A name such as `"attenuation"`, see `names`, or your own: a class or function with
+`register`. Each is a file of its name.
 """
 
 from kprune.lazy import part_attributes

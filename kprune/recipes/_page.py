@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import textwrap
 from typing import TYPE_CHECKING
-from typing import Any
+
+from kprune.parts import code
 
 if TYPE_CHECKING:
     from kprune.recipes.base import Recipe
@@ -33,7 +33,7 @@ def page(recipe: Recipe) -> str:
     ]
     lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
     if recipe.parts:
-        parts = [(n, describe(v)) for n, v in recipe.parts.items()]
+        parts = [(n, code(v)) for n, v in recipe.parts.items()]
         lines += ["", "Parts, each of which can be replaced by its name:", ""]
         lines += _columns(parts)
     if recipe.citation:
@@ -81,36 +81,6 @@ def during(first: int, stop: int) -> str:
 def tuning(first: int, epochs: int) -> list[tuple[str, str]]:
     """Return the last phase: fine-tuning from epoch `first` on, if any is left."""
     return [(during(first, epochs), "fine-tuning")] if first < epochs else []
-
-
-def describe(value: Any) -> str:
-    """Return a value as Python code that makes it, as far as possible.
-
-    Args:
-        value: A part of a recipe. Of objects of kprune those arguments are
-            shown that are not the defaults.
-
-    Example:
-
-    >>> describe(kprune.schedules.Constant(end=20))
-    'Constant(end=20)'
-    """
-    kind = type(value)
-    if inspect.isroutine(value):
-        return value.__name__
-    if kind.__module__.partition(".")[0] != "kprune":
-        return repr(value)
-    arguments = []
-    for name, parameter in inspect.signature(kind).parameters.items():
-        held = getattr(value, name, parameter.default)
-        # What was given as a name may be held as what it stands for.
-        if held != parameter.default and not _empty(held):
-            arguments.append(f"{name}={describe(held)}")
-    return f"{kind.__name__}({', '.join(arguments)})"
-
-
-def _empty(value: Any) -> bool:
-    return isinstance(value, tuple) and not value
 
 
 def _columns(rows: list[tuple[str, str]]) -> list[str]:

@@ -15,8 +15,8 @@ import keras
 from kprune import allocation as allocations
 from kprune import criteria
 from kprune import schedules
-from kprune.allocation import Manual
-from kprune.allocation.api import DEFAULT_REDUCE
+from kprune.allocation._api import DEFAULT_REDUCE
+from kprune.allocation._manual import Manual
 from kprune.arguments import did_you_mean
 from kprune.arguments import whole
 from kprune.masking import is_masked
@@ -301,9 +301,7 @@ def recipe(
     `print` of it shows what it is made of and when it acts.
 
     Args:
-        name: `"attenuation"`, `"duplication"`, `"similarity"`,
-            `"similarity-soft"`, `"msvfp"`, `"hgs"`, or another of
-            `kprune.recipes.names()`.
+        name: `"attenuation"` or another of `kprune.recipes.names()`.
         reduce: Share of each cost to remove. See `kprune.prune`. Defaults to
             `{"macs": 0.5}`.
         data: Samples for criteria and allocations that run the model. See

@@ -1,18 +1,20 @@
 """Recoveries: how a pruned model gets its accuracy back without training.
 
-`"bn"`, `"bias"`, `"reconstruct"`, `"merge"`, or any function `f(lockstep) -> None`.
+A name such as `"bn"`, see `names`; an object; or any function
+`f(session, before) -> None`. Each is a file of its name.
 """
 
+from kprune.lazy import part_attributes
 from kprune.masking.state import State as State
+from kprune.recovery._lockstep import Lockstep as Lockstep
+from kprune.recovery.allocation.output_error import OutputError as OutputError
 from kprune.recovery.base import Recovery as Recovery
 from kprune.recovery.base import get as get
 from kprune.recovery.base import names as names
 from kprune.recovery.base import recover as recover
 from kprune.recovery.base import register as register
-from kprune.recovery.batchnorm import BatchStatistics as BatchStatistics
-from kprune.recovery.bias import BiasCorrection as BiasCorrection
-from kprune.recovery.elimination import Reconstruction as Reconstruction
-from kprune.recovery.lockstep import Lockstep as Lockstep
-from kprune.recovery.merge import Merge as Merge
-from kprune.recovery.output_error import OutputError as OutputError
-from kprune.recovery.reconstruct import Reconstruct as Reconstruct
+from kprune.recovery.criteria.reconstruction import (
+    Reconstruction as Reconstruction,
+)
+
+__getattr__, __dir__ = part_attributes(__name__)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import abc
-import numbers
 from collections.abc import Callable
 from typing import Any
 
+from kprune.arguments import whole
 from kprune.data.needs import require_data
 from kprune.masking.state import State
-from kprune.recovery.lockstep import Lockstep
+from kprune.parts import Part
+from kprune.recovery._lockstep import Lockstep
 from kprune.registry import Registry
 from kprune.session import Session
 
 
-class Recovery(abc.ABC):
+class Recovery(Part, abc.ABC):
     """Repairs what pruning has broken, on unlabelled samples.
 
     Args:
@@ -25,13 +26,8 @@ class Recovery(abc.ABC):
     """Whether it runs the model on samples."""
 
     def __init__(self, samples: int = 1024) -> None:
-        whole = isinstance(samples, numbers.Integral)
-        if not whole or isinstance(samples, bool) or samples < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs a whole number of samples, 1 or "
-                f"more. Received: samples={samples!r}."
-            )
-        self.samples = int(samples)
+        owner = type(self).__name__
+        self.samples = whole(samples, owner, "samples", of="samples")
 
     @abc.abstractmethod
     def repair(self, session: Session, before: State) -> None:
@@ -49,8 +45,12 @@ class Recovery(abc.ABC):
         )
 
 
-class _Function(Recovery):
-    """A plain function `f(session, before)` as a recovery."""
+class FunctionRecovery(Recovery):
+    """A plain function as a recovery.
+
+    Args:
+        function: `f(session, before)`, see `Recovery.repair`.
+    """
 
     needs_data = False
 
@@ -62,8 +62,8 @@ class _Function(Recovery):
         self.function(session, before)
 
 
-_registry = Registry("recovery", Recovery, _Function)
-register = _registry.register
+registry = Registry("recovery", Recovery, FunctionRecovery, "recovery")
+register = registry.register
 
 
 def get(identifier: Any) -> Recovery:
@@ -76,13 +76,13 @@ def get(identifier: Any) -> Recovery:
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
-    recovery: Recovery = _registry.get(identifier)
+    recovery: Recovery = registry.get(identifier)
     return recovery
 
 
 def names() -> list[str]:
     """Return all names that `get` knows."""
-    return _registry.names
+    return registry.names
 
 
 def check(recovery: Any, session: Session) -> None:

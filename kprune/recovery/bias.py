@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from kprune.masking.state import State
+from kprune.recovery._constants import add_constant
+from kprune.recovery._constants import constant_home
+from kprune.recovery._lockstep import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.recovery.constants import add_constant
-from kprune.recovery.constants import constant_home
-from kprune.recovery.lockstep import Step
 from kprune.session import Session
 
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kprune.arguments import share
+from kprune.criteria._similarities import twins
 from kprune.criteria.base import filters
-from kprune.criteria.similarity import twins
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import State
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.registry import as_number
 from kprune.session import Session
 
 if TYPE_CHECKING:
@@ -52,12 +52,9 @@ class Merge(Recovery):
 
     def __init__(self, threshold: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= as_number(threshold) <= 1:
-            raise ValueError(
-                "Merge needs a cosine from 0 to 1 as `threshold`. Received: "
-                f"{threshold!r}."
-            )
-        self.threshold = float(threshold)
+        self.threshold = share(
+            threshold, "Merge", "threshold", zero=True, one=True
+        )
 
     def repair(self, session: Session, before: State) -> None:
         masked, graph = session.masked, session.graph

@@ -13,16 +13,16 @@ from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 from kprune.masking.state import State
+from kprune.recovery._constants import add_constant
+from kprune.recovery._constants import constant_home
+from kprune.recovery._gram import Sums
+from kprune.recovery._linear import COLUMNS
+from kprune.recovery._linear import Linear
+from kprune.recovery._linear import linear
+from kprune.recovery._linear import living
+from kprune.recovery._lockstep import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.recovery.constants import add_constant
-from kprune.recovery.constants import constant_home
-from kprune.recovery.gram import Sums
-from kprune.recovery.linear import COLUMNS
-from kprune.recovery.linear import Linear
-from kprune.recovery.linear import linear
-from kprune.recovery.linear import living
-from kprune.recovery.lockstep import Step
 from kprune.session import Session
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

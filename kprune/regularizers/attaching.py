@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 
+from kprune.arguments import did_you_mean
 from kprune.graph import walk
 from kprune.graph.registry import is_linear
 from kprune.graph.shortcuts import projections
 from kprune.masking import FilterMask
-from kprune.registry import did_you_mean
 
 
 class Attached:

@@ -1,7 +1,7 @@
 """Schedules: when to prune.
 
-`"one_shot"`, `"linear"`, `"polynomial"`, `"constant"`, `"asymptotic"`,
-`"increments"`, or any function `f(epoch) -> share of the target`.
+A name such as `"linear"`, see `names`; an object; or any function
+`f(epoch) -> share of the target`. Each is a file of its name.
 """
 
 from kprune.lazy import part_attributes

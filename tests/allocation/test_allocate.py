@@ -7,8 +7,8 @@ import pytest
 
 from kprune import allocation
 from kprune.allocation import Global
-from kprune.allocation import Manual
 from kprune.allocation import Uniform
+from kprune.allocation._manual import Manual
 
 
 @dataclasses.dataclass

@@ -13,13 +13,13 @@ from models import convolutions
 
 import kprune
 from kprune.allocation import Global
-from kprune.allocation import Manual
 from kprune.allocation import Rounds
 from kprune.allocation import SimilarityThreshold
 from kprune.allocation import Uniform
-from kprune.allocation.blocks import remove_blocks_until
-from kprune.allocation.solver import fits
-from kprune.allocation.solver import remove_until
+from kprune.allocation._blocks import remove_blocks_until
+from kprune.allocation._manual import Manual
+from kprune.allocation._solver import fits
+from kprune.allocation._solver import remove_until
 from kprune.callbacks import PruneCallback
 
 RANKED = [Global, Uniform, SimilarityThreshold]

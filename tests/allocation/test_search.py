@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from kprune.allocation.search import Search
+from kprune.allocation._search import Search
 from kprune.cost.evaluator import Evaluator
 from kprune.latency.layout import Placed
 from kprune.latency.layout import Width

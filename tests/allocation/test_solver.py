@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from kprune.allocation.solver import fits
-from kprune.allocation.solver import remove_until
+from kprune.allocation._solver import fits
+from kprune.allocation._solver import remove_until
 
 
 class Net:

@@ -21,7 +21,7 @@ import kprune
 from kprune.callbacks import AttenuateCallback
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import SoftPruneCallback
-from kprune.callbacks.scaling import Scaler
+from kprune.callbacks._scaling import Scaler
 from kprune.factors import Constant
 from kprune.factors import Linear
 from kprune.masking import attenuation

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+import kprune
 from kprune.data import source as data_module
-from kprune.data.needs import check_steps
 from kprune.data.source import Source
 from kprune.data.source import as_source
 
@@ -160,6 +160,6 @@ def test_steps_are_whole_and_positive(steps):
     with pytest.raises(
         ValueError, match="Taylor needs a whole number of batches"
     ):
-        check_steps(steps, "Taylor")
-    assert check_steps(None, "Taylor") is None
-    assert check_steps(3, "Taylor") == 3
+        kprune.criteria.Taylor(steps)
+    assert kprune.criteria.Taylor(None).steps is None
+    assert kprune.criteria.Taylor(3).steps == 3

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from keras import layers
 
-from kprune.recovery.linear import linear
+from kprune.recovery._linear import linear
 
 
 def assert_same(layer, x):

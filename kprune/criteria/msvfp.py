@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+from kprune import arguments
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import get
 from kprune.criteria.base import register
-from kprune.registry import as_number
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -45,14 +45,9 @@ class Switch(Criterion):
     def __init__(
         self, before: Any = "l2", after: Any = "fpgm", share: float = 0.5
     ) -> None:
-        if not 0 < as_number(share) < 1:
-            raise ValueError(
-                "Switch needs the share of the target at which it changes the "
-                f"criterion, a number between 0 and 1. Received: share={share!r}."
-            )
         self.before = get(before)
         self.after = get(after)
-        self.share = float(share)
+        self.share = arguments.share(share, "Switch", "share")
 
     def at(self, progress: float) -> Criterion:
         now = self.before if progress < self.share else self.after

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kprune.allocation.search import Search
+from kprune.allocation._search import Search
 
 if TYPE_CHECKING:
     from kprune.allocation.base import Request

@@ -1,4 +1,4 @@
-"""Norms of filters."""
+"""Sums of absolute weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from kprune.criteria.base import GroupCriterion
 from kprune.criteria.base import kernels
-from kprune.criteria.base import lengths
 from kprune.criteria.base import register
 
 if TYPE_CHECKING:
@@ -35,21 +34,3 @@ class L1(GroupCriterion):
         for kernel in kernels(group):
             totals += np.abs(kernel.astype("float64")).sum(axis=1)
         return totals
-
-
-@register("l2")
-class L2(GroupCriterion):
-    """Euclidean length of a filter.
-
-    Where several layers produce a channel, their filters are put together to one
-    vector. As in soft filter pruning (He et al., arXiv 1808.06866).
-
-    Example:
-
-    ```python
-    masked = kprune.prune(model, criterion="l2", reduce={"macs": 0.5})
-    ```
-    """
-
-    def score(self, group: Group) -> np.ndarray:
-        return lengths(group)

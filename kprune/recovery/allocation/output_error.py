@@ -11,17 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.allocation import Ladder
-from kprune.allocation import LimitedAllocation
-from kprune.allocation import Request
-from kprune.allocation import register
+from kprune.allocation._ladders import solve_ladders
+from kprune.allocation.base import Ladder
+from kprune.allocation.base import LimitedAllocation
+from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
-from kprune.allocation.ladders import solve_ladders
+from kprune.allocation.base import register
 from kprune.graph import walk
 from kprune.graph.values import read
-from kprune.recovery.elimination import Reader
-from kprune.recovery.elimination import members_read
-from kprune.recovery.elimination import observe
+from kprune.recovery._elimination import Reader
+from kprune.recovery._elimination import members_read
+from kprune.recovery._elimination import observe
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")

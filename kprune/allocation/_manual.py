@@ -14,9 +14,9 @@ from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import solve_ranked
 from kprune.allocation.base import within_budget
-from kprune.allocation.ranking import Global
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
+from kprune.allocation.global_ import Global
+from kprune.arguments import did_you_mean
+from kprune.arguments import share
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -48,13 +48,9 @@ class Manual(Allocation):
                 "An allocation by hand needs at least one group, for example "
                 'allocation={"conv1": 0.5}. Received an empty dictionary.'
             )
-        for name, share in shares.items():
-            if not 0 <= as_number(share) < 1:
-                raise ValueError(
-                    "The share to remove must be a number from 0 to below 1. "
-                    f"Received {share!r} for group {name!r}."
-                )
-        self.shares = {name: float(share) for name, share in shares.items()}
+        for name, part in shares.items():
+            share(part, "An allocation by hand", name, zero=True)
+        self.shares = {name: float(part) for name, part in shares.items()}
         self.others = Global() if others is None else others
 
     def check(self, request: Request) -> None:

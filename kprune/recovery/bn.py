@@ -6,9 +6,9 @@ import numpy as np
 
 from kprune.graph.registry import is_batch_norm
 from kprune.masking.state import State
+from kprune.recovery._lockstep import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
-from kprune.recovery.lockstep import Step
 from kprune.session import Session
 
 

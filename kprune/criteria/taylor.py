@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
+from kprune.arguments import count_or_all
 from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.base import required
-from kprune.data.needs import check_steps
 from kprune.data.needs import require_loss
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Taylor(Criterion):
     """
 
     def __init__(self, steps: int | None = None) -> None:
-        self.steps = check_steps(steps, type(self).__name__)
+        self.steps = count_or_all(
+            steps, type(self).__name__, "steps", "batches"
+        )
 
     def check(self, session: Session | None) -> None:
         require_loss(session, f"Criterion {describe(self)}")

@@ -15,7 +15,6 @@ from kprune.graph.norms import is_scaled_norm
 from kprune.graph.norms import norm_paths
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
-from kprune.registry import did_you_mean
 
 TARGETS = ("bn", "kernel")
 
@@ -82,15 +81,6 @@ class Scaler:
         for key, variable in variables.items():
             for target in [variable, *memory.get(key, {}).values()]:
                 _multiply(target, places[key])
-
-
-def check_target(target: Any) -> str:
-    """Return `target` if it is known."""
-    if target not in TARGETS:
-        raise ValueError(
-            f"Unknown target {target!r}. {did_you_mean(target, TARGETS)}"
-        )
-    return str(target)
 
 
 def _norm_members(group: Group) -> list[Member]:

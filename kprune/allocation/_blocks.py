@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kprune.allocation.solver import Costs
-from kprune.allocation.solver import remove_until
+from kprune.allocation._solver import Costs
+from kprune.allocation._solver import remove_until
 
 
 def whole_blocks(

@@ -1,12 +1,14 @@
-"""Writes what editors and type checkers know of packages of parts.
+"""Writes the lists of parts: stub files, and the table of README.md.
 
-Parts are found when the program runs, so that adding one takes one file. This
-lists them in stub files. `make format` runs it, `make lint` checks the result.
+Parts are found when the program runs, so that adding one takes one file. Editors,
+type checkers and readers need lists. `make format` runs this, `make lint` checks
+the result.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +19,14 @@ from kprune.registry import module_names  # noqa: E402
 from kprune.registry import modules  # noqa: E402
 
 HEADER = "# Written by `make format`.\n\n"
-KINDS = ("factors", "recipes", "schedules")
+KINDS = (
+    "allocation",
+    "criteria",
+    "factors",
+    "recipes",
+    "recovery",
+    "schedules",
+)
 
 
 def exported(path: Path) -> list[str]:
@@ -67,11 +76,32 @@ def stubs() -> dict[Path, str]:
     }
 
 
+ROWS = {
+    "criterion=": "criteria",
+    "allocation=": "allocation",
+    "schedule=": "schedules",
+    "recover=": "recovery",
+}
+"""Rows of the table in README.md, with the kind of part that each lists."""
+
+
+def readme() -> str:
+    """Return README.md with all parts in its table."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    for label, kind in ROWS.items():
+        names = [f"`{name}`" for name in modules(kind)]
+        if kind == "allocation":
+            names.append("`{group name: share}`")
+        row = rf"(?m)^(\| `{label}`[^|]*\| )[^|]*( \|)"
+        text = re.sub(row, rf"\g<1>{', '.join(names)}\2", text)
+    return text
+
+
 def main() -> None:
-    """Write the stub files, or with --check say which are out of date."""
+    """Write the files, or with --check say which are out of date."""
     old = {
         path: text
-        for path, text in stubs().items()
+        for path, text in {**stubs(), ROOT / "README.md": readme()}.items()
         if not path.is_file() or path.read_text("utf-8") != text
     }
     if "--check" in sys.argv:

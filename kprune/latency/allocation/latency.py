@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from kprune import allocation as allocations
+from kprune.allocation._ladders import solve_ladders
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import LimitedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
-from kprune.allocation.ladders import solve_ladders
 from kprune.cost.model import CostModel
 from kprune.latency.model import KEY
 from kprune.latency.model import LatencyModel

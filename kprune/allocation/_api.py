@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
+from kprune.allocation._manual import Manual
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import registry
-from kprune.allocation.manual import Manual
-from kprune.registry import as_number
-from kprune.registry import did_you_mean
+from kprune.arguments import as_number
+from kprune.arguments import did_you_mean
 
 if TYPE_CHECKING:
     from kprune.cost.model import CostModel

@@ -9,7 +9,7 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
-from kprune.recovery.lockstep import Step
+from kprune.recovery._lockstep import Step
 
 
 def constant_home(step: Step) -> Any:

@@ -1,0 +1,37 @@
+"""One similarity threshold over all groups."""
+
+from __future__ import annotations
+
+from kprune.allocation.base import register
+from kprune.allocation.global_ import Global
+
+
+@register("similarity")
+class SimilarityThreshold(Global):
+    """One similarity threshold over all groups, found from the target alone.
+
+    For scores that mean the same in each group as they are, such as those of
+    the criterion `"similarity"`: `Global` without normalization. How many
+    filters a group loses follows from how similar they are, as with Wu, Song and
+    Zeng (Frontiers in Neurorobotics 2023, doi 10.3389/fnbot.2023.1132679).
+
+    Args:
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+        round_to: Keep multiples of so many channels in each group, for example 8
+            for what kernels work on at once. Groups of which nothing goes keep
+            what they have.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, criterion="similarity", allocation="similarity"
+    )
+    ```
+    """
+
+    def __init__(
+        self, keep_min: int = 1, max_share: float = 0.9, round_to: int = 1
+    ) -> None:
+        super().__init__("none", keep_min, max_share, round_to)

@@ -1,0 +1,59 @@
+"""The same share everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kprune.allocation.base import RankedAllocation
+from kprune.allocation.base import Request
+from kprune.allocation.base import register
+
+if TYPE_CHECKING:
+    from kprune.session import Session
+
+
+@register("uniform")
+class Uniform(RankedAllocation):
+    """The same share of every group, up to one filter (or `round_to` of them).
+
+    Args:
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+        round_to: Keep multiples of so many channels in each group, for example 8
+            for what kernels work on at once. Groups of which nothing goes keep
+            what they have.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, reduce={"macs": 0.5}, allocation="uniform")
+    ```
+    """
+
+    # More would undo the equal shares in groups whose filters cost little.
+    restore = 1
+
+    def __init__(
+        self, keep_min: int = 1, max_share: float = 1.0, round_to: int = 1
+    ) -> None:
+        super().__init__(keep_min, max_share, round_to)
+
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        vectors = []
+        for name in request.names:
+            scores, alive = (
+                request.scores[name],
+                request.alive[name].astype(bool),
+            )
+            living = np.flatnonzero(alive)
+            order = living[np.argsort(scores[living], kind="stable")]
+            gone = len(scores) - len(living)
+            # The share at which a channel goes, rounded to the nearest filter.
+            shares = np.zeros(len(scores))
+            shares[order] = (gone + np.arange(len(order)) + 0.5) / len(scores)
+            vectors.append(shares)
+        return vectors

@@ -1,0 +1,139 @@
+"""What the consumers of a channel see of it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.arguments import count_or_all
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import by_length_elsewhere
+from kprune.criteria.base import describe
+from kprune.data.needs import require_data
+from kprune.masking import filter_masks
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.graph import Member
+    from kprune.session import Session
+
+
+class ActivationCriterion(Criterion):
+    """Means over samples and positions of what the consumers of a channel read."""
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = count_or_all(
+            steps, type(self).__name__, "steps", "batches"
+        )
+
+    @abc.abstractmethod
+    def statistic(self, activations: Any) -> Any:
+        """Return, element by element, what is averaged."""
+
+    def check(self, session: Session | None) -> None:
+        require_data(session, f"Criterion {describe(self)}")
+
+    def scores(
+        self, groups: Sequence[Group], session: Session | None
+    ) -> Scores:
+        observers = self._observe(groups, session)
+        scores = {}
+        for group in groups:
+            seen = [
+                observers[id(m.layer)].channels(m, axis)
+                for m, axis in _readers(group)
+                if id(m.layer) in observers
+            ]
+            if seen:
+                scores[group.name] = np.mean(seen, axis=0)
+        return by_length_elsewhere(
+            scores,
+            groups,
+            describe(self),
+            "no layer that reads their activations",
+        )
+
+    def _observe(
+        self, groups: Sequence[Group], session: Any
+    ) -> dict[int, _Observer]:
+        """Run the model on the data; return what each reading layer saw."""
+        axes: dict[int, set[int]] = {}
+        for group in groups:
+            for member, axis in _readers(group):
+                axes.setdefault(id(member.layer), set()).add(axis)
+        wrappers = [
+            w for w in filter_masks(session.masked) if id(w.layer) in axes
+        ]
+        observers = {
+            id(w.layer): _Observer(self.statistic, axes[id(w.layer)])
+            for w in wrappers
+        }
+        try:
+            for wrapper in wrappers:
+                wrapper.observer = observers[id(wrapper.layer)]
+            for x, _, _ in session.samples.batches(self.steps):
+                session.masked(x, training=False)
+        finally:
+            for wrapper in wrappers:
+                wrapper.observer = None
+        return {key: seen for key, seen in observers.items() if seen.called}
+
+
+class _Observer:
+    """Running means along some axes of what one layer reads."""
+
+    def __init__(self, statistic: Any, axes: set[int]) -> None:
+        self._statistic = statistic
+        self._sums: dict[int, Any] = dict.fromkeys(axes, 0.0)
+        self._counts = dict.fromkeys(axes, 0)
+
+    @property
+    def called(self) -> bool:
+        return all(self._counts.values())
+
+    def __call__(self, inputs: Any) -> None:
+        first = keras.tree.flatten(inputs)[0]
+        # float16 sums overflow.
+        values = self._statistic(ops.cast(first, "float32"))
+        for axis in self._sums:
+            others = [a for a in range(values.ndim) if a != axis % values.ndim]
+            total = ops.convert_to_numpy(ops.sum(values, axis=others))
+            self._sums[axis] = self._sums[axis] + total.astype("float64")
+            self._counts[axis] += int(
+                np.prod([values.shape[a] for a in others])
+            )
+
+    def channels(self, member: Member, axis: int) -> np.ndarray:
+        """Return the means of a group's channels, `(group.size,)`."""
+        means = self._sums[axis] / self._counts[axis]
+        return means[member.index].mean(axis=1)
+
+
+def _readers(group: Group) -> list[tuple[Member, int]]:
+    """Return members that read the channels, with the axis of their input."""
+    readers = [
+        (member, member.feature_axis)
+        for member in group.consumers
+        if member.feature_axis is not None
+    ]
+    hidden = {id(m.layer) for m in group.consumers if m.feature_axis is None}
+    # A separable convolution reads channels with its depthwise kernel.
+    for member in group.scales:
+        axis = _input_axis(member)
+        if id(member.layer) in hidden and axis is not None:
+            readers.append((member, axis))
+    return readers
+
+
+def _input_axis(member: Member) -> int | None:
+    """Return the axis on which the layer expects as many channels, if any."""
+    axes = getattr(member.layer.input_spec, "axes", None) or {}
+    size = member.variable.shape[member.axis]
+    return next((axis for axis, length in axes.items() if length == size), None)

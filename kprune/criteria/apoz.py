@@ -1,0 +1,32 @@
+"""Shares of activations that are not zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from kprune.criteria._activations import ActivationCriterion
+from kprune.criteria.base import register
+
+
+@register("apoz")
+class APoZ(ActivationCriterion):
+    """Share of a channel's activations that are not zero.
+
+    One minus the "average percentage of zeros" of "Network Trimming" (Hu et al.,
+    arXiv 1607.03250). Of use behind activations that give exact zeros, such as
+    ReLU. Needs `data`; targets are not looked at.
+
+    Args:
+        steps: Batches to run; `None` for all.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(model, criterion="apoz", data=x_train[:512])
+    ```
+    """
+
+    def statistic(self, activations: Any) -> Any:
+        return ops.cast(ops.not_equal(activations, 0), "float32")

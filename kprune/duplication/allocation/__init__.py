@@ -1,0 +1,1 @@
+"""Allocations that replace channels to see what they are worth."""

@@ -1,0 +1,127 @@
+"""Allocations by how much replacement each group tolerates."""
+
+from __future__ import annotations
+
+import abc
+import logging
+
+import numpy as np
+
+from kprune.allocation.base import RankedAllocation
+from kprune.allocation.base import Request
+from kprune.allocation.base import Vectors
+from kprune.allocation.base import solve_ranked
+from kprune.arguments import count_or_all
+from kprune.duplication.redundancy import Redundancy
+from kprune.session import Session
+
+logger = logging.getLogger("kprune")
+
+TIE = 1e-9
+"""Share of the largest threshold that orders channels of equal thresholds."""
+
+
+class MeasuredAllocation(RankedAllocation):
+    """Ranks channels by losses that are measured for each group alone.
+
+    Args:
+        samples: Samples on which the loss is measured, drawn at random once;
+            None for all.
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+    """
+
+    needs_loss = True
+    # More would undo the tolerance in groups whose filters cost little.
+    restore = 1
+
+    def __init__(
+        self, samples: int | None, keep_min: int, max_share: float
+    ) -> None:
+        super().__init__(keep_min, max_share)
+        self.samples = count_or_all(
+            samples, type(self).__name__, "samples", "samples"
+        )
+        # What the last call found, to be printed.
+        self.redundancy: Redundancy | None = None
+
+    @abc.abstractmethod
+    def measure(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        """Return, for each group, `(living + 1,)` rises of the loss.
+
+        The n-th entry is what it costs to replace the n channels of the
+        lowest scores. Entries never fall.
+        """
+
+    @abc.abstractmethod
+    def thresholds(self, rises: list[np.ndarray]) -> list[np.ndarray]:
+        """Return, for each group, `(living,)` values: when the n-th goes."""
+
+    def priorities(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        return self._ranked(request, self.measure(request, session))
+
+    def _ranked(
+        self, request: Request, rises: list[np.ndarray]
+    ) -> list[np.ndarray]:
+        thresholds = self.thresholds(rises)
+        finite = [t[np.isfinite(t)] for t in thresholds]
+        most = max((f.max(initial=0.0) for f in finite), default=0.0) or 1.0
+        vectors = []
+        for name, values in zip(request.names, thresholds, strict=True):
+            alive = request.alive[name].astype(bool)
+            living = np.flatnonzero(alive)
+            scores = request.scores[name][living]
+            order = living[np.argsort(scores, kind="stable")]
+            # Where the loss does not rise, the scores decide.
+            step = TIE * most * np.arange(1, order.size + 1) / alive.size
+            vector = np.zeros(alive.size)
+            vector[order] = (
+                np.where(np.isfinite(values), values, 2 * most) + step
+            )
+            vectors.append(vector)
+        return vectors
+
+    def solve(self, request: Request, session: Session | None) -> Vectors:
+        self.check(request)
+        rises = self.measure(request, session)
+        kept = solve_ranked(
+            request,
+            self._ranked(request, rises),
+            self.floors(request),
+            self.restore,
+        )
+        self.redundancy = _report(request, rises, kept)
+        logger.info("%s", self.redundancy)
+        return kept
+
+
+def _report(
+    request: Request, rises: list[np.ndarray], kept: Vectors
+) -> Redundancy:
+    left = np.array([int(kept[name].sum()) for name in request.names])
+    gone = request.living - left
+    costs, full = request.cost_model.evaluate(left), request.cost_model.full
+    return Redundancy(
+        tuple(request.names),
+        request.sizes,
+        left,
+        np.array([r[n] for r, n in zip(rises, gone, strict=True)]),
+        {key: 1.0 - float(costs[key]) / full[key] for key in full},
+    )
+
+
+def every_count(
+    counted: np.ndarray, rises: np.ndarray, living: int
+) -> np.ndarray:
+    """Return the rise for each count from 0 to `living`, by a line in between."""
+    rises = np.maximum.accumulate(np.maximum(rises, 0.0))
+    finite = np.isfinite(rises)
+    every = np.arange(living + 1)
+    line = np.interp(every, counted[finite], rises[finite])
+    if not finite.all():
+        line[every > counted[finite][-1]] = np.inf
+    return line

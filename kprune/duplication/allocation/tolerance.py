@@ -1,0 +1,115 @@
+"""Allocations by how much replacement each group tolerates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kprune.allocation.base import Request
+from kprune.allocation.base import register
+from kprune.arguments import whole
+from kprune.duplication.allocation._measured import MeasuredAllocation
+from kprune.duplication.allocation._measured import every_count
+from kprune.duplication.copies import Copies
+from kprune.duplication.probes import ReplacementProbe
+from kprune.sensitivity import SHARES
+from kprune.sensitivity import Sensitivity
+from kprune.sensitivity import counts
+from kprune.session import Session
+
+
+@register("tolerance")
+class Tolerance(MeasuredAllocation):
+    """Allocation by the loss that removing channels costs, up to a tolerance.
+
+    For each group alone, shares of its channels are replaced by copies of
+    others, the lowest scores first, and the loss is measured. One tolerance
+    for all groups, found so that the target holds, then says how many go: the
+    groups' structural redundancies, which `redundancy` prints afterwards. From
+    "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
+    10.1117/12.3018876), whose text is not public beyond the abstract: how they
+    are measured is kprune's own.
+
+    It takes groups x shares passes over the samples.
+
+    Args:
+        copies: How channels are replaced in the trials. With the default, the
+            consumer rule `"split"`, replacing equals removing, and these are
+            the curves of `kprune.sensitivity`; `"naive"` measures replacement
+            as such, `"absorb"` how well others stand in.
+        shares: How many shares to try, from 0 to 95 %.
+        samples: Samples on which the loss is measured, drawn at random once;
+            None for all of `data`.
+        keep_min: Channels that each group keeps at least.
+        max_share: Largest share of a group's channels that may go.
+        curves: Measured by `kprune.sensitivity` before, on the same model:
+            nothing is measured again.
+
+    Example:
+
+    ```python
+    tolerance = kprune.duplication.Tolerance(samples=2000)
+    masked = kprune.prune(
+        model, reduce={"macs": 0.5}, allocation=tolerance, data=(x, y)
+    )
+    print(tolerance.redundancy)
+    ```
+    """
+
+    def __init__(
+        self,
+        copies: Copies | str = "split",
+        shares: int = 20,
+        samples: int | None = 1000,
+        keep_min: int = 2,
+        max_share: float = 0.95,
+        curves: Sensitivity | None = None,
+    ) -> None:
+        super().__init__(samples, keep_min, max_share)
+        count = whole(shares, "Tolerance", "shares", 2, "shares to try")
+        if not isinstance(copies, Copies):
+            copies = Copies(consumers=copies)
+        self.copies = copies
+        self.shares = np.linspace(0, SHARES[-1], count)
+        self.curves = curves
+        self.needs_loss = curves is None
+
+    def measure(
+        self, request: Request, session: Session | None
+    ) -> list[np.ndarray]:
+        if self.curves is not None:
+            return self._known(request, self.curves)
+        probe = ReplacementProbe(request, session, self.copies, self.samples)
+        start = probe(request.names[0], 0)
+        found = []
+        for name, living in zip(request.names, request.living, strict=True):
+            counted = counts(int(living), self.shares) if living else [0]
+            losses = [start if not n else probe(name, int(n)) for n in counted]
+            rises = np.array(losses) - start
+            rises[~np.isfinite(rises)] = np.inf
+            found.append(every_count(np.asarray(counted), rises, int(living)))
+        return found
+
+    def _known(self, request: Request, curves: Sensitivity) -> list[np.ndarray]:
+        missing = [n for n in request.names if n not in curves.curves]
+        if missing:
+            raise ValueError(
+                f"`curves` has no groups {missing}: measure it on this model, by "
+                "kprune.sensitivity(model, data)."
+            )
+        found = []
+        for group, living in zip(
+            request.graph.prunable, request.living, strict=True
+        ):
+            curve = curves.curves[group.name]
+            if curve.size != group.size:
+                raise ValueError(
+                    f"`curves` knows group '{group.name}' with {curve.size} "
+                    f"channels, but it has {group.size}."
+                )
+            gone = group.size - int(living)
+            every = every_count(curve.removed, curve.increase(), group.size)
+            found.append(every[gone:] - every[gone])
+        return found
+
+    def thresholds(self, rises: list[np.ndarray]) -> list[np.ndarray]:
+        return [rise[1:] for rise in rises]

@@ -1,0 +1,1 @@
+"""The allocation that meets a measured latency."""

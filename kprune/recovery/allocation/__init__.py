@@ -1,0 +1,1 @@
+"""Allocations that need what recovery knows of layers."""

@@ -1,0 +1,1 @@
+"""Criteria that need what recovery knows of layers."""
