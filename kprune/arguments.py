@@ -66,7 +66,7 @@ def whole(
     8
     """
     number = as_number(value)
-    inexact = exact and not isinstance(value, int)
+    inexact = exact and not isinstance(value, numbers.Integral)
     if inexact or not least <= number < math.inf or number % 1:
         counted = f" of {of}" if of else ""
         _refuse(

@@ -157,7 +157,7 @@ class LimitedAllocation(Allocation):
     def __init__(self, keep_min: int, max_share: float) -> None:
         owner = type(self).__name__
         why = ": a group without channels cuts the model in two"
-        self.keep_min = whole(keep_min, owner, "keep_min", why=why)
+        self.keep_min = whole(keep_min, owner, "keep_min", why=why, exact=True)
         self.max_share = share(max_share, owner, "max_share", one=True)
 
     def floors(self, request: Request) -> np.ndarray:
@@ -206,7 +206,7 @@ class RankedAllocation(LimitedAllocation):
         super().__init__(keep_min, max_share)
         why = ", for example 8 to keep multiples of 8 channels"
         self.round_to = whole(
-            round_to, type(self).__name__, "round_to", why=why
+            round_to, type(self).__name__, "round_to", why=why, exact=True
         )
 
     def floors(self, request: Request) -> np.ndarray:

@@ -32,7 +32,7 @@ class Random(GroupCriterion):
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = whole(seed, "Random", "seed", 0)
+        self.seed = whole(seed, "Random", "seed", 0, exact=True)
 
     def score(self, group: Group) -> np.ndarray:
         name = zlib.crc32(group.name.encode())

@@ -69,8 +69,8 @@ class Similarity(GroupCriterion):
     ) -> None:
         self.measure = choice(measure, "Similarity", "measure", MEASURES)
         if reduce not in ("max", "mean"):
-            why = ', "max" or "mean"'
-            whole(reduce, "Similarity", "reduce", 1, "nearest filters", why)
+            why = ' (so many nearest filters), "max" or "mean"'
+            whole(reduce, "Similarity", "reduce", why=why, exact=True)
         self.reduce = reduce
         self.standardize = standardize
 

@@ -340,7 +340,7 @@ def test_targets_are_checked(graph, cost, scores, goal, error, message):
         (lambda: Uniform(keep_min=1.5), "Uniform needs a whole number"),
         (lambda: Global(max_share=0), "as `max_share`"),
         (lambda: Uniform(max_share=1.1), "as `max_share`"),
-        (lambda: Global(normalize="median"), "Unknown normalization 'median'"),
+        (lambda: Global(normalize="median"), "normalize='median'.*Known"),
         (lambda: allocation.get("globel"), "Did you mean 'global'"),
     ],
 )

@@ -160,9 +160,9 @@ def test_functions_may_return_tensors_and_lists(residual):
 
 def test_a_registered_criterion_has_a_name(residual, monkeypatch):
     monkeypatch.setattr(
-        criteria.base._registry,
+        criteria.base.registry,
         "_factories",
-        dict(criteria.base._registry._factories),
+        dict(criteria.base.registry._factories),
     )
 
     @criteria.register("position")
