@@ -6,9 +6,9 @@ from kprune.allocation._api import names as names
 from kprune.allocation._api import request as request
 from kprune.allocation._api import solve as solve
 from kprune.allocation._api import targets as targets
+from kprune.allocation._ladders import Ladder as Ladder
 from kprune.allocation._manual import Manual as Manual
 from kprune.allocation.base import Allocation as Allocation
-from kprune.allocation.base import Ladder as Ladder
 from kprune.allocation.base import LimitedAllocation as LimitedAllocation
 from kprune.allocation.base import RankedAllocation as RankedAllocation
 from kprune.allocation.base import Request as Request
