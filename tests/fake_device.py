@@ -6,7 +6,7 @@ that its times are staircases, with an operator's time proportional to what is r
 
 import math
 
-from kprune.latency.flatbuffer import OperatorFile
+from kprune.tflite import OperatorFile
 
 OVERHEAD = 0.0005
 WRITES = {"CONV_2D": 16, "DEPTHWISE_CONV_2D": 8, "FULLY_CONNECTED": 1}

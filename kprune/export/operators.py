@@ -6,8 +6,9 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field
-from pathlib import Path
 from typing import Any
+
+from kprune.tflite import Flatbuffer
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,9 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
         Its operators; `custom` holds TensorFlow ("Flex") and custom ones.
 
     Raises:
-        ValueError: If the file is not a TensorFlow Lite model.
+        ValueError: If the file is damaged or not a TensorFlow Lite model.
     """
-    content = Path(path).read_bytes()
-    if content[4:8] != b"TFL3":
-        raise ValueError(f"{str(path)!r} is not a TensorFlow Lite model.")
-    return flatbuffer_operators(content)
+    return _operators(Flatbuffer.read(path))
 
 
 def flatbuffer_operators(content: bytes) -> Operators:
@@ -50,41 +48,14 @@ def flatbuffer_operators(content: bytes) -> Operators:
     Returns:
         Its operators, see `tflite_operators`.
     """
-    schema = tflite_schema()
-    model = schema.Model.GetRootAs(content, 0)
-    builtin = enum_names(schema.BuiltinOperator)
-    names, custom = [], set()
-    for position in range(model.OperatorCodesLength()):
-        opcode = model.OperatorCodes(position)
-        # Old files hold codes below 128 in a byte field of their own.
-        code = max(opcode.BuiltinCode(), opcode.DeprecatedBuiltinCode())
-        if code == schema.BuiltinOperator.CUSTOM:
-            names.append(opcode.CustomCode().decode())
-            custom.add(names[-1])
-        else:
-            names.append(builtin[code])
-    counts: Counter[str] = Counter()
-    for position in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(position)
-        counts.update(
-            names[graph.Operators(i).OpcodeIndex()]
-            for i in range(graph.OperatorsLength())
-        )
+    return _operators(Flatbuffer(content))
+
+
+def _operators(file: Flatbuffer) -> Operators:
+    operators = [op for graph in file.graphs for op in graph.operators]
+    counts = Counter(map(file.kind, operators))
+    custom = {file.kind(op) for op in operators if file.is_custom(op)}
     return Operators(dict(counts.most_common()), tuple(sorted(custom)))
-
-
-def tflite_schema() -> Any:
-    """Return the module of classes that read and write `.tflite` files."""
-    try:
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError:
-        from tensorflow.lite.python import schema_py_generated as schema
-    return schema
-
-
-def enum_names(enum: Any) -> dict[int, str]:
-    """Return the names of an enumeration of the schema by their numbers."""
-    return {n: name for name, n in vars(enum).items() if isinstance(n, int)}
 
 
 def onnx_operators(path: str | os.PathLike[str]) -> Operators:

@@ -109,9 +109,14 @@ class LiteRT(Runtime):
             )
         with quiet():
             make = _interpreter_class()
-            self._interpreter = make(
-                model_path=os.fspath(path), num_threads=threads
-            )
+            try:
+                self._interpreter = make(
+                    model_path=os.fspath(path), num_threads=threads
+                )
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"LiteRT cannot load {os.fspath(path)!r}: {error}"
+                ) from error
         # With length 1 in place of unknown axes, as in the file, a convolution
         # may not fit: memory is allocated when the inputs are known.
         self._allocated = False

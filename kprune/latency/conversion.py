@@ -27,14 +27,14 @@ from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
-from kprune.latency.flatbuffer import Operator
-from kprune.latency.flatbuffer import OperatorFile
-from kprune.latency.flatbuffer import Place
 from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
 from kprune.latency.layout import Width
 from kprune.masking import TemporaryMasks
 from kprune.rebuild.api import rebuild
+from kprune.tflite import Operator
+from kprune.tflite import OperatorFile
+from kprune.tflite import Place
 
 KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """Operators that can be made at any width: all of it is in their tensors."""

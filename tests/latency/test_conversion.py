@@ -11,8 +11,8 @@ from kprune.export.operators import tflite_operators
 from kprune.latency import runtimes
 from kprune.latency.conversion import Conversion
 from kprune.latency.curve import anchors
-from kprune.latency.flatbuffer import OperatorFile
 from kprune.latency.layout import Layout
+from kprune.tflite import OperatorFile
 
 timer = runtimes.get("litert").measure
 pytestmark = pytest.mark.tensorflow

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kprune.export.operators import enum_names
-from kprune.export.operators import tflite_schema
+from kprune.tflite import Flatbuffer
+from kprune.tflite import dtype_names
+from kprune.tflite import shape
 
 ALIGNMENT = 16
 """Bytes at which TensorFlow Lite Micro aligns every tensor."""
@@ -126,9 +127,8 @@ def estimate_arena(content: bytes) -> Arena:
     estimate_arena(Path("model.tflite").read_bytes()).total
     ```
     """
-    schema = tflite_schema()
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    lives = _Lives(model, schema)
+    file = Flatbuffer(content)
+    lives = _Lives(file)
     lives.walk(0)
     buffers = [b for b in lives.buffers() if b.size]
     offsets = greedy_offsets(buffers)
@@ -138,7 +138,7 @@ def estimate_arena(content: bytes) -> Arena:
         planned=max(ends, default=0),
         persistent=_BASE + lives.persistent(),
         planning=_PLANNING_PER_TENSOR
-        * sum(len(g.tensors) for g in model.subgraphs),
+        * sum(len(graph.tensors) for graph in file.graphs),
     )
 
 
@@ -146,14 +146,12 @@ class _Lives:
     """From when to when each tensor of a model is alive.
 
     Args:
-        model: A `ModelT` of the TFLite schema.
-        schema: The schema's module.
+        file: The model.
     """
 
-    def __init__(self, model: Any, schema: Any) -> None:
-        self._model = model
-        self._widths = _widths(schema)
-        self._kinds = enum_names(schema.BuiltinOperator)
+    def __init__(self, file: Flatbuffer) -> None:
+        self._file = file
+        self._widths = _widths()
         self._clock = 0
         self._first: dict[tuple[int, int], int] = {}
         self._last: dict[tuple[int, int], int] = {}
@@ -161,7 +159,7 @@ class _Lives:
 
     def walk(self, number: int) -> None:
         """Follow the operators of a subgraph, and of those that they call."""
-        graph = self._model.subgraphs[number]
+        graph = self._file.graphs[number]
         self._touch(number, graph.inputs)
         for op in graph.operators:
             self._clock += 1
@@ -195,7 +193,7 @@ class _Lives:
     def persistent(self) -> int:
         """Return the bytes that grow with the model and are never reused."""
         total = 0
-        for number, graph in enumerate(self._model.subgraphs):
+        for number, graph in enumerate(self._file.graphs):
             total += _PER_TENSOR * len(graph.tensors)
             total += _PER_OPERATOR * len(graph.operators)
             total += _PER_INTERFACE * (len(graph.inputs) + len(graph.outputs))
@@ -207,32 +205,26 @@ class _Lives:
             total += _PER_CHANNEL * sum(
                 int(graph.tensors[op.outputs[0]].shape[-1])
                 for op in graph.operators
-                if self._kind(op) in _SCALED_PER_CHANNEL
+                if self._file.kind(op) in _SCALED_PER_CHANNEL
             )
         return total
 
     def _fixed(self, number: int, index: int) -> bool:
         """Return whether a tensor lies in the file or keeps its place for good."""
-        tensor = self._model.subgraphs[number].tensors[index]
-        data = self._model.buffers[tensor.buffer].data
-        return tensor.isVariable or (data is not None and len(data) > 0)
+        tensor = self._file.graphs[number].tensors[index]
+        return tensor.isVariable or self._file.constant(tensor) is not None
 
     def _bytes(self, number: int, index: int) -> int:
-        tensor = self._model.subgraphs[number].tensors[index]
-        shape = () if tensor.shape is None else tensor.shape
-        return _aligned(math.prod(map(int, shape)) * self._widths[tensor.type])
-
-    def _kind(self, op: Any) -> str:
-        code = self._model.operatorCodes[op.opcodeIndex]
-        return self._kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        tensor = self._file.graphs[number].tensors[index]
+        return _aligned(math.prod(shape(tensor)) * self._widths[tensor.type])
 
     def _scratch_bytes(self, graph: Any, op: Any) -> int:
         # Sums of int8 numbers are kept in int32 until they are scaled.
-        if self._kind(op) not in _INT32_SCRATCH:
+        if self._file.kind(op) not in _INT32_SCRATCH:
             return 0
         output = graph.tensors[op.outputs[0]]
         wide = self._widths[output.type] >= 4
-        return 0 if wide else _aligned(4 * math.prod(map(int, output.shape)))
+        return 0 if wide else _aligned(4 * math.prod(shape(output)))
 
 
 def _called(options: Any) -> list[int]:
@@ -257,12 +249,12 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _widths(schema: Any) -> dict[int, int]:
+def _widths() -> dict[int, int]:
     """Return the bytes per element of each tensor type; 4 if it has no width."""
     wide = {"16": 2, "32": 4, "64": 8, "8": 1}
     return {
         code: 1
         if name == "BOOL"
         else next((n for end, n in wide.items() if name.endswith(end)), 4)
-        for code, name in enum_names(schema.TensorType).items()
+        for code, name in dtype_names().items()
     }

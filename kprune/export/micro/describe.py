@@ -6,9 +6,10 @@ from typing import Any
 
 from kprune.export.micro.arena import Arena
 from kprune.export.micro.resolver import resolver_method
-from kprune.export.operators import enum_names
 from kprune.export.operators import flatbuffer_operators
-from kprune.export.operators import tflite_schema
+from kprune.tflite import Flatbuffer
+from kprune.tflite import dtype_names
+from kprune.tflite import shape
 
 
 def describe(content: bytes, arena: Arena) -> list[str]:
@@ -48,18 +49,16 @@ def _registration(operator: str) -> str:
 
 def _interface(content: bytes) -> list[str]:
     """Return one line per input and output, in the order of the interpreter."""
-    schema = tflite_schema()
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    graph = model.subgraphs[0]
-    dtypes = enum_names(schema.TensorType)
+    file = Flatbuffer(content)
+    graph = file.graphs[0]
     names = {
         entry.tensorIndex: entry.name.decode()
-        for signature in model.signatureDefs or []
+        for signature in file.model.signatureDefs or []
         for entry in (*signature.inputs, *signature.outputs)
     }
     return [
         f"{what} {position}: {names.get(index, '')} "
-        f"{_tensor(graph.tensors[index], dtypes)}"
+        f"{_tensor(graph.tensors[index])}"
         for what, indices in (
             ("Input", graph.inputs),
             ("Output", graph.outputs),
@@ -68,9 +67,9 @@ def _interface(content: bytes) -> list[str]:
     ]
 
 
-def _tensor(tensor: Any, dtypes: dict[int, str]) -> str:
-    shape = ", ".join(map(str, () if tensor.shape is None else tensor.shape))
-    text = f"{dtypes[tensor.type].lower()} ({shape})"
+def _tensor(tensor: Any) -> str:
+    axes = ", ".join(map(str, shape(tensor)))
+    text = f"{dtype_names()[tensor.type].lower()} ({axes})"
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
         return text

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from kprune.export.operators import tflite_schema
+from kprune.tflite.flatbuffer import Flatbuffer
+from kprune.tflite.flatbuffer import dtype_names
+from kprune.tflite.flatbuffer import pack
+from kprune.tflite.flatbuffer import schema
+from kprune.tflite.flatbuffer import shape
 
 Place = tuple[int, int]
 """An axis of an operator: position of its tensor, position of the axis."""
@@ -62,39 +66,26 @@ class OperatorFile:
     """
 
     def __init__(self, content: bytes) -> None:
-        schema = self._schema = tflite_schema()
-        root = schema.Model.GetRootAs(content, 0)
-        self._model = schema.ModelT.InitFromObj(root)
-        self._graph = self._model.subgraphs[0]
-        self._kinds = _names(schema.BuiltinOperator)
-        self._dtypes = _names(schema.TensorType)
+        self._file = Flatbuffer(content)
+        self._graph = self._file.graphs[0]
         self.operators = [self._operator(op) for op in self._graph.operators]
 
     def _operator(self, op: Any) -> Operator:
-        code = self._model.operatorCodes[op.opcodeIndex]
-        # Old files hold codes below 128 in a byte field of their own.
-        number = max(code.builtinCode, code.deprecatedBuiltinCode)
         tensors = [
             self._tensor(index, position >= len(op.inputs))
             for position, index in enumerate([*op.inputs, *op.outputs])
             if index >= 0
         ]
-        custom = code.customCode
-        kind = custom.decode() if custom else self._kinds[number]
-        return Operator(kind, _options(op), tuple(tensors))
+        return Operator(self._file.kind(op), _options(op), tuple(tensors))
 
     def _tensor(self, index: int, output: bool) -> Tensor:
         tensor = self._graph.tensors[index]
         return Tensor(
-            _shape(tensor),
-            self._dtypes[tensor.type],
-            self._data(tensor) is not None,
+            shape(tensor),
+            dtype_names()[tensor.type],
+            self._file.constant(tensor) is not None,
             output,
         )
-
-    def _data(self, tensor: Any) -> Any:
-        data = self._model.buffers[tensor.buffer].data
-        return None if data is None or len(data) == 0 else data
 
     def cut(
         self, position: int, lengths: Mapping[Place, int] | None = None
@@ -110,14 +101,12 @@ class OperatorFile:
         Returns:
             Bytes of a `.tflite` file.
         """
-        import flatbuffers
-
-        schema = self._schema
         source = self._graph.operators[position]
-        model, graph = schema.ModelT(), schema.SubGraphT()
+        model, graph = schema().ModelT(), schema().SubGraphT()
         model.version = 3
-        model.operatorCodes = [self._model.operatorCodes[source.opcodeIndex]]
-        model.buffers = [schema.BufferT()]
+        codes = self._file.model.operatorCodes
+        model.operatorCodes = [codes[source.opcodeIndex]]
+        model.buffers = [schema().BufferT()]
         graph.tensors = []
         places: dict[int, int] = {}
         used = [i for i in [*source.inputs, *source.outputs] if i >= 0]
@@ -136,45 +125,35 @@ class OperatorFile:
         graph.inputs = _indices(
             places[i]
             for i in dict.fromkeys(source.inputs)
-            if i >= 0 and self._data(self._graph.tensors[i]) is None
+            if i >= 0 and self._file.constant(self._graph.tensors[i]) is None
         )
         graph.outputs = op.outputs
         graph.operators = [op]
         model.subgraphs = [graph]
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return pack(model)
 
     def _copy(
         self, index: int, lengths: Mapping[int, int], buffers: list[Any]
     ) -> Any:
         source = self._graph.tensors[index]
         tensor = copy.copy(source)
-        before = _shape(source)
-        shape = tuple(lengths.get(a, n) for a, n in enumerate(before))
-        tensor.shape = np.array(shape, np.int32)
+        before = shape(source)
+        after = tuple(lengths.get(a, n) for a, n in enumerate(before))
+        tensor.shape = np.array(after, np.int32)
         tensor.shapeSignature = None
         tensor.buffer = 0
-        if (data := self._data(source)) is not None:
+        if (data := self._file.constant(source)) is not None:
             # Bytes per element, whatever the number format is.
             width = len(data) // max(1, int(np.prod(before)))
-            buffer = self._schema.BufferT()
-            size = int(np.prod(shape)) * width
+            buffer = schema().BufferT()
+            size = int(np.prod(after)) * width
             raw = np.frombuffer(bytes(data), np.uint8)
-            buffer.data = raw if shape == before else np.resize(raw, size)
+            buffer.data = raw if after == before else np.resize(raw, size)
             tensor.buffer = len(buffers)
             buffers.append(buffer)
-        if shape != before:
-            tensor.quantization = _requantized(source.quantization, shape)
+        if after != before:
+            tensor.quantization = _requantized(source.quantization, after)
         return tensor
-
-
-def _names(codes: type) -> dict[int, str]:
-    return {v: k for k, v in vars(codes).items() if isinstance(v, int)}
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
 
 
 def _indices(numbers: Any) -> np.ndarray:
