@@ -67,7 +67,7 @@ class Rounds(Allocation):
     def solve(self, request: Request, session: Session | None) -> Vectors:
         if session is None:
             raise ValueError(
-                "Allocation Rounds scores channels anew in each round, which takes "
+                "Allocation Rounds scores channels again in each round, which takes "
                 "a model. Use it in kprune.prune(...) or in a pruning callback."
             )
         end = request.fraction
