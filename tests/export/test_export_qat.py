@@ -320,7 +320,7 @@ def test_models_that_cannot_be_trained_are_calibrated(tmp_path, caplog):
     [
         ({}, "needs `data` with targets"),
         ({"data": 3}, "`data` must be arrays.*type int"),
-        ({"data": [0, 1]}, r"has 1 input.*of shapes \[\(\)\]"),
+        ({"data": [0, 1]}, r"`data` has shape \(\) for input"),
         ({"data": iter([])}, "is an iterator"),
         ({"data": "pairs", "loss": None}, "not compiled with a loss"),
         ({"data": "inputs"}, "no targets"),
