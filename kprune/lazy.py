@@ -34,6 +34,8 @@ class Package(types.ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":  # `from kprune import *`
+            return list(self._public)
         path = self._public.get(name)
         if path is None:
             raise AttributeError(
@@ -105,6 +107,8 @@ def part_attributes(
         return [f"{package}.{name}" for name in module_names(path)]
 
     def __getattr__(name: str) -> Any:  # noqa: N807
+        if name == "__all__":  # `from kprune.callbacks import *`
+            return [n for n in __dir__() if not n.startswith("_")]
         found = None if name.startswith("_") else class_named(name, parts())
         if found is None:
             raise AttributeError(
@@ -114,7 +118,7 @@ def part_attributes(
         return found
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*own, *class_names(parts())})
+        return sorted({*own, *class_names(parts())} - {"part_attributes"})
 
     return __getattr__, __dir__
 

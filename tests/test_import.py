@@ -105,3 +105,19 @@ def test_a_module_is_executed_before_what_runs_after_it():
     lazy._run_after(loader, lambda: calls.append("after"))
     loader.exec_module("module")
     assert calls == ["module", "after"]
+
+
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        ("kprune", {"wrap", "prune", "rebuild", "Session", "criteria"}),
+        ("kprune.callbacks", {"PruneCallback", "PruningCallback", "Merge"}),
+        ("kprune.criteria", {"L1", "Reconstruction", "Criterion", "register"}),
+        ("kprune.allocation", {"Global", "OutputError", "Latency", "request"}),
+    ],
+)
+def test_a_star_brings_the_public_names(package, names):
+    bound = {}
+    exec(f"from {package} import *", bound)
+    assert names <= set(bound)
+    assert "part_attributes" not in bound
