@@ -92,8 +92,13 @@ def told(path):
 @pytest.mark.parametrize(
     "arguments, stops",
     [
-        ("--arms best --epochs 2 --mixup 0.4", [1]),
-        ("--arms similarity --epochs 5 --no-teacher", [1, 3]),
+        ("--arms random --epochs 2 --no-teacher", [1]),
+        pytest.param(
+            "--arms best --epochs 2 --mixup 0.4", [0, 1], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "--arms similarity --epochs 5", [1, 3], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_stopped_runs_come_to_the_same_end(
