@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 from shared_data import ROOT
+from tiny_images import images
+from tiny_images import network
 
 import kprune
 
@@ -24,27 +26,6 @@ TARGET = 0.4
 SETTING = experiment.Setting(
     epochs=3, images=32, batch_size=16, calibration=32, learning_rate=0.01
 )
-
-
-def images(train=48, test=24):
-    rng = np.random.default_rng(0)
-
-    def draw(count):
-        return rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-
-    return data.Images(
-        draw(train), np.arange(train) % 3, draw(test), np.arange(test) % 3
-    )
-
-
-def network(width=8):
-    x = inputs = keras.Input((8, 8, 3))
-    for name in ("conv1", "conv2"):
-        x = keras.layers.Conv2D(width, 3, use_bias=False, name=name)(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(3, name="linear")(x))
 
 
 @pytest.fixture

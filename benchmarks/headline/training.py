@@ -1,0 +1,172 @@
+"""Training that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import common
+import data
+import keras
+import numpy as np
+from points import TEMPERATURE
+from points import Setting
+
+CLASSES = 10
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: what a checkpoint holds beside the variables.
+
+    Args:
+        setting: Of the run, which goes on only with the same one.
+        epoch: How many epochs are done.
+        rows: What each of them gave.
+        pruned: What there is to tell of the compact network before it trains;
+            `None` as long as filters go.
+    """
+
+    setting: dict[str, Any]
+    epoch: int = 0
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pruned: dict[str, Any] | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Note what one more epoch gave."""
+        self.rows.append(row)
+        self.epoch += 1
+
+
+class Checkpoint:
+    """The last state of a run, in a folder: one file, replaced as a whole.
+
+    Args:
+        folder: Where it is. `compact.keras` beside it is the compact network
+            before training, from which the structure is read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.compact = folder / "compact.keras"
+        self.state = folder / "state.npz"
+
+    def progress(self, setting: dict[str, Any]) -> Progress:
+        """Return how far the run has come; raise if it is of another setting."""
+        if not self.state.exists():
+            return Progress(setting)
+        with np.load(self.state, allow_pickle=False) as arrays:
+            found = Progress(**json.loads(str(arrays["progress"])))
+        if found.setting != json.loads(json.dumps(setting)):
+            raise ValueError(
+                f"{self.state} is of other options. Remove it to begin anew, or "
+                "use another folder as --checkpoints."
+            )
+        return found
+
+    def save(self, model: keras.Model, progress: Progress) -> None:
+        """Write the variables of a compiled model and of its optimizer."""
+        arrays = {
+            f"{name}_{n}": keras.ops.convert_to_numpy(variable)
+            for name, variables in _variables(model).items()
+            for n, variable in enumerate(variables)
+        }
+        record = json.dumps(dataclasses.asdict(progress))
+        with common.replacing(self.state) as path:
+            np.savez(path, progress=np.array(record), **arrays)
+
+    def restore(self, model: keras.Model) -> None:
+        """Give the variables the values that were written, if there are any."""
+        if not self.state.exists():
+            return
+        with np.load(self.state, allow_pickle=False) as arrays:
+            for name, variables in _variables(model).items():
+                for n, variable in enumerate(variables):
+                    variable.assign(arrays[f"{name}_{n}"])
+
+
+def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return {"weight": model.weights, "slot": model.optimizer.variables}
+
+
+def with_teacher(
+    compact: keras.Model, teacher: keras.Model, one_hot: bool
+) -> keras.Model:
+    """Return what to train: a compiled model that learns from a teacher too.
+
+    Args:
+        compact: Compiled; its optimizer is the one that trains it.
+        teacher: Stays as it is, but for being frozen.
+        one_hot: Whether labels are vectors.
+    """
+    distiller = keras.distillation.Distiller(
+        teacher, compact, keras.distillation.LogitsDistillation(TEMPERATURE)
+    )
+    losses = keras.losses
+    kind = (
+        losses.CategoricalCrossentropy
+        if one_hot
+        else losses.SparseCategoricalCrossentropy
+    )
+    distiller.compile(
+        compact.optimizer,
+        kind(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=compact.jit_compile,
+    )
+    return distiller
+
+
+def epoch_batches(
+    images: data.Images, setting: Setting, seed: int, epoch: int
+) -> Any:
+    """Batches of one epoch, which depend on the seed and its number alone."""
+    rng = np.random.default_rng([seed, epoch])
+    batches = data.training(
+        images, setting.images, setting.batch_size, int(rng.integers(2**31))
+    )
+    if not setting.mixup:
+        return batches
+    shares = rng.beta(setting.mixup, setting.mixup, setting.steps)
+    shares = shares.astype("float32")
+    if isinstance(batches, keras.utils.PyDataset):
+        return Mixed(batches, shares)
+    import tensorflow as tf
+
+    blended = tf.data.Dataset.zip(
+        (batches, tf.data.Dataset.from_tensor_slices(shares))
+    ).map(lambda pair, s: mix(pair[0], tf.one_hot(pair[1], CLASSES), s))
+    # As in `kprune.data.batches`: with autotune on, `fit` can stall on CPU.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return blended.with_options(options)
+
+
+def mix(x: Any, y: Any, share: Any) -> tuple[Any, Any]:
+    """Blend each image and its label with those at the other end of the batch.
+
+    The order of a batch is random, so this is mixup (Zhang et al., ICLR 2018).
+    """
+    return share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
+
+
+class Mixed(keras.utils.PyDataset):
+    """Batches of another dataset, blended by `mix`."""
+
+    def __init__(
+        self, batches: keras.utils.PyDataset, shares: np.ndarray
+    ) -> None:
+        super().__init__(workers=4)
+        self._batches = batches
+        self._shares = shares
+
+    @property
+    def num_batches(self) -> int:
+        return self._batches.num_batches
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self._batches[index]
+        return mix(x, np.eye(CLASSES, dtype="float32")[y], self._shares[index])

@@ -1,0 +1,128 @@
+"""What the series of runs share: options, tasks, files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from typing import Protocol
+
+import keras
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+class Task(Protocol):
+    """One run, and the file that tells of it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def done(self, setting: Any) -> bool: ...
+
+
+def done(path: Path, wanted: dict[str, Any]) -> bool:
+    """Return whether a result is there; raise if it is of another setting."""
+    if not path.exists():
+        return False
+    there = json.loads(path.read_text())["setting"]
+    other = {k: there.get(k) for k, v in wanted.items() if there.get(k) != v}
+    if other:
+        raise ValueError(
+            f"{path} was made with {other}, not "
+            f"{ {k: wanted[k] for k in other} }. Use the same options, or "
+            "another folder as --results."
+        )
+    return True
+
+
+def run_missing(
+    missing: list[Any], setting: Any, run: Callable[[Any], dict[str, Any]]
+) -> int:
+    """Run the tasks one after the other; return how many failed.
+
+    Args:
+        missing: List of `Task`.
+        setting: What they have in common.
+        run: Function that runs a task and returns what is to be written.
+    """
+    finished = failed = 0
+    for number, task in enumerate(missing, start=1):
+        if task.done(setting):  # by another process, meanwhile
+            continue
+        print(f"{number} of {len(missing)}: {task.path.stem}", flush=True)
+        try:
+            result = run(task)
+        except Exception:
+            # The other runs of a long series are worth having.
+            traceback.print_exc()
+            failed += 1
+            continue
+        write(task.path, result)
+        finished += 1
+        print(f"  final: {result['final']}", flush=True)
+        gc.collect()
+    print(f"{finished} runs done, {failed} failed")
+    return failed
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; that file takes the place of `path` at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Keras goes by the suffix.
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    yield temporary
+    os.replace(temporary, path)
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def pretrained(depth: int, weights: Path) -> keras.Model:
+    if str(EXAMPLES) not in sys.path:
+        sys.path.append(str(EXAMPLES))
+    import cifar10_resnet as example
+
+    if weights.is_dir():
+        weights = weights / f"cifar10_resnet{depth}.npz"
+    model = example.build_resnet(depth)
+    example.load_weights(model, weights)
+    return model
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
+    """Add an option for each number among the fields of a dataclass."""
+    for field in dataclasses.fields(kind):
+        number = {"int": int, "float": float}.get(str(field.type))
+        if number is not None:
+            name = f"--{field.name.replace('_', '-')}"
+            parser.add_argument(name, type=number, default=field.default)
+
+
+def from_options(kind: Any, options: argparse.Namespace) -> Any:
+    """Return an object of a dataclass, its fields taken from the options."""
+    names: Iterable[str] = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{k: v for k, v in vars(options).items() if k in names})
+
+
+def add_places(parser: argparse.ArgumentParser, results: Path) -> None:
+    """Add the options that say where images, weights and results are."""
+    add = parser.add_argument
+    add("--data-dir", help="folder of TensorFlow Datasets with cifar10/")
+    add("--images-npz", type=Path, nargs="+", default=[], metavar="FILE")
+    add("--weights", type=Path, help="an .npz file or its folder")
+    add("--results", type=Path, default=results)
+    add("--list", action="store_true", help="say what is missing; run nothing")
