@@ -14,7 +14,8 @@ import experiment
 import keras
 
 import kprune
-from kprune.allocation import Problem
+from kprune import Session
+from kprune.allocation import Request
 from kprune.criteria import Random
 
 TEMPERATURE = 4.0
@@ -64,9 +65,9 @@ class MeasuredOnce(kprune.recovery.OutputError):
         super().__init__()
         self._curves: list[Any] | None = None
 
-    def curves(self, problem: Problem) -> list[Any]:
+    def curves(self, request: Request, session: Session | None) -> list[Any]:
         if self._curves is None:
-            self._curves = super().curves(problem)
+            self._curves = super().curves(request, session)
         return self._curves
 
 
