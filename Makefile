@@ -33,7 +33,8 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
 	tests/rebuild tests/callbacks tests/duplication tests/recovery \
 	tests/regularizers tests/recipes tests/latency tests/test_factors.py tests/test_prune.py \
-	tests/test_registry.py tests/test_schedules.py \
+	tests/test_registry.py tests/test_schedules.py tests/test_arguments.py \
+	tests/test_parts.py tests/test_part_protocol.py tests/test_import.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
 	"rich>=13.8" "platformdirs>=4" "hypothesis>=6.100" "pytest>=9,<10" \

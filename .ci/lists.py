@@ -36,7 +36,10 @@ def exported(path: Path) -> list[str]:
         ast.unparse(statement)
         for statement in tree.body
         if isinstance(statement, ast.ImportFrom)
-        and all(alias.asname for alias in statement.names)
+        and all(
+            alias.asname and not alias.asname.startswith("_")
+            for alias in statement.names
+        )
     ]
 
 

@@ -1,6 +1,6 @@
 """What acts during `fit`."""
 
 from kprune.callbacks.base import PruningCallback as PruningCallback
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 
-__getattr__, __dir__ = part_attributes(__name__, __path__)
+__getattr__, __dir__ = _attributes(__name__, __path__)

@@ -18,6 +18,6 @@ from kprune.allocation.base import LimitedAllocation as LimitedAllocation
 from kprune.allocation.base import RankedAllocation as RankedAllocation
 from kprune.allocation.base import Request as Request
 from kprune.allocation.base import register as register
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)

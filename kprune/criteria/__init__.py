@@ -13,6 +13,6 @@ from kprune.criteria.base import get as get
 from kprune.criteria.base import names as names
 from kprune.criteria.base import register as register
 from kprune.criteria.base import score_groups as score_groups
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)

@@ -9,6 +9,6 @@ from kprune.factors.base import Function as Function
 from kprune.factors.base import get as get
 from kprune.factors.base import names as names
 from kprune.factors.base import register as register
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)

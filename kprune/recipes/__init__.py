@@ -4,10 +4,10 @@ A name such as `"attenuation"`, see `names`, or your own: a class or function wi
 `register`. Each is a file of its name.
 """
 
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 from kprune.recipes.base import Recipe as Recipe
 from kprune.recipes.base import names as names
 from kprune.recipes.base import recipe as recipe
 from kprune.recipes.base import register as register
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)

@@ -4,7 +4,7 @@ A name such as `"bn"`, see `names`; an object; or any function
 `f(session, before) -> None`. Each is a file of its name.
 """
 
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 from kprune.masking.state import State as State
 from kprune.recovery._lockstep import Lockstep as Lockstep
 from kprune.recovery.allocation.output_error import OutputError as OutputError
@@ -17,4 +17,4 @@ from kprune.recovery.criteria.reconstruction import (
     Reconstruction as Reconstruction,
 )
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)

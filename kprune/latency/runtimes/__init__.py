@@ -4,6 +4,6 @@ from kprune.latency.runtimes.base import Runtime as Runtime
 from kprune.latency.runtimes.base import get as get
 from kprune.latency.runtimes.base import names as names
 from kprune.latency.runtimes.base import register as register
-from kprune.lazy import part_attributes
+from kprune.lazy import part_attributes as _attributes
 
-__getattr__, __dir__ = part_attributes(__name__)
+__getattr__, __dir__ = _attributes(__name__)
