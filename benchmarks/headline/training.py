@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from points import TEMPERATURE
 from points import Setting
 
 CLASSES = 10
+AHEAD = 4
+"""Batches that are made ahead, where TensorFlow does not make them."""
 
 
 @dataclasses.dataclass
@@ -128,12 +131,14 @@ def epoch_batches(
     batches = data.training(
         images, setting.images, setting.batch_size, int(rng.integers(2**31))
     )
-    if not setting.mixup:
-        return batches
-    shares = rng.beta(setting.mixup, setting.mixup, setting.steps)
-    shares = shares.astype("float32")
+    shares = None
+    if setting.mixup:
+        shares = rng.beta(setting.mixup, setting.mixup, setting.steps)
+        shares = shares.astype("float32")
     if isinstance(batches, keras.utils.PyDataset):
-        return Mixed(batches, shares)
+        return Epoch(batches, shares)
+    if shares is None:
+        return batches
     import tensorflow as tf
 
     blended = tf.data.Dataset.zip(
@@ -153,20 +158,41 @@ def mix(x: Any, y: Any, share: Any) -> tuple[Any, Any]:
     return share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
 
 
-class Mixed(keras.utils.PyDataset):
-    """Batches of another dataset, blended by `mix`."""
+class Epoch(keras.utils.PyDataset):
+    """The batches of one epoch, the same ones however often they are read.
+
+    Keras reads some before it trains a model for the first time. With workers
+    of its own they come in another order then, and it tells the dataset that an
+    epoch has ended: a run that goes on would see other images.
+
+    Args:
+        batches: What is read, by threads, some batches ahead.
+        shares: How much of each image is left by `mix`; `None` for all of it.
+    """
 
     def __init__(
-        self, batches: keras.utils.PyDataset, shares: np.ndarray
+        self,
+        batches: keras.utils.PyDataset,
+        shares: np.ndarray | None = None,
     ) -> None:
-        super().__init__(workers=4)
+        super().__init__(workers=1)
         self._batches = batches
         self._shares = shares
+        self._pool = futures.ThreadPoolExecutor(AHEAD)
+        self._ahead: dict[int, futures.Future] = {}
 
     @property
     def num_batches(self) -> int:
         return self._batches.num_batches
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        for n in range(index, min(index + AHEAD, self.num_batches)):
+            if n not in self._ahead:
+                self._ahead[n] = self._pool.submit(self._make, n)
+        return self._ahead.pop(index).result()
+
+    def _make(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         x, y = self._batches[index]
+        if self._shares is None:
+            return x, y
         return mix(x, np.eye(CLASSES, dtype="float32")[y], self._shares[index])
