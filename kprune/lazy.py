@@ -118,7 +118,7 @@ def part_attributes(
         return found
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*own, *class_names(parts())} - {"part_attributes"})
+        return sorted({*own, *class_names(parts())})
 
     return __getattr__, __dir__
 

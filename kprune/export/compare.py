@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from kprune.arguments import whole
 from kprune.export.benchmark import Latency
 from kprune.export.benchmark import as_file
 from kprune.export.benchmark import check_effort
@@ -113,11 +114,8 @@ def compare(
     """
     if isinstance(models, (str, os.PathLike, keras.Model)) or len(models) < 2:
         raise ValueError(f"Expected two or more models. Received: {models!r}.")
-    if type(rounds) is not int or rounds < FEWEST:
-        raise ValueError(
-            f"`rounds` must be an integer >= {FEWEST}, the fewest of which a "
-            f"median has a 95 % confidence interval. Received: {rounds!r}."
-        )
+    why = ", the fewest of which a median has a 95 % confidence interval"
+    whole(rounds, "compare()", "rounds", FEWEST, why=why, exact=True)
     if precision is not None and not precision > 0:
         raise ValueError(
             "`precision` must be above 0, such as 0.02, or None. Received: "

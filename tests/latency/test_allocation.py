@@ -137,6 +137,19 @@ def test_without_a_table_this_machine_is_measured(monkeypatch, tmp_path):
     assert kprune.latency.load(file).size > 0
 
 
+def test_a_runtime_of_ones_own_is_measured(monkeypatch, tmp_path):
+    registry = kprune.latency.runtimes.base.registry
+    monkeypatch.setattr(registry, "_factories", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kprune.latency.runtimes.register("board")(fake_device.milliseconds)
+    allocation = Latency(runtime="board")
+    kprune.prune(network(), reduce={"latency": 0.3}, allocation=allocation)
+    (file,) = (tmp_path / "kprune" / "latency").iterdir()
+    assert kprune.latency.load(file).runtime == "board"
+    with pytest.raises(ValueError, match=r"runtime='bord'.*mean 'board'"):
+        kprune.latency.profile(network(), runtime="bord")
+
+
 def test_profile_keeps_a_table_per_setting(monkeypatch, tmp_path):
     monkeypatch.setattr(
         LiteRT, "measure", staticmethod(fake_device.milliseconds)

@@ -43,6 +43,7 @@ class Latency(Allocation):
             or a function.
         dtype: Number format of the default table, `"float32"` or `"int8"`.
         threads: CPU threads of the default table.
+        runtime: Runtime of the default table, see `kprune.latency.profile`.
 
     Raises:
         ValueError: An allocation that cannot tell.
@@ -64,17 +65,22 @@ class Latency(Allocation):
         allocation: Any = "global",
         dtype: str = "float32",
         threads: int = 1,
+        runtime: str = "litert",
     ) -> None:
         self.table = table
         self.allocation = _limited(allocations.get(allocation))
         self.dtype = dtype
         self.threads = threads
+        self.runtime = runtime
 
     def costs(self, session: Session) -> CostModel:
         table, graph = self.table, session.graph
         if table is None:
             table = profile(
-                session.masked, dtype=self.dtype, threads=self.threads
+                session.masked,
+                self.runtime,
+                dtype=self.dtype,
+                threads=self.threads,
             )
         elif not isinstance(table, LatencyTable):
             table = load(table)
