@@ -316,21 +316,13 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         if self.observer is not None:
             self.observer(inputs)
         masked = {n for n, _ in self._masks}
-        weights = self.layer.weights
-        before = [
-            (v, self.effective(n) if n in masked else v.value)
-            for n, v in enumerate(weights)
-        ]
-        known = {id(v) for v in weights}
-        before += [
-            (v, v.value) for v in self.layer.variables if id(v) not in known
-        ]
+        before = self.effective_values()
         # An inner scope replaces the outer one, so what the layer updates in
         # it (moving statistics, seeds) and the losses it adds are handed on.
         scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
         start = {id(v): scope.get_current_value(v) for v, _ in before}
         with scope:
-            outputs = self._compute(inputs, *args, **kwargs)
+            outputs = self.compute_masked(inputs, *args, **kwargs)
         for n, (variable, _) in enumerate(before):
             value = scope.get_current_value(variable)
             if value is not start[id(variable)]:
@@ -342,7 +334,28 @@ class FilterMask(Transparent, keras.layers.Wrapper):
             self.add_loss(loss) if outer is None else outer.add_loss(loss)
         return outputs
 
-    def _compute(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def effective_values(self) -> list[tuple[keras.Variable, Any]]:
+        """Return all variables of the layer, with the values that they act as.
+
+        Weights come first, in the order of `layer.weights`.
+        """
+        masked = {n for n, _ in self._masks}
+        weights = self.layer.weights
+        known = {id(v) for v in weights}
+        others = [v for v in self.layer.variables if id(v) not in known]
+        return [
+            *(
+                (v, self.effective(n) if n in masked else v.value)
+                for n, v in enumerate(weights)
+            ),
+            *((v, v.value) for v in others),
+        ]
+
+    def compute_masked(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer in a scope in which masks are applied already.
+
+        See `effective_values`.
+        """
         rule = find_rule(self.layer)
         if rule is None and not self._tensor_masks:
             return self.layer(inputs, *args, **kwargs)

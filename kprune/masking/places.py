@@ -20,6 +20,7 @@ class MaskPlace:
     """One mask of one wrapper: on an axis of a weight, or of a tensor.
 
     Args:
+        wrapper: The wrapper.
         read: Returns the mask, `(length,)`.
         write: Sets the mask.
         labels: 1-D label arrays of the axis. See `ChannelGraph.project`.
@@ -27,6 +28,7 @@ class MaskPlace:
             none.
     """
 
+    wrapper: FilterMask
     read: Callable[[], Any]
     write: Callable[[np.ndarray], None]
     labels: list[np.ndarray]
@@ -48,6 +50,7 @@ def mask_places(
             continue
         if (id(need.layer), need.name) in wrapper.masked_axes():
             yield MaskPlace(
+                wrapper,
                 functools.partial(wrapper.tensor_mask, need.name),
                 functools.partial(wrapper.set_tensor_mask, need.name),
                 need.labels,
@@ -62,6 +65,7 @@ def mask_places(
                 continue
             factor = wrapper.axis_factor(*at)
             yield MaskPlace(
+                wrapper,
                 functools.partial(wrapper.axis_mask, *at),
                 functools.partial(wrapper.set_axis_mask, *at),
                 bound.labels,

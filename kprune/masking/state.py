@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.graph.values import read
 
@@ -42,6 +43,14 @@ class State:
             self._values[id(v)] for v in variables if id(v) in self._values
         ]
         return keras.StatelessScope(state_mapping=known)
+
+    def differs(self, layer: Any) -> bool:
+        """Return whether the layer has other weights now than in the copy."""
+        return any(
+            not np.array_equal(read(v), read(self._values[id(v)][1]))
+            for v in getattr(layer, "variables", ())
+            if id(v) in self._values
+        )
 
     def restore(self) -> None:
         """Assign the copied values to the variables."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.tracer import trace
+from kprune.masking.filter_mask import FilterMask
 from kprune.masking.places import MaskPlace
 from kprune.masking.places import mask_places
 from kprune.masking.wrapping import check_vector
@@ -58,6 +59,12 @@ class TemporaryMasks:
             for name in names:
                 self._places[name].append(place)
                 self._neighbours[name].update(names)
+
+    def layers(self, name: str) -> list[FilterMask]:
+        """Return the wrappers whose masks change with those of a group."""
+        return list(
+            dict.fromkeys(place.wrapper for place in self._places[name])
+        )
 
     @contextlib.contextmanager
     def __call__(self, masks: Mapping[str, Any]) -> Iterator[None]:

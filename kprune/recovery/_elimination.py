@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+import keras
 import numpy as np
 
 from kprune.graph.values import read
@@ -15,6 +18,7 @@ from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import Linear
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
+from kprune.recovery._lockstep import SLICE
 from kprune.recovery._lockstep import Lockstep
 from kprune.recovery._lockstep import Step
 from kprune.session import Session
@@ -32,7 +36,7 @@ class Reader:
 
     Args:
         view: The layer as a matrix.
-        sums: Sums over its rows.
+        sums: Sums over its rows, of the living columns.
         live: `(channels,)` booleans: input channels that are alive.
         filters: `(filters,)` booleans: filters that are alive.
         home: What takes a constant, see `constant_home`, or `None`.
@@ -70,8 +74,7 @@ class Reader:
 
     def covariance(self) -> np.ndarray:
         """Return that of the living columns, with a small ridge."""
-        columns = self.columns
-        h = self.sums.covariance(self.constant)[np.ix_(columns, columns)]
+        h = self.sums.covariance(self.constant)
         ridge = RIDGE * max(float(np.trace(h)) / max(len(h), 1), 1e-30)
         h[np.diag_indices_from(h)] += ridge
         return h
@@ -97,6 +100,9 @@ def observe(
 ) -> dict[int, Reader]:
     """Return what the linear readers of some groups see, by `id(layer)`.
 
+    A session that has the same weights and samples as the last time is not
+    observed again.
+
     Args:
         session: The masked model and its samples.
         groups: The groups.
@@ -104,26 +110,56 @@ def observe(
         rows: How many rows of each layer to use at most.
     """
     wanted = {id(m.layer) for g in groups for m in g.consumers}
+    inputs = session.samples.inputs(samples)
+    state = _fingerprint(session.masked, inputs, (sorted(wanted), rows))
+    known = _observed.get(session)
+    if known is not None and known[0] == state:
+        return known[1]
     readers: dict[int, Reader] = {}
+    size = len(keras.tree.flatten(inputs)[0])
+    slices = -(-size // SLICE)
 
     def look(step: Step) -> None:
         view = linear(step.layer)
-        if id(step.layer) not in wanted or view is None or step.calls > 1:
+        key = id(step.layer)
+        if key not in wanted or view is None or step.calls > 1:
             return
         live, filters = living(step.operation, view)
-        if live.sum() * view.per_channel > COLUMNS:
+        columns = int(live.sum()) * view.per_channel
+        if columns > COLUMNS:
             return
-        sums = Sums(view.columns)
-        total = int(view.results(step.before[0]).shape[0])
-        for some, _ in view.chunks(step.input.before, total, rows):
-            sums.add(some)
-        readers[id(step.layer)] = Reader(
-            view, sums, live, filters, constant_home(step)
-        )
+        if key not in readers:
+            home = constant_home(step)
+            readers[key] = Reader(view, Sums(columns), live, filters, home)
+        limit = -(-min(rows, view.enough(columns)) // slices)
+        for some, _, _ in view.chunks(
+            step.input.parts_before, step.before[0], limit, live
+        ):
+            readers[key].sums.add(some)
 
-    inputs = session.samples.inputs(samples)
-    Lockstep(session.masked, None, inputs).visit(look)
+    for start in range(0, size, SLICE):
+        part = keras.tree.map_structure(
+            lambda x, start=start: x[start : start + SLICE], inputs
+        )
+        Lockstep(session.masked, None, part).visit(look)
+    _observed[session] = (state, readers)
     return readers
+
+
+_observed: weakref.WeakKeyDictionary[Any, tuple[bytes, dict[int, Reader]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""What was seen last in each session, and in which state it was."""
+
+
+def _fingerprint(model: Any, inputs: Any, *others: Any) -> bytes:
+    """Return a digest of all that a model computes from."""
+    digest = hashlib.blake2b(repr(others).encode())
+    for part in (*model.variables, *keras.tree.flatten(inputs)):
+        array = np.ascontiguousarray(read(part))
+        digest.update(repr((array.shape, array.dtype)).encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.digest()
 
 
 def members_read(
@@ -136,3 +172,64 @@ def members_read(
         if id(m.layer) in readers
         and m.variable is readers[id(m.layer)].view.kernel
     ]
+
+
+class Prefixes:
+    """A reader, refitted without the first channels of an order.
+
+    One Cholesky factor serves all their numbers. Let `H` be the covariance, with
+    the columns that go last in front, and `H = U' U` with `U` lower triangular.
+    Then the error without the first `k` columns is the sum of squares of the
+    first `k` rows of `U W`, and what the weights `W` behind them gain is made of
+    those rows by the inverse of `U`.
+
+    Args:
+        member: Through which the reader reads the group.
+        reader: The reader.
+        order: Channels of the group, the first to go first.
+    """
+
+    def __init__(
+        self, member: Member, reader: Reader, order: np.ndarray
+    ) -> None:
+        columns = reader.columns_of(member)
+        gone = [columns[channel] for channel in order]
+        self._ends = np.cumsum([0, *map(len, gone)])
+        first = np.concatenate([np.zeros(0, int), *gone])
+        rest = np.setdiff1d(np.arange(len(reader.columns)), first)
+        self._columns = np.concatenate([first, rest])
+        self._reader = reader
+        self._old = reader.matrix()
+        h = reader.covariance()[np.ix_(self._columns, self._columns)]
+        upside_down = np.linalg.cholesky(h[::-1, ::-1])
+        factor = upside_down.T[::-1, ::-1]
+        self._inverse = np.linalg.inv(factor)
+        self._rows = factor @ self._old[self._columns]
+        squares = np.cumsum((self._rows**2).sum(axis=1))
+        self.errors = np.concatenate([[0.0], squares])[self._ends]
+        """Errors without 0, 1, 2 ... channels, relative to the outputs."""
+        self.errors /= max(float(squares[-1]), 1e-30)
+
+    def weights(self, count: int) -> list[tuple[Any, np.ndarray]]:
+        """Return what makes up for the first `count` channels.
+
+        Returns:
+            Pairs of a variable and its value, see `Session.trial`.
+        """
+        reader, view = self._reader, self._reader.view
+        end = self._ends[count]
+        change = self._inverse[:, :end] @ self._rows[:end]
+        new = self._old.copy()
+        new[self._columns] -= change
+        new[self._columns[:end]] = 0.0
+        filters = np.flatnonzero(reader.filters)
+        whole = view.to_matrix(read(view.kernel).astype("float64"))
+        whole[np.ix_(reader.columns, filters)] = new
+        pairs = [(view.kernel, view.to_kernel(whole))]
+        if reader.home is not None:
+            variable, sign = reader.home
+            mean = reader.sums.rows / reader.sums.count
+            constant = np.zeros(len(reader.filters))
+            constant[filters] = mean @ (self._old - new)
+            pairs.append((variable, read(variable) + sign * constant))
+        return pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 
@@ -25,12 +26,15 @@ class Sums:
         """Add rows `(n, columns)` and their targets `(n, targets)`."""
         self.count += len(rows)
         self.rows += rows.sum(axis=0, dtype=np.float64)
-        self.squares += rows.T @ rows
-        if targets is not None:
-            self.targets += targets.sum(axis=0, dtype=np.float64)
-            self.products += rows.T @ targets
-            squared = np.einsum("no,no->o", targets, targets)
-            self.target_squares += squared
+        if targets is None:
+            self.squares += _products(rows, rows)
+            return
+        both = np.concatenate([rows, targets.astype(rows.dtype)], axis=1)
+        products = _products(rows, both)
+        self.squares += products[:, : rows.shape[1]]
+        self.products += products[:, rows.shape[1] :]
+        self.targets += targets.sum(axis=0, dtype=np.float64)
+        self.target_squares += np.einsum("no,no->o", targets, targets)
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets of rows."""
@@ -78,3 +82,16 @@ class Sums:
     def constant(self, weights: np.ndarray) -> np.ndarray:
         """Return the constants that go with weights."""
         return (self.targets - self.rows @ weights) / self.count
+
+
+def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return `left.T @ right`, by the backend.
+
+    Its threads share the processor with what it has just computed; those of
+    NumPy's library wait for them in a loop.
+    """
+    ops = keras.ops
+    product = ops.matmul(
+        ops.transpose(ops.convert_to_tensor(left)), ops.convert_to_tensor(right)
+    )
+    return np.asarray(ops.convert_to_numpy(product), dtype=np.float64)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,10 +14,15 @@ import numpy as np
 from keras import layers
 
 from kprune.graph.registry import is_linear
+from kprune.graph.values import read
 from kprune.masking import FilterMask
 
 CHUNK = 16_384
 """Rows that are looked at together."""
+
+ROWS_PER_COLUMN = 128
+LEAST_ROWS = 20_000
+"""A fit of `n` columns is as good as one of all rows with so many for each."""
 
 COLUMNS = 6000
 """Widest matrix that is fitted: time grows with the cube of it."""
@@ -45,8 +52,16 @@ class Linear(abc.ABC):
         """Columns of each input channel."""
 
     @abc.abstractmethod
-    def rows(self, inputs: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Return some of the rows: `(which, columns)`."""
+    def rows(
+        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+    ) -> np.ndarray:
+        """Return some of the rows: `(which, columns of living channels)`.
+
+        Args:
+            inputs: What the layer reads.
+            which: Numbers of the rows.
+            live: `(channels,)` booleans: input channels that are alive.
+        """
 
     @abc.abstractmethod
     def results(self, outputs: np.ndarray) -> np.ndarray:
@@ -71,19 +86,58 @@ class Linear(abc.ABC):
         return self.channels * self.per_channel
 
     def chunks(
-        self, inputs: np.ndarray, total: int, limit: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield `(rows, places of the rows)`, at most `limit` of `total` rows.
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        limit: int,
+        live: np.ndarray,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield `(rows, outputs of the rows, samples of the rows)`.
 
-        Which ones are taken is random, but the same each time.
+        Which rows are taken is random, but the same each time.
+
+        Args:
+            inputs: What the layer reads, some samples at a time.
+            outputs: What it gives on the same samples.
+            limit: How many rows to take at most.
+            live: As of `rows`.
         """
+        per_sample = [
+            math.prod(part.shape) // (len(part) * self.kernel.shape[-1])
+            for part in outputs
+        ]
+        counts = [n * len(x) for n, x in zip(per_sample, outputs, strict=True)]
+        total = sum(counts)
+        limit = min(limit, self.enough(int(live.sum()) * self.per_channel))
         which = np.arange(total)
         if total > limit:
             rng = np.random.default_rng(0)
             which = np.sort(rng.choice(total, limit, replace=False))
-        for start in range(0, len(which), CHUNK):
-            some = which[start : start + CHUNK]
-            yield self.rows(inputs, some), some
+        first_row = first_sample = 0
+        for part, output, count, per in zip(
+            inputs, outputs, counts, per_sample, strict=True
+        ):
+            low, high = np.searchsorted(which, [first_row, first_row + count])
+            mine = which[low:high] - first_row
+            part, results = read(part), self.results(read(output))
+            for start in range(0, len(mine), CHUNK):
+                some = mine[start : start + CHUNK]
+                rows = _single(self.rows(part, some, live))
+                samples = first_sample + some // per
+                yield rows, _single(results[some]), samples
+            first_row += count
+            first_sample += len(part)
+
+    @staticmethod
+    def enough(columns: int) -> int:
+        """Return how many rows a fit of so many columns needs."""
+        return max(LEAST_ROWS, ROWS_PER_COLUMN * columns)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Return values in single precision at least."""
+    small = values.dtype.kind != "f" or values.dtype.itemsize < 4
+    return values.astype("float32") if small else values
 
 
 _kinds: dict[type, type[Linear]] = {}
@@ -108,6 +162,15 @@ def living(operation: Any, view: Linear) -> tuple[np.ndarray, np.ndarray]:
         size = view.kernel.shape[axis]
         masks.append(np.ones(size, bool) if mask is None else mask > 0)
     return masks[0], masks[1]
+
+
+def acting(operation: Any, variable: keras.Variable) -> np.ndarray:
+    """Return what a variable of a layer acts as: masked, if it is."""
+    if isinstance(operation, FilterMask):
+        for known, value in operation.effective_values():
+            if known is variable:
+                return np.asarray(keras.ops.convert_to_numpy(value))
+    return read(variable)
 
 
 def register(*classes: type) -> Callable[[type[Linear]], type[Linear]]:
@@ -154,8 +217,10 @@ class DenseMatrix(Linear):
     def per_channel(self) -> int:
         return 1
 
-    def rows(self, inputs: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return inputs.reshape(-1, inputs.shape[-1])[which]
+    def rows(
+        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+    ) -> np.ndarray:
+        return inputs.reshape(-1, inputs.shape[-1])[which][:, live]
 
     def results(self, outputs: np.ndarray) -> np.ndarray:
         return outputs.reshape(-1, outputs.shape[-1])
@@ -179,7 +244,9 @@ class ConvolutionMatrix(Linear):
     def per_channel(self) -> int:
         return int(np.prod(self.layer.kernel_size))
 
-    def rows(self, inputs: np.ndarray, which: np.ndarray) -> np.ndarray:
+    def rows(
+        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+    ) -> np.ndarray:
         layer = self.layer
         if layer.data_format == "channels_first":
             inputs = np.moveaxis(inputs, 1, -1)
@@ -192,7 +259,10 @@ class ConvolutionMatrix(Linear):
         first = int(which[0] // np.prod(shape))
         last = int(which[-1] // np.prod(shape)) + 1
         # Only the samples that these rows come from are copied.
-        padded = np.pad(inputs[first:last], [(0, 0), *pads, (0, 0)])
+        used = inputs[first:last]
+        if not live.all():
+            used = used[..., live]
+        padded = np.pad(used, [(0, 0), *pads, (0, 0)])
         sample, *place = np.unravel_index(which, (len(inputs), *shape))
         index: list[Any] = [(sample - first)[:, None]]
         grid = np.indices(layer.kernel_size).reshape(len(sizes), -1)

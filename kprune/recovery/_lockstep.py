@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,21 +16,39 @@ from kprune.graph.values import read
 from kprune.masking.state import State
 from kprune.masking.state import no_gradients
 
-SLICE = 128
+SLICE = 256
 """Samples that one call computes at a time."""
+
+Parts = list[Any]
+"""One tensor on all samples, some samples at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One tensor on all samples: before pruning, and after it so far."""
+    """One tensor on all samples: before pruning, and after it so far.
 
-    before: np.ndarray
-    after: np.ndarray
+    Args:
+        parts_before: What it was, in parts, as tensors of the backend.
+        parts_after: What it is, the same list where that is the same.
+    """
+
+    parts_before: Parts
+    parts_after: Parts
 
     @property
     def differs(self) -> bool:
         """Whether pruning has changed it."""
-        return self.after is not self.before
+        return self.parts_after is not self.parts_before
+
+    @property
+    def before(self) -> np.ndarray:
+        """What it was before pruning, put together."""
+        return _whole(self.parts_before)
+
+    @property
+    def after(self) -> np.ndarray:
+        """What it is after pruning so far, put together."""
+        return _whole(self.parts_after)
 
 
 class Step:
@@ -37,7 +57,7 @@ class Step:
     Args:
         node: The call.
         run: The functional model that it belongs to, half way through.
-        before: What it gave before pruning, one array for each output.
+        before: What it gave before pruning, in parts, for each output.
     """
 
     def __init__(
@@ -45,7 +65,7 @@ class Step:
         node: Any,
         run: _Run,
         given: list[Any],
-        before: list[np.ndarray],
+        before: list[Parts],
     ) -> None:
         self.node = node
         self.run = run
@@ -82,20 +102,31 @@ class Step:
 
         What it gives after pruning is computed with its present weights.
         """
-        layer, run = self.layer, self.run
-        activation = getattr(layer, "activation", None)
-        plain = activation in (None, keras.activations.linear)
-        if not plain:
-            layer.activation = keras.activations.linear
-        try:
+        with self._without_activation():
+            (after,) = self.run.present(self.node, self._given)
+        return Pair(self.sums_before(), after)
+
+    def sums_before(self) -> Parts:
+        """Return what the layer gave without its activation, in parts."""
+        with self._without_activation() as plain:
             (before,) = (
-                self.before if plain else run.past(self.node, self._given)
+                self.before if plain else self.run.past(self.node, self._given)
             )
-            (after,) = run.present(self.node, self._given)
+        return before
+
+    @contextlib.contextmanager
+    def _without_activation(self) -> Iterator[bool]:
+        """Context without the layer's activation; yields if it has none."""
+        activation = getattr(self.layer, "activation", None)
+        plain = activation in (None, keras.activations.linear)
+        if plain:
+            yield True
+            return
+        self.layer.activation = keras.activations.linear
+        try:
+            yield False
         finally:
-            if not plain:
-                layer.activation = activation
-        return Pair(before, after)
+            self.layer.activation = activation
 
     @property
     def channels_first(self) -> bool:
@@ -153,7 +184,10 @@ class Lockstep:
         Returns:
             The model's outputs.
         """
-        pairs = [Pair(x, x) for x in self.inputs]
+        pairs = []
+        for array in self.inputs:
+            parts = _split(array, SLICE)
+            pairs.append(Pair(parts, parts))
         with no_gradients():
             return _Run(self, self._functional, visit).outputs(pairs)
 
@@ -211,54 +245,88 @@ class _Run:
         pairs = [self.tensors[id(t)] for t in given]
         before = self.past(node, given)
         self.visit(Step(node, self, given, before))
-        weights = getattr(node.operation, "variables", ())
-        changed = weights and self.lockstep.past is not None
+        state = self.lockstep.past
+        changed = state is not None and state.differs(node.operation)
         if not changed and not any(pair.differs for pair in pairs):
             return [Pair(value, value) for value in before]
         after = self.present(node, given)
-        # What is equal is one array, which says so all the way down.
+        # What is equal is one list, which says so all the way down.
         return [
-            Pair(b, b) if np.array_equal(a, b) else Pair(b, a)
+            Pair(b, b) if _equal(a, b) else Pair(b, a)
             for b, a in zip(before, after, strict=True)
         ]
 
-    def past(self, node: Any, given: list[Any]) -> list[np.ndarray]:
+    def past(self, node: Any, given: list[Any]) -> list[Parts]:
         """Return what a call gave before pruning."""
-        values = [self.tensors[id(t)].before for t in given]
+        values = [self.tensors[id(t)].parts_before for t in given]
         state = self.lockstep.past
         if state is None:
-            return self._compute(node, given, values)
+            return _compute(node, given, values)
         with state.of(node.operation):
-            return self._compute(node, given, values)
+            return _compute(node, given, values)
 
-    def present(self, node: Any, given: list[Any]) -> list[np.ndarray]:
+    def present(self, node: Any, given: list[Any]) -> list[Parts]:
         """Return what a call gives now."""
-        values = [self.tensors[id(t)].after for t in given]
-        return self._compute(node, given, values)
+        values = [self.tensors[id(t)].parts_after for t in given]
+        return _compute(node, given, values)
 
-    def _compute(
-        self, node: Any, given: list[Any], values: list[np.ndarray]
-    ) -> list[np.ndarray]:
-        """Compute a call, some samples at a time where that is possible."""
-        size = len(values[0]) if values and values[0].ndim else 0
-        sliced = all(v.ndim and len(v) == size for v in values)
-        if sliced and size > SLICE:
-            first = self._run(node, given, [v[:SLICE] for v in values])
-            if all(v.ndim and len(v) == SLICE for v in first):
-                parts = [first]
-                for start in range(SLICE, size, SLICE):
-                    some = [v[start : start + SLICE] for v in values]
-                    parts.append(self._run(node, given, some))
-                return [np.concatenate(p) for p in zip(*parts, strict=True)]
-        return self._run(node, given, values)
 
-    def _run(
-        self, node: Any, given: list[Any], values: list[np.ndarray]
-    ) -> list[np.ndarray]:
-        tensors = {
-            id(t): keras.ops.convert_to_tensor(v)
-            for t, v in zip(given, values, strict=True)
-        }
-        args, kwargs = node.arguments.fill_in(tensors)
-        outputs = node.operation(*args, **kwargs)
-        return [read(x) for x in keras.tree.flatten(outputs)]
+def _compute(node: Any, given: list[Any], values: list[Parts]) -> list[Parts]:
+    """Compute a call, some samples at a time where that is possible."""
+    sizes = [[_size(part) for part in parts] for parts in values]
+    if not sizes or any(s != sizes[0] or None in s for s in sizes):
+        return _compute_whole(node, given, values)
+    first = _run(node, given, [parts[0] for parts in values])
+    if any(_size(x) != sizes[0][0] for x in first):
+        return _compute_whole(node, given, values)
+    results = [first]
+    for some in list(zip(*values, strict=True))[1:]:
+        results.append(_run(node, given, list(some)))
+    return [list(parts) for parts in zip(*results, strict=True)]
+
+
+def _compute_whole(
+    node: Any, given: list[Any], values: list[Parts]
+) -> list[Parts]:
+    """Compute a call that must see all samples at once."""
+    whole = [_joined(parts) for parts in values]
+    sizes = {_size(x) for x in whole}
+    return [
+        _split(x, SLICE) if sizes == {_size(x)} and _size(x) else [x]
+        for x in _run(node, given, whole)
+    ]
+
+
+def _run(node: Any, given: list[Any], values: list[Any]) -> list[Any]:
+    tensors = {id(t): v for t, v in zip(given, values, strict=True)}
+    args, kwargs = node.arguments.fill_in(tensors)
+    return list(keras.tree.flatten(node.operation(*args, **kwargs)))
+
+
+def _split(value: Any, size: int) -> Parts:
+    """Return parts of `size` samples, as tensors of the backend."""
+    return [
+        keras.ops.convert_to_tensor(value[start : start + size])
+        for start in range(0, len(value), size)
+    ]
+
+
+def _joined(parts: Parts) -> Any:
+    return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts)
+
+
+def _whole(parts: Parts) -> np.ndarray:
+    arrays = [read(part) for part in parts]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _size(value: Any) -> int | None:
+    """Return the length of the first axis, None for scalars."""
+    return int(value.shape[0]) if len(value.shape) else None
+
+
+def _equal(left: Parts, right: Parts) -> bool:
+    return len(left) == len(right) and all(
+        a.shape == b.shape and bool(keras.ops.all(keras.ops.equal(a, b)))
+        for a, b in zip(left, right, strict=True)
+    )

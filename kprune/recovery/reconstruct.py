@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -18,8 +19,11 @@ from kprune.recovery._constants import constant_home
 from kprune.recovery._gram import Sums
 from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import Linear
+from kprune.recovery._linear import acting
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
+from kprune.recovery._lockstep import Pair
+from kprune.recovery._lockstep import Parts
 from kprune.recovery._lockstep import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
@@ -94,13 +98,7 @@ class Reconstruct(Recovery):
                 columns.sum(),
             )
             return
-        sums = step.sums()
-        missing = view.results(sums.before) - view.results(sums.after)
-        if correction is not None:
-            missing = missing + view.results(correction)
-        fit, held_out = self._sums(
-            view, step.input.after, missing, columns, filters
-        )
+        fit, held_out = self._sums(step, view, live, filters, correction)
         constant = constant_home(step) is not None
         weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))
@@ -114,21 +112,35 @@ class Reconstruct(Recovery):
 
     def _sums(
         self,
+        step: Step,
         view: Linear,
-        inputs: np.ndarray,
-        missing: np.ndarray,
-        columns: np.ndarray,
+        live: np.ndarray,
         filters: np.ndarray,
+        owed: _Owed | None,
     ) -> tuple[Sums, Sums]:
-        """Return the sums over most of the samples, and over those held out."""
-        parts = [Sums(int(columns.sum()), int(filters.sum())) for _ in range(2)]
-        per_sample = max(1, len(missing) // len(inputs))
-        for rows, which in view.chunks(inputs, len(missing), self.rows):
-            held_out = (which // per_sample) % FOLDS == FOLDS - 1
+        """Return the sums over most of the samples, and over those held out.
+
+        The targets are what the filters miss: what they gave before, and what
+        they owe, less what they give now.
+        """
+        kernel = view.to_matrix(acting(step.operation, view.kernel))
+        bias = getattr(step.layer, "bias", None)
+        offset: Any = 0.0
+        if bias is not None:
+            offset = acting(step.operation, bias)[filters]
+        kernel = kernel[np.repeat(live, view.per_channel)][:, filters]
+        parts = [Sums(*kernel.shape) for _ in range(2)]
+        wanted: list[Any] = step.sums_before()
+        if owed is not None:
+            wanted = owed.added_to(wanted)
+        for rows, results, samples in view.chunks(
+            step.input.parts_after, wanted, self.rows, live
+        ):
+            missing = results[:, filters] - rows @ kernel - offset
+            held_out = samples % FOLDS == FOLDS - 1
             for part, mine in zip(parts, (~held_out, held_out), strict=True):
                 if mine.any():
-                    targets = missing[which[mine]][:, filters]
-                    part.add(rows[mine][:, columns], targets)
+                    part.add(rows[mine], missing[mine])
         return parts[0], parts[1]
 
 
@@ -157,8 +169,35 @@ def _factors(operation: Any, view: Linear) -> np.ndarray:
     return np.ones(view.kernel.shape[axis]) if factor is None else factor
 
 
-def _owed(step: Step) -> np.ndarray | None:
-    """Return what the layer should give more, for others have changed too.
+@dataclasses.dataclass(frozen=True)
+class _Owed:
+    """What a layer should give more, for others have changed too.
+
+    Args:
+        pairs: The tensors that its output is added to.
+        scale: What its output is multiplied with before.
+    """
+
+    pairs: list[Pair]
+    scale: Any
+
+    def added_to(self, parts: Parts) -> Parts:
+        """Return the layer's outputs with it."""
+        usable = np.abs(self.scale) > 1e-3
+        inverse = np.where(usable, 1.0 / np.where(usable, self.scale, 1.0), 0.0)
+        inverse = inverse.astype("float32")
+        found = []
+        for number, part in enumerate(parts):
+            gap = sum(
+                read(pair.parts_before[number]) - read(pair.parts_after[number])
+                for pair in self.pairs
+            )
+            found.append(read(part) + gap * inverse)
+        return found
+
+
+def _owed(step: Step) -> _Owed | None:
+    """Return what the layer should give more, or None.
 
     Where its output, normalised at most, is added to tensors that are computed
     already, it can make up for what pruning has changed in them.
@@ -173,17 +212,17 @@ def _owed(step: Step) -> np.ndarray | None:
     while (reader := step.only_reader(tensor)) is not None:
         layer = walk.unwrap(reader.operation)
         if is_batch_norm(layer):
-            slope = _slope(reader.operation, layer, len(tensor.shape))
-            scale = scale * slope
+            scale = scale * _slope(layer, len(tensor.shape))
         elif isinstance(layer, keras.layers.Add | keras.src.ops.numpy.Add):
-            return _gap(step, reader, tensor, scale)
+            pairs = _changed(step, reader, tensor)
+            return _Owed(pairs, scale) if pairs else None
         elif not isinstance(layer, keras.layers.Dropout):
             return None
         (tensor,) = reader.outputs
     return None
 
 
-def _slope(operation: Any, layer: Any, rank: int) -> np.ndarray:
+def _slope(layer: Any, rank: int) -> np.ndarray:
     """Return the factors of a BatchNormalization, shaped for its tensor."""
     gamma = np.ones(layer.moving_variance.shape)
     if layer.gamma is not None:
@@ -194,21 +233,19 @@ def _slope(operation: Any, layer: Any, rank: int) -> np.ndarray:
     return slope.reshape(shape)
 
 
-def _gap(step: Step, reader: Any, tensor: Any, scale: Any) -> Any:
-    """Return what the other operands of an addition lack, before `scale`."""
+def _changed(step: Step, reader: Any, tensor: Any) -> list[Pair]:
+    """Return the other operands of an addition that pruning has changed."""
+    found = []
     arguments = reader.arguments
-    gap = None
     for other in walk.tensors_of(arguments.args, arguments.kwargs):
         if other is tensor:
             continue
         pair = step.run.tensors.get(id(other))
         if pair is None or not pair.differs:
             continue
+        if len(pair.parts_before) != len(step.before[0]):
+            return []
         if tuple(other.shape[1:]) != tuple(tensor.shape[1:]):
-            return None
-        change = pair.before - pair.after
-        gap = change if gap is None else gap + change
-    if gap is None:
-        return None
-    usable = np.abs(scale) > 1e-3
-    return np.where(usable, gap / np.where(usable, scale, 1.0), 0.0)
+            return []
+        found.append(pair)
+    return found

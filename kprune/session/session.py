@@ -22,6 +22,7 @@ from kprune.data.source import as_source
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.graph.values import read
+from kprune.masking import FilterMask
 from kprune.masking import TemporaryMasks
 from kprune.masking import masks as read_masks
 from kprune.masking import require_masked
@@ -240,6 +241,14 @@ class Session:
             finally:
                 for (variable, _), value in zip(weights, before, strict=True):
                     variable.assign(value)
+
+    def layers(self, name: str) -> list[FilterMask]:
+        """Return the layers that a trial with other masks of a group changes.
+
+        Args:
+            name: Name of the group.
+        """
+        return self._temporary.layers(name)
 
     def loss(
         self,

@@ -19,15 +19,25 @@ def assert_same(layer, x):
     view = linear(layer)
     wanted = view.results(y)
     matrix = view.to_matrix(keras.ops.convert_to_numpy(view.kernel))
-    seen = np.zeros(len(wanted))
-    for rows, which in view.chunks(x, len(wanted), 10**9):
-        np.testing.assert_allclose(
-            rows @ matrix + keras.ops.convert_to_numpy(layer.bias),
-            wanted[which],
-            atol=1e-4,
-        )
-        seen[which] += 1
-    assert (seen == 1).all()
+    bias = keras.ops.convert_to_numpy(layer.bias)
+    everything = np.ones(view.channels, bool)
+    # In parts of two samples and what is left of them.
+    parts = [(x[:2], y[:2]), (x[2:], y[2:])]
+    given, results = zip(*parts, strict=True)
+    chunks = list(view.chunks(given, results, 10**9, everything))
+    rows, targets, samples = (
+        np.concatenate(c) for c in zip(*chunks, strict=True)
+    )
+    np.testing.assert_array_equal(targets, wanted)
+    np.testing.assert_allclose(rows @ matrix + bias, wanted, atol=1e-4)
+    each = len(wanted) // len(x)
+    np.testing.assert_array_equal(samples, np.repeat(np.arange(len(x)), each))
+    some = everything.copy()
+    some[0] = False
+    fewer = np.concatenate(
+        [rows for rows, _, _ in view.chunks(given, results, 10**9, some)]
+    )
+    np.testing.assert_array_equal(fewer, rows[:, view.per_channel :])
     kernel = keras.ops.convert_to_numpy(view.kernel)
     np.testing.assert_array_equal(view.to_kernel(matrix), kernel)
 
@@ -75,10 +85,13 @@ def test_a_limit_takes_the_same_random_rows_each_time():
     x = np.random.default_rng(0).normal(size=(8, 9, 9, 2)).astype("float32")
     layer(x)
     view = linear(layer)
-    first = [which for _, which in view.chunks(x, 8 * 49, 50)]
-    again = [which for _, which in view.chunks(x, 8 * 49, 50)]
-    assert sum(map(len, first)) == 50
-    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))
+    y = keras.ops.convert_to_numpy(layer(x))
+    alive = np.ones(2, bool)
+    first, again = (list(view.chunks([x], [y], 50, alive)) for _ in range(2))
+    assert sum(len(rows) for rows, _, _ in first) == 50
+    for one, other in zip(first, again, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(

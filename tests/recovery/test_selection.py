@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import weakref
 
 import keras
 import numpy as np
@@ -12,6 +14,8 @@ from keras import layers
 from models import dense_layers
 
 import kprune
+from kprune.recovery import _elimination as elimination
+from kprune.recovery.allocation import output_error
 
 
 def data(count=400, size=8, seed=0):
@@ -194,3 +198,71 @@ def test_every_combination_of_costs_is_met():
         cost, full = kprune.cost(masked), kprune.cost(model)
         assert cost.macs <= (1 - macs) * full.macs
         assert cost.params <= (1 - params) * full.params
+
+
+def reader_of_first(x):
+    masked = kprune.wrap(dense("relu"))
+    session = kprune.Session(masked, x)
+    readers = elimination.observe(session, session.groups, len(x))
+    ((member, reader),) = elimination.members_read(session.groups[0], readers)
+    return session, member, reader
+
+
+def test_one_factor_gives_what_a_solution_for_each_number_gives():
+    _, member, reader = reader_of_first(data())
+    order = np.array([3, 1, 5, 0, 2, 4])
+    prefixes = elimination.Prefixes(member, reader, order)
+    h, old = reader.covariance(), reader.matrix()
+    scale = np.einsum("co,co->", old, h @ old)
+    for count in range(5):
+        stay = np.sort(order[count:])
+        wanted = np.linalg.solve(h[np.ix_(stay, stay)], h[stay] @ old)
+        (kernel, got), (_, bias) = prefixes.weights(count)
+        assert kernel is reader.view.kernel
+        np.testing.assert_allclose(got[stay], wanted, rtol=1e-6, atol=1e-8)
+        assert not got[order[:count]].any()
+        change = old.copy()
+        change[stay] -= wanted
+        mean = reader.sums.rows / reader.sums.count
+        np.testing.assert_allclose(bias, mean @ change, atol=1e-6)
+        error = np.einsum("co,co->", change, h @ change) / scale
+        np.testing.assert_allclose(
+            prefixes.errors[count], error, rtol=1e-6, atol=1e-9
+        )
+
+
+def test_a_session_is_observed_once_until_something_changes(monkeypatch):
+    session, _, reader = reader_of_first(data())
+    ran = []
+    visit = elimination.Lockstep.visit
+    monkeypatch.setattr(
+        elimination.Lockstep,
+        "visit",
+        lambda self, look: ran.append(1) or visit(self, look),
+    )
+    again = elimination.observe(session, session.groups, 400)
+    assert not ran
+    assert reader in again.values()
+    kernel = session.masked.get_layer("d0").layer.kernel
+    kernel.assign(kernel * 2)
+    elimination.observe(session, session.groups, 400)
+    assert ran
+
+
+def test_a_session_that_was_observed_can_be_freed():
+    session, _, _ = reader_of_first(data())
+    gone = weakref.ref(session)
+    del session
+    gc.collect()
+    assert gone() is None
+
+
+def test_between_measured_errors_the_readers_say_how_they_rise():
+    local = np.array([0.0, 0.1, 0.3, 0.4, 1.0, 2.0])
+    found = output_error._between({0: 0.0, 2: 0.6, 4: 4.0}, local)
+    assert found[1] == pytest.approx(0.2)  # twice the readers', as at 2
+    assert found[3] == pytest.approx(0.4 * np.sqrt(8.0))
+    assert found[2] == 0.6
+    assert found[4] == 4.0
+    points = {0: 0.0, 2: 0.5}
+    assert output_error._between(points, None) == points

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
@@ -18,16 +17,19 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import register
 from kprune.graph import walk
-from kprune.graph.values import read
+from kprune.recovery._elimination import Prefixes
 from kprune.recovery._elimination import Reader
 from kprune.recovery._elimination import members_read
 from kprune.recovery._elimination import observe
 from kprune.session import Session
+from kprune.session.passes import PartialPasses
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
 
 _log = logging.getLogger("kprune")
 
 LEVELS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-BATCH = 256
 
 
 @register("output_error")
@@ -37,7 +39,8 @@ class OutputError(LimitedAllocation):
     For every group alone, some shares of its channels are removed in the order
     of their scores, the layers that read them are refitted by least squares,
     and the mean squared change of the model's outputs (of logits, where they
-    end in a softmax or sigmoid) is measured. Then channels go, wherever the
+    end in a softmax or sigmoid) is measured. Between these shares, it follows
+    the error of the refitted layers. Then channels go, wherever the
     outputs change least for the cost that is saved, until the budget holds.
     Goes with `criterion="reconstruction"` and `recover="reconstruct"`. Needs
     `data`, without labels.
@@ -46,8 +49,7 @@ class OutputError(LimitedAllocation):
         samples: How many samples the layers' statistics are taken of.
         probe: How many samples the outputs are compared on.
         levels: Shares of a group to try, between 0 and 1. Twice as many, on
-            twice as many samples, take four times as long; docs/one_shot.md
-            shows what that gave on a ResNet-20.
+            twice as many samples, take four times as long.
         keep_min: Channels that each group keeps at least.
         max_share: Largest share of a group's channels that may go.
 
@@ -101,11 +103,8 @@ class OutputError(LimitedAllocation):
         for name, curve in zip(
             request.names, self.curves(request, session), strict=True
         ):
-            living = np.flatnonzero(request.alive[name])
-            scores = request.scores[name][living]
             lost = np.concatenate([[np.inf], curve[-2::-1]])
-            order = living[np.argsort(scores, kind="stable")]
-            found.append(Ladder(order, lost))
+            found.append(Ladder(_order(request, name), lost))
         return found
 
     def curves(
@@ -121,92 +120,115 @@ class OutputError(LimitedAllocation):
                 "Allocation OutputError runs the model on samples. Use it in "
                 "kprune.prune(..., data=x) or in a pruning callback."
             )
-        model, groups = session.masked, session.groups
+        groups = session.groups
         readers = observe(session, groups, self.samples)
-        probe = session.samples.inputs(self.probe)
-        reference = _outputs(model, probe)
-        curves = []
-        for group in groups:
-            living = int(request.alive[group.name].sum())
-            points = {0: 0.0}
-            mine = members_read(group, readers)
-            for share in self.levels:
-                kept = max(1, round(living * (1 - share)))
-                if living - kept in points:
-                    continue
-                mask = _best(request, group.name, kept)
-                with (
-                    session.trial({group.name: mask}),
-                    _refitted(mine, ~mask),
-                ):
-                    error = _change(reference, _outputs(model, probe))
-                points[living - kept] = error
-            curves.append(_convex(points, living))
-            _log.info("%s: output error %s", group.name, points)
-        return curves
+        probe = _Probe(session, self.probe)
+        curves: dict[str, np.ndarray] = {}
+        for group in sorted(groups, key=lambda g: probe.first(g, readers)):
+            order = _order(request, group.name)
+            counts = self._counts(len(order))
+            curves[group.name] = probe.curve(group, readers, order, counts)
+        return [curves[group.name] for group in groups]
+
+    def _counts(self, living: int) -> list[int]:
+        """Return how many channels the shares are, without 0."""
+        counts = {living - max(1, round(living * (1 - s))) for s in self.levels}
+        return sorted(counts - {0})
 
 
-def _best(request: Request, name: str, count: int) -> np.ndarray:
-    """Return booleans: the `count` living channels of highest score."""
+class _Probe:
+    """The outputs of a model on some samples, without some channels.
+
+    Args:
+        session: The masked model and its samples.
+        samples: How many samples to use at most.
+    """
+
+    def __init__(self, session: Session, samples: int) -> None:
+        inputs = session.samples.inputs(samples)
+        self._session = session
+        self._passes = PartialPasses(session.masked, inputs)
+        self._tensors = walk.require_functional(session.masked).outputs
+        self._reference = self._outputs(())
+
+    def first(self, group: Group, readers: dict[int, Reader]) -> int:
+        """Return where a pass without channels of a group begins."""
+        return self._passes.first(self._changed(group, readers))
+
+    def curve(
+        self,
+        group: Group,
+        readers: dict[int, Reader],
+        order: np.ndarray,
+        counts: list[int],
+    ) -> np.ndarray:
+        """Return the error without 0, 1, 2 ... channels, made convex.
+
+        Args:
+            group: The group.
+            readers: What reads it.
+            order: Its living channels, the first to go first.
+            counts: Numbers of channels with which the error is measured.
+        """
+        mine = [
+            Prefixes(member, reader, order)
+            for member, reader in members_read(group, readers)
+        ]
+        changed = self._changed(group, readers)
+        points = {0: 0.0}
+        for count in counts:
+            mask = np.zeros(group.size, "float32")
+            mask[order[count:]] = 1.0
+            weights = [pair for p in mine for pair in p.weights(count)]
+            with self._session.trial({group.name: mask}, weights):
+                outputs = self._outputs(changed)
+            points[count] = _change(self._reference, outputs)
+        _log.info("%s: output error %s", group.name, points)
+        local = np.sum([p.errors for p in mine], axis=0) if mine else None
+        return _convex(_between(points, local), len(order))
+
+    def _changed(self, group: Group, readers: dict[int, Reader]) -> list[Any]:
+        """Return what differs in the model while channels are gone."""
+        homes = [
+            reader.home[0]
+            for _, reader in members_read(group, readers)
+            if reader.home is not None
+        ]
+        return [*self._session.layers(group.name), *homes]
+
+    def _outputs(self, changed: Sequence[Any]) -> list[np.ndarray]:
+        values = self._passes.outputs(changed)
+        return [
+            _logits(t, x) for t, x in zip(self._tensors, values, strict=True)
+        ]
+
+
+def _order(request: Request, name: str) -> np.ndarray:
+    """Return the living channels of a group, the lowest score first."""
     living = np.flatnonzero(request.alive[name])
-    order = living[np.argsort(request.scores[name][living], kind="stable")]
-    mask = np.zeros(len(request.alive[name]), dtype=bool)
-    mask[order[len(order) - count :]] = True
-    return mask
+    return living[np.argsort(request.scores[name][living], kind="stable")]
 
 
-@contextlib.contextmanager
-def _refitted(
-    members: list[tuple[Any, Reader]], gone: np.ndarray
-) -> Iterator[None]:
-    """Return a context in which readers make up for a group's removed channels."""
-    before = []
-    try:
-        for member, reader in members:
-            before.append((reader.view.kernel, read(reader.view.kernel).copy()))
-            if reader.home is not None:
-                home = reader.home[0]
-                before.append((home, read(home).copy()))
-            _refit(member, reader, gone)
-        yield
-    finally:
-        for variable, value in before:
-            variable.assign(value)
+def _between(
+    points: dict[int, float], local: np.ndarray | None
+) -> dict[int, float]:
+    """Return errors for all numbers of channels from some measured ones.
 
+    Between them the error of the outputs follows that of the readers, whose
+    ratio to it changes slowly.
 
-def _refit(member: Any, reader: Reader, gone: np.ndarray) -> None:
-    lost = [reader.columns_of(member)[c] for c in np.flatnonzero(gone)]
-    away = np.concatenate([np.zeros(0, int), *lost])
-    stay = np.setdiff1d(np.arange(len(reader.columns)), away)
-    h = reader.covariance()
-    old = reader.matrix()
-    new = np.linalg.solve(h[np.ix_(stay, stay)], h[stay] @ old)
-    filters = np.flatnonzero(reader.filters)
-    view = reader.view
-    whole = view.to_matrix(read(view.kernel).astype("float64"))
-    whole[np.ix_(reader.columns[stay], filters)] = new
-    view.kernel.assign(view.to_kernel(whole))
-    if reader.home is None:
-        return
-    variable, sign = reader.home
-    mean = (reader.sums.rows / reader.sums.count)[reader.columns]
-    constant = np.zeros(len(reader.filters))
-    constant[filters] = mean @ old - mean[stay] @ new
-    variable.assign(read(variable) + sign * constant)
-
-
-def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
-    """Return the model's outputs, logits instead of probabilities."""
-    size = len(keras.tree.flatten(inputs)[0])
-    parts = []
-    for start in range(0, size, BATCH):
-        some = keras.tree.map_structure(
-            lambda x, start=start: x[start : start + BATCH], inputs
-        )
-        parts.append(keras.tree.flatten(model.predict_on_batch(some)))
-    whole = [np.concatenate(p) for p in zip(*parts, strict=True)]
-    tensors = walk.require_functional(model).outputs
-    return [_logits(t, x) for t, x in zip(tensors, whole, strict=True)]
+    Args:
+        points: Errors by numbers of channels.
+        local: The readers' errors without 0, 1, 2 ... channels, if any.
+    """
+    counts = np.array(sorted(points))[1:]
+    if local is None or not len(counts) or local[counts[0]] <= 1e-9:
+        return points
+    measured = np.array([points[c] for c in counts])
+    ratios = np.log(np.maximum(measured, 1e-12) / local[counts])
+    numbers = np.arange(len(local) - 1)
+    found = local[:-1] * np.exp(np.interp(numbers, counts, ratios))
+    return {**dict(enumerate(found.tolist())), **points}
 
 
 def _logits(tensor: Any, values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,237 @@
+r"""What the best path takes, against another version of kprune.
+
+    git worktree add ../base 9accc5d
+    python benchmarks/best_path.py --against ../base --data-dir ../shared/data
+
+The best path is `prune(model, "reconstruction", {"macs": ...}, "output_error",
+data=x_train[:1024], recover="reconstruct")`. Both versions run in turns, each time
+in a fresh process, on the same networks and samples: ResNet-8 of MLPerf Tiny, and
+CIFAR-10 ResNets. The time is that of `prune` with half of the MACs to remove; the
+accuracy on all 10,000 test images is measured for three targets, with scores and
+curves found once for all of them, as in `one_shot.py`. `--scan` adds what an MSVFP
+scan takes: every group of a network tried without a tenth of its filters. Writes
+`benchmarks/results/best_path.json`; what counts are the ratios.
+
+`--data-dir` holds `tfds`, `weights` and `models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "best_path.json"
+TARGETS = (0.36, 0.49, 0.66)
+NETWORKS = ("resnet8", "resnet20", "resnet56")
+SAMPLES = 1024
+TASKS = ("time", "accuracy", "scan")
+
+
+# -- in a process of its own -------------------------------------------------
+
+
+def load(network: str, data_dir: pathlib.Path):
+    """Return the model, and its unlabelled samples and test images."""
+    import cifar10_resnet as example
+    import keras
+
+    from kprune.data import load_cifar10
+    from kprune.data import normalize_cifar10
+
+    def images(split):
+        x, y = load_cifar10(split, data_dir / "tfds")
+        raw = network == "resnet8"
+        return x.astype("float32") if raw else normalize_cifar10(x), y
+
+    if network == "resnet8":
+        path = data_dir / "models" / "mlperf_tiny_ic_resnet8.h5"
+        model = keras.models.load_model(path, compile=False)
+    else:
+        depth = int(network.removeprefix("resnet"))
+        model = example.build_resnet(depth)
+        weights = data_dir / "weights" / f"cifar10_resnet{depth}.npz"
+        example.load_weights(model, weights)
+    return model, images(f"train[:{SAMPLES}]")[0], images("test")
+
+
+def best_path(model, data, target: float):
+    import kprune
+
+    return kprune.prune(
+        model,
+        "reconstruction",
+        {"macs": target},
+        "output_error",
+        data=data,
+        recover="reconstruct",
+    )
+
+
+def measure_time(network: str, data_dir: pathlib.Path) -> dict:
+    """Return wall time, time on all cores and memory of one `prune`."""
+    import resource
+
+    model, data, _ = load(network, data_dir)
+    model.predict(data[:32], verbose=0)  # the backend is awake
+    wall, cpu = time.perf_counter(), time.process_time()
+    best_path(model, data, 0.5)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "wall_s": round(wall, 2),
+        "cpu_s": round(cpu, 2),
+        "peak_mib": round(peak),
+    }
+
+
+def once(function):
+    """Return a function that gives its first result again and again."""
+    known: list = []
+
+    def call(*args):
+        if not known:
+            known.append(function(*args))
+        return known[0]
+
+    return call
+
+
+def measure_accuracy(network: str, data_dir: pathlib.Path) -> dict:
+    """Return the accuracy in percent by target."""
+    from unittest import mock
+
+    import kprune
+    from kprune import criteria
+    from kprune.recovery import OutputError
+
+    model, data, (x, y) = load(network, data_dir)
+    found = {}
+    # Each target starts from the same model.
+    scores, curves = once(criteria.score_groups), once(OutputError.curves)
+    with (
+        mock.patch.object(criteria, "score_groups", scores),
+        mock.patch.object(OutputError, "curves", curves),
+    ):
+        for target in TARGETS:
+            compact = kprune.rebuild(best_path(model, data, target))
+            hits = compact.predict(x, batch_size=500, verbose=0).argmax(1) == y
+            found[f"{target:g}"] = round(100 * float(hits.mean()), 2)
+    return found
+
+
+def measure_scan(network: str, data_dir: pathlib.Path) -> dict:
+    """Return what a scan of all groups takes, and what comes before it."""
+    import scan
+
+    del data_dir
+    depth = int(network.removeprefix("resnet"))
+    groups, first, rows = scan.scan(depth, 1000, 250, 0)
+    trials = [trial for trial, _ in rows]
+    return {"groups": groups, "first_s": round(first, 2), "wall_s": sum(trials)}
+
+
+def child(options: argparse.Namespace) -> None:
+    root = pathlib.Path(options.root).resolve()
+    sys.path[:1] = [str(root), str(root / "examples"), str(root / "benchmarks")]
+    import kprune
+
+    if root not in pathlib.Path(kprune.__file__).resolve().parents:
+        raise SystemExit(f"kprune of {root} was wanted, got {kprune.__file__}")
+    function = {
+        "time": measure_time,
+        "accuracy": measure_accuracy,
+        "scan": measure_scan,
+    }[options.child]
+    found = function(options.networks[0], pathlib.Path(options.data_dir))
+    print(json.dumps(found), flush=True)
+
+
+# -- in turns ----------------------------------------------------------------
+
+
+def run(root: pathlib.Path, task: str, network: str, data_dir: str) -> dict:
+    python = root / ".venv" / "bin" / "python"
+    command = [
+        str(python if python.exists() else sys.executable),
+        str(pathlib.Path(__file__).resolve()),
+        *("--child", task, "--root", str(root)),
+        *("--networks", network, "--data-dir", data_dir),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=root
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compare(options: argparse.Namespace) -> None:
+    roots = {"now": ROOT, "before": pathlib.Path(options.against).resolve()}
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    data_dir = str(pathlib.Path(options.data_dir).resolve())
+    for network in options.networks:
+        for task in options.tasks:
+            if task == "scan" and network == "resnet8":
+                continue
+            turns = options.repeat if task != "accuracy" else 1
+            found: dict[str, list] = {name: [] for name in roots}
+            for _ in range(turns):
+                for name, root in roots.items():
+                    found[name].append(run(root, task, network, data_dir))
+                    print(network, task, name, found[name][-1], flush=True)
+            entry = result.setdefault(network, {})
+            entry[task] = {"now": found["now"], "before": found["before"]}
+            entry[task]["ratios"] = ratios(found["now"], found["before"])
+            print(network, task, entry[task]["ratios"], flush=True)
+            RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def ratios(now: list[dict], before: list[dict]) -> dict:
+    """Return medians of now / before; of accuracies, the differences."""
+    keys = [k for k in now[0] if k.endswith(("_s", "_mib"))]
+    if not keys:
+        return {k: round(now[0][k] - before[0][k], 2) for k in now[0]}
+    return {
+        k: round(
+            statistics.median(
+                a[k] / b[k] for a, b in zip(now, before, strict=True)
+            ),
+            3,
+        )
+        for k in keys
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--against", help="another checkout, with a .venv of its own")
+    add("--networks", nargs="+", default=list(NETWORKS))
+    add("--tasks", nargs="+", default=["time", "accuracy"], choices=TASKS)
+    add("--data-dir", default="../shared/data")
+    add("--repeat", type=int, default=2, help="turns of what is timed")
+    add("--child", choices=TASKS, help=argparse.SUPPRESS)
+    add("--root", default=str(ROOT), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options)
+    elif options.against:
+        compare(options)
+    else:
+        parser.error("give another checkout as --against")
+
+
+if __name__ == "__main__":
+    main()
