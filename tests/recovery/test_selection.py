@@ -259,10 +259,18 @@ def test_a_session_that_was_observed_can_be_freed():
 
 def test_between_measured_errors_the_readers_say_how_they_rise():
     local = np.array([0.0, 0.1, 0.3, 0.4, 1.0, 2.0])
-    found = output_error._between({0: 0.0, 2: 0.6, 4: 4.0}, local)
+    points = {0: 0.0, 2: 0.6, 4: 4.0}
+    found = output_error._between(points, local, [1, 2, 3, 4])
     assert found[1] == pytest.approx(0.2)  # twice the readers', as at 2
     assert found[3] == pytest.approx(0.4 * np.sqrt(8.0))
+    assert found[0] == 0.0
     assert found[2] == 0.6
     assert found[4] == 4.0
-    points = {0: 0.0, 2: 0.5}
-    assert output_error._between(points, None) == points
+    assert output_error._between(points, None, [1, 2, 3]) == points
+
+
+def test_measured_are_every_second_number_and_the_last():
+    assert output_error._some([1, 2, 3, 4, 5, 6, 7]) == [2, 4, 6, 7]
+    assert output_error._some([1, 2, 3, 4]) == [2, 4]
+    assert output_error._some([3]) == [3]
+    assert output_error._some([]) == []

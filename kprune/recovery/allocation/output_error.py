@@ -39,8 +39,7 @@ class OutputError(LimitedAllocation):
     For every group alone, some shares of its channels are removed in the order
     of their scores, the layers that read them are refitted by least squares,
     and the mean squared change of the model's outputs (of logits, where they
-    end in a softmax or sigmoid) is measured. Between these shares, it follows
-    the error of the refitted layers. Then channels go, wherever the
+    end in a softmax or sigmoid) is measured. Then channels go, wherever the
     outputs change least for the cost that is saved, until the budget holds.
     Goes with `criterion="reconstruction"` and `recover="reconstruct"`. Needs
     `data`, without labels.
@@ -48,8 +47,10 @@ class OutputError(LimitedAllocation):
     Args:
         samples: How many samples the layers' statistics are taken of.
         probe: How many samples the outputs are compared on.
-        levels: Shares of a group to try, between 0 and 1. Twice as many, on
-            twice as many samples, take four times as long.
+        levels: Shares of a group to try, between 0 and 1. Every second one is
+            measured, the errors of the others follow from those of the
+            layers that are refitted. Twice as many, on twice as many samples,
+            take four times as long.
         keep_min: Channels that each group keeps at least.
         max_share: Largest share of a group's channels that may go.
 
@@ -168,7 +169,9 @@ class _Probe:
             group: The group.
             readers: What reads it.
             order: Its living channels, the first to go first.
-            counts: Numbers of channels with which the error is measured.
+            counts: Numbers of channels between which the curve is a line. The
+                error is measured without every second of them, and the last,
+                if the readers tell how it rises.
         """
         mine = [
             Prefixes(member, reader, order)
@@ -176,7 +179,7 @@ class _Probe:
         ]
         changed = self._changed(group, readers)
         points = {0: 0.0}
-        for count in counts:
+        for count in _some(counts) if mine else counts:
             mask = np.zeros(group.size, "float32")
             mask[order[count:]] = 1.0
             weights = [pair for p in mine for pair in p.weights(count)]
@@ -185,7 +188,7 @@ class _Probe:
             points[count] = _change(self._reference, outputs)
         _log.info("%s: output error %s", group.name, points)
         local = np.sum([p.errors for p in mine], axis=0) if mine else None
-        return _convex(_between(points, local), len(order))
+        return _convex(_between(points, local, counts), len(order))
 
     def _changed(self, group: Group, readers: dict[int, Reader]) -> list[Any]:
         """Return what differs in the model while channels are gone."""
@@ -209,10 +212,15 @@ def _order(request: Request, name: str) -> np.ndarray:
     return living[np.argsort(request.scores[name][living], kind="stable")]
 
 
+def _some(counts: Sequence[int]) -> list[int]:
+    """Return every second number, and the last."""
+    return sorted({*counts[1::2], *counts[-1:]})
+
+
 def _between(
-    points: dict[int, float], local: np.ndarray | None
+    points: dict[int, float], local: np.ndarray | None, counts: Sequence[int]
 ) -> dict[int, float]:
-    """Return errors for all numbers of channels from some measured ones.
+    """Return errors for more numbers of channels from some measured ones.
 
     Between them the error of the outputs follows that of the readers, whose
     ratio to it changes slowly.
@@ -220,15 +228,18 @@ def _between(
     Args:
         points: Errors by numbers of channels.
         local: The readers' errors without 0, 1, 2 ... channels, if any.
+        counts: The numbers to find errors for.
     """
-    counts = np.array(sorted(points))[1:]
-    if local is None or not len(counts) or local[counts[0]] <= 1e-9:
+    measured = np.array([c for c in sorted(points) if c])
+    if local is None or not len(measured):
         return points
-    measured = np.array([points[c] for c in counts])
-    ratios = np.log(np.maximum(measured, 1e-12) / local[counts])
-    numbers = np.arange(len(local) - 1)
-    found = local[:-1] * np.exp(np.interp(numbers, counts, ratios))
-    return {**dict(enumerate(found.tolist())), **points}
+    errors = np.array([points[c] for c in measured])
+    tiny = 1e-12
+    ratios = np.log(
+        np.maximum(errors, tiny) / np.maximum(local[measured], tiny)
+    )
+    found = local[list(counts)] * np.exp(np.interp(counts, measured, ratios))
+    return {**dict(zip(counts, found.tolist(), strict=True)), **points}
 
 
 def _logits(tensor: Any, values: np.ndarray) -> np.ndarray:
