@@ -161,9 +161,14 @@ class _KerasFinder(importlib.abc.MetaPathFinder):
         for finder in others:
             spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                _run_after(spec.loader, _register)
+                _run_after(spec.loader, self._loaded)
                 return spec
         return None
+
+    def _loaded(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        _register()
 
 
 def _run_after(loader: Any, action: Callable[[], None]) -> None:

@@ -130,10 +130,23 @@ def test_prune_to_tflite(saved, tmp_path):
     assert out.read_bytes()[4:8] == b"TFL3"
 
 
-def test_prune_with_an_unknown_criterion(saved, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "wrong", "meant"),
+    [
+        ("--criterion", "tylor", "taylor"),
+        ("--allocation", "globl", "global"),
+        ("--recover", "bais", "bias"),
+        ("--method", "hsg", "hgs"),
+    ],
+)
+def test_prune_with_an_unknown_name_is_a_wrong_option(
+    saved, tmp_path, option, wrong, meant
+):
     out = tmp_path / "small.keras"
-    result = run("prune", saved, out, "--criterion", "l3")
-    assert_fails(result, "'l3'", "'l1'")
+    result = run("prune", saved, out, option, wrong)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.replace("│", "").split())
+    assert f"'{option}': received '{wrong}'. Did you mean '{meant}'" in told
     assert not out.exists()
 
 
