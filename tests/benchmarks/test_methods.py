@@ -13,6 +13,7 @@ from tiny_images import images
 from tiny_images import network
 
 import kprune
+from kprune.parts import code
 
 sys.path.append(str(ROOT / "benchmarks" / "methods"))
 
@@ -124,7 +125,8 @@ def test_arms_measure_what_removing_costs_once(bench):
             masked, "l1", {"macs": TARGET}, recipe.parts["allocation"], data_
         )
         kept.append(kprune.masks(masked))
-        assert experiment.shown(recipe.parts["allocation"]) == "Tolerance()"
+        # What was measured is not written out.
+        assert len(code(recipe.parts["allocation"])) < 60
     for name, mask in kept[0].items():
         np.testing.assert_array_equal(mask, kept[1][name])
 
