@@ -118,10 +118,14 @@ def test_large_float16_activations_do_not_overflow(plain):
 
 
 def test_observers_are_taken_off_after_an_error(plain):
+    class Broken(kprune.criteria.Activation):
+        def statistic(self, activations):
+            raise RuntimeError("broken")
+
     masked = kprune.wrap(plain)
-    session = kprune.Session(masked, np.zeros((4, 6, 6, 3)))
-    with pytest.raises(ValueError, match="incompatible"):
-        session.score("activation")
+    session = kprune.Session(masked, np.zeros((4, 6, 6, 2)))
+    with pytest.raises(RuntimeError, match="broken"):
+        session.score(Broken())
     wrappers = [w for w in masked.layers if hasattr(w, "observer")]
     assert wrappers
     assert all(wrapper.observer is None for wrapper in wrappers)
