@@ -30,7 +30,7 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 
 # The core runs on any backend of Keras. JAX and PyTorch get an environment
 # without TensorFlow. Left out: what takes JAX minutes to compile.
-CORE ?= tests/graph tests/masking tests/cost tests/criteria tests/allocation \
+CORE ?= tests/graph tests/masking tests/cost tests/session tests/criteria tests/allocation \
 	tests/rebuild tests/callbacks tests/duplication tests/recovery \
 	tests/regularizers tests/recipes tests/latency tests/test_factors.py tests/test_prune.py \
 	tests/test_registry.py tests/test_schedules.py tests/test_arguments.py \
@@ -57,7 +57,7 @@ test-jax test-torch: test-%: .venv-%/.installed
 CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	unknown.py composite.py) "tests/graph/test_zoo.py::test_core_model[sequential]" \
 	"tests/graph/test_zoo.py::test_core_model[squeeze_excite]" \
-	tests/masking tests/cost tests/criteria/test_data_free.py \
+	tests/masking tests/cost tests/session/test_session.py tests/criteria/test_data_free.py \
 	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
 	tests/recovery/test_recover.py tests/test_prune.py tests/test_registry.py \
