@@ -11,6 +11,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 
+from kprune.session.muting import muted
+
 logger = logging.getLogger("kprune")
 
 # Two threads swapping descriptor 2 could leave it on a closed file.
@@ -44,22 +46,6 @@ def quiet() -> Iterator[None]:
         if not logger.isEnabledFor(logging.DEBUG):
             stack.enter_context(_stderr_held_back())
         yield
-
-
-@contextlib.contextmanager
-def muted(target: logging.Logger, level: int) -> Iterator[None]:
-    """Drop what a logger is given below `level` inside the block.
-
-    Args:
-        target: The logger.
-        level: Level from which records pass, such as `logging.ERROR`.
-    """
-    before = target.level
-    target.setLevel(max(level, before))
-    try:
-        yield
-    finally:
-        target.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -35,6 +37,7 @@ class LossProbe:
     def __init__(self, masked: keras.Model) -> None:
         self.loss = masked.loss
         self._model = _Stateless.of(masked)
+        self._of_outputs = _OfOutputs(self._model)
         self._drawn: dict[Any, Prepared] = {}
 
     def draw(self, source: Source, samples: int | None, seed: Any) -> Prepared:
@@ -63,12 +66,19 @@ class LossProbe:
     def __call__(self, batches: Prepared) -> float:
         """Return the mean loss under the model's present masks."""
         total = 0.0
-        for size, (x, y, weight) in batches:
-            # Before Keras 3.15, the loss of a batch included those before it.
-            self._model.reset_metrics()
-            logs = self._model.test_on_batch(x, y, weight, return_dict=True)
-            total += size * float(logs["loss"])
+        for size, batch in batches:
+            total += size * _loss(self._model, *batch)
         return total / sum(size for size, _ in batches)
+
+    def of_outputs(self, outputs: Sequence[Any], y: Any, weight: Any) -> float:
+        """Return the mean loss of a batch from the outputs of the model.
+
+        Args:
+            outputs: One array for each of `model.outputs`.
+            y: Targets.
+            weight: Weights of the samples, or `None`.
+        """
+        return _loss(self._of_outputs, list(outputs), y, weight)
 
 
 class _Stateless(InferenceModel):
@@ -80,13 +90,7 @@ class _Stateless(InferenceModel):
         probe = cls(inputs=inputs, outputs=outputs, name="loss_probe")
         # Without a scope that casts, `call` sees variables as they are.
         probe.dtype_policy = probe.variable_dtype
-        probe.compile(
-            optimizer=None,
-            loss=model.loss,
-            loss_weights=model._compile_loss._user_loss_weights,
-            jit_compile=model.jit_compile,
-            run_eagerly=model.run_eagerly,
-        )
+        _compile_like(probe, model)
         return probe
 
     @property
@@ -100,6 +104,43 @@ class _Stateless(InferenceModel):
         values = [(v, v.value) for v in self.variables]
         with keras.StatelessScope(state_mapping=values):
             return super().call(inputs, mask=mask)
+
+
+class _OfOutputs(keras.Model):
+    """A model that gives what it is given, with the loss of another.
+
+    Args:
+        model: The other model, compiled.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(autocast=False, name="loss_of_outputs")
+        # Not the structure itself, whose dictionaries Keras would replace.
+        structure = structures(model)[1]
+        self._pack = functools.partial(keras.tree.pack_sequence_as, structure)
+        self.output_names = model.output_names
+        self.built = True
+        _compile_like(self, model)
+
+    def call(self, inputs: Any) -> Any:
+        return self._pack(inputs)
+
+
+def _compile_like(model: Any, other: Any) -> None:
+    model.compile(
+        optimizer=None,
+        loss=other.loss,
+        loss_weights=other._compile_loss._user_loss_weights,
+        jit_compile=other.jit_compile,
+        run_eagerly=other.run_eagerly,
+    )
+
+
+def _loss(model: Any, x: Any, y: Any, weight: Any) -> float:
+    # Before Keras 3.15, the loss of a batch included those before it.
+    model.reset_metrics()
+    logs = model.test_on_batch(x, y, weight, return_dict=True)
+    return float(logs["loss"])
 
 
 def _tensor(array: Any) -> Any:

@@ -76,6 +76,10 @@ class Call:
         with keras.StatelessScope(state_mapping=values):
             return keras.tree.flatten(function(*args, **kwargs))
 
+    def run(self, given: Sequence[Any]) -> list[Any]:
+        """Return what the call gives under present weights and masks."""
+        return self.compute(given, self.values())
+
     @functools.cached_property
     def _unwrapped(self) -> bool:
         """Whether masks are applied here, once, and not in each call."""

@@ -194,6 +194,9 @@ def problem(sizes=(12, 20), fraction=1.0, reduce=None, model=None):
         )
 
     session.loss = loss
+    session.losses = lambda trials, samples: [
+        session.loss(masks, samples) for masks in trials
+    ]
     session.rescore = lambda criterion, alive, progress: worth
     asked = dataclasses.replace(
         allocation.request(session, reduce, "greedy_loss"),

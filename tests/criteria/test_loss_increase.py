@@ -86,7 +86,7 @@ def test_measuring_fewer_takes_fewer_passes(masked, monkeypatch):
         session, "trial", lambda masks: calls.append(masks) or trial(masks)
     )
     session.score(LossIncrease(only="l2", share=0.4))
-    assert [len(masks or {}) for masks in calls] == [0, 1, 1, 1, 1]
+    assert sorted(len(masks) for masks in calls) == [0, 1, 1, 1, 1]
 
 
 def test_each_round_draws_new_samples_and_a_seed_repeats_them(masked):

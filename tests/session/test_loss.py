@@ -3,9 +3,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import zoo
 from fitting import arrays
 from fitting import loss
 from fitting import small_net
+from harness import random_inputs
 from harness import random_masks
 from harness import randomise
 
@@ -128,6 +130,85 @@ def test_losses_of_several_outputs_are_weighted():
     assert session.loss() == pytest.approx(0.5 * size + 2.0 * kind, rel=1e-5)
 
 
+def losses_agree(session, seed=0, rtol=1e-6):
+    """Losses of many trials at once, against one at a time."""
+    trials = [{}, random_masks(session.graph, seed)]
+    for group in session.groups:
+        mask = np.arange(group.size) != seed % group.size
+        trials += [{group.name: mask}, {**trials[1], group.name: mask}]
+    got = session.losses(trials)
+    expected = [session.loss(masks) for masks in trials]
+    np.testing.assert_allclose(got, expected, rtol=rtol)
+    assert len(set(expected)) > 2
+
+
+@pytest.mark.parametrize(
+    "build",
+    [zoo.projection_resnet, zoo.inception, zoo.option_a_resnet],
+    ids=lambda build: build.__name__,
+)
+def test_losses_are_those_of_one_trial_after_another(build):
+    masked = compiled(build())
+    x = random_inputs(masked, batch=9)
+    y = np.arange(9) % masked.output_shape[-1]
+    losses_agree(Session(masked, (x, y)))
+
+
+def test_losses_with_a_base_that_all_trials_share():
+    masked = compiled()
+    session = Session(masked, arrays(30))
+    first = session.groups[0]
+    gone = np.arange(first.size) > 1
+    trials = [
+        {first.name: gone, g.name: np.arange(g.size) != 1}
+        for g in session.groups
+    ]
+    expected = [session.loss(masks, 16, 3) for masks in trials]
+    got = session.losses(trials, 16, 3)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert session.losses([]) == []
+    assert session.losses(trials[:1]) == [session.loss(trials[0])]
+
+
+def test_losses_of_weighted_samples_and_of_unequal_batches():
+    masked = compiled()
+    x, y = arrays(21)
+    weight = np.linspace(0, 2, 21).astype("float32")
+    losses_agree(Session(masked, (x, y, weight)))
+    parts = [(x[a:b], y[a:b], weight[a:b]) for a, b in [(0, 8), (8, 21)]]
+    losses_agree(Session(masked, iter(parts)), seed=1)
+
+
+def test_losses_of_many_trials_with_several_outputs():
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(5, activation="relu", name="hidden")(inputs)
+    outputs = {
+        "size": keras.layers.Dense(1, name="size")(x),
+        "kind": keras.layers.Dense(3, name="kind")(x),
+    }
+    masked = compiled(
+        keras.Model(inputs, outputs),
+        loss={"size": "mse", "kind": loss()},
+        loss_weights={"size": 0.5, "kind": 2.0},
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 6)).astype("float32")
+    y = {"size": rng.normal(size=(12, 1)), "kind": rng.integers(0, 3, 12)}
+    losses_agree(Session(masked, (x, y)))
+
+
+def test_losses_with_masks_of_padding():
+    inputs = keras.Input((7,), dtype="int32")
+    x = keras.layers.Embedding(11, 6, mask_zero=True)(inputs)
+    x = keras.layers.Dense(5, activation="relu", name="hidden")(x)
+    x = keras.layers.Dense(4, activation="relu", name="second")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    masked = compiled(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (12, 7)).astype("int32")
+    losses_agree(Session(masked, (x, np.arange(12) % 3)))
+
+
 class Watcher(keras.layers.Layer):
     """Counts its own calls, in Python (when traced) and in a variable."""
 
@@ -184,6 +265,7 @@ def test_nothing_of_the_model_changes():
     functions = (masked.train_function, masked.test_function)
     session = Session(masked, (x, y))
     session.loss({"conv3": [1, 1, 1, 0, 0, 0]})
+    session.losses([{}, {"conv3": [1, 1, 1, 0, 0, 0]}])
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(variable), value
@@ -204,8 +286,9 @@ def test_precision_is_that_of_the_model(policy):
     expected = cross_entropy(masked, x.astype(masked.input.dtype), y)
     # Keras computes losses in float32.
     tolerance = {"mixed_bfloat16": 1e-2, "float64": 1e-6}[policy]
-    got = Session(masked, (x, y)).loss()
-    assert got == pytest.approx(expected, rel=tolerance)
+    session = Session(masked, (x, y))
+    assert session.loss() == pytest.approx(expected, rel=tolerance)
+    losses_agree(session, rtol=tolerance)
 
 
 def test_what_is_missing_is_said():

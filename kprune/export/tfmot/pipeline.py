@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 from kprune.export.formats import Job
-from kprune.export.quiet import muted
 from kprune.export.samples import random_samples
 from kprune.export.tfmot.annotate import annotated
 from kprune.export.tfmot.annotate import quantization_aware
@@ -19,6 +18,7 @@ from kprune.export.tfmot.recreate import Recreation
 from kprune.export.tfmot.recreate import recreate
 from kprune.export.tfmot.steps import RecreationError
 from kprune.export.tfmot.training import train
+from kprune.session.muting import muted
 
 logger = logging.getLogger("kprune")
 

@@ -1,0 +1,131 @@
+"""Convolutions that take over the BatchNormalization behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kprune.masking import FilterMask
+from kprune.session.program import Call
+from kprune.session.program import Program
+
+LINEAR = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
+"""Layers whose kernel has the filters on its last axis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """A linear layer and the BatchNormalization that reads it, as one.
+
+    In inference mode both are one linear layer, but for rounding. It saves two
+    passes over the tensor between them.
+
+    Args:
+        linear: The call of the linear layer.
+        norm: The call of the normalisation.
+    """
+
+    linear: Call
+    norm: Call
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """Slots that are read."""
+        return self.linear.given
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Slots that are computed."""
+        return self.norm.outputs
+
+    def run(self, given: Sequence[Any]) -> list[Any]:
+        """Return what the normalisation gives, under present masks."""
+        layer, norm = self.linear.layer, self.norm.layer
+        known = {id(v): value for v, value in self.norm.values()}
+        scale = keras.ops.rsqrt(known[id(norm.moving_variance)] + norm.epsilon)
+        if norm.scale:
+            scale = scale * known[id(norm.gamma)]
+        shift = -known[id(norm.moving_mean)] * scale
+        if norm.center:
+            shift = shift + known[id(norm.beta)]
+        values = []
+        for variable, value in self.linear.values():
+            if variable is layer.kernel:
+                value = value * scale
+            elif variable is layer.bias:
+                value = value * scale + shift
+            values.append((variable, value))
+        outputs = self.linear.compute(given, values)
+        if layer.bias is not None:
+            return outputs
+        return [keras.ops.add(outputs[0], shift)]
+
+
+def folds(program: Program) -> dict[int, tuple[int, Folded]]:
+    """Return, by number of a linear layer's call, what it can be folded with.
+
+    Args:
+        program: The calls of the model.
+
+    Returns:
+        The number of the normalisation's call, and both as one.
+    """
+    readers: dict[int, list[int]] = {slot: [-1] for slot in program.outputs}
+    for index, call in enumerate(program.calls):
+        for slot in call.given:
+            readers.setdefault(slot, []).append(index)
+    found = {}
+    for index, call in enumerate(program.calls):
+        if not _is_linear(call):
+            continue
+        reader = readers.get(call.outputs[0], [])
+        if len(reader) == 1 and reader[0] > index:
+            norm = program.calls[reader[0]]
+            if _is_norm(norm):
+                found[index] = reader[0], Folded(call, norm)
+    return found
+
+
+def _is_linear(call: Call) -> bool:
+    layer = call.layer
+    return (
+        type(layer) in LINEAR
+        and _is_plain(call)
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", None) in (None, "channels_last")
+        # Not a product of other variables, as with LoRA.
+        and any(layer.kernel is v for v in layer.weights)
+    )
+
+
+def _is_norm(call: Call) -> bool:
+    layer = call.layer
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and _is_plain(call)
+        and layer.axis in (-1, len(call.tensors[0].shape) - 1)
+    )
+
+
+def _is_plain(call: Call) -> bool:
+    """Whether a call has one input, one precision and masks on weights alone."""
+    layer, operation = call.layer, call.operation
+    masked = isinstance(operation, FilterMask)
+    return (
+        len(call.tensors) == len(call.outputs) == 1
+        and layer.compute_dtype == layer.variable_dtype
+        and getattr(layer, "quantization_mode", None) is None
+        and (masked or operation is layer)
+        and not (
+            masked
+            and any(owner == id(layer) for owner, _ in operation.masked_axes())
+        )
+    )

@@ -1,0 +1,90 @@
+"""The losses of many trials of masks, on the same samples."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from kprune.masking.wrapping import check_vector
+from kprune.session.loss import LossProbe
+from kprune.session.loss import Prepared
+from kprune.session.segments import Segments
+
+if TYPE_CHECKING:
+    from kprune.session.session import Session
+
+Masks = dict[str, np.ndarray]
+"""A vector for each group's name."""
+
+
+def trial_losses(
+    session: Session,
+    segments: Segments,
+    probe: LossProbe,
+    trials: Sequence[Mapping[str, Any]],
+    batches: Prepared,
+) -> list[float]:
+    """Return the mean loss of each trial. See `Session.losses`.
+
+    All trials see a batch, in the order of their first changed layer, before
+    the next one comes: of one batch alone are tensors held.
+
+    Args:
+        session: The masked model.
+        segments: Its parts, cut where trials may begin.
+        probe: What measures the loss.
+        trials: Masks by group, for each trial.
+        batches: The samples.
+    """
+    vectors = [
+        {n: check_vector(session.graph, n, v) for n, v in masks.items()}
+        for masks in trials
+    ]
+    base, changes = _split(vectors)
+    starts = [
+        segments.first(
+            layer for name in masks for layer in session.layers(name)
+        )
+        for masks in changes
+    ]
+    totals = np.zeros(len(trials))
+    with session.trial(base) if base else contextlib.nullcontext():
+        for size, (x, y, weight) in batches:
+            held, position = segments.inputs(x), 0
+            for number in np.argsort(starts, kind="stable"):
+                segments.run(held, position, starts[number])
+                position = starts[number]
+                tensors = dict(held)
+                with session.trial(changes[number]):
+                    segments.run(tensors, position, len(segments))
+                outputs = segments.outputs(tensors)
+                loss = probe.of_outputs(outputs, y, weight)
+                totals[number] += size * loss
+    return (totals / sum(size for size, _ in batches)).tolist()
+
+
+def _split(trials: Sequence[Masks]) -> tuple[Masks, list[Masks]]:
+    """Return masks that most trials share, and how each differs from them."""
+    base: Masks = {}
+    # A group that a trial leaves out keeps its mask there.
+    for name in trials[0]:
+        vectors = [masks[name] for masks in trials if name in masks]
+        if len(vectors) == len(trials):
+            known = {vector.tobytes(): vector for vector in vectors}
+            counts = collections.Counter(v.tobytes() for v in vectors)
+            base[name] = known[counts.most_common(1)[0][0]]
+    changes = [
+        {
+            name: mask
+            for name, mask in masks.items()
+            if name not in base or not np.array_equal(mask, base[name])
+        }
+        for masks in trials
+    ]
+    return base, changes
