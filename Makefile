@@ -62,7 +62,7 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
 	tests/recovery/test_recover.py tests/test_prune.py tests/test_registry.py \
 	tests/test_schedules.py \
-	$(addprefix tests/latency/test_,curve.py search.py table.py examples.py)
+	$(addprefix tests/latency/test_,curve.py table.py examples.py) tests/allocation/test_search.py
 
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
 	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(PARALLEL) $(CORE_SHORT) $(ARGS)
