@@ -14,7 +14,7 @@ import kprune
 from kprune.graph.registry import find_rule
 from kprune.graph.rules.convolution import ConvRule
 from kprune.graph.rules.normalization import BatchNormalizationRule
-from kprune.recovery.linear import linear
+from kprune.recovery._linear import linear
 
 DOCS = Path(__file__).parents[2] / "docs"
 
