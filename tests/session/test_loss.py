@@ -108,7 +108,8 @@ def test_penalties_and_added_losses_are_left_out():
     assert masked.evaluate(x, y, verbose=0) > expected * 1.001
 
 
-def test_losses_of_several_outputs_are_weighted():
+def two_outputs():
+    """A model with two weighted losses, and samples of it."""
     inputs = keras.Input((6,))
     x = keras.layers.Dense(5, activation="relu", name="hidden")(inputs)
     outputs = {
@@ -123,6 +124,11 @@ def test_losses_of_several_outputs_are_weighted():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 6)).astype("float32")
     y = {"size": rng.normal(size=(12, 1)), "kind": rng.integers(0, 3, 12)}
+    return masked, x, y
+
+
+def test_losses_of_several_outputs_are_weighted():
+    masked, x, y = two_outputs()
     got = masked(x, training=False)
     size = np.mean((keras.ops.convert_to_numpy(got["size"]) - y["size"]) ** 2)
     kind = cross_entropy(lambda *a, **k: got["kind"], x, y["kind"])
@@ -130,7 +136,7 @@ def test_losses_of_several_outputs_are_weighted():
     assert session.loss() == pytest.approx(0.5 * size + 2.0 * kind, rel=1e-5)
 
 
-def losses_agree(session, seed=0, rtol=1e-6):
+def assert_losses_agree(session, seed=0, rtol=1e-6):
     """Losses of many trials at once, against one at a time."""
     trials = [{}, random_masks(session.graph, seed)]
     for group in session.groups:
@@ -151,7 +157,7 @@ def test_losses_are_those_of_one_trial_after_another(build):
     masked = compiled(build())
     x = random_inputs(masked, batch=9)
     y = np.arange(9) % masked.output_shape[-1]
-    losses_agree(Session(masked, (x, y)))
+    assert_losses_agree(Session(masked, (x, y)))
 
 
 def test_losses_with_a_base_that_all_trials_share():
@@ -174,27 +180,14 @@ def test_losses_of_weighted_samples_and_of_unequal_batches():
     masked = compiled()
     x, y = arrays(21)
     weight = np.linspace(0, 2, 21).astype("float32")
-    losses_agree(Session(masked, (x, y, weight)))
+    assert_losses_agree(Session(masked, (x, y, weight)))
     parts = [(x[a:b], y[a:b], weight[a:b]) for a, b in [(0, 8), (8, 21)]]
-    losses_agree(Session(masked, iter(parts)), seed=1)
+    assert_losses_agree(Session(masked, iter(parts)), seed=1)
 
 
 def test_losses_of_many_trials_with_several_outputs():
-    inputs = keras.Input((6,))
-    x = keras.layers.Dense(5, activation="relu", name="hidden")(inputs)
-    outputs = {
-        "size": keras.layers.Dense(1, name="size")(x),
-        "kind": keras.layers.Dense(3, name="kind")(x),
-    }
-    masked = compiled(
-        keras.Model(inputs, outputs),
-        loss={"size": "mse", "kind": loss()},
-        loss_weights={"size": 0.5, "kind": 2.0},
-    )
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(12, 6)).astype("float32")
-    y = {"size": rng.normal(size=(12, 1)), "kind": rng.integers(0, 3, 12)}
-    losses_agree(Session(masked, (x, y)))
+    masked, x, y = two_outputs()
+    assert_losses_agree(Session(masked, (x, y)))
 
 
 def test_losses_with_masks_of_padding():
@@ -206,7 +199,7 @@ def test_losses_with_masks_of_padding():
     masked = compiled(keras.Model(inputs, keras.layers.Dense(3)(x)))
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, (12, 7)).astype("int32")
-    losses_agree(Session(masked, (x, np.arange(12) % 3)))
+    assert_losses_agree(Session(masked, (x, np.arange(12) % 3)))
 
 
 class Watcher(keras.layers.Layer):
@@ -288,7 +281,7 @@ def test_precision_is_that_of_the_model(policy):
     tolerance = {"mixed_bfloat16": 1e-2, "float64": 1e-6}[policy]
     session = Session(masked, (x, y))
     assert session.loss() == pytest.approx(expected, rel=tolerance)
-    losses_agree(session, rtol=tolerance)
+    assert_losses_agree(session, rtol=tolerance)
 
 
 def test_what_is_missing_is_said():

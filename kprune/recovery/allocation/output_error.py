@@ -50,7 +50,7 @@ class OutputError(LimitedAllocation):
         levels: Shares of a group to try, between 0 and 1. Every second one is
             measured, the errors of the others follow from those of the
             layers that are refitted. Defaults to the sixteenths. Eighths, on
-            half as many samples, take about half as long.
+            half as many samples, take less time.
         keep_min: Channels that each group keeps at least.
         max_share: Largest share of a group's channels that may go.
 
