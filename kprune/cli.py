@@ -13,6 +13,7 @@ from kprune.commands.export import export
 from kprune.commands.inspect import inspect
 from kprune.commands.latency import latency
 from kprune.commands.prune import prune
+from kprune.outputs import ending
 
 app = typer.Typer(
     name="kprune",
@@ -53,4 +54,5 @@ app.add_typer(latency)
 
 def main() -> None:
     """Run the command line. This is the entry point of the `kprune` script."""
-    app()
+    with ending():
+        app()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +23,7 @@ from kprune.data.source import Source
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
+from kprune.outputs import atomic_file
 from kprune.parts import Part
 from kprune.session import Session
 from kprune.session.gradients import structures
@@ -127,13 +127,8 @@ class Sensitivity(Part):
         axes.set_xlabel("filters of one group removed [%]")
         axes.set_ylabel(metric)
         figure.legend(loc="outside right upper", fontsize="small")
-        target = pathlib.Path(path)
-        unfinished = target.with_name(f".{target.stem}.tmp{target.suffix}")
-        try:
-            figure.savefig(unfinished)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary)
 
     def _columns(self) -> list[float]:
         """Return a few of the measured shares, evenly spread."""

@@ -11,6 +11,7 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
 from kprune.commands.start import start_keras
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def bench(
 
     Example: `kprune bench original.tflite compact.tflite --threads 2`
     """
+    check_inputs(*files)
     start_keras()
     import json
 

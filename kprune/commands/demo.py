@@ -10,6 +10,7 @@ import typer
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
 from kprune.commands.start import start_keras
+from kprune.outputs import check_folder
 
 
 @one_line_errors
@@ -49,6 +50,7 @@ def demo(
             "and below 1.",
             param_hint="--reduce",
         )
+    check_folder(out)
     start_keras()
     from rich.console import Console
 

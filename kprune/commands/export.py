@@ -10,7 +10,10 @@ from typing import Any
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Overwrite
 from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_model_output
 from kprune.commands.start import start_keras
 
 
@@ -109,6 +112,7 @@ def export(  # noqa: PLR0913  options of a command
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON.")
     ] = False,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Convert a model for deployment and verify the file against Keras.
@@ -124,6 +128,9 @@ def export(  # noqa: PLR0913  options of a command
     --data train.npz --epochs 3`
     """
     _check(quantize, calibration, data)
+    inputs = (model, calibration, data, original)
+    check_inputs(*inputs)
+    check_model_output(out, inputs, overwrite)
     start_keras()
     import json
 

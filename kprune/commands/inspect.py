@@ -9,6 +9,8 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_output
 from kprune.commands.start import start_keras
 
 
@@ -31,6 +33,9 @@ def inspect(
 
     Example: `kprune inspect model.keras --graph model.svg`
     """
+    check_inputs(model)
+    if graph is not None:
+        check_output(graph, (".svg", ".html"), "A drawing", [model])
     start_keras()
     import json
 

@@ -10,7 +10,10 @@ import typer
 
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_output
 from kprune.commands.start import start_keras
+from kprune.outputs import check_folder
 
 latency = typer.Typer(
     name="latency",
@@ -19,6 +22,9 @@ latency = typer.Typer(
     epilog="Example: kprune latency profile model.keras",
     no_args_is_help=True,
 )
+
+
+SUFFIXES = (".json",)
 
 
 class Dtype(StrEnum):
@@ -57,6 +63,9 @@ def profile(
 
     Example: `kprune latency profile model.keras --table laptop.json`
     """
+    check_inputs(model)
+    if table is not None:
+        check_output(table, SUFFIXES, "A latency table", [model])
     start_keras()
     import kprune
     from kprune.commands.files import load_model
@@ -92,6 +101,9 @@ def files(
 
     Example: `kprune latency files model.keras for_the_phone --dtype int8`
     """
+    check_inputs(model)
+    if folder.exists():
+        check_folder(folder)
     start_keras()
     import kprune
     from kprune.commands.files import load_model
@@ -125,6 +137,8 @@ def read(
 
     Example: `kprune latency read for_the_phone --device "Pixel 8" --out pixel8.json`
     """
+    check_inputs(folder)
+    check_output(out, SUFFIXES, "A latency table", [folder / "manifest.json"])
     start_keras()
     import kprune
     from kprune.report.latency import latency_summary
@@ -147,6 +161,7 @@ def show(
 
     Example: `kprune latency show pixel8.json`
     """
+    check_inputs(table)
     start_keras()
     from rich.console import Console
 

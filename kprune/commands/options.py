@@ -21,6 +21,13 @@ Debug = Annotated[
     bool, typer.Option("--debug", help="On failure, print the whole traceback.")
 ]
 
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the file that the model is read from."
+    ),
+]
+
 
 def known(kind: str) -> Callable[[str | None], str | None]:
     """Return a check of an option that names a part, before anything is loaded.

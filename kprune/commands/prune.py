@@ -10,9 +10,12 @@ from typing import Any
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Overwrite
 from kprune.commands.options import known
 from kprune.commands.options import listed
 from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_model_output
 from kprune.commands.start import start_keras
 
 if TYPE_CHECKING:
@@ -152,6 +155,7 @@ def prune(  # noqa: PLR0913  options of a command
     method: Method = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
@@ -175,11 +179,15 @@ def prune(  # noqa: PLR0913  options of a command
             "a method trains the model after filters have gone; leave one out.",
             param_hint="--recover",
         )
+    inputs = (model, data, latency_table)
+    check_inputs(*inputs)
+    check_model_output(out, inputs, overwrite)
     start_keras()
     import kprune
     from kprune.commands.files import load_arrays
     from kprune.commands.files import load_model
     from kprune.commands.training import train
+    from kprune.export.formats import check_writable
     from kprune.report.progress import progress
     from kprune.report.progress import step
 
@@ -190,6 +198,7 @@ def prune(  # noqa: PLR0913  options of a command
     if method is None:
         chosen["recover"] = recover
     parts = {k: v for k, v in chosen.items() if v is not None}
+    check_writable(out)
     with progress() as bars:
         with step(bars, "loading"):
             original = load_model(model)

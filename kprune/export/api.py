@@ -17,9 +17,6 @@ import numpy as np
 
 from kprune.arguments import did_you_mean
 from kprune.arguments import whole
-from kprune.export.atomic import atomic_file
-from kprune.export.atomic import atomic_folder
-from kprune.export.atomic import check_parent
 from kprune.export.differences import Difference
 from kprune.export.differences import compare_outputs
 from kprune.export.formats import Format
@@ -35,6 +32,10 @@ from kprune.export.samples import check_finite
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
+from kprune.outputs import atomic_file
+from kprune.outputs import atomic_folder
+from kprune.outputs import check_file
+from kprune.outputs import check_folder
 
 logger = logging.getLogger("kprune")
 
@@ -134,8 +135,9 @@ def export(
     path = Path(path)
     chosen = format_for(path)
     settings = _check(chosen, quantize, samples, options)
-    check_parent(path)
+    _check_target(chosen, path)
     check_backend(chosen)
+    chosen.require()
     given = model
     model, rebuilt = _compact(model)
     job = Job(ModelSignature(model), quantize, None, settings, name=path.stem)
@@ -266,9 +268,16 @@ def _computing(chosen: Format, model: keras.Model) -> Iterator[list[str]]:
 def _target(
     chosen: Format, path: Path
 ) -> contextlib.AbstractContextManager[Path]:
-    if chosen.folder_marker is not None:
-        return atomic_folder(path, chosen.folder_marker)
+    if chosen.folder is not None:
+        return atomic_folder(path, chosen.folder)
     return atomic_file(path)
+
+
+def _check_target(chosen: Format, path: Path) -> None:
+    if chosen.folder is not None:
+        check_folder(path, chosen.folder)
+    else:
+        check_file(path)
 
 
 def _check_difference(difference: Difference, limit: float, path: Path) -> None:

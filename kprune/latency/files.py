@@ -23,6 +23,7 @@ from kprune.latency.tasks import widest
 from kprune.masking import is_masked
 from kprune.masking import require_prunable
 from kprune.masking import wrap
+from kprune.outputs import atomic_file
 
 FILES = "files"
 """Folder of the `.tflite` files, beside the manifest."""
@@ -122,14 +123,16 @@ def write_files(
     (folder / FILES).mkdir(parents=True, exist_ok=True)
     manifest.save(folder)
     script = Path(__file__).with_name(SCRIPT).read_text("utf-8")
-    (folder / SCRIPT).write_text(script, "utf-8", newline="\n")
+    with atomic_file(folder / SCRIPT) as temporary:
+        temporary.write_text(script, "utf-8", newline="\n")
     size = 0
     for file in manifest.files():
         if file in whole:
             content = whole[file]
         else:
             content = todo[file].make() if file in todo else nothing or b""
-        size += (folder / FILES / file).write_bytes(content)
+        with atomic_file(folder / FILES / file) as temporary:
+            size += temporary.write_bytes(content)
     return WrittenFiles(folder, len(list(manifest.files())), size)
 
 

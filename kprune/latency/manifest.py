@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kprune.export.atomic import atomic_file
 from kprune.latency.layout import Layout
 from kprune.latency.table import Steps
+from kprune.outputs import atomic_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1

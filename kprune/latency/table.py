@@ -11,9 +11,9 @@ from typing import Any
 
 from kprune.arguments import choice
 from kprune.arguments import whole
-from kprune.export.atomic import atomic_file
 from kprune.latency import runtimes
 from kprune.latency.layout import Layout
+from kprune.outputs import atomic_file
 
 FORMAT = 1
 DTYPES = ("float32", "int8")

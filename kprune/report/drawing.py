@@ -10,9 +10,10 @@ from typing import Any
 
 import keras
 
-from kprune.export.atomic import atomic_file
-from kprune.export.atomic import check_parent
 from kprune.graph.tracer import trace
+from kprune.outputs import atomic_file
+from kprune.outputs import check_file
+from kprune.outputs import check_suffix
 from kprune.report import units
 from kprune.report.boxes import Box
 from kprune.report.boxes import boxes_and_edges
@@ -53,11 +54,8 @@ def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
     ```
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"A drawing is written as .svg or .html. Received: {str(path)!r}."
-        )
-    check_parent(path)
+    check_suffix(path, SUFFIXES, "A drawing")
+    check_file(path)
     templates = _templates()
     graph = trace(model)
     boxes, edges = boxes_and_edges(model, graph)

@@ -6,5 +6,6 @@
 from kprune.export.formats.base import Format as Format
 from kprune.export.formats.base import Job as Job
 from kprune.export.formats.base import check_backend as check_backend
+from kprune.export.formats.base import check_writable as check_writable
 from kprune.export.formats.base import format_for as format_for
 from kprune.export.formats.base import register as register

@@ -20,10 +20,9 @@ from kprune.export.operators import Operators
 from kprune.export.signature import ModelSignature
 from kprune.export.sizes import Size
 from kprune.export.sizes import path_size
+from kprune.outputs import Folder
+from kprune.outputs import format_name
 from kprune.registry import Registry
-
-FOLDER = "saved_model"
-"""The format of a path without suffix; others are called by their suffix."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,14 @@ class Format(abc.ABC):
     """Accepted options with their defaults."""
     float32: ClassVar[bool] = False
     """Whether mixed-precision models are written in float32."""
-    folder_marker: ClassVar[str | None] = None
-    """File that each artefact has, if it is a folder."""
+    folder: ClassVar[Folder | None] = None
+    """What the artefact is, if it is a folder."""
     any_backend: ClassVar[bool] = False
     """Whether the format can be written without the TensorFlow backend."""
+
+    def require(self) -> None:
+        """Raise if what writes the format is not installed."""
+        return None
 
     def check(self, job: Job) -> None:
         """Raise before any work is done if `job` cannot be written."""
@@ -126,16 +129,24 @@ def format_for(path: str | os.PathLike[str]) -> Format:
     Raises:
         ValueError: If no format has this suffix.
     """
-    suffix = Path(path).suffix
-    name = suffix[1:] if suffix else FOLDER
-    if name not in registry.names:
-        known = ", ".join(f".{n}" for n in registry.names if n != FOLDER)
-        raise ValueError(
-            f"Unknown export format {suffix!r} of {os.fspath(path)!r}. Expected a "
-            f"path ending in {known}, or a folder without suffix for a SavedModel."
-        )
-    found: Format = registry.get(name)
+    found: Format = registry.get(format_name(path, registry.names))
     return found
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise if this process cannot write the format of a path.
+
+    Args:
+        path: Where a model will be written.
+
+    Raises:
+        ValueError: No format has this suffix.
+        RuntimeError: Keras runs on another backend than the format needs.
+        ImportError: A package is not installed.
+    """
+    chosen = format_for(path)
+    check_backend(chosen)
+    chosen.require()
 
 
 def check_backend(chosen: Format) -> None:

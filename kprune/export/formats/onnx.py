@@ -40,6 +40,10 @@ class Onnx(Format):
     options: ClassVar[Mapping[str, Any]] = {"opset": None, "batch_size": None}
     float32 = True
 
+    def require(self) -> None:
+        for package in ("onnx", "onnxruntime", "tf2onnx"):
+            _require(package)
+
     def check(self, job: Job) -> None:
         check_batch_size(job.options["batch_size"])
         opset = job.options["opset"]
@@ -48,8 +52,6 @@ class Onnx(Format):
                 f"`opset` must be an integer from {_OPSETS[0]} to {_OPSETS[-1]}. "
                 f"Received: {opset!r}."
             )
-        for package in ("onnx", "onnxruntime", "tf2onnx"):
-            _require(package)
 
     def write(self, job: Job, path: Path) -> None:
         path.write_bytes(convert(job).SerializeToString())

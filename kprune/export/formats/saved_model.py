@@ -13,6 +13,7 @@ from kprune.export.formats.base import Job
 from kprune.export.formats.base import register
 from kprune.export.precision import reduced_precision
 from kprune.export.quiet import quiet
+from kprune.outputs import SAVED_MODEL
 
 
 @register("saved_model")
@@ -21,7 +22,7 @@ class SavedModel(Format):
 
     name = "SavedModel"
     suffix = ""
-    folder_marker = "saved_model.pb"
+    folder = SAVED_MODEL
 
     def write(self, job: Job, path: Path) -> None:
         with quiet():

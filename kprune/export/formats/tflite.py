@@ -30,6 +30,7 @@ from kprune.export.serving import check_batch_size
 from kprune.export.serving import has_loops
 from kprune.export.serving import serving_function
 from kprune.export.tfmot import options as training_aware
+from kprune.outputs import ending
 
 INTEGER = ("int8", "qat")
 """Values of `quantize` whose files compute in int8."""
@@ -141,7 +142,8 @@ def convert(job: Job) -> bytes:
         if job.quantize in INTEGER
         else contextlib.nullcontext()
     )
-    with quiet(), unrolling, tempfile.TemporaryDirectory() as folder:
+    temporary = tempfile.TemporaryDirectory()
+    with ending(), quiet(), unrolling, temporary as folder:
         serve = _traced(job)
         module = tf.Module()
         module.serve = serve

@@ -1,0 +1,85 @@
+"""Paths are checked before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from cli.running import assert_fails
+from cli.running import run
+
+from kprune.commands import bench
+from kprune.commands import demo
+from kprune.commands import export
+from kprune.commands import inspect
+from kprune.commands import latency
+from kprune.commands import prune
+
+
+@pytest.fixture
+def no_keras(monkeypatch):
+    def loads():
+        raise AssertionError("Keras is loaded")
+
+    for module in (bench, demo, export, inspect, latency, prune):
+        monkeypatch.setattr(module, "start_keras", loads)
+
+
+@pytest.fixture
+def here(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.link("model.keras", "other.keras")
+    np.savez("data.npz", x=np.zeros(1), y=np.zeros(1))
+    os.mkdir("full")
+    (tmp_path / "full" / "photo.jpg").write_text("x")
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "manifest.json").write_text("{}")
+    return tmp_path
+
+
+METHOD = ("--method", "similarity", "--data", "data.npz")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prune model.keras t.xyz", "'.xyz' of 't.xyz'"),
+        ("prune model.keras no/t.keras", "'no/t.keras': the folder"),
+        ("prune model.keras full/t.keras/x.onnx", "does not exist"),
+        ("prune model.keras full", "Will not replace the folder 'full'"),
+        ("prune model.keras text", "folder 'text': it is a file"),
+        ("prune model.keras model.keras", "with --overwrite"),
+        ("prune model.keras other.keras", "'other.keras' is read"),
+        ("prune none.keras a.keras", "no file 'none.keras'"),
+        ("prune model.keras a.keras --data none.npz", "no file 'none.npz'"),
+        ("export model.keras t.h5", "'.h5' of 't.h5'"),
+        ("export model.keras model.keras", "with --overwrite"),
+        ("export model.keras a.onnx --original none.onnx", "'none.onnx'"),
+        ("export model.keras /dev/null", "folder '/dev/null': it is a file"),
+        ("inspect model.keras --graph a.png", "written as .svg or .html"),
+        ("inspect none.keras", "no file 'none.keras'"),
+        ("bench model.keras none.tflite", "no file 'none.tflite'"),
+        ("demo --out text", "folder 'text': it is a file"),
+        ("latency profile model.keras --table a.txt", "written as .json"),
+        ("latency profile model.keras --table no/a.json", "'no/a.json'"),
+        ("latency files model.keras text", "folder 'text': it is a file"),
+        ("latency read . --device a --out a.txt", "written as .json"),
+        ("latency read . --device a --out manifest.json", "is read"),
+        ("latency show none.json", "no file 'none.json'"),
+    ],
+)
+def test_before_keras_is_loaded(command, said, here, no_keras):
+    before = sorted(os.listdir())
+    words = command.split()
+    extra = METHOD if words[0] == "prune" and len(words) == 3 else ()
+    assert_fails(run(*words, *extra), said)
+    assert sorted(os.listdir()) == before
+
+
+def test_the_input_is_replaced_when_asked_for(saved):
+    before = keras.saving.load_model(saved).count_params()
+    result = run("prune", saved, saved, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert keras.saving.load_model(saved).count_params() < before
