@@ -16,7 +16,7 @@ from kprune.graph.norms import norm_paths
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
 
-TARGETS = ("bn", "kernel")
+TARGETS = ("bn", "scale", "kernel")
 
 
 class Scaler:
@@ -29,6 +29,7 @@ class Scaler:
             scale and offset of every BatchNormalization that the channels
             pass, and filters and biases of the producers that some way leads
             past these; with both, constants that layers in between add.
+            `"scale"`: as `"bn"`, but offsets and constants stay.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Scaler:
         self._members: dict[str, list[Member]] = {}
         self.normed: list[str] = []
         for group in graph.prunable:
-            scales = _norm_members(group) if target == "bn" else []
+            scales = _norm_members(group, target)
             chosen = list(group.producers)
-            if any(is_scaled_norm(m.layer) for m in scales):
+            if any(is_scaled_norm(m.layer) for m in group.scales):
                 self.normed.append(group.name)
+            if any(is_scaled_norm(m.layer) for m in scales):
                 bare = {
                     layer
                     for layer, path in paths.items()
@@ -51,22 +53,38 @@ class Scaler:
                 chosen = [m for m in chosen if id(m.layer) in bare]
             self._members[group.name] = [*chosen, *scales]
 
-    def scale(
-        self, weak: Mapping[str, np.ndarray], factor: float, slots: bool
-    ) -> None:
-        """Scale the channels of `weak` in place.
+    def scale(self, factors: Mapping[str, np.ndarray], slots: bool) -> None:
+        """Scale channels in place.
 
         Args:
-            weak: For each group's name booleans `(size,)`.
-            factor: What to multiply with; 1 leaves all untouched.
+            factors: See `scaled`.
             slots: Scale the optimizer's slots of the same weights too.
         """
-        if factor == 1:
-            return
+        memory = slots_by_variable(self._masked) if slots else {}
+        for variable, places in self._places(factors):
+            for target in [variable, *memory.get(id(variable), {}).values()]:
+                target.assign(_multiplied(target, places))
+
+    def scaled(
+        self, factors: Mapping[str, np.ndarray]
+    ) -> list[tuple[Any, np.ndarray]]:
+        """Return what `scale` would write, as pairs of a variable and a value.
+
+        Args:
+            factors: For each group's name a vector `(size,)` to multiply with;
+                1 leaves a channel untouched.
+        """
+        return [(v, _multiplied(v, at)) for v, at in self._places(factors)]
+
+    def _places(
+        self, factors: Mapping[str, np.ndarray]
+    ) -> list[tuple[Any, dict[int, np.ndarray]]]:
+        """Return for each variable that changes, by axis, what to multiply with."""
         # By variable and axis: a layer that is shared has its channels once.
         places: dict[int, dict[int, np.ndarray]] = {}
         variables: dict[int, Any] = {}
-        for name, chosen in weak.items():
+        for name, wanted in factors.items():
+            chosen = wanted != 1
             if not chosen.any():
                 continue
             for member in self._members[name]:
@@ -76,27 +94,29 @@ class Scaler:
                 vector = axes.setdefault(
                     member.axis, np.ones(variable.shape[member.axis])
                 )
-                vector[member.index[chosen].ravel()] = factor
-        memory = slots_by_variable(self._masked) if slots else {}
-        for key, variable in variables.items():
-            for target in [variable, *memory.get(key, {}).values()]:
-                _multiply(target, places[key])
+                rows = member.index[chosen]
+                vector[rows.ravel()] = np.repeat(
+                    wanted[chosen], rows.size // len(rows)
+                )
+        return [(variables[key], axes) for key, axes in places.items()]
 
 
-def _norm_members(group: Group) -> list[Member]:
+def _norm_members(group: Group, target: str) -> list[Member]:
     """Return what scales a channel behind its producers, and what is added to it."""
+    added = ("bias", "beta") if target == "bn" else ()
+    if target == "kernel":
+        return []
     return [
         m
         for m in group.scales
-        if m.name in ("bias", "beta")
-        or (m.name == "gamma" and is_scaled_norm(m.layer))
+        if m.name in added or (m.name == "gamma" and is_scaled_norm(m.layer))
     ]
 
 
-def _multiply(variable: Any, vectors: Mapping[int, np.ndarray]) -> None:
+def _multiplied(variable: Any, vectors: Mapping[int, np.ndarray]) -> np.ndarray:
     value = np.array(read(variable))
     for axis, vector in vectors.items():
         shape = [1] * value.ndim
         shape[axis] = -1
         value = (value * vector.reshape(shape)).astype(value.dtype)
-    variable.assign(value)
+    return value

@@ -17,6 +17,7 @@ from kprune.criteria.folded import Folded
 from kprune.criteria.fpgm import FPGM
 from kprune.criteria.l1 import L1
 from kprune.criteria.l2 import L2
+from kprune.criteria.similarity import Similarity
 from kprune.masking import attenuation
 from kprune.masking import set_attenuation
 from kprune.session import Session
@@ -29,17 +30,19 @@ Vectors = dict[str, np.ndarray]
 class AttenuateCallback(PruningCallback):
     """Scales weak filters down while a model trains, and removes them at the end.
 
-    At the beginning of each round all filters are scored afresh. Those that
+    At the beginning of each round all filters are scored afresh, as they would
+    be without their attenuation (but at most ten times as large). Those that
     the allocation would remove are scaled by a factor, in place, and go on
-    training; a filter that is not picked the next time has returned. At the
-    last round of the schedule, by default after two thirds of the epochs, the
-    filters that are then the weakest are removed, and fine-tuning follows.
+    training. A filter that is not picked the next time has returned: its
+    attenuation is undone. At the last round of the schedule, by default after
+    two thirds of the epochs, the filters that are then the weakest are
+    removed, and fine-tuning follows.
 
     What is scaled is the `target`. In front of a BatchNormalization a scaled
     kernel changes nothing while training, since the batch statistics undo it,
     so by default its scale and offset are scaled. A factor of 0 leaves such a
     filter no gradient at all if a ReLU follows: to let filters return from 0
-    use `target="kernel"`, as `SoftPruneCallback` does.
+    use `target="scale"`, as `SoftPruneCallback` does.
 
     By how much each filter is attenuated is part of the saved model, see
     `kprune.masking.attenuation`; all else follows from the weights and the
@@ -51,9 +54,9 @@ class AttenuateCallback(PruningCallback):
     `returned_filters`, how many of those that were are so no more.
 
     Args:
-        criterion: See `kprune.prune`. By default the L1 norm of the filters
-            as the target leaves them: `kprune.criteria.Folded("l1")` with
-            `target="bn"`, else `"l1"`.
+        criterion: See `kprune.prune`. Defaults to the L1 norm of the filters
+            as the target leaves them: `"l1"` with `target="kernel"`, else
+            `kprune.criteria.Folded("l1")`.
         reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
         schedule: Which share of the target is weak in which rounds:
             `"constant"` (all of it in all rounds), `"asymptotic"`, `"linear"`,
@@ -69,7 +72,9 @@ class AttenuateCallback(PruningCallback):
             optimizer's slots.
         target: `"bn"`: scale and offset of every BatchNormalization that a
             filter's channel passes, the kernel and bias where it passes none.
-            `"kernel"`: always the kernel and bias.
+            `"scale"`: the same without the offset. `"kernel"`: always the
+            kernel and bias; only for training from scratch if there are
+            BatchNormalization layers.
 
     Raises:
         ValueError: At construction, an unknown name. When `fit` begins: see
@@ -94,6 +99,8 @@ class AttenuateCallback(PruningCallback):
     improves on removing at once under several criteria.
     """
 
+    _norm = "l1"
+
     def __init__(
         self,
         criterion: Any = None,
@@ -106,7 +113,8 @@ class AttenuateCallback(PruningCallback):
     ) -> None:
         self.target = choice(target, type(self).__name__, "target", TARGETS)
         if criterion is None:
-            criterion = Folded("l1") if target == "bn" else "l1"
+            norm = self._norm
+            criterion = norm if target == "kernel" else Folded(norm)
         super().__init__(criterion, reduce, schedule, allocation, data)
         self.factor = factors.get(factor)
         self._scaler: Any = None
@@ -121,15 +129,8 @@ class AttenuateCallback(PruningCallback):
                 "the schedule begin earlier, end later or act more often."
             )
         self._scaler = Scaler(session.masked, session.graph, self.target)
-        criterion = self.policy.criterion
-        if self._scaler.normed and isinstance(criterion, L1 | L2 | FPGM):
-            _log.warning(
-                "Criterion %s looks at kernels, but it is the BatchNormalization "
-                "behind them that is attenuated (target='bn'), so it will not "
-                "notice. Use kprune.criteria.Folded(...) of it, 'bn_scale' or a "
-                "criterion that looks at data, or target='kernel'.",
-                type(criterion).__name__,
-            )
+        if self._scaler.normed:
+            self._warn_of_norms(len(self._scaler.normed))
 
     def due(self, fraction: float) -> bool:
         self._returned = 0
@@ -175,6 +176,27 @@ class AttenuateCallback(PruningCallback):
             "returned_filters": self._returned,
         }
 
+    def _warn_of_norms(self, count: int) -> None:
+        criterion = self.policy.criterion
+        if self.target == "kernel":
+            _log.warning(
+                "target='kernel' scales kernels in front of BatchNormalization (%d "
+                "groups). In training its batch statistics undo that, and kernels "
+                "near 0 are blown up by as much as 1 / sqrt(epsilon), which wrecks a "
+                "trained model. Use target='scale' or target='bn', unless you train "
+                "from scratch.",
+                count,
+            )
+        elif isinstance(criterion, L1 | L2 | FPGM | Similarity):
+            _log.warning(
+                "Criterion %s looks at kernels, but it is the BatchNormalization "
+                "behind them that is attenuated (target='%s'), so it will not "
+                "notice. Use kprune.criteria.Folded(...) of it, 'bn_scale' or a "
+                "criterion that looks at data.",
+                type(criterion).__name__,
+                self.target,
+            )
+
     def _rounds(self) -> list[int]:
         return self.schedule.rounds(self.params.get("epochs"))
 
@@ -182,8 +204,16 @@ class AttenuateCallback(PruningCallback):
         """Return which filters are weak now: what allocation would remove."""
         if fraction <= 0 or self.policy.met(fraction):
             return {g.name: np.zeros(g.size, bool) for g in self.session.groups}
-        alive = self.session.settle()
-        kept = self.policy.choose(fraction, alive)
+        session = self.session
+        alive = session.settle()
+        undone = {
+            name: _undoing(vector)
+            for name, vector in attenuation(
+                session.masked, session.graph
+            ).items()
+        }
+        with session.trial(weights=self._scaler.scaled(undone)):
+            kept = self.policy.choose(fraction, alive)
         return {name: alive[name] & (kept[name] == 0) for name in alive}
 
     def _frozen(self) -> Vectors:
@@ -200,7 +230,13 @@ class AttenuateCallback(PruningCallback):
     def _scale(self, weak: Vectors, factor: float) -> None:
         masked, graph = self.session.masked, self.session.graph
         before = attenuation(masked, graph)
-        self._scaler.scale(weak, factor, self.factor.scale_slots)
+        self._scaler.scale(
+            {
+                n: np.where(weak[n], factor, _undoing(v))
+                for n, v in before.items()
+            },
+            self.factor.scale_slots,
+        )
         after = {
             n: np.where(weak[n], v * factor, 1.0) for n, v in before.items()
         }
@@ -215,6 +251,19 @@ class AttenuateCallback(PruningCallback):
             factor,
             self._returned,
         )
+
+
+# Below this, what training has added since counts for more than what is left.
+_LEAST = 0.1
+
+
+def _undoing(attenuated: np.ndarray) -> np.ndarray:
+    """Return what to multiply channels with to undo their attenuation.
+
+    Channels that were set to 0 start from there: 1.
+    """
+    inverse = 1.0 / np.maximum(attenuated, _LEAST)
+    return np.where(attenuated > 0, inverse, 1.0)
 
 
 def _kept(weak: Vectors, alive: Vectors) -> Vectors:

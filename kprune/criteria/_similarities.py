@@ -33,10 +33,13 @@ def similarities(
         measure: See `Similarity`.
 
     Returns:
-        `(n, n)` similarities, and the least that the measure can give.
+        `(n, n)` similarities, and a value that none of them is below.
     """
     function, least = MEASURES[measure]
     matrix = function(rows)
+    if least == -np.inf:
+        # A distance has no largest value: one beyond those that there are.
+        least = float(matrix.min()) - 1.0
     # Products of matrices are symmetric up to rounding only, which would
     # decide between filters that are equally similar to all.
     matrix = (matrix + matrix.T) / 2.0
@@ -63,7 +66,12 @@ def _euclidean(rows: np.ndarray) -> np.ndarray:
     return 1.0 - distances(rows) / (lengths[:, None] + lengths[None, :])
 
 
+def _distance(rows: np.ndarray) -> np.ndarray:
+    return 1.0 - distances(rows) / np.linalg.norm(rows, axis=1).mean()
+
+
 MEASURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+    "distance": (_distance, -np.inf),
     "cosine": (_cosine, -1.0),
     "pearson": (_pearson, -1.0),
     "euclidean": (_euclidean, 0.0),

@@ -28,17 +28,24 @@ class Similarity(GroupCriterion):
     of a lone pair. Scores mean the same in each group, so that one threshold
     over all groups, `allocation="similarity"`, needs no shares per layer.
 
-    Filters that are exactly 0 go first. Opposite filters are as dissimilar as
-    can be. Where several layers produce a channel, their filters are put
-    together to one vector. Neither measure but `"euclidean"` sees lengths.
+    Filters that are nearly 0, shorter than a twentieth of the group's mean
+    length, go first: the direction they point in means nothing. Opposite
+    filters are as dissimilar as can be. Where several layers produce a channel,
+    their filters are put together to one vector. With BatchNormalization behind
+    the filters, `kprune.criteria.Folded("similarity")` compares what it makes of
+    them.
 
     Args:
-        measure: `"cosine"`; `"pearson"`, the cosine after each filter's mean
-            is subtracted; or `"euclidean"`,
-            `1 - |a - b| / (|a| + |b|)`, from 0 to 1.
+        measure: `"distance"`: `1 - |a - b| / mean length of the group`, by
+            which the shorter filter of the nearest pair goes. `"cosine"`, as
+            published; `"pearson"`, the cosine after each filter's mean is
+            subtracted; or `"euclidean"`, `1 - |a - b| / (|a| + |b|)`, from 0
+            to 1. Among some dozens of filters hardly any cosine says
+            "redundant", and the two in the middle do not see lengths.
         reduce: What a filter's similarity to the others is. `"max"`: to the
             nearest one; of the most similar pair that filter goes which is
-            more similar to all others in sum, else the shorter one. `"mean"`,
+            more similar to all others in sum, else the shorter one (with
+            `"distance"` always the shorter one). `"mean"`,
             or a number k for the mean over the k nearest ones: the filter with
             the largest one goes, the shortest of several.
         standardize: Subtract from each group's similarities their mean and
@@ -63,7 +70,7 @@ class Similarity(GroupCriterion):
 
     def __init__(
         self,
-        measure: str = "cosine",
+        measure: str = "distance",
         reduce: str | int = "max",
         standardize: bool = False,
     ) -> None:
@@ -76,16 +83,18 @@ class Similarity(GroupCriterion):
 
     def score(self, group: Group) -> np.ndarray:
         rows = filters(group)
-        lives = rows.any(axis=1)
+        lengths = np.linalg.norm(rows, axis=1)
+        lives = lengths > _SHORT * lengths.mean()
         scores = np.full(group.size, _DEAD)
         if not lives.any():
             return scores
         matrix, least = similarities(rows[lives], self.measure)
         if self.standardize:
             matrix, least = _standardized(matrix, least)
-        lengths = np.linalg.norm(rows[lives], axis=1)
+        lengths = lengths[lives]
         if self.reduce == "max":
-            levels = _pair_levels(matrix, lengths, least)
+            by_sum = self.measure != "distance"
+            levels = _pair_levels(matrix, lengths, least, by_sum)
         elif self.reduce == "mean" or int(self.reduce) >= len(matrix):
             levels = _mean_levels(matrix, lengths, least)
         else:
@@ -100,6 +109,9 @@ class Similarity(GroupCriterion):
 # Below the score of a filter that is a copy of another one.
 _DEAD = -1.0
 
+# Share of a group's mean length below which a filter is as good as 0.
+_SHORT = 0.05
+
 
 def _standardized(matrix: np.ndarray, least: float) -> tuple[np.ndarray, float]:
     pairs = matrix[np.triu_indices(len(matrix), 1)]
@@ -110,22 +122,25 @@ def _standardized(matrix: np.ndarray, least: float) -> tuple[np.ndarray, float]:
 
 
 def _pair_levels(
-    matrix: np.ndarray, lengths: np.ndarray, least: float
+    matrix: np.ndarray, lengths: np.ndarray, least: float, by_sum: bool
 ) -> np.ndarray:
     """Return `(n,)` the similarity at which each filter goes.
 
     That of the pair through which it goes, taking the pairs in falling order;
-    `least` for the one that is left.
+    `least` for the one that is left. Of a pair the filter goes which is more
+    similar to all others in sum, if `by_sum`, else the shorter one.
     """
     count = len(matrix)
     levels = np.full(count, least)
     sums = matrix.sum(axis=1) - matrix.diagonal()
+    equal = np.zeros(count)
     left = matrix.copy()
     np.fill_diagonal(left, -np.inf)
     nearest, level = left.argmax(axis=1), left.max(axis=1)
     for _ in range(count - 1):
         one = int(np.argmax(level))
-        gone = _weaker(one, int(nearest[one]), sums, lengths)
+        other = int(nearest[one])
+        gone = _weaker(one, other, sums if by_sum else equal, lengths)
         levels[gone] = level[one]
         sums -= matrix[gone]
         left[gone, :] = left[:, gone] = -np.inf

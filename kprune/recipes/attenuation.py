@@ -14,6 +14,7 @@ from kprune.recipes._page import before
 from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
 
 
 @register("attenuation")
@@ -23,14 +24,15 @@ class Attenuation(Recipe):
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Criteria that run the model need it.
-        epochs: See `kprune.recipe`. 100 of 140 attenuate.
+        epochs: See `kprune.recipe`. 100 of 140 attenuate, or a third in runs
+            of fewer than 60.
         **parts: Arguments of `kprune.callbacks.AttenuateCallback`:
             `criterion`, `schedule`, `allocation`, `factor`, `target`.
     """
 
     summary = (
         "Weak filters are scaled down a little in each epoch instead of being cut "
-        "off. One that gets strong again is left alone and so returns."
+        "off. One that gets strong again returns to its full scale."
     )
     citation = (
         "M. Mousa-Pasandi, M. Hajabdollahi, N. Karimi, S. Samavi and S. Shirani, "
@@ -40,8 +42,7 @@ class Attenuation(Recipe):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        # Epochs 1 to 100 of 140 attenuate, with one of any number to tune.
-        end = min(max(1, round(self.epochs * 100 / 140)), self.epochs - 1)
+        end = removal_epoch(self.epochs, 100 / 140)
         return {
             "criterion": criteria.Folded("l1"),
             "schedule": schedules.Constant(end=end),

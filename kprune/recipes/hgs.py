@@ -17,6 +17,7 @@ from kprune.recipes._page import during
 from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
 
 
 @register("hgs")
@@ -26,8 +27,9 @@ class HGS(Recipe):
     Args:
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
-        epochs: See `kprune.recipe`. Two thirds have the penalty.
+        epochs: See `kprune.recipe`. A third has the penalty.
         **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
+            `sum_of_rates`, see `kprune.callbacks.RegularizeCallback`;
             arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`. The penalty ends when pruning begins.
     """
@@ -50,9 +52,10 @@ class HGS(Recipe):
             "regularizer": regularizers.HierarchicalGroupSparsity(
                 strength=1e-5
             ),
+            "sum_of_rates": 100.0,
             "criterion": criteria.LossIncrease(),
             "allocation": allocation.Global("none"),
-            "schedule": schedules.OneShot(max(1, 2 * self.epochs // 3)),
+            "schedule": schedules.OneShot(removal_epoch(self.epochs)),
         }
 
     def start(self, masked: keras.Model) -> None:
@@ -62,8 +65,13 @@ class HGS(Recipe):
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
         regularizer = parts.pop("regularizer")
+        rates = parts.pop("sum_of_rates")
+        if getattr(regularizer, "strength", None) is None:
+            rates = None
         return [
-            RegularizeCallback(regularizer, until=self.rounds[0]),
+            RegularizeCallback(
+                regularizer, until=self.rounds[0], sum_of_rates=rates
+            ),
             PruneCallback(**parts, **self.task),
         ]
 

@@ -13,6 +13,7 @@ from kprune.recipes._page import before
 from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
 
 STEP = 0.03
 """Share of the costs that goes between epochs of training."""
@@ -26,7 +27,7 @@ class MSVFP(Recipe):
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 10,000 of them.
         epochs: See `kprune.recipe`. One for each 3 % of the costs, the rest
-            to fine-tune; larger steps where that is more than two thirds.
+            to fine-tune; larger steps where that is more than a third.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """
@@ -45,7 +46,7 @@ class MSVFP(Recipe):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        most = max(1, 2 * self.epochs // 3)
+        most = removal_epoch(self.epochs)
         target = max(self.reduce.values(), default=STEP)
         return {
             "criterion": "msvfp",

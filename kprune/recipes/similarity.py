@@ -6,12 +6,14 @@ from typing import Any
 
 import keras
 
+from kprune import criteria
 from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.recipes._page import before
 from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
 
 ROUNDS = 10
 """Rounds at most, so that training between them is worth its name."""
@@ -24,7 +26,7 @@ class Similarity(Recipe):
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Other criteria may need it.
-        epochs: See `kprune.recipe`. The first two thirds remove.
+        epochs: See `kprune.recipe`. The first third removes.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """
@@ -39,9 +41,9 @@ class Similarity(Recipe):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        end = max(0, 2 * self.epochs // 3 - 1)
+        end = removal_epoch(self.epochs)
         return {
-            "criterion": "similarity",
+            "criterion": criteria.Folded("similarity"),
             "allocation": "similarity",
             "schedule": schedules.Linear(end=end, every=1 + end // ROUNDS),
         }

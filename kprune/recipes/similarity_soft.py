@@ -6,17 +6,21 @@ from typing import Any
 
 import keras
 
+from kprune import criteria
 from kprune import schedules
 from kprune.callbacks import SoftPruneCallback
 from kprune.recipes._page import before
 from kprune.recipes._page import tuning
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
 
 
 @register("similarity-soft")
 class SimilaritySoft(Recipe):
     """Filters that resemble others are set to 0 each epoch, and may return.
+
+    Where a BatchNormalization follows, its scale is what is set to 0.
 
     Filters return only through a BatchNormalization whose offset is above 0
     (see `kprune.callbacks.SoftPruneCallback`): give it a trained model.
@@ -24,7 +28,7 @@ class SimilaritySoft(Recipe):
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Other criteria may need it.
-        epochs: See `kprune.recipe`. The first two thirds choose afresh.
+        epochs: See `kprune.recipe`. The first third chooses afresh.
         **parts: Arguments of `kprune.callbacks.SoftPruneCallback`:
             `criterion`, `allocation`, `schedule`, `target`, `scale_slots`.
     """
@@ -39,12 +43,11 @@ class SimilaritySoft(Recipe):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        end = max(1, 2 * self.epochs // 3 - 1)
         return {
-            "criterion": "similarity",
+            "criterion": criteria.Folded("similarity"),
             "allocation": "similarity",
-            "schedule": schedules.Constant(end=end),
-            "target": "kernel",
+            "schedule": schedules.Constant(end=removal_epoch(self.epochs)),
+            "target": "scale",
             "scale_slots": False,
         }
 

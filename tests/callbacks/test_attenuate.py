@@ -136,6 +136,7 @@ def test_factor_0_is_soft_filter_pruning(rate, momentum):
         "l2",
         allocation={"conv1": 0.5, "conv2": 0.25},
         schedule=Always(end=5),
+        target="kernel",
     )
     taken = Snapshots()
     history = fit(masked, taken, callback, epochs=5)
@@ -217,7 +218,8 @@ def scale(masked, target, weak, factor, slots=False):
         g.name: np.isin(np.arange(g.size), weak.get(g.name, []))
         for g in graph.prunable
     }
-    Scaler(masked, graph, target).scale(weak, factor, slots)
+    factors = {n: np.where(chosen, factor, 1.0) for n, chosen in weak.items()}
+    Scaler(masked, graph, target).scale(factors, slots)
 
 
 def between(masked, layer, x, training):
@@ -281,7 +283,7 @@ def test_bn_scales_whole_channels_past_and_through_norms():
     )
 
 
-@pytest.mark.parametrize("target", ["bn", "kernel"])
+@pytest.mark.parametrize("target", ["bn", "scale", "kernel"])
 def test_all_producers_of_a_residual_stage_fade_together(target):
     def build():
         x = inputs = keras.Input((8, 8, 3))
@@ -302,6 +304,7 @@ def test_all_producers_of_a_residual_stage_fade_together(target):
     after = weights(masked)
     touched = {
         "bn": ("gamma", "beta"),
+        "scale": ("gamma",),
         "kernel": ("kernel", "bias"),
     }[target]
     for name, value in before.items():
@@ -377,6 +380,52 @@ def test_filters_return_and_are_counted():
     np.testing.assert_array_equal(
         kprune.masks(masked)["conv1"], [1, 1, 1, 1, 1, 1, 0, 0]
     )
+
+
+@pytest.mark.parametrize("target", ["bn", "scale", "kernel"])
+def test_scores_do_not_see_attenuation(target):
+    """Else what was weak once is weak for good."""
+    seen = []
+
+    def criterion(g):
+        if g.name == "conv1":
+            kernels = [m.matrix() for m in g.producers if m.name == "kernel"]
+            gammas = [m.matrix() for m in g.scales if m.name == "gamma"]
+            seen.append(np.abs(np.hstack([*kernels, *gammas])).sum(1))
+        weak = np.arange(g.size) >= 2 * (len(seen) % 2)
+        return weak + np.arange(g.size) / 100
+
+    still = keras.optimizers.SGD(0.0)
+    masked = compiled(optimizer=still)
+    callback = AttenuateCallback(
+        criterion,
+        allocation={"conv1": 0.25},
+        schedule=Always(end=4),
+        target=target,
+    )
+    fit(masked, callback, epochs=2)
+    assert any((r < 1).any() for r in attenuation(masked).values())
+    fit(masked, callback, epochs=4, initial_epoch=2)
+    for scores in seen[1:4]:
+        np.testing.assert_allclose(scores, seen[0], rtol=1e-6)
+
+
+def test_a_filter_that_returns_has_its_scale_again():
+    rows = [[0, 0, 1, 1, 1, 1, 1, 1]] * 3 + [[1, 1, 0, 0, 1, 1, 1, 1]] * 2
+    masked = compiled(optimizer=keras.optimizers.SGD(0.0))
+    gamma = masked.get_layer("norm1").layer.gamma
+    before, seen = values(gamma), []
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(values(gamma) / before)
+
+    callback = AttenuateCallback(
+        scripted(rows), allocation={"conv1": 0.25}, schedule=Always(end=4)
+    )
+    fit(masked, callback, Spy(), epochs=4)
+    np.testing.assert_allclose(seen[2][:4], [0.125, 0.125, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(seen[3][:4], [1, 1, 0.5, 0.5], rtol=1e-6)
 
 
 def test_the_period_is_the_schedules():
@@ -496,6 +545,8 @@ def test_removal_with_the_target_kernel_drops_the_constants_behind_norms():
         ("kernel", 0.0, False),
         ("kernel", -0.2, False),
         ("bn", 0.2, False),
+        ("scale", 0.2, True),
+        ("scale", -0.2, False),
     ],
 )
 def test_which_filters_can_return_from_0_behind_a_relu(target, offset, returns):
@@ -598,8 +649,36 @@ def test_criteria_that_do_not_notice_are_named(caplog):
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="kprune"):
         fit(compiled(), AttenuateCallback(), epochs=3)
-        fit(compiled(), AttenuateCallback("l1", target="kernel"), epochs=3)
+        fit(compiled(), SoftPruneCallback(), epochs=3)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", [AttenuateCallback, SoftPruneCallback])
+def test_kernels_in_front_of_norms_are_warned_of(kind, caplog):
+    with caplog.at_level(logging.WARNING, logger="kprune"):
+        fit(compiled(), kind(target="kernel"), epochs=2)
+    (record,) = caplog.records
+    assert "target='scale'" in record.getMessage()
+
+
+def test_soft_pruning_leaves_trained_kernels_in_front_of_norms_alone():
+    """A kernel set to 0 returns by the gain of its norm, not by its worth."""
+    masked = compiled(optimizer=keras.optimizers.SGD(0.05))
+    masked.get_layer("norm1").layer.beta.assign(np.full(8, 0.5))
+    fit(masked, epochs=2)
+    before = np.abs(weights(masked)["conv1/kernel"]).sum((0, 1, 2))
+
+    def lengths(target):
+        copy = keras.models.clone_model(masked)
+        copy.set_weights(masked.get_weights())
+        copy.compile(keras.optimizers.SGD(0.05), loss(), jit_compile=False)
+        schedule = Always(end=4)
+        fit(copy, SoftPruneCallback(schedule=schedule, target=target), epochs=3)
+        return np.abs(weights(copy)["conv1/kernel"]).sum((0, 1, 2))
+
+    change = np.abs(lengths("scale") - before) / before
+    assert change.max() < 0.5
+    assert np.abs(lengths("kernel") - before).max() > 0.5 * before.mean()
 
 
 def test_wrong_arguments_are_said():
