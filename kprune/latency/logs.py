@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -13,10 +14,11 @@ from kprune.latency.table import check_setting
 LOGS = "logs"
 _SHOWN = 20
 
+_TIMINGS = "nference timings in us:"
 # Newer versions name several averages, older ones a single one.
 _TIME = re.compile(
-    r"nference timings in us:.*"
-    r"(?:Inference \(avg\)|Inference|no stats): *([0-9.]+(?:e[+-]?[0-9]+)?)",
+    r"(?:Inference \(avg\)|Inference|no stats): *"
+    r"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)(?![\w.])"
 )
 
 
@@ -71,8 +73,14 @@ def parse_log(text: str) -> float | None:
         text: What `benchmark_model` printed, or what `adb logcat` shows of the
             benchmark app.
     """
-    found = _TIME.findall(text)
-    return float(found[-1]) / 1000 if found else None
+    # A line at a time, each read once: a log may be long, and be one line.
+    for line in reversed(text.splitlines()):
+        _, timings, averages = line.partition(_TIMINGS)
+        times = _TIME.findall(averages) if timings else []
+        if times:
+            mean = float(times[-1]) / 1000
+            return mean if 0 < mean < math.inf else None
+    return None
 
 
 def _log_name(file: str) -> str:

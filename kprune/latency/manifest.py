@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kprune.arguments import choice
 from kprune.latency.layout import Layout
+from kprune.latency.schema import FORMAT
+from kprune.latency.schema import damaged
+from kprune.latency.schema import read_json
+from kprune.latency.table import DTYPES
 from kprune.latency.table import Steps
 from kprune.outputs import atomic_file
 
 MANIFEST = "manifest.json"
-FORMAT = 1
 
 Kept = tuple[int, ...]
 
@@ -81,19 +85,20 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
             f"There is no file {os.fspath(path)!r}. Write the files of a model "
             f"with kprune.latency.write_files(model, {os.fspath(folder)!r})."
         )
+    what = "manifest"
+    way_out = (
+        "Write the files again with kprune.latency.write_files, into another "
+        "folder."
+    )
+    data = read_json(path, "MANIFEST", what, way_out)
     try:
-        return _manifest(json.loads(path.read_text("utf-8")))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is no manifest of version {FORMAT} "
-            f"({type(error).__name__}: {error}). Write the files again with "
-            "kprune.latency.write_files, into another folder."
-        ) from error
+        return _manifest(data)
+    except ValueError as error:
+        raise damaged(path, what, way_out, error) from error
 
 
 def _manifest(data: Mapping[str, Any]) -> Manifest:
-    if data["kprune_latency_files"] != FORMAT:
-        raise ValueError(f"its version is {data['kprune_latency_files']!r}")
+    choice(data["dtype"], "A manifest", "dtype", DTYPES)
     manifest = Manifest(
         data["model"],
         data["dtype"],

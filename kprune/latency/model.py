@@ -29,6 +29,9 @@ KEY = "latency"
 SLOWER = 0.02
 """How much longer a kernel may seem to take than unpruned: noise of timing."""
 
+_FURTHEST = 64
+"""How many times as wide as measured an operator may be."""
+
 
 class Curve:
     """Times of one operator at all widths.
@@ -126,13 +129,14 @@ class LatencyModel:
         layout = table.layout(name)
         if layout is None:
             raise ValueError(
-                f"The latency table ({table}) does not know model "
+                f"The latency table ({table.described()}) does not know model "
                 f"'{graph.model.name}', or knows it with other layers left out. Run "
                 "kprune.latency.profile(model, table=...) on the device, or make "
                 "files for it with `kprune latency files`."
             )
         self.sizes = np.array([group.size for group in graph.prunable])
         self.operators = layout.operators
+        _check_groups(table, name, layout.operators, self.sizes)
         self._constants, self._slopes = _functions(
             layout.operators, len(self.sizes)
         )
@@ -204,15 +208,42 @@ def _functions(
     return constants, slopes
 
 
+def _check_groups(
+    table: LatencyTable,
+    name: str,
+    operators: Sequence[Placed],
+    sizes: np.ndarray,
+) -> None:
+    """Raise if what a table says of a model cannot be true of it."""
+    groups = {number for placed in operators for number in placed.groups()}
+    kept = [counts for counts, _ in table.wholes(name)]
+    fits = max(groups, default=-1) < len(sizes) and all(
+        len(counts) == len(sizes) and np.all(np.array(counts) <= sizes)
+        for counts in kept
+    )
+    if not fits:
+        raise _damaged(table, f"the groups of model {name}")
+
+
+def _damaged(table: LatencyTable, where: str) -> ValueError:
+    return ValueError(
+        f"The latency table ({table.described()}) is damaged: {where} do not fit "
+        "the model. Run kprune.latency.profile again, with another table."
+    )
+
+
 def _curve(
     table: LatencyTable, placed: Placed, widths: tuple[int, int]
 ) -> Curve:
     points = table.points(placed.key)
     if not points:
         raise ValueError(
-            f"The latency table ({table}) lacks the operator {placed.key}. Run "
+            f"The latency table ({table.described()}) lacks the operator {placed.key}. Run "
             "kprune.latency.profile again."
         )
+    widest = np.max([(read, write) for read, write, _ in points], axis=0)
+    if np.any(np.array(widths) > _FURTHEST * np.maximum(widest, 1)):
+        raise _damaged(table, f"the widths of {placed.key}")
     kind = placed.key.partition("(")[0]
     return Curve(points, widths, table.steps.get(kind, (0, 0)))
 

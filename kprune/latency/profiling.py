@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import logging
 import os
+import tempfile
+import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -29,6 +35,7 @@ from kprune.latency.tasks import widest
 from kprune.masking import is_masked
 from kprune.masking import require_prunable
 from kprune.masking import wrap
+from kprune.outputs import check_file
 
 _log = logging.getLogger("kprune")
 
@@ -36,6 +43,8 @@ RUNS = 10
 SECONDS = 0.006
 WHOLE_RUNS = 30
 WHOLE_SECONDS = 0.3
+SAVED_EVERY = 2.0
+"""Seconds of measuring after which the table is saved."""
 
 Measure = Callable[[bytes, int, int, float], float]
 
@@ -64,7 +73,9 @@ def profile(
         dtype: `"float32"`, or `"int8"` for a fully quantised model.
         threads: CPU threads.
         table: Where to keep measurements: a `LatencyTable`, or the path of
-            its JSON file, which need not exist. By default a file in the
+            its JSON file, which need not exist. The file is written while it
+            measures, so that a run that is stopped goes on where it was, and by
+            one process at a time. By default a file in the
             user's cache folder, one per device, runtime, number format and
             threads.
 
@@ -85,20 +96,80 @@ def profile(
     ```
     """
     check_setting(runtime, dtype, threads)
-    path = None
-    if not isinstance(table, LatencyTable):
-        path = Path(table or table_path(runtime, dtype, threads))
-        path.parent.mkdir(parents=True, exist_ok=True)
+    measure = runtimes.get(runtime).measure
+    if isinstance(table, LatencyTable):
+        _check_table(table, runtime, dtype, threads)
+        fill(table, model, measure)
+        return table
+    path = Path(table or table_path(runtime, dtype, threads))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_file(path)
+    with one_writer(path):
         table = (
             load(path)
             if path.exists()
             else LatencyTable(device_name(), runtime, dtype, threads)
         )
-    _check_table(table, runtime, dtype, threads)
-    complete = fill(table, model, runtimes.get(runtime).measure)
-    if path is not None and not complete:
-        table.save(path)
+        _check_table(table, runtime, dtype, threads)
+        with _kept(table, path) as timer:
+            fill(table, model, timer(measure))
     return table
+
+
+@contextlib.contextmanager
+def _kept(
+    table: LatencyTable, path: Path
+) -> Iterator[Callable[[Measure], Measure]]:
+    """Save a table every few seconds of measuring, and when the block ends.
+
+    Yields:
+        A decorator of the function that measures.
+    """
+    saved = time.monotonic()
+    measured = 0
+
+    def decorate(measure: Measure) -> Measure:
+        def timer(*arguments: Any) -> float:
+            nonlocal saved, measured
+            # What was measured before is in the table by now.
+            if measured and time.monotonic() - saved > SAVED_EVERY:
+                table.save(path)
+                saved = time.monotonic()
+            measured += 1
+            return measure(*arguments)
+
+        return timer
+
+    try:
+        yield decorate
+    finally:
+        if measured:
+            table.save(path)
+
+
+@contextlib.contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Wait until no other process of this user measures into a table.
+
+    Args:
+        path: The table.
+    """
+    import filelock
+
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+    user = getattr(os, "getuid", int)()
+    # Not beside the table: lock files stay behind.
+    place = Path(tempfile.gettempdir()) / f"kprune-{user}-{name}.lock"
+    lock = filelock.FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.warning("Another process is measuring into %s: waiting", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
@@ -122,7 +193,7 @@ def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
         return True
     conversion = Conversion(masked, table.dtype)
 
-    def time(task: Task) -> None:
+    def measure(task: Task) -> None:
         if not table.has(task.key, task.read, task.write):
             table.add(
                 task.key,
@@ -135,7 +206,9 @@ def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
         table.overhead = timer(nothing, table.threads, RUNS, SECONDS)
     for kind, position in widest(conversion).items():
         if kind not in table.steps:
-            table.steps[kind] = _steps(table, conversion, position, time, timer)
+            table.steps[kind] = _steps(
+                table, conversion, position, measure, timer
+            )
             _log.info(
                 "%s reads and writes in steps of %s", kind, table.steps[kind]
             )
@@ -145,7 +218,7 @@ def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
         if not table.has(task.key, task.read, task.write)
     ]
     for task in track(wanted, f"Measuring {masked.name}", transient=True):
-        time(task)
+        measure(task)
     for kept, content in zip(conversion.kept, conversion.contents, strict=True):
         table.add_whole(
             name,
@@ -160,7 +233,7 @@ def _steps(
     table: LatencyTable,
     conversion: Conversion,
     position: int,
-    time: Callable[[Task], None],
+    measure: Callable[[Task], None],
     timer: Measure,
 ) -> Steps:
     """Find how many channels a kernel reads, and writes, at once."""
@@ -170,7 +243,7 @@ def _steps(
 
     def writing(width: int) -> float:
         task = kernel(conversion, position, widest_read, width)
-        time(task)
+        measure(task)
         return table.at(task.key, task.read, task.write)
 
     # Not for the table: a curve needs all widths written for each width read.

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from kprune.arguments import choice
+from kprune.arguments import number
 from kprune.arguments import whole
 from kprune.latency import runtimes
 from kprune.latency.layout import Layout
+from kprune.latency.schema import FORMAT
+from kprune.latency.schema import damaged
+from kprune.latency.schema import read_json
 from kprune.outputs import atomic_file
 
-FORMAT = 1
 DTYPES = ("float32", "int8")
 
 Steps = tuple[int, int]
@@ -65,6 +68,8 @@ class LatencyTable:
         """Milliseconds that a file with next to nothing in it takes."""
         self.steps: dict[str, Steps] = {}
         """Operator kind -> channels that it reads and writes at once."""
+        self.path: Path | None = None
+        """The file that it was read from."""
         self._points: dict[str, dict[tuple[int, int], float]] = {}
         self._layouts: dict[str, Layout] = {}
         self._wholes: dict[str, list[tuple[list[int], float]]] = {}
@@ -73,9 +78,10 @@ class LatencyTable:
 
     def add(self, key: str, read: int, write: int, milliseconds: float) -> None:
         """Record a measurement; of several at one place the fastest counts."""
+        time = _time(milliseconds)
         points = self._points.setdefault(key, {})
         at = (int(read), int(write))
-        points[at] = min(float(milliseconds), points.get(at, float("inf")))
+        points[at] = min(time, points.get(at, float("inf")))
 
     def has(self, key: str, read: int, write: int) -> bool:
         """Return whether there is a measurement."""
@@ -119,13 +125,14 @@ class LatencyTable:
         self, name: str, kept: Iterable[int], milliseconds: float
     ) -> None:
         """Record the time of a whole model with these kept channels."""
+        time = _time(milliseconds)
         counts = [int(count) for count in kept]
         known = self._wholes.setdefault(name, [])
-        for number, (other, before) in enumerate(known):
+        for place, (other, before) in enumerate(known):
             if other == counts:
-                known[number] = (counts, min(before, float(milliseconds)))
+                known[place] = (counts, min(before, time))
                 return
-        known.append((counts, float(milliseconds)))
+        known.append((counts, time))
 
     def wholes(self, name: str) -> list[tuple[list[int], float]]:
         """Return the measured times of a whole model, by kept channels."""
@@ -144,19 +151,24 @@ class LatencyTable:
             "overhead": self.overhead,
             "steps": self.steps,
             "operators": {
-                key: [[r, w, round(ms, 6)] for r, w, ms in self.points(key)]
+                key: [[r, w, _rounded(ms)] for r, w, ms in self.points(key)]
                 for key in sorted(self._points)
             },
             "models": {
                 name: {
                     "operators": layout.to_json(),
-                    "whole": [[k, round(ms, 6)] for k, ms in self.wholes(name)],
+                    "whole": [[k, _rounded(ms)] for k, ms in self.wholes(name)],
                 }
                 for name, layout in self._layouts.items()
             },
         }
+        text = _lines(data)
         with atomic_file(path) as temporary:
-            temporary.write_text(_lines(data), "utf-8")
+            temporary.write_text(text, "utf-8")
+
+    def described(self) -> str:
+        """Return how messages call it: by its file, if it came from one."""
+        return str(self) if self.path is None else f"{str(self.path)!r}: {self}"
 
     def __str__(self) -> str:
         return (
@@ -179,31 +191,28 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
         FileNotFoundError: There is no such file.
         ValueError: It is not a latency table, or one of another version.
     """
-    text = Path(path).read_text("utf-8")
+    what = "latency table"
+    way_out = (
+        "Make one with kprune.latency.profile(model, "
+        f"table={os.fspath(path)!r})."
+    )
+    data = read_json(path, "TABLE", what, way_out)
     try:
-        data = json.loads(text)
-        if data["kprune_latency"] != FORMAT:
-            raise ValueError(f"its version is {data['kprune_latency']!r}")
         table = LatencyTable(
-            data["device"], data["runtime"], data["dtype"], data["threads"]
+            data["device"], data["runtime"], data["dtype"], int(data["threads"])
         )
-        table.overhead = data["overhead"]
-        table.steps = {
-            k: (int(r), int(w)) for k, (r, w) in data["steps"].items()
-        }
-        for key, points in data["operators"].items():
-            for read, write, milliseconds in points:
-                table.add(key, read, write, milliseconds)
-        for name, model in data["models"].items():
-            table.add_model(name, Layout.from_json(model["operators"]))
-            for kept, milliseconds in model["whole"]:
-                table.add_whole(name, kept, milliseconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is no latency table of version {FORMAT} "
-            f"({type(error).__name__}: {error}). Make one with "
-            f"kprune.latency.profile(model, table={os.fspath(path)!r})."
-        ) from error
+    except ValueError as error:
+        raise damaged(path, what, way_out, error) from error
+    table.path = Path(path)
+    table.overhead = data["overhead"]
+    table.steps = {k: (int(r), int(w)) for k, (r, w) in data["steps"].items()}
+    for key, points in data["operators"].items():
+        for read, write, milliseconds in points:
+            table.add(key, read, write, milliseconds)
+    for name, model in data["models"].items():
+        table.add_model(name, Layout.from_json(model["operators"]))
+        for kept, milliseconds in model["whole"]:
+            table.add_whole(name, kept, milliseconds)
     return table
 
 
@@ -216,6 +225,14 @@ def check_setting(runtime: str, dtype: str, threads: int) -> None:
     choice(runtime, "A table of latencies", "runtime", runtimes.names())
     choice(dtype, "A table of latencies", "dtype", DTYPES)
     whole(threads, "A table of latencies", "threads", exact=True)
+
+
+def _time(milliseconds: float) -> float:
+    return number(milliseconds, "A latency table", "milliseconds", above=0)
+
+
+def _rounded(milliseconds: float) -> float:
+    return max(round(milliseconds, 6), 1e-6)
 
 
 def _lines(data: Mapping[str, Any]) -> str:

@@ -242,6 +242,9 @@ def test_a_manifest_is_checked(tmp_path, written):
         {"kprune_latency_files": 99},
         {"overhead": "../../secret.tflite"},
         {"layout": 3},
+        {"dtype": "float16"},
+        {"whole": {"a.tflite": [-1]}},
+        {"operators": {"a.tflite": ["key", 1]}},
     ):
         text = json.dumps({**data, **change})
         (tmp_path / "manifest.json").write_text(text)
@@ -274,6 +277,12 @@ def test_a_manifest_is_checked(tmp_path, written):
             79.7609,
         ),
         ("Inference timings in us: Init: 1, First inference: 2", None),
+        (LOG.format("1.2.3"), None),
+        (LOG.format("0"), None),
+        (LOG.format("1e999"), None),
+        (LOG.format("8") + "\nInference timings in us: Init: 1", 0.008),
+        ("nference timings in us:" * 100_000, None),
+        (LOG.format("Inference: " * 100_000), None),
         ("ERROR: failed to load", None),
         ("", None),
     ],

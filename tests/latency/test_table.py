@@ -30,7 +30,8 @@ def test_round_trip(tmp_path):
     before = filled()
     before.save(tmp_path / "table.json")
     after = load(tmp_path / "table.json")
-    assert vars(after) == vars(before)
+    assert after.path == tmp_path / "table.json"
+    assert vars(after) == {**vars(before), "path": after.path}
     assert after.points("CONV_2D() x") == [(8, 16, 0.5), (8, 32, 0.75)]
     assert after.layout("f00").operators[0].writes.slopes == {0: 1.0, 2: 49.0}
     assert "a phone" in str(after) and "2 threads" in str(after)
@@ -73,6 +74,49 @@ def test_other_files_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"is no latency table.*profile"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": {"conv_2d": [0, -3]}}, "steps"),
+        ({"overhead": -5.0}, "overhead"),
+        ({"overhead": float("nan")}, "NaN"),
+        ({"overhead": float("inf")}, "Infinity"),
+        ({"device": {"a": 1}}, "device"),
+        ({"threads": 1.5}, "threads"),
+        ({"runtime": "abacus"}, "abacus"),
+        ({"operators": {"ADD() y": [[0, 0, 0]]}}, "operators"),
+        ({"operators": {"ADD() y": [[0, -1, 1]]}}, "operators"),
+        ({"operators": {"ADD() y": [[0, 1, True]]}}, "operators"),
+        ({"models": {"a": {"operators": []}}}, "models"),
+        ({"models": {"a": {"operators": [["b", [-1, []], None]], "whole": []}}}, "b"),
+        ({"models": {"a": {"operators": [], "whole": [[[1.5], 1]]}}}, "models"),
+    ],
+)  # fmt: skip
+def test_values_are_checked(tmp_path, change, said):
+    path = tmp_path / "table.json"
+    filled().save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(
+        ValueError, match=rf"table\.json' is no latency.*{said}"
+    ) as e:
+        load(path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b'{"a": 1'])
+def test_what_is_no_json_is_refused(tmp_path, content):
+    path = tmp_path / "table.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.json' is no latency table"):
+        load(path)
+
+
+@pytest.mark.parametrize("time", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_is_a_number_above_0(time):
+    with pytest.raises(ValueError, match=r"milliseconds.*Received"):
+        filled().add("ADD() y", 0, 0, time)
 
 
 def test_broken_entries_are_refused(tmp_path):
