@@ -37,7 +37,8 @@ CORE ?= tests/graph tests/masking tests/cost tests/session tests/criteria tests/
 	tests/test_parts.py tests/test_part_protocol.py tests/test_import.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
 CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
-	"rich>=13.8" "platformdirs>=4" "hypothesis>=6.100" "pytest>=9,<10" \
+	"rich>=13.8" "fastjsonschema>=2.16.2" "filelock>=3.12" "platformdirs>=4" \
+	"hypothesis>=6.100" "pytest>=9,<10" \
 	"pytest-xdist>=3.6"
 
 test-backends: test-tensorflow test-jax test-torch  ## Run the core tests on every backend of Keras

@@ -135,7 +135,7 @@ def export(  # noqa: PLR0913  options of a command
     import json
 
     import kprune
-    from kprune.commands.files import load_arrays
+    from kprune.commands.arrays import load_arrays
     from kprune.commands.files import load_model
     from kprune.report.progress import progress
     from kprune.report.progress import step

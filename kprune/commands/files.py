@@ -7,8 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     import keras
 
@@ -82,45 +80,3 @@ def _explain(path: Path, message: str) -> str:
             "there and call kprune from the script."
         )
     return f"{str(path)!r} could not be loaded: {message}"
-
-
-def load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Load inputs, and targets where there are any, from NumPy files.
-
-    Args:
-        path: A `.npz` file with an array `x` and perhaps `y`, or a `.npy`
-            file with the inputs alone.
-
-    Returns:
-        Inputs `(n, ...)`, and targets `(n, ...)` or None.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a NumPy file, holds Python objects, or has no `x`.
-
-    Example:
-
-    ```python
-    np.savez("train.npz", x=x_train, y=y_train)
-    x, y = load_arrays(Path("train.npz"))
-    ```
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    try:
-        content = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not a NumPy file of plain arrays. Write one with "
-            'np.savez("data.npz", x=x, y=y).'
-        ) from error
-    if isinstance(content, np.ndarray):
-        return content, None
-    with content as arrays:
-        if "x" not in arrays:
-            raise ValueError(
-                f"{str(path)!r} holds the arrays {sorted(arrays)}; expected `x` "
-                "(inputs) and perhaps `y` (targets): "
-                'np.savez("data.npz", x=x, y=y).'
-            )
-        return arrays["x"], arrays["y"] if "y" in arrays else None

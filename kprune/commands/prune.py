@@ -184,7 +184,7 @@ def prune(  # noqa: PLR0913  options of a command
     check_model_output(out, inputs, overwrite)
     start_keras()
     import kprune
-    from kprune.commands.files import load_arrays
+    from kprune.commands.arrays import load_arrays
     from kprune.commands.files import load_model
     from kprune.commands.training import train
     from kprune.export.formats import check_writable

@@ -238,8 +238,8 @@ def _curve(
     points = table.points(placed.key)
     if not points:
         raise ValueError(
-            f"The latency table ({table.described()}) lacks the operator {placed.key}. Run "
-            "kprune.latency.profile again."
+            f"The latency table ({table.described()}) lacks the operator "
+            f"{placed.key}. Run kprune.latency.profile again."
         )
     widest = np.max([(read, write) for read, write, _ in points], axis=0)
     if np.any(np.array(widths) > _FURTHEST * np.maximum(widest, 1)):
