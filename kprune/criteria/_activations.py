@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -16,6 +19,9 @@ from kprune.criteria.base import Criterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
+from kprune.criteria.base import required
+from kprune.data.arrays import count
+from kprune.data.arrays import cut
 from kprune.data.needs import require_data
 from kprune.masking import filter_masks
 
@@ -68,22 +74,136 @@ class ActivationCriterion(Criterion):
         for group in groups:
             for member, axis in _readers(group):
                 axes.setdefault(id(member.layer), set()).add(axis)
-        wrappers = [
-            w for w in filter_masks(session.masked) if id(w.layer) in axes
-        ]
         observers = {
-            id(w.layer): _Observer(self.statistic, axes[id(w.layer)])
-            for w in wrappers
+            layer: _Observer(self.statistic, found)
+            for layer, found in axes.items()
         }
-        try:
-            for wrapper in wrappers:
-                wrapper.observer = observers[id(wrapper.layer)]
-            for x, _, _ in session.samples.batches(self.steps):
-                session.masked(x, training=False)
-        finally:
-            for wrapper in wrappers:
-                wrapper.observer = None
+        batches = (x for x, _, _ in session.samples.batches(self.steps))
+        _watch(session.masked, observers, batches)
         return {key: seen for key, seen in observers.items() if seen.called}
+
+
+class MapCriterion(Criterion):
+    """Means over samples of a measure of each sample's feature maps.
+
+    What is looked at is what the consumers of a channel read; where several
+    read it, the mean over these counts.
+
+    Args:
+        samples: How many samples to look at, the first ones; `None` for all.
+    """
+
+    def __init__(self, samples: int | None) -> None:
+        self.samples = count_or_all(
+            samples, type(self).__name__, "samples", "samples"
+        )
+
+    @abc.abstractmethod
+    def measure(self, maps: np.ndarray) -> np.ndarray:
+        """Return a number for each map.
+
+        Args:
+            maps: float64 `(samples, size, ...)`, the maps of a group's channels
+                over all positions.
+
+        Returns:
+            `(samples, size)`.
+        """
+
+    def combine(self, values: np.ndarray) -> np.ndarray:
+        """Return the scores `(size,)` from `measure` of all samples."""
+        return values.mean(axis=0)
+
+    def check(self, session: Session | None) -> None:
+        require_data(session, f"Criterion {describe(self)}")
+
+    def scores(
+        self, groups: Sequence[Group], session: Session | None
+    ) -> Scores:
+        session = required(session, self)
+        readings: dict[int, list[_Reading]] = {}
+        of_group: dict[str, list[_Reading]] = {}
+        for group in groups:
+            for member, axis in _readers(group):
+                reading = _Reading(self.measure, member, axis)
+                readings.setdefault(id(member.layer), []).append(reading)
+                of_group.setdefault(group.name, []).append(reading)
+        observers = {layer: _Each(found) for layer, found in readings.items()}
+        _watch(session.masked, observers, self._batches(session))
+        scores = {}
+        for name, found in of_group.items():
+            seen = [np.concatenate(r.values) for r in found if r.values]
+            if seen:
+                scores[name] = np.mean([self.combine(v) for v in seen], axis=0)
+        return by_length_elsewhere(
+            scores,
+            groups,
+            describe(self),
+            "no layer that reads their activations",
+        )
+
+    def _batches(self, session: Session) -> Iterator[Any]:
+        left = self.samples
+        for x, _, _ in session.samples.batches():
+            if left is not None:
+                x = cut(x, 0, left)
+                left -= count(x)
+            yield x
+            if left == 0:
+                return
+
+
+class _Reading:
+    """What one layer reads of one group, measured."""
+
+    def __init__(self, measure: Any, member: Member, axis: int) -> None:
+        self._measure = measure
+        self._member = member
+        self._axis = axis
+        self.values: list[np.ndarray] = []
+
+    def __call__(self, inputs: np.ndarray) -> None:
+        # Several features of a channel, behind a Flatten, are its positions.
+        maps = np.moveaxis(inputs, self._axis, 1)[:, self._member.index]
+        if maps.shape[2] == 1:
+            maps = maps[:, :, 0]
+        self.values.append(self._measure(maps))
+
+
+class _Each:
+    """Hands what a layer reads to several readings."""
+
+    def __init__(self, readings: list[_Reading]) -> None:
+        self._readings = readings
+
+    def __call__(self, inputs: Any) -> None:
+        first = ops.cast(keras.tree.flatten(inputs)[0], "float32")
+        values = ops.convert_to_numpy(first).astype("float64")
+        for reading in self._readings:
+            reading(values)
+
+
+def _watch(
+    masked: keras.Model,
+    observers: Mapping[int, Any],
+    batches: Iterable[Any],
+) -> None:
+    """Run a model while observers see what layers read.
+
+    Args:
+        masked: The model.
+        observers: By `id(layer)`, functions of a layer's inputs.
+        batches: Inputs.
+    """
+    wrappers = [w for w in filter_masks(masked) if id(w.layer) in observers]
+    try:
+        for wrapper in wrappers:
+            wrapper.observer = observers[id(wrapper.layer)]
+        for x in batches:
+            masked(x, training=False)
+    finally:
+        for wrapper in wrappers:
+            wrapper.observer = None
 
 
 class _Observer:

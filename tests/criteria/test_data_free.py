@@ -242,3 +242,56 @@ def test_small_floats_are_scored_in_float64():
     for name in ("l1", "l2", "fpgm"):
         assert scores(name, model)["a"].dtype == np.float64
     np.testing.assert_allclose(scores("l1", model)["a"], expected)
+
+
+def test_lamp_divides_by_all_that_are_no_shorter(residual):
+    squares = (flat_filters(residual, "stem", "branch") ** 2).sum(axis=1)
+    expected = [q / squares[squares >= q].sum() for q in squares]
+    found = scores("lamp", residual)["stem"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.max() == pytest.approx(1)
+
+
+def test_lamp_of_equal_and_of_dead_filters(residual):
+    kernel = residual.get_layer("hidden").kernel
+    value = kernel.numpy()
+    value[:, 0], value[:, 1] = 0.0, value[:, 2]
+    kernel.assign(value)
+    found = scores("lamp", residual)["hidden"]
+    assert found[0] == 0 and found[1] == found[2]
+    kernel.assign(np.zeros(value.shape))
+    assert (scores("lamp", residual)["hidden"] == 0).all()
+
+
+def test_whc_is_the_published_sum(residual):
+    rows = flat_filters(residual, "stem", "branch").astype("float64")
+    lengths = np.linalg.norm(rows, axis=1)
+    expected = [
+        sum(
+            lengths[j]
+            * lengths[i]
+            * (1 - abs(rows[i] @ rows[j]) / (lengths[i] * lengths[j]))
+            for i in range(len(rows))
+            if i != j
+        )
+        for j in range(len(rows))
+    ]
+    np.testing.assert_allclose(
+        scores("whc", residual)["stem"], expected, rtol=1e-5
+    )
+
+
+def test_effective_magnitude_counts_what_reads_a_filter(residual):
+    found = scores("effective_magnitude", residual)
+    hidden, head = (
+        residual.get_layer(n).kernel.numpy() for n in ("hidden", "head")
+    )
+    np.testing.assert_allclose(
+        found["hidden"],
+        np.linalg.norm(hidden, axis=0) * np.linalg.norm(head, axis=1),
+        rtol=1e-6,
+    )
+    branch = residual.get_layer("branch").kernel.numpy()
+    reading = np.sqrt((branch**2).sum((0, 1, 3)) + (hidden**2).sum(axis=1))
+    length = np.linalg.norm(flat_filters(residual, "stem", "branch"), axis=1)
+    np.testing.assert_allclose(found["stem"], length * reading, rtol=1e-5)

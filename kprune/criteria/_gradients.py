@@ -1,0 +1,140 @@
+"""What criteria share that look at gradients of the compiled loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from kprune.arguments import count_or_all
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import describe
+from kprune.data.arrays import count
+from kprune.data.arrays import cut
+from kprune.data.needs import require_loss
+from kprune.graph.call import FILTER
+from kprune.graph.call import INPUT
+from kprune.graph.call import SCALE
+from kprune.graph.values import read
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.session import Session
+
+Arrays = dict[int, np.ndarray]
+
+LEARNED = (FILTER, SCALE, INPUT)
+
+
+class GradientCriterion(Criterion):
+    """A criterion that looks at gradients of whole batches.
+
+    Args:
+        steps: Batches to use; `None` for all.
+    """
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = count_or_all(
+            steps, type(self).__name__, "steps", "batches"
+        )
+
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
+
+    def gradients(self, session: Session) -> Iterator[Arrays]:
+        """Yield the gradients of each batch, by the `id` of each weight."""
+        owner = f"Criterion {describe(self)}"
+        for batch in session.samples.labelled(owner, self.steps):
+            yield session.gradients(*batch)
+
+
+class SampleGradientCriterion(Criterion):
+    """A criterion that looks at the gradients of single samples.
+
+    Args:
+        samples: How many samples are drawn; `None` for all of `data`.
+        seed: Of the draw.
+    """
+
+    def __init__(self, samples: int | None = 256, seed: int = 0) -> None:
+        self.samples = count_or_all(
+            samples, type(self).__name__, "samples", "samples"
+        )
+        self.seed = seed
+
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
+
+    def gradients(self, session: Session) -> Iterator[Arrays]:
+        """Yield the gradients of each sample, by the `id` of each weight."""
+        source = session.samples
+        if self.samples is not None:
+            source = source.sample(self.samples, self.seed)
+        for batch in source.labelled(f"Criterion {describe(self)}"):
+            for n in range(count(batch[0])):
+                yield session.gradients(*cut(batch, n, n + 1))
+
+
+def weights(groups: Sequence[Group]) -> Arrays:
+    """Return the weights that go with channels, float64, by their `id`."""
+    found = {
+        id(member.variable): member.variable
+        for group in groups
+        for member in group.members
+        if member.role in LEARNED
+    }
+    return {key: read(v).astype("float64") for key, v in found.items()}
+
+
+def products(first: Mapping[int, Any], second: Mapping[int, Any]) -> Arrays:
+    """Multiply arrays of the same `id`, those that both have."""
+    return {k: first[k] * second[k] for k in first if k in second}
+
+
+def by_channel(
+    groups: Sequence[Group],
+    values: Mapping[int, Any],
+    roles: Collection[str] = LEARNED,
+) -> Scores:
+    """Sum arrays of the shape of weights over all that goes with a channel.
+
+    Args:
+        groups: Groups of channels.
+        values: By the `id` of a weight, an array of its shape; others count
+            nothing.
+        roles: Roles of the members that count. Defaults to all but running
+            statistics.
+
+    Returns:
+        For each group's name the sums, `(group.size,)`.
+    """
+    sums = {}
+    for group in groups:
+        total = np.zeros(group.size)
+        for member in group.members:
+            array = values.get(id(member.variable))
+            if member.role not in roles or array is None:
+                continue
+            others = tuple(a for a in range(array.ndim) if a != member.axis)
+            along = array.sum(axis=others)
+            total += along[member.index].sum(axis=1)
+        sums[group.name] = total
+    return sums
+
+
+def mean(arrays: Iterable[Arrays]) -> Arrays:
+    """Return the mean of arrays of the same `id`."""
+    total: Arrays = {}
+    number = 0
+    for each in arrays:
+        number += 1
+        for key, array in each.items():
+            total[key] = total.get(key, 0.0) + array.astype("float64")
+    return {key: array / number for key, array in total.items()}

@@ -1,0 +1,58 @@
+"""Connection sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kprune.criteria._gradients import GradientCriterion
+from kprune.criteria._gradients import by_channel
+from kprune.criteria._gradients import mean
+from kprune.criteria._gradients import products
+from kprune.criteria._gradients import weights
+from kprune.criteria.base import Scores
+from kprune.criteria.base import register
+from kprune.criteria.base import required
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.session import Session
+
+
+@register("snip")
+class SNIP(GradientCriterion):
+    """Share of the network's sensitivity that goes with a channel.
+
+    The sum of `|weight * gradient|` over all weights of the channel (filters,
+    biases, scales, offsets, and what reads it), divided by the sum over all
+    channels. The gradient is the mean over batches of that of the compiled loss,
+    in inference mode. Meant for networks that are not trained yet. Scores of
+    groups compare: use `kprune.allocation.Global(normalize="none")`. From "SNIP:
+    Single-shot Network Pruning based on Connection Sensitivity" (Lee et al.,
+    arXiv 1810.02340), there for single weights.
+
+    Args:
+        steps: Batches to use; `None` for all.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model,
+        criterion="snip",
+        allocation=kprune.allocation.Global(normalize="none"),
+        data=(x_train[:512], y_train[:512]),
+    )
+    ```
+    """
+
+    def scores(
+        self, groups: Sequence[Group], session: Session | None
+    ) -> Scores:
+        gradient = mean(self.gradients(required(session, self)))
+        changes = products(weights(groups), gradient)
+        sums = by_channel(groups, {k: np.abs(c) for k, c in changes.items()})
+        total = sum(float(values.sum()) for values in sums.values())
+        return {name: v / (total or 1.0) for name, v in sums.items()}
