@@ -10,7 +10,9 @@ from kprune.criteria.base import get as get
 from kprune.criteria.base import names as names
 from kprune.criteria.base import register as register
 from kprune.criteria.base import score_groups as score_groups
+from kprune.criteria.bn_act import BNAct as BNAct
 from kprune.criteria.bn_scale import BNScale as BNScale
+from kprune.criteria.bn_std import BNStd as BNStd
 from kprune.criteria.chip import CHIP as CHIP
 from kprune.criteria.effective_magnitude import EffectiveMagnitude as EffectiveMagnitude
 from kprune.criteria.entropy import Entropy as Entropy

@@ -1,0 +1,56 @@
+"""Filters by what batch normalisation says of their activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+
+
+@register("bn-importance")
+class BNImportance(Recipe):
+    """Filters whose activation is expected to be small go, before training.
+
+    Args:
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`. Other criteria may need it.
+        epochs: See `kprune.recipe`. All of them fine-tune.
+        **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
+            `allocation`, `schedule`.
+    """
+
+    summary = (
+        "Scale and offset of a BatchNormalization say how large a channel's "
+        "activation is on the average, without any data. Those with the smallest go "
+        "at once, before the first epoch."
+    )
+    citation = (
+        'J. Oh, H. Kim, S. Baik, C. Hong and K. M. Lee, "Batch Normalization Tells '
+        'You Which Filter is Important", WACV 2022'
+    )
+    url = "https://arxiv.org/abs/2112.01155"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "bn_act",
+            "allocation": "global",
+            "schedule": schedules.OneShot(0),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [PruneCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (before(rounds), "the filters with the smallest activations go"),
+            *tuning(rounds[-1], self.epochs),
+        ]
