@@ -18,6 +18,7 @@ _DAMAGE = (
     LookupError,
     MemoryError,
     NotImplementedError,
+    OSError,
     RecursionError,
     RuntimeError,
     SyntaxError,

@@ -23,10 +23,15 @@ import numpy as np
 from kprune.arguments import number
 from kprune.arguments import whole
 from kprune.export.intervals import median_interval
+from kprune.export.operators import tflite_operators
 from kprune.export.runtime import Runtime
 from kprune.export.runtime import open_runtime
+from kprune.export.trial import check_survives
 
 _BLOCKS = 10
+
+LARGEST_INPUT = 2**28
+"""Numbers in an input above which they are not drawn but have to be given."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,9 @@ def as_file(
     if not isinstance(path_or_model, keras.Model):
         path = Path(path_or_model)
         if path.suffix != ".keras" or not path.is_file():
+            if path.suffix == ".tflite" and path.is_file():
+                tflite_operators(path)  # The cheaper look at it.
+                check_survives(path)
             yield path
             return
         path_or_model = keras.models.load_model(path, compile=False)
@@ -185,15 +193,30 @@ def random_inputs(
     for spec in runtime.inputs:
         if None in spec.shape[1:]:
             raise ValueError(
-                f"Input {spec.name!r} has the shape {spec.shape}; give the unknown "
-                f"axes by passing inputs={{{spec.name!r}: array, ...}}."
+                f"Input {spec.name!r} of {os.fspath(runtime.path)!r} has the shape "
+                f"{spec.shape}; give the unknown axes by passing "
+                f"inputs={{{spec.name!r}: array, ...}}."
             )
         # What is left unknown is the batch axis.
         shape = tuple(1 if n is None else n for n in spec.shape)
+        drawable = 0 <= math.prod(shape) <= LARGEST_INPUT
+        if not (drawable and _known(spec.dtype)):
+            raise ValueError(
+                f"Input {spec.name!r} of {os.fspath(runtime.path)!r} takes numbers "
+                f"of shape {spec.shape} and type {spec.dtype}, which cannot be drawn. "
+                f"If that is right, pass inputs={{{spec.name!r}: array, ...}}."
+            )
         drawn[spec.name] = np.zeros(shape, spec.dtype)
         if "float" in spec.dtype:
             drawn[spec.name] += rng.standard_normal(shape).astype(spec.dtype)
     return drawn
+
+
+def _known(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "fiubc"
+    except TypeError:
+        return False
 
 
 def warm_up(invoke: Callable[[], Any], seconds: float) -> None:

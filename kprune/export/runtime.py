@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from kprune.export.operators import tflite_operators
 from kprune.export.quiet import quiet
 from kprune.export.signature import TensorSpec
 
+_LONGEST = 300
+"""Letters of a runtime's own message that are shown."""
+
 
 class Runtime(abc.ABC):
     """A loaded model that runs on NumPy arrays.
@@ -25,6 +30,7 @@ class Runtime(abc.ABC):
     """
 
     name: str
+    path: str | os.PathLike[str]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -84,6 +90,23 @@ class Runtime(abc.ABC):
         }
 
 
+def _named(runtime: Runtime, act: str, error: Exception) -> ValueError:
+    """Return an error that names the file and, in one line, the reason."""
+    reason = " ".join(str(error).split()).rstrip(".")[:_LONGEST]
+    return ValueError(
+        f"{runtime.name} cannot {act} {os.fspath(runtime.path)!r}: {reason}. If "
+        "the file is damaged, export or copy it again."
+    )
+
+
+@contextlib.contextmanager
+def _naming(runtime: Runtime, act: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _named(runtime, act, error) from error
+
+
 def _repeat_to(array: np.ndarray, count: int) -> np.ndarray:
     return array[np.arange(count) % len(array)]
 
@@ -107,24 +130,20 @@ class LiteRT(Runtime):
                 f"{os.fspath(path)!r} uses TensorFlow operators ({', '.join(flex)}), "
                 "which the LiteRT interpreter for Python does not have."
             )
-        with quiet():
-            make = _interpreter_class()
-            try:
-                self._interpreter = make(
-                    model_path=os.fspath(path), num_threads=threads
-                )
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"LiteRT cannot load {os.fspath(path)!r}: {error}"
-                ) from error
+        self.path = path
+        make = _interpreter_class()
         # With length 1 in place of unknown axes, as in the file, a convolution
         # may not fit: memory is allocated when the inputs are known.
         self._allocated = False
-        self._inputs, self._outputs = self._details()
-        self.inputs = tuple(_litert_spec(n, d) for n, d in self._inputs.items())
-        self.outputs = tuple(
-            _litert_spec(n, d) for n, d in self._outputs.items()
-        )
+        with quiet(), _naming(self, "load"):
+            self._interpreter = make(
+                model_path=os.fspath(path), num_threads=threads
+            )
+            self._inputs, self._outputs = self._details()
+            self.inputs, self.outputs = (
+                tuple(_litert_spec(n, d) for n, d in details.items())
+                for details in (self._inputs, self._outputs)
+            )
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
         interpreter = self._interpreter
@@ -138,6 +157,10 @@ class LiteRT(Runtime):
         )
 
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
+        with _naming(self, "run"):
+            self._prepare(inputs)
+
+    def _prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
         for name, x in inputs.items():
             detail = self._inputs[name]
             if tuple(detail["shape"]) != x.shape:
@@ -153,7 +176,10 @@ class LiteRT(Runtime):
             self._interpreter.set_tensor(detail["index"], _quantize(x, detail))
 
     def invoke(self) -> None:
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except Exception as error:
+            raise _named(self, "run", error) from error
 
     def fetch(self) -> dict[str, np.ndarray]:
         return {
@@ -222,9 +248,11 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
+        self.path = path
+        with _naming(self, "load"):
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
         self._feed: dict[str, np.ndarray] = {}
         self._results: list[np.ndarray] = []
         self.inputs = tuple(map(_onnx_spec, self._session.get_inputs()))
@@ -237,7 +265,10 @@ class OnnxRuntime(Runtime):
         }
 
     def invoke(self) -> None:
-        self._results = self._session.run(None, self._feed)
+        try:
+            self._results = self._session.run(None, self._feed)
+        except Exception as error:
+            raise _named(self, "run", error) from error
 
     def fetch(self) -> dict[str, np.ndarray]:
         names = [spec.name for spec in self.outputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,8 @@ from kprune.graph.registry import find_rule
 from kprune.graph.values import read
 from kprune.graph.walk import Transparent
 from kprune.masking.arguments import call_signature
+
+_Vectors = UserDict[tuple[int, int], keras.Variable]
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -65,9 +68,10 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         self._axes = None if axes is None else _pairs(axes)
         self._filters = None if filters is None else _pairs(filters)
         self._tensors = dict(tensors or {})
-        self._masks: dict[tuple[int, int], keras.Variable] = {}
-        self._factors: dict[tuple[int, int], keras.Variable] = {}
-        self._attenuations: dict[tuple[int, int], keras.Variable] = {}
+        # TensorFlow tracks dictionaries, and saves none whose keys are no text.
+        self._masks: _Vectors = UserDict()
+        self._factors: _Vectors = UserDict()
+        self._attenuations: _Vectors = UserDict()
         self._tensor_masks: dict[str, keras.Variable] = {}
         self.supports_masking = layer.supports_masking
         # Layers that want their inputs in full precision get them so.

@@ -10,6 +10,7 @@ from export import zoo
 import kprune
 from kprune.export import Latency
 from kprune.export import compare
+from kprune.export import trial
 from kprune.export.benchmark import latency
 from kprune.export.benchmark import time_runs
 from kprune.export.runtime import open_runtime
@@ -178,3 +179,31 @@ def test_integer_inputs_and_unknown_axes(tmp_path):
         kprune.benchmark(path)
     given = {"image": np.zeros((1, 20, 20, 3), "float32")}
     assert kprune.benchmark(path, inputs=given, seconds=0).runs == 50
+
+
+def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "m.tflite"
+    kprune.export(zoo.conv_net(), path)
+    monkeypatch.setattr(trial, "_RUN_ONCE", "import os; os.abort()")
+    with pytest.raises(
+        ValueError, match=r"m\.tflite' is damaged: running it ends"
+    ):
+        kprune.benchmark(path)
+    monkeypatch.setattr(trial, "_RUN_ONCE", "import time; time.sleep(60)")
+    monkeypatch.setattr(trial, "SECONDS", 0.2)
+    with pytest.raises(ValueError, match=r"running it takes more than 0\.2 s"):
+        kprune.benchmark(path)
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+def test_what_a_runtime_says_is_one_line_with_the_name(suffix, tmp_path):
+    path = tmp_path / f"m{suffix}"
+    kprune.export(zoo.conv_net(), path)
+    runtime = open_runtime(path)
+    (spec,) = runtime.inputs
+    wrong = np.zeros((1, *(n + 1 for n in spec.shape[1:])), "float32")
+    with pytest.raises(
+        ValueError, match=rf"cannot run '.*m\{suffix}'"
+    ) as error:
+        runtime.run({spec.name: wrong})
+    assert "\n" not in str(error.value)

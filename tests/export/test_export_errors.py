@@ -207,3 +207,15 @@ def test_nothing_is_printed(tmp_path, capfd):
     kprune.export(zoo.conv_net(), tmp_path / "m.onnx")
     kprune.export(zoo.conv_net(), tmp_path / "folder")
     assert capfd.readouterr() == ("", "")
+
+
+def test_sizes_that_are_not_known_are_named(tmp_path):
+    x = inputs = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, padding="same")(x)
+    x = keras.layers.UpSampling2D()(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 1)(x))
+    with pytest.raises(
+        ValueError, match=r"'image' \(None, None, None, 3\).*Input"
+    ):
+        kprune.export(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())

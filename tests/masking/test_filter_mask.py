@@ -171,3 +171,19 @@ def test_masks_of_a_layer_whose_rule_is_missing_are_refused():
     )
     with pytest.raises(ValueError, match=r"register_rule\(Penalised\)"):
         layer(np.ones((2, 3), "float32"))
+
+
+@pytest.mark.tensorflow
+def test_keras_can_export_a_masked_model(tmp_path):
+    import tensorflow as tf
+
+    net = [keras.Input((6, 6, 1)), layers.Conv2D(3, 3), layers.Conv2D(2, 3)]
+    masked = kprune.wrap(keras.Sequential(net))
+    masked.layers[0].mask = [1, 0, 1]
+    masked.export(tmp_path / "served", verbose=False)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype("float32")
+    loaded = tf.saved_model.load(str(tmp_path / "served"))
+    served = loaded.serve(x)
+    np.testing.assert_allclose(
+        served, outputs(masked, x)[0], rtol=1e-5, atol=1e-6
+    )

@@ -231,6 +231,14 @@ def _explain(error: Exception, job: Job) -> str:
     outside = re.findall(
         r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE
     )
+    unknown = [s for s in job.signature.inputs if None in s.shape[1:]]
+    if unknown and (outside or job.quantize in INTEGER):
+        shapes = ", ".join(f"{s.name!r} {s.shape}" for s in unknown)
+        return (
+            f"LiteRT cannot convert all of model {name!r} while sizes of its inputs "
+            f"are unknown: {shapes}. Build the model with a keras.Input that has "
+            "numbers in place of None, or export to '.onnx'."
+        )
     if outside:
         # TensorFlow operators would need the Flex delegate, which no Python
         # package has shipped since TensorFlow 2.20: nothing could be verified.
