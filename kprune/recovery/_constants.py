@@ -12,37 +12,41 @@ from kprune.graph.values import read
 from kprune.recovery._lockstep import Step
 
 
-def constant_home(step: Step) -> Any:
+def constant_home(layer: Any, reader: Any, rank: int) -> Any:
     """Return the variable that takes a constant per output channel, or None.
 
     Args:
-        step: A call of a layer that ends in an addition of its bias.
+        layer: A layer that ends in an addition of its bias.
+        reader: The layer that alone reads its output, and is called once, or
+            `None`.
+        rank: Axes of its output.
 
     Returns:
         `(variable, sign)`: the layer's bias and +1, or the moving mean of the
         BatchNormalization that alone reads the output, and -1.
     """
-    bias = getattr(step.layer, "bias", None)
+    bias = getattr(layer, "bias", None)
     if bias is not None:
         return bias, 1.0
+    if reader is None or not is_batch_norm(reader):
+        return None
+    first = getattr(layer, "data_format", None) == "channels_first"
+    wanted = 1 if first else rank - 1
+    return (reader.moving_mean, -1.0) if reader.axis % rank == wanted else None
+
+
+def home_of(step: Step) -> Any:
+    """Return the home of the constant of a call, see `constant_home`."""
     (output,) = step.node.outputs
-    reader = step.only_reader(output)
-    if reader is None:
-        return None
-    layer = walk.unwrap(reader.operation)
-    if (
-        not is_batch_norm(layer)
-        or step.run.lockstep.calls[id(reader.operation)] > 1
-    ):
-        return None
-    rank = len(output.shape)
-    wanted = 1 if step.channels_first else rank - 1
-    return (layer.moving_mean, -1.0) if layer.axis % rank == wanted else None
+    node, reader = step.only_reader(output), None
+    if node is not None and step.run.lockstep.calls[id(node.operation)] == 1:
+        reader = walk.unwrap(node.operation)
+    return constant_home(step.layer, reader, len(output.shape))
 
 
 def add_constant(step: Step, constant: np.ndarray) -> bool:
     """Add a constant per output channel; return whether there was room."""
-    home = constant_home(step)
+    home = home_of(step)
     if home is None:
         return False
     variable, sign = home

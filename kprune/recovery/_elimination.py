@@ -18,10 +18,9 @@ from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import Linear
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
-from kprune.recovery._lockstep import SLICE
-from kprune.recovery._lockstep import Lockstep
-from kprune.recovery._lockstep import Step
 from kprune.session import Session
+from kprune.session.program import Call
+from kprune.session.program import Program
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -56,6 +55,20 @@ class Reader:
         self.filters = filters
         self.home = home
 
+    def look(self, given: Any, rows: int, parts: int) -> None:
+        """Add some samples of what the layer reads to the sums.
+
+        Args:
+            given: What it reads.
+            rows: How many rows to use at most, in all parts.
+            parts: How many such parts there are.
+        """
+        limit = min(rows, self.view.enough(len(self.columns)))
+        for some, *_ in self.view.chunks(
+            [given], -(-limit // parts), self.live
+        ):
+            self.sums.add(some)
+
     @property
     def constant(self) -> bool:
         """Whether a constant can be fitted."""
@@ -64,8 +77,7 @@ class Reader:
     @property
     def columns(self) -> np.ndarray:
         """Indices of the living columns."""
-        living = np.repeat(self.live, self.view.per_channel)
-        return np.flatnonzero(living)
+        return np.flatnonzero(self.view.columns_of(self.live))
 
     def matrix(self) -> np.ndarray:
         """Return the living part of the present matrix."""
@@ -83,11 +95,11 @@ class Reader:
         """Return, for each channel of a group, its columns among the living."""
         number = np.full(self.view.columns, -1)
         number[self.columns] = np.arange(len(self.columns))
-        per = self.view.per_channel
+        view = self.view
+        first = np.arange(view.per_channel) * view.channels
         out = []
         for positions in member.index:
-            whole = (positions[:, None] * per + np.arange(per)).ravel()
-            mine = number[whole]
+            mine = number[(positions[:, None] + first).ravel()]
             out.append(mine[mine >= 0])
         return out
 
@@ -116,34 +128,38 @@ def observe(
     if known is not None and known[0] == state:
         return known[1]
     readers: dict[int, Reader] = {}
-    size = len(keras.tree.flatten(inputs)[0])
-    slices = -(-size // SLICE)
-
-    def look(step: Step) -> None:
-        view = linear(step.layer)
-        key = id(step.layer)
-        if key not in wanted or view is None or step.calls > 1:
-            return
-        live, filters = living(step.operation, view)
-        columns = int(live.sum()) * view.per_channel
-        if columns > COLUMNS:
-            return
-        if key not in readers:
-            home = constant_home(step)
-            readers[key] = Reader(view, Sums(columns), live, filters, home)
-        limit = -(-min(rows, view.enough(columns)) // slices)
-        for some, _, _ in view.chunks(
-            step.input.parts_before, step.before[0], limit, live
-        ):
-            readers[key].sums.add(some)
-
-    for start in range(0, size, SLICE):
-        part = keras.tree.map_structure(
-            lambda x, start=start: x[start : start + SLICE], inputs
-        )
-        Lockstep(session.masked, None, part).visit(look)
+    runs = list(session.segments.runs(inputs))
+    for number, run in enumerate(runs):
+        for call, (given, *_) in run.inputs():
+            key = id(call.layer)
+            if number == 0 and key in wanted:
+                reader = _reader(session.segments.program, call)
+                if reader is not None:
+                    readers[key] = reader
+            if key in readers:
+                readers[key].look(given, rows, len(runs))
     _observed[session] = (state, readers)
     return readers
+
+
+def _reader(program: Program, call: Call) -> Reader | None:
+    """Return a reader without sums, unless it is too wide or called twice."""
+    view = linear(call.layer)
+    if view is None or len(program.calls_of([call.layer])) > 1:
+        return None
+    live, filters = living(call.operation, view)
+    columns = int(view.columns_of(live).sum())
+    if columns > COLUMNS:
+        return None
+    norm, rank = None, len(view.kernel.shape)
+    reader = program.only_reader(call.outputs[0])
+    if reader is not None:
+        behind = program.calls[reader]
+        rank = len(behind.tensors[0].shape)
+        if len(program.calls_of([behind.layer])) == 1:
+            norm = behind.layer
+    home = constant_home(call.layer, norm, rank)
+    return Reader(view, Sums(columns), live, filters, home)
 
 
 _observed: weakref.WeakKeyDictionary[Any, tuple[bytes, dict[int, Reader]]] = (

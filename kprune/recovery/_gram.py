@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
 
@@ -24,17 +23,15 @@ class Sums:
 
     def add(self, rows: np.ndarray, targets: np.ndarray | None = None) -> None:
         """Add rows `(n, columns)` and their targets `(n, targets)`."""
+        ones = np.ones(len(rows), rows.dtype)
         self.count += len(rows)
-        self.rows += rows.sum(axis=0, dtype=np.float64)
-        if targets is None:
-            self.squares += _products(rows, rows)
-            return
-        both = np.concatenate([rows, targets.astype(rows.dtype)], axis=1)
-        products = _products(rows, both)
-        self.squares += products[:, : rows.shape[1]]
-        self.products += products[:, rows.shape[1] :]
-        self.targets += targets.sum(axis=0, dtype=np.float64)
-        self.target_squares += np.einsum("no,no->o", targets, targets)
+        self.rows += ones @ rows
+        # NumPy computes half of a product with the transpose of itself.
+        self.squares += rows.T @ rows
+        if targets is not None:
+            self.products += rows.T @ targets
+            self.targets += ones @ targets
+            self.target_squares += np.einsum("no,no->o", targets, targets)
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets of rows."""
@@ -82,16 +79,3 @@ class Sums:
     def constant(self, weights: np.ndarray) -> np.ndarray:
         """Return the constants that go with weights."""
         return (self.targets - self.rows @ weights) / self.count
-
-
-def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return `left.T @ right`, by the backend.
-
-    Its threads share the processor with what it has just computed; those of
-    NumPy's library wait for them in a loop.
-    """
-    ops = keras.ops
-    product = ops.matmul(
-        ops.transpose(ops.convert_to_tensor(left)), ops.convert_to_tensor(right)
-    )
-    return np.asarray(ops.convert_to_numpy(product), dtype=np.float64)

@@ -13,12 +13,13 @@ import keras
 import numpy as np
 from keras import layers
 
+from kprune.data.arrays import to_numpy
 from kprune.graph.registry import is_linear
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 
-CHUNK = 16_384
-"""Rows that are looked at together."""
+CHUNK = 4096
+"""Rows that are looked at together: larger arrays cost fresh memory each time."""
 
 ROWS_PER_COLUMN = 128
 LEAST_ROWS = 20_000
@@ -31,8 +32,8 @@ COLUMNS = 6000
 class Linear(abc.ABC):
     """A layer as `rows (r, columns) @ matrix (columns, filters)`.
 
-    The columns of an input channel stand side by side: those of channel `c`
-    are `c * per_channel` to `(c + 1) * per_channel`.
+    Channel `c` has the columns `c`, `c + channels`, `c + 2 * channels` ...: one
+    for each place of a convolution's window.
 
     Args:
         layer: The layer.
@@ -85,46 +86,54 @@ class Linear(abc.ABC):
         """Columns of the matrix."""
         return self.channels * self.per_channel
 
+    def columns_of(self, live: np.ndarray) -> np.ndarray:
+        """Return `(columns,)` booleans: the columns of living channels."""
+        return np.tile(live, self.per_channel)
+
+    @abc.abstractmethod
+    def places(self, inputs: Sequence[int]) -> int:
+        """Return the rows of each sample, from the shape of the inputs."""
+
     def chunks(
         self,
         inputs: Sequence[Any],
-        outputs: Sequence[Any],
         limit: int,
         live: np.ndarray,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield `(rows, outputs of the rows, samples of the rows)`.
+        folds: int = 1,
+    ) -> Iterator[tuple[np.ndarray, int, np.ndarray, np.ndarray]]:
+        """Yield `(rows, part, numbers of the rows in it, samples of the rows)`.
 
-        Which rows are taken is random, but the same each time.
+        Which rows are taken is random, but the same each time. All samples of
+        a chunk are held out, or none is: every last of so many as there are
+        folds.
 
         Args:
             inputs: What the layer reads, some samples at a time.
-            outputs: What it gives on the same samples.
             limit: How many rows to take at most.
             live: As of `rows`.
+            folds: Number of folds. With one there is no difference.
         """
-        per_sample = [
-            math.prod(part.shape) // (len(part) * self.kernel.shape[-1])
-            for part in outputs
-        ]
-        counts = [n * len(x) for n, x in zip(per_sample, outputs, strict=True)]
+        counts = [self.places(part.shape) * len(part) for part in inputs]
         total = sum(counts)
-        limit = min(limit, self.enough(int(live.sum()) * self.per_channel))
+        limit = min(limit, self.enough(int(self.columns_of(live).sum())))
         which = np.arange(total)
         if total > limit:
             rng = np.random.default_rng(0)
             which = np.sort(rng.choice(total, limit, replace=False))
         first_row = first_sample = 0
-        for part, output, count, per in zip(
-            inputs, outputs, counts, per_sample, strict=True
+        for number, (part, count) in enumerate(
+            zip(inputs, counts, strict=True)
         ):
             low, high = np.searchsorted(which, [first_row, first_row + count])
             mine = which[low:high] - first_row
-            part, results = read(part), self.results(read(output))
-            for start in range(0, len(mine), CHUNK):
-                some = mine[start : start + CHUNK]
-                rows = _single(self.rows(part, some, live))
-                samples = first_sample + some // per
-                yield rows, _single(results[some]), samples
+            samples = first_sample + mine // (count // len(part))
+            given = to_numpy(part)
+            held_out = samples % folds == folds - 1
+            for chosen in (np.flatnonzero(~held_out), np.flatnonzero(held_out)):
+                for start in range(0, len(chosen), CHUNK):
+                    some = chosen[start : start + CHUNK]
+                    rows = single(self.rows(given, mine[some], live))
+                    yield rows, number, mine[some], samples[some]
             first_row += count
             first_sample += len(part)
 
@@ -134,7 +143,7 @@ class Linear(abc.ABC):
         return max(LEAST_ROWS, ROWS_PER_COLUMN * columns)
 
 
-def _single(values: np.ndarray) -> np.ndarray:
+def single(values: np.ndarray) -> np.ndarray:
     """Return values in single precision at least."""
     small = values.dtype.kind != "f" or values.dtype.itemsize < 4
     return values.astype("float32") if small else values
@@ -217,6 +226,9 @@ class DenseMatrix(Linear):
     def per_channel(self) -> int:
         return 1
 
+    def places(self, inputs: Sequence[int]) -> int:
+        return math.prod(inputs[1:-1])
+
     def rows(
         self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
     ) -> np.ndarray:
@@ -244,56 +256,55 @@ class ConvolutionMatrix(Linear):
     def per_channel(self) -> int:
         return int(np.prod(self.layer.kernel_size))
 
+    def places(self, inputs: Sequence[int]) -> int:
+        return math.prod(self._padding(inputs)[1])
+
     def rows(
         self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
     ) -> np.ndarray:
         layer = self.layer
+        before, shape = self._padding(inputs.shape)
         if layer.data_format == "channels_first":
             inputs = np.moveaxis(inputs, 1, -1)
-        sizes = inputs.shape[1:-1]
-        reach = [
-            (k - 1) * d + 1
-            for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
-        ]
-        pads, shape = self._padding(sizes, reach)
-        first = int(which[0] // np.prod(shape))
-        last = int(which[-1] // np.prod(shape)) + 1
-        # Only the samples that these rows come from are copied.
-        used = inputs[first:last]
+        sample, *places = np.unravel_index(which, (len(inputs), *shape))
+        index = sample[:, None]
+        inside: Any = True
+        window = np.indices(layer.kernel_size).reshape(len(shape), -1)
+        for axis, size in enumerate(inputs.shape[1:-1]):
+            corner = places[axis] * layer.strides[axis] - before[axis]
+            reached = window[axis] * layer.dilation_rate[axis]
+            at = corner[:, None] + reached
+            inside = inside & (at >= 0) & (at < size)
+            index = index * size + at
+        pixels = inputs.reshape(-1, inputs.shape[-1])
+        patches = pixels.take(np.where(inside, index, 0), axis=0)
+        patches[~inside] = 0.0
         if not live.all():
-            used = used[..., live]
-        padded = np.pad(used, [(0, 0), *pads, (0, 0)])
-        sample, *place = np.unravel_index(which, (len(inputs), *shape))
-        index: list[Any] = [(sample - first)[:, None]]
-        grid = np.indices(layer.kernel_size).reshape(len(sizes), -1)
-        for axis, where in enumerate(place):
-            start = where * layer.strides[axis]
-            offset = grid[axis] * layer.dilation_rate[axis]
-            index.append(start[:, None] + offset[None, :])
-        patches = padded[tuple(index)]
-        return np.moveaxis(patches, -1, 1).reshape(len(which), -1)
+            patches = np.compress(live, patches, axis=-1)
+        return patches.reshape(len(which), -1)
 
-    def _padding(
-        self, sizes: tuple[int, ...], reach: list[int]
-    ) -> tuple[list[tuple[int, int]], list[int]]:
-        """Return the zeros around each spatial axis, and the output's sizes."""
-        pads, shape = [], []
-        padding = self.layer.padding
-        for size, span, stride in zip(
-            sizes, reach, self.layer.strides, strict=True
+    def _padding(self, inputs: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the zeros before each spatial axis, and the output's sizes."""
+        layer = self.layer
+        first = layer.data_format == "channels_first"
+        before, shape = [], []
+        for size, kernel, stride, dilation in zip(
+            inputs[2:] if first else inputs[1:-1],
+            layer.kernel_size,
+            layer.strides,
+            layer.dilation_rate,
+            strict=True,
         ):
-            if padding == "same":
-                count = -(-size // stride)
-                total = max((count - 1) * stride + span - size, 0)
-                pads.append((total // 2, total - total // 2))
-            elif padding == "causal":
-                count = -(-size // stride)
-                pads.append((span - 1, 0))
+            span = (kernel - 1) * dilation + 1
+            if layer.padding == "valid":
+                count, missing = (size - span) // stride + 1, 0
             else:
-                count = (size - span) // stride + 1
-                pads.append((0, 0))
+                count = -(-size // stride)
+                missing = max((count - 1) * stride + span - size, 0)
+            causal = layer.padding == "causal"
+            before.append(span - 1 if causal else missing // 2)
             shape.append(count)
-        return pads, shape
+        return before, shape
 
     def results(self, outputs: np.ndarray) -> np.ndarray:
         if self.layer.data_format == "channels_first":
@@ -301,9 +312,7 @@ class ConvolutionMatrix(Linear):
         return outputs.reshape(-1, outputs.shape[-1])
 
     def to_matrix(self, kernel: np.ndarray) -> np.ndarray:
-        kernel = np.moveaxis(kernel, -2, 0)
         return kernel.reshape(-1, kernel.shape[-1])
 
     def to_kernel(self, matrix: np.ndarray) -> np.ndarray:
-        shape = (self.channels, *self.layer.kernel_size, matrix.shape[-1])
-        return np.moveaxis(matrix.reshape(shape), 0, -2)
+        return matrix.reshape(self.kernel.shape)

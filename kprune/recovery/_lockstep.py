@@ -15,9 +15,9 @@ from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.masking.state import State
 from kprune.masking.state import no_gradients
-
-SLICE = 256
-"""Samples that one call computes at a time."""
+from kprune.session.program import Call
+from kprune.session.program import Values
+from kprune.session.segments import SLICE
 
 Parts = list[Any]
 """One tensor on all samples, some samples at a time."""
@@ -260,47 +260,47 @@ class _Run:
         """Return what a call gave before pruning."""
         values = [self.tensors[id(t)].parts_before for t in given]
         state = self.lockstep.past
-        if state is None:
-            return _compute(node, given, values)
-        with state.of(node.operation):
-            return _compute(node, given, values)
+        call = _call_of(node, given)
+        past = contextlib.nullcontext()
+        with past if state is None else state.of(node.operation):
+            weights = call.values()
+        return _compute(call, weights, values)
 
     def present(self, node: Any, given: list[Any]) -> list[Parts]:
         """Return what a call gives now."""
         values = [self.tensors[id(t)].parts_after for t in given]
-        return _compute(node, given, values)
+        call = _call_of(node, given)
+        return _compute(call, call.values(), values)
 
 
-def _compute(node: Any, given: list[Any], values: list[Parts]) -> list[Parts]:
+def _compute(call: Call, weights: Values, given: list[Parts]) -> list[Parts]:
     """Compute a call, some samples at a time where that is possible."""
-    sizes = [[_size(part) for part in parts] for parts in values]
+    sizes = [[_size(part) for part in parts] for parts in given]
     if not sizes or any(s != sizes[0] or None in s for s in sizes):
-        return _compute_whole(node, given, values)
-    first = _run(node, given, [parts[0] for parts in values])
+        return _compute_whole(call, weights, given)
+    first = call.compute([parts[0] for parts in given], weights)
     if any(_size(x) != sizes[0][0] for x in first):
-        return _compute_whole(node, given, values)
+        return _compute_whole(call, weights, given)
     results = [first]
-    for some in list(zip(*values, strict=True))[1:]:
-        results.append(_run(node, given, list(some)))
+    for some in list(zip(*given, strict=True))[1:]:
+        results.append(call.compute(some, weights))
     return [list(parts) for parts in zip(*results, strict=True)]
 
 
 def _compute_whole(
-    node: Any, given: list[Any], values: list[Parts]
+    call: Call, weights: Values, given: list[Parts]
 ) -> list[Parts]:
     """Compute a call that must see all samples at once."""
-    whole = [_joined(parts) for parts in values]
+    whole = [_joined(parts) for parts in given]
     sizes = {_size(x) for x in whole}
     return [
         _split(x, SLICE) if sizes == {_size(x)} and _size(x) else [x]
-        for x in _run(node, given, whole)
+        for x in call.compute(whole, weights)
     ]
 
 
-def _run(node: Any, given: list[Any], values: list[Any]) -> list[Any]:
-    tensors = {id(t): v for t, v in zip(given, values, strict=True)}
-    args, kwargs = node.arguments.fill_in(tensors)
-    return list(keras.tree.flatten(node.operation(*args, **kwargs)))
+def _call_of(node: Any, given: list[Any]) -> Call:
+    return Call(node.operation, node.arguments, tuple(given), (), ())
 
 
 def _split(value: Any, size: int) -> Parts:

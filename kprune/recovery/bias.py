@@ -6,7 +6,7 @@ import numpy as np
 
 from kprune.masking.state import State
 from kprune.recovery._constants import add_constant
-from kprune.recovery._constants import constant_home
+from kprune.recovery._constants import home_of
 from kprune.recovery._lockstep import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
@@ -39,7 +39,7 @@ class BiasCorrection(Recovery):
 def _correct(step: Step) -> None:
     if not hasattr(step.layer, "kernel") or step.calls > 1:
         return
-    if len(step.node.outputs) != 1 or constant_home(step) is None:
+    if len(step.node.outputs) != 1 or home_of(step) is None:
         return
     sums = step.sums()
     axis = 1 if step.channels_first else sums.before.ndim - 1

@@ -9,19 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.arrays import to_numpy
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 from kprune.masking.state import State
 from kprune.recovery._constants import add_constant
-from kprune.recovery._constants import constant_home
+from kprune.recovery._constants import home_of
 from kprune.recovery._gram import Sums
 from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import Linear
 from kprune.recovery._linear import acting
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
+from kprune.recovery._linear import single
 from kprune.recovery._lockstep import Pair
 from kprune.recovery._lockstep import Parts
 from kprune.recovery._lockstep import Step
@@ -90,7 +92,7 @@ class Reconstruct(Recovery):
         whole = not step.input.differs and live.all()
         if whole and correction is None:
             return
-        columns = np.repeat(live, view.per_channel)
+        columns = view.columns_of(live)
         if columns.sum() > COLUMNS:
             _log.info(
                 "Layer '%s' stays as it is: its %d columns are too many to refit.",
@@ -99,7 +101,7 @@ class Reconstruct(Recovery):
             )
             return
         fit, held_out = self._sums(step, view, live, filters, correction)
-        constant = constant_home(step) is not None
+        constant = home_of(step) is not None
         weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))
         scale = _factors(step.operation, view)[filters]
@@ -128,19 +130,18 @@ class Reconstruct(Recovery):
         offset: Any = 0.0
         if bias is not None:
             offset = acting(step.operation, bias)[filters]
-        kernel = kernel[np.repeat(live, view.per_channel)][:, filters]
+        kernel = kernel[np.ix_(view.columns_of(live), filters)]
         parts = [Sums(*kernel.shape) for _ in range(2)]
         wanted: list[Any] = step.sums_before()
         if owed is not None:
             wanted = owed.added_to(wanted)
-        for rows, results, samples in view.chunks(
-            step.input.parts_after, wanted, self.rows, live
+        for rows, part, which, samples in view.chunks(
+            step.input.parts_after, self.rows, live, FOLDS
         ):
-            missing = results[:, filters] - rows @ kernel - offset
-            held_out = samples % FOLDS == FOLDS - 1
-            for part, mine in zip(parts, (~held_out, held_out), strict=True):
-                if mine.any():
-                    part.add(rows[mine], missing[mine])
+            before = view.results(to_numpy(wanted[part]))[which]
+            missing = single(before[:, filters]) - rows @ kernel - offset
+            held_out = int(samples[0]) % FOLDS == FOLDS - 1
+            parts[held_out].add(rows, missing)
         return parts[0], parts[1]
 
 

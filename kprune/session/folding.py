@@ -78,19 +78,12 @@ def folds(program: Program) -> dict[int, tuple[int, Folded]]:
     Returns:
         The number of the normalisation's call, and both as one.
     """
-    readers: dict[int, list[int]] = {slot: [-1] for slot in program.outputs}
-    for index, call in enumerate(program.calls):
-        for slot in call.given:
-            readers.setdefault(slot, []).append(index)
     found = {}
     for index, call in enumerate(program.calls):
-        if not _is_linear(call):
-            continue
-        reader = readers.get(call.outputs[0], [])
-        if len(reader) == 1 and reader[0] > index:
-            norm = program.calls[reader[0]]
-            if _is_norm(norm):
-                found[index] = reader[0], Folded(call, norm)
+        if _is_linear(call):
+            reader = program.only_reader(call.outputs[0])
+            if reader is not None and _is_norm(program.calls[reader]):
+                found[index] = reader, Folded(call, program.calls[reader])
     return found
 
 

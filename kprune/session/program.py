@@ -49,12 +49,14 @@ class Call:
         It is the same in each call, as long as nobody changes weights or masks.
         """
         operation = self.operation
-        if self._unwrapped:
-            return list(operation.effective_values())
-        return [
+        known = operation.effective_values() if self._unwrapped else []
+        named = {id(v) for v, _ in known}
+        others = [
             (v, keras.ops.convert_to_tensor(v.value))
             for v in getattr(operation, "variables", ())
+            if id(v) not in named
         ]
+        return [*known, *others]
 
     def compute(self, given: Sequence[Any], values: Values) -> list[Any]:
         """Return what the call gives in inference mode.
@@ -115,13 +117,16 @@ class Program:
         self._slots = 0
         self.inputs = tuple(self._new() for _ in functional.inputs)
         self.outputs = self._spread(functional, self.inputs)
-        self.last: dict[int, int] = {}
+        self._readers: dict[int, list[int]] = {}
         self._calls_of: dict[int, set[int]] = {}
         for index, call in enumerate(self.calls):
-            self.last.update(dict.fromkeys(call.given, index))
+            for slot in dict.fromkeys(call.given):
+                self._readers.setdefault(slot, []).append(index)
             for part in _parts(call.operation):
                 self._calls_of.setdefault(id(part), set()).add(index)
-        self.last.update(dict.fromkeys(self.outputs, len(self.calls)))
+        for slot in self.outputs:
+            self._readers.setdefault(slot, []).append(len(self.calls))
+        self.last = {slot: max(r) for slot, r in self._readers.items()}
 
     def calls_of(self, changed: Iterable[Any]) -> set[int]:
         """Return which calls compute with layers or variables.
@@ -141,6 +146,12 @@ class Program:
                 )
             found |= self._calls_of[id(part)]
         return found
+
+    def only_reader(self, slot: int) -> int | None:
+        """Return the number of the one call that reads a slot, if it is one."""
+        readers = self._readers.get(slot, [])
+        only = len(readers) == 1 and readers[0] < len(self.calls)
+        return readers[0] if only else None
 
     def _new(self) -> int:
         self._slots += 1

@@ -5,10 +5,14 @@ from __future__ import annotations
 import bisect
 import logging
 from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kprune.data.arrays import count
+from kprune.data.arrays import cut
 from kprune.graph import walk
 from kprune.session.folding import Folded
 from kprune.session.folding import folds
@@ -16,6 +20,9 @@ from kprune.session.muting import muted
 from kprune.session.program import Call
 from kprune.session.program import Program
 from kprune.session.program import Tensors
+
+SLICE = 128
+"""Samples that are computed together."""
 
 
 class Segments:
@@ -28,31 +35,46 @@ class Segments:
     Args:
         model: A functional model, masked or not.
         changing: For each kind of change, the layers that it changes.
+        watched: Layers whose inputs `Run.inputs` gives.
 
     Example:
 
     ```python
     segments = Segments(masked, [[conv1, norm1], [conv2, norm2]])
-    tensors = segments.inputs(x)
-    number = segments.first([conv2, norm2])
-    segments.run(tensors, 0, number)
+    run = segments.start(x)
+    before = run.outputs(0)
+    with temporary({"conv2": [1, 0, 1, 1]}):
+        after = run.outputs(segments.first([conv2, norm2]))
     ```
     """
 
     def __init__(
-        self, model: keras.Model, changing: Iterable[Iterable[Any]]
+        self,
+        model: keras.Model,
+        changing: Iterable[Iterable[Any]],
+        watched: Iterable[Any] = (),
     ) -> None:
-        self._program = Program(model)
-        folded = folds(self._program)
-        cuts = _cuts(self._program, folded)
+        self.program = Program(model)
+        seen = {
+            index: self.program.calls[index]
+            for index in sorted(self.program.calls_of(watched))
+        }
+        folded = folds(self.program)
+        cuts = _cuts(self.program, folded)
         starts = (
-            min(self._program.calls_of(layers), default=0)
-            for layers in changing
+            min(self.program.calls_of(some), default=0) for some in changing
         )
-        self._bounds = sorted({0, *(cuts[start] for start in starts)})
-        ends = [*self._bounds[1:], len(self._program.calls)]
+        bounds = {0, *(cuts[start] for start in (*starts, *seen))}
+        self._bounds = sorted(bounds)
+        ends = [*self._bounds[1:], len(self.program.calls)]
         self._segments = [
-            _Segment(model, self._program, folded, begin, end)
+            _Segment(
+                model,
+                self.program,
+                folded,
+                range(begin, end),
+                [call for index, call in seen.items() if begin <= index < end],
+            )
             for begin, end in zip(self._bounds, ends, strict=True)
         ]
 
@@ -66,34 +88,82 @@ class Segments:
             changed: Layers of the model. Without any it is the number of
                 segments.
         """
-        calls = self._program.calls_of(changed)
+        calls = self.program.calls_of(changed)
         if not calls:
             return len(self)
         return bisect.bisect(self._bounds, min(calls)) - 1
 
-    def inputs(self, x: Any) -> Tensors:
-        """Return what the first segment reads.
+    def runs(self, x: Any) -> Iterator[Run]:
+        """Yield a run for each few of many samples.
 
         Args:
             x: Inputs, as for `model.predict`.
         """
-        flat = walk.flat_inputs(self._program.functional, x)
-        return dict(zip(self._program.inputs, flat, strict=True))
+        for first in range(0, count(x), SLICE):
+            yield self.start(cut(x, first, first + SLICE))
 
-    def run(self, tensors: Tensors, begin: int, end: int) -> None:
-        """Compute some segments, and forget what later ones do not read.
+    def start(self, x: Any) -> Run:
+        """Return a run on one batch, in front of the first segment.
 
         Args:
-            tensors: What is known before and, afterwards, behind them.
-            begin: Number of the first segment.
-            end: Number of the segment to stop in front of.
+            x: Inputs, as for `model.predict`.
         """
+        flat = walk.flat_inputs(self.program.functional, x)
+        inputs = dict(zip(self.program.inputs, flat, strict=True))
+        return Run(self._segments, inputs, self.program.outputs)
+
+
+class Run:
+    """One batch on its way through the segments of a model.
+
+    Only what later segments read is held. Go from the front to the back: a
+    step back begins with the inputs again.
+
+    Args:
+        segments: The segments.
+        inputs: What the first one reads, by slot.
+        outputs: Slots of the model's outputs.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[_Segment],
+        inputs: Tensors,
+        outputs: Sequence[int],
+    ) -> None:
+        self._segments = segments
+        self._inputs = inputs
+        self._outputs = outputs
+        self._position = len(segments) + 1
+
+    def inputs(self) -> Iterator[tuple[Call, list[Any]]]:
+        """Yield the calls of watched layers, and what they read."""
+        tensors = dict(self._inputs)
+        for segment in self._segments:
+            segment.run(tensors)
+            for call in segment.watched:
+                yield call, [tensors[slot] for slot in call.given]
+            segment.forget(tensors)
+
+    def outputs(self, begin: int) -> list[Any]:
+        """Return the outputs of the model under its present masks and weights.
+
+        Args:
+            begin: Number of the first segment that is computed again. Those
+                before it must be what they were.
+        """
+        if begin < self._position:
+            self._position, self._held = 0, dict(self._inputs)
+        self._run(self._held, self._position, begin)
+        self._position = begin
+        tensors = dict(self._held)
+        self._run(tensors, begin, len(self._segments))
+        return [tensors[slot] for slot in self._outputs]
+
+    def _run(self, tensors: Tensors, begin: int, end: int) -> None:
         for segment in self._segments[begin:end]:
             segment.run(tensors)
-
-    def outputs(self, tensors: Tensors) -> list[Any]:
-        """Return the outputs of the model, once all segments have run."""
-        return [tensors[slot] for slot in self._program.outputs]
+            segment.forget(tensors)
 
 
 class _Segment(keras.Model):
@@ -103,8 +173,8 @@ class _Segment(keras.Model):
         model: The model that they are of.
         program: All calls.
         folded: See `folds`.
-        begin: Number of the first call.
-        end: Number of the call behind the last one.
+        numbers: Numbers of its calls.
+        watched: Those of its calls whose inputs are wanted.
     """
 
     def __init__(
@@ -112,12 +182,13 @@ class _Segment(keras.Model):
         model: keras.Model,
         program: Program,
         folded: dict[int, tuple[int, Folded]],
-        begin: int,
-        end: int,
+        numbers: range,
+        watched: list[Call],
     ) -> None:
         # Its calls cast, as they do in the whole model.
-        super().__init__(autocast=False, name=f"segment_{begin}")
-        calls = program.calls[begin:end]
+        super().__init__(autocast=False, name=f"segment_{numbers.start}")
+        self.watched = watched
+        calls = program.calls[numbers.start : numbers.stop]
         # Found by Keras, which so knows their variables.
         self.parts = [
             call.operation
@@ -127,18 +198,16 @@ class _Segment(keras.Model):
         norms = {norm for norm, _ in folded.values()}
         self._steps: list[Call | Folded] = [
             folded[index][1] if index in folded else call
-            for index, call in enumerate(calls, begin)
+            for index, call in enumerate(calls, numbers.start)
             if index not in norms
         ]
         made = {slot for step in self._steps for slot in step.outputs}
         read = {slot for step in self._steps for slot in step.given}
         self._given = sorted(read - made)
-        self._results = sorted(
-            s for s in made if program.last.get(s, -1) >= end
-        )
-        self._done = {
-            slot for slot in read - made if program.last.get(slot, -1) < end
-        }
+        wanted = {slot for call in watched for slot in call.given}
+        later = {s for s, last in program.last.items() if last >= numbers.stop}
+        self._results = sorted(made & (wanted | later))
+        self._done = {*self._given, *self._results} - later
         self.built = True
         self.compile(
             optimizer=None,
@@ -158,11 +227,14 @@ class _Segment(keras.Model):
         return [tensors[slot] for slot in self._results]
 
     def run(self, tensors: Tensors) -> None:
-        """Replace what is read here for the last time by what is computed."""
+        """Add what is computed to what is known."""
         results = self._predict([tensors[slot] for slot in self._given])
+        tensors.update(zip(self._results, results, strict=True))
+
+    def forget(self, tensors: Tensors) -> None:
+        """Remove what no later segment reads."""
         for slot in self._done:
             del tensors[slot]
-        tensors.update(zip(self._results, results, strict=True))
 
     def _predict(self, given: list[Any]) -> Any:
         if keras.config.backend() != "tensorflow":

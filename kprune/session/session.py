@@ -132,6 +132,13 @@ class Session:
             return self._optimizer
         return getattr(self.masked, "optimizer", None)
 
+    @functools.cached_property
+    def segments(self) -> Segments:
+        """The model, cut where trials of masks may begin, and at what they change."""
+        changing = [self.layers(group.name) for group in self.groups]
+        readers = [m.layer for group in self.groups for m in group.consumers]
+        return Segments(self.masked, changing, readers)
+
     def alive(self) -> Vectors:
         """Return, for each prunable group's name, booleans: not removed."""
         return {
@@ -297,14 +304,13 @@ class Session:
             return [self.loss(masks, samples, seed) for masks in trials]
         probe = self._probe("Session.losses()")
         batches = probe.draw(self.samples, samples, seed)
-        return trial_losses(self, self._segments, probe, trials, batches)
+        return trial_losses(self, probe, trials, batches)
 
     def _probe(self, what: str) -> LossProbe:
         probe = self._loss_probe
         if probe is None or probe.loss is not self.masked.loss:
             require_loss(self, what)
             probe = self._loss_probe = LossProbe(self.masked)
-            self.__dict__.pop("_segments", None)
         return probe
 
     def gradients(
@@ -343,12 +349,6 @@ class Session:
         except BaseException:
             before.restore()
             raise
-
-    @functools.cached_property
-    def _segments(self) -> Segments:
-        return Segments(
-            self.masked, [self.layers(group.name) for group in self.groups]
-        )
 
     @functools.cached_property
     def _temporary(self) -> TemporaryMasks:

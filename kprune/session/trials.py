@@ -14,7 +14,6 @@ import numpy as np
 from kprune.masking.wrapping import check_vector
 from kprune.session.loss import LossProbe
 from kprune.session.loss import Prepared
-from kprune.session.segments import Segments
 
 if TYPE_CHECKING:
     from kprune.session.session import Session
@@ -25,7 +24,6 @@ Masks = dict[str, np.ndarray]
 
 def trial_losses(
     session: Session,
-    segments: Segments,
     probe: LossProbe,
     trials: Sequence[Mapping[str, Any]],
     batches: Prepared,
@@ -37,7 +35,6 @@ def trial_losses(
 
     Args:
         session: The masked model.
-        segments: Its parts, cut where trials may begin.
         probe: What measures the loss.
         trials: Masks by group, for each trial.
         batches: The samples.
@@ -48,7 +45,7 @@ def trial_losses(
     ]
     base, changes = _split(vectors)
     starts = [
-        segments.first(
+        session.segments.first(
             layer for name in masks for layer in session.layers(name)
         )
         for masks in changes
@@ -56,14 +53,10 @@ def trial_losses(
     totals = np.zeros(len(trials))
     with session.trial(base) if base else contextlib.nullcontext():
         for size, (x, y, weight) in batches:
-            held, position = segments.inputs(x), 0
+            run = session.segments.start(x)
             for number in np.argsort(starts, kind="stable"):
-                segments.run(held, position, starts[number])
-                position = starts[number]
-                tensors = dict(held)
                 with session.trial(changes[number]):
-                    segments.run(tensors, position, len(segments))
-                outputs = segments.outputs(tensors)
+                    outputs = run.outputs(starts[number])
                 loss = probe.of_outputs(outputs, y, weight)
                 totals[number] += size * loss
     return (totals / sum(size for size, _ in batches)).tolist()

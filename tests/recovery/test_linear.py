@@ -24,20 +24,20 @@ def assert_same(layer, x):
     # In parts of two samples and what is left of them.
     parts = [(x[:2], y[:2]), (x[2:], y[2:])]
     given, results = zip(*parts, strict=True)
-    chunks = list(view.chunks(given, results, 10**9, everything))
-    rows, targets, samples = (
-        np.concatenate(c) for c in zip(*chunks, strict=True)
-    )
-    np.testing.assert_array_equal(targets, wanted)
+    chunks = list(view.chunks(given, 10**9, everything))
+    rows = np.concatenate([rows for rows, *_ in chunks])
+    samples = np.concatenate([samples for *_, samples in chunks])
+    targets = [view.results(results[n])[which] for _, n, which, _ in chunks]
+    np.testing.assert_array_equal(np.concatenate(targets), wanted)
     np.testing.assert_allclose(rows @ matrix + bias, wanted, atol=1e-4)
     each = len(wanted) // len(x)
     np.testing.assert_array_equal(samples, np.repeat(np.arange(len(x)), each))
     some = everything.copy()
     some[0] = False
     fewer = np.concatenate(
-        [rows for rows, _, _ in view.chunks(given, results, 10**9, some)]
+        [rows for rows, *_ in view.chunks(given, 10**9, some)]
     )
-    np.testing.assert_array_equal(fewer, rows[:, view.per_channel :])
+    np.testing.assert_array_equal(fewer, rows[:, view.columns_of(some)])
     kernel = keras.ops.convert_to_numpy(view.kernel)
     np.testing.assert_array_equal(view.to_kernel(matrix), kernel)
 
@@ -85,13 +85,24 @@ def test_a_limit_takes_the_same_random_rows_each_time():
     x = np.random.default_rng(0).normal(size=(8, 9, 9, 2)).astype("float32")
     layer(x)
     view = linear(layer)
-    y = keras.ops.convert_to_numpy(layer(x))
     alive = np.ones(2, bool)
-    first, again = (list(view.chunks([x], [y], 50, alive)) for _ in range(2))
-    assert sum(len(rows) for rows, _, _ in first) == 50
+    first, again = (list(view.chunks([x], 50, alive)) for _ in range(2))
+    assert sum(len(rows) for rows, *_ in first) == 50
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_chunks_hold_samples_of_one_kind():
+    layer = layers.Conv1D(4, 3)
+    x = np.random.default_rng(0).normal(size=(10, 9, 2)).astype("float32")
+    layer(x)
+    view, alive = linear(layer), np.ones(2, bool)
+    chunks = list(view.chunks([x[:6], x[6:]], 10**9, alive, folds=5))
+    kinds = [set((samples % 5 == 4).tolist()) for *_, samples in chunks]
+    assert kinds == [{False}, {True}, {False}, {True}]
+    samples = np.concatenate([samples for *_, samples in chunks])
+    assert np.bincount(samples).tolist() == [7] * 10
 
 
 @pytest.mark.parametrize(

@@ -57,23 +57,129 @@ def test_what_is_between_them_or_unusual_stays_as_it_is(build):
     assert folded(build) == []
 
 
-@pytest.mark.parametrize("build", zoo.CORE, ids=lambda build: build.__name__)
-def test_all_segments_give_the_outputs_of_the_model(build):
+def shared_layers():
+    """One layer and one nested model, each called twice."""
+    inner_in = keras.Input((8, 8, 4))
+    inner = layers.Conv2D(4, 3, padding="same", name="inner")(inner_in)
+    nested = keras.Model(inner_in, layers.ReLU()(inner), name="nested")
+    twice = layers.Conv2D(4, 3, padding="same", name="twice")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="wide")(inputs)
+    x = first = layers.Conv2D(4, 1, name="narrow")(layers.ZeroPadding2D(1)(x))
+    x = nested(twice(x))
+    x = nested(layers.Add()([twice(x), first]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def prepared(build, batch=3):
     model = build()
     randomise(model)
-    masked = kprune.wrap(model)
-    x = random_inputs(model, batch=3)
-    session = kprune.Session(masked)
-    masked.compile(jit_compile=False)
-    segments = Segments(
-        masked, [session.layers(g.name) for g in session.groups]
-    )
-    tensors = segments.inputs(x)
-    for number in range(len(segments)):
-        segments.run(tensors, number, number + 1)
-    got = segments.outputs(tensors)
-    assert len(tensors) == len({id(t) for t in got})
-    for a, b in zip(got, outputs(masked, x), strict=True):
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(a), b, rtol=1e-4, atol=1e-5
+    x = random_inputs(model, batch=batch)
+    return kprune.Session(kprune.wrap(model)), x
+
+
+def assert_close(values, wanted):
+    for a, b in zip(values, wanted, strict=True):
+        a = keras.ops.convert_to_numpy(a)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def change(session, rng):
+    """Return masks of one group, and weights of one of the layers they mask."""
+    group = session.groups[rng.integers(len(session.groups))]
+    mask = rng.integers(0, 2, group.size).astype("float32")
+    mask[0] = 1.0
+    touched = session.layers(group.name)
+    (variable, *_) = touched[-1].layer.weights
+    value = rng.uniform(0.1, 1.0, variable.shape).astype("float32")
+    return {group.name: mask}, [(variable, value)], touched
+
+
+@pytest.mark.parametrize(
+    "build", [*zoo.CORE, shared_layers], ids=lambda build: build.__name__
+)
+def test_outputs_are_those_of_the_model(build):
+    session, x = prepared(build)
+    segments, rng = session.segments, np.random.default_rng(0)
+    run = segments.start(x)
+    assert_close(run.outputs(0), outputs(session.masked, x))
+    changes = [change(session, rng) for _ in range(3)]
+    # From the front to the back, and then where they come.
+    forward = sorted(changes, key=lambda c: segments.first(c[2]))
+    for masks, weights, touched in [*forward, *changes]:
+        with session.trial(masks, weights):
+            got = run.outputs(segments.first(touched))
+            assert_close(got, outputs(session.masked, x))
+    end = segments.first([])
+    assert_close(run.outputs(end), outputs(session.masked, x))
+
+
+@pytest.mark.parametrize("build", zoo.CORE, ids=lambda build: build.__name__)
+def test_watched_layers_read_what_they_read_in_the_model(build):
+    session, x = prepared(build)
+    run = session.segments.start(x)
+    lockstep = kprune.recovery.Lockstep(session.masked, None, x)
+    wanted: dict = {}
+    lockstep.visit(
+        lambda step: wanted.setdefault(id(step.layer), []).append(
+            [pair.before for pair in step.inputs]
         )
+    )
+    readers = {id(m.layer) for g in session.groups for m in g.consumers}
+    seen = set()
+    for call, given in run.inputs():
+        seen.add(id(call.layer))
+        assert_close(given, wanted[id(call.layer)].pop(0))
+    assert seen == readers
+    # The outputs hold no trace of it.
+    assert_close(run.outputs(0), outputs(session.masked, x))
+
+
+def test_nothing_before_the_change_is_computed_again(monkeypatch):
+    session, x = prepared(zoo.projection_resnet)
+    segments = session.segments
+    ran = []
+    for number, segment in enumerate(segments._segments):
+        monkeypatch.setattr(
+            segment,
+            "run",
+            lambda t, n=number, f=segment.run: ran.append(n) or f(t),
+        )
+    run = segments.start(x)
+    last = segments.first([session.masked.get_layer("head")])
+    run.outputs(0)
+    run.outputs(last)
+    run.outputs(last)
+    everything = list(range(len(segments)))
+    assert ran == [*everything, *everything, *everything[last:]]
+    assert set(run._held) == set(segments._segments[last]._given)
+
+
+def test_layers_that_are_not_in_the_model_are_refused():
+    session, _ = prepared(zoo.sequential)
+    with pytest.raises(ValueError, match="layers or variables of the model"):
+        session.segments.first([layers.Dense(3)])
+
+
+def test_a_layer_that_counts_its_calls_does_not_count_trials():
+    @keras.saving.register_keras_serializable("tests")
+    class Counting(layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, name="count"
+            )
+
+        def call(self, x):
+            self.count.assign(self.count + 1.0)
+            return x * 1.0
+
+    inputs = keras.Input((6,))
+    y = layers.Dense(4, name="first")(inputs)
+    outputs_ = layers.Dense(2, name="head")(Counting(name="counting")(y))
+    model = keras.Model(inputs, outputs_)
+    counting = model.get_layer("counting")
+    segments = Segments(model, [[model.get_layer("first")]])
+    before = float(keras.ops.convert_to_numpy(counting.count))
+    segments.start(np.ones((3, 6), "float32")).outputs(0)
+    assert float(keras.ops.convert_to_numpy(counting.count)) == before

@@ -17,12 +17,12 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import register
 from kprune.graph import walk
+from kprune.graph.values import read
 from kprune.recovery._elimination import Prefixes
 from kprune.recovery._elimination import Reader
 from kprune.recovery._elimination import members_read
 from kprune.recovery._elimination import observe
 from kprune.session import Session
-from kprune.session.passes import PartialPasses
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -47,7 +47,7 @@ class OutputError(LimitedAllocation):
     Args:
         samples: How many samples the layers' statistics are taken of.
         probe: How many samples the outputs are compared on.
-        levels: Shares of a group to try, between 0 and 1. Every second one is
+        levels: Shares of a group to try, between 0 and 1. Every third one is
             measured, the errors of the others follow from those of the
             layers that are refitted. Defaults to the sixteenths. Eighths, on
             half as many samples, take less time.
@@ -125,7 +125,7 @@ class OutputError(LimitedAllocation):
         readers = observe(session, groups, self.samples)
         probe = _Probe(session, self.probe)
         curves: dict[str, np.ndarray] = {}
-        for group in sorted(groups, key=lambda g: probe.first(g, readers)):
+        for group in sorted(groups, key=probe.first):
             order = _order(request, group.name)
             counts = self._counts(len(order))
             curves[group.name] = probe.curve(group, readers, order, counts)
@@ -148,13 +148,13 @@ class _Probe:
     def __init__(self, session: Session, samples: int) -> None:
         inputs = session.samples.inputs(samples)
         self._session = session
-        self._passes = PartialPasses(session.masked, inputs)
+        self._runs = list(session.segments.runs(inputs))
         self._tensors = walk.require_functional(session.masked).outputs
-        self._reference = self._outputs(())
+        self._reference = self._outputs(0)
 
-    def first(self, group: Group, readers: dict[int, Reader]) -> int:
-        """Return where a pass without channels of a group begins."""
-        return self._passes.first(self._changed(group, readers))
+    def first(self, group: Group) -> int:
+        """Return the segment where a pass without channels of a group begins."""
+        return self._session.segments.first(self._session.layers(group.name))
 
     def curve(
         self,
@@ -170,39 +170,31 @@ class _Probe:
             readers: What reads it.
             order: Its living channels, the first to go first.
             counts: Numbers of channels between which the curve is a line. The
-                error is measured without every second of them, and the last,
-                if the readers tell how it rises.
+                error is measured without every third of them, if the readers
+                tell how it rises.
         """
         mine = [
             Prefixes(member, reader, order)
             for member, reader in members_read(group, readers)
         ]
-        changed = self._changed(group, readers)
+        first = self.first(group)
         points = {0: 0.0}
         for count in _some(counts) if mine else counts:
             mask = np.zeros(group.size, "float32")
             mask[order[count:]] = 1.0
             weights = [pair for p in mine for pair in p.weights(count)]
             with self._session.trial({group.name: mask}, weights):
-                outputs = self._outputs(changed)
+                outputs = self._outputs(first)
             points[count] = _change(self._reference, outputs)
         _log.info("%s: output error %s", group.name, points)
         local = np.sum([p.errors for p in mine], axis=0) if mine else None
         return _convex(_between(points, local, counts), len(order))
 
-    def _changed(self, group: Group, readers: dict[int, Reader]) -> list[Any]:
-        """Return what differs in the model while channels are gone."""
-        homes = [
-            reader.home[0]
-            for _, reader in members_read(group, readers)
-            if reader.home is not None
-        ]
-        return [*self._session.layers(group.name), *homes]
-
-    def _outputs(self, changed: Sequence[Any]) -> list[np.ndarray]:
-        values = self._passes.outputs(changed)
+    def _outputs(self, begin: int) -> list[np.ndarray]:
+        parts = zip(*(run.outputs(begin) for run in self._runs), strict=True)
         return [
-            _logits(t, x) for t, x in zip(self._tensors, values, strict=True)
+            _logits(tensor, np.concatenate([read(part) for part in some]))
+            for tensor, some in zip(self._tensors, parts, strict=True)
         ]
 
 
@@ -212,9 +204,9 @@ def _order(request: Request, name: str) -> np.ndarray:
     return living[np.argsort(request.scores[name][living], kind="stable")]
 
 
-def _some(counts: Sequence[int]) -> list[int]:
-    """Return every second number, and the last."""
-    return sorted({*counts[1::2], *counts[-1:]})
+def _some(counts: Sequence[int]) -> Sequence[int]:
+    """Return every third number, or the only ones."""
+    return counts[1::3] or counts
 
 
 def _between(
