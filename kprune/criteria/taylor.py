@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kprune.criteria._gradients import LEARNED
 from kprune.criteria._gradients import GradientCriterion
 from kprune.criteria._gradients import by_channel
+from kprune.criteria._gradients import mean
 from kprune.criteria._gradients import products
 from kprune.criteria._gradients import weights
 from kprune.criteria.base import Scores
 from kprune.criteria.base import register
 from kprune.criteria.base import required
+from kprune.graph.call import FILTER
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -33,6 +36,10 @@ class Taylor(GradientCriterion):
 
     Args:
         steps: Batches to use; `None` for all.
+        filters: Whether to count filters and their biases alone, not what
+            scales or reads a channel.
+        averaged: Whether to square the mean over batches, not the change of
+            each batch.
 
     Example:
 
@@ -44,15 +51,27 @@ class Taylor(GradientCriterion):
     ```
     """
 
+    def __init__(
+        self,
+        steps: int | None = None,
+        filters: bool = False,
+        averaged: bool = False,
+    ) -> None:
+        super().__init__(steps)
+        self.filters = bool(filters)
+        self.averaged = bool(averaged)
+
     def scores(
         self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         session = required(session, self)
         sums = {group.name: np.zeros(group.size) for group in groups}
         values = weights(groups)
+        roles = [FILTER] if self.filters else LEARNED
+        gradients = self.gradients(session)
         count = 0
-        for gradients in self.gradients(session):
-            changes = by_channel(groups, products(values, gradients))
+        for each in [mean(gradients)] if self.averaged else gradients:
+            changes = by_channel(groups, products(values, each), roles)
             for name, change in changes.items():
                 sums[name] += change**2
             count += 1

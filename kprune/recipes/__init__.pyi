@@ -9,5 +9,6 @@ from kprune.recipes.bn_importance import BNImportance as BNImportance
 from kprune.recipes.duplication import Duplication as Duplication
 from kprune.recipes.hgs import HGS as HGS
 from kprune.recipes.msvfp import MSVFP as MSVFP
+from kprune.recipes.orthoreg import OrthoReg as OrthoReg
 from kprune.recipes.similarity import Similarity as Similarity
 from kprune.recipes.similarity_soft import SimilaritySoft as SimilaritySoft

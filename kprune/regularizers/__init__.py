@@ -5,5 +5,6 @@ from kprune.regularizers.attaching import detach as detach
 from kprune.regularizers.hierarchical import (
     HierarchicalGroupSparsity as HierarchicalGroupSparsity,
 )
+from kprune.regularizers.orthonormal import Orthonormal as Orthonormal
 from kprune.regularizers.penalties import names as names
 from kprune.regularizers.penalties import register as register

@@ -61,7 +61,9 @@ def attach(
     Args:
         model: A functional or Sequential model; layers of nested models
             included.
-        regularizer: A `keras.regularizers.Regularizer`, or its name.
+        regularizer: A `keras.regularizers.Regularizer`, or its name. One with a
+            method `across(kernels)` that returns one regularizer for each kernel
+            is asked for these.
         layers: Layers with a kernel, or names of such layers. By default all
             Conv2D but the 1x1 projections in shortcuts.
 
@@ -95,12 +97,15 @@ def attach(
                 "kprune.regularizers.detach(model) first, or attach the sum of "
                 "both penalties."
             )
-    for outer in chosen:
-        kernel = _kernel(outer)
+    kernels = [_kernel(outer) for outer in chosen]
+    penalties = [regularizer] * len(kernels)
+    if hasattr(regularizer, "across"):
+        penalties = regularizer.across(kernels)
+    for outer, kernel, penalty in zip(chosen, kernels, penalties, strict=True):
         wrapper = outer if isinstance(outer, FilterMask) else None
         weights = [id(w) for w in walk.unwrap(outer).weights]
         kernel.regularizer = Attached(
-            regularizer, kernel.regularizer, wrapper, weights.index(id(kernel))
+            penalty, kernel.regularizer, wrapper, weights.index(id(kernel))
         )
     _compile_again(model)
     return [layer.name for layer in chosen]

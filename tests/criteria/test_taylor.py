@@ -97,6 +97,27 @@ def test_scores_equal_the_backends_own_gradients_of_all_coupled_weights(masked):
         np.testing.assert_allclose(result[name], values, rtol=1e-4)
 
 
+def test_filters_alone_and_means_over_batches(masked):
+    x, y = samples()
+    batches = [(x[:5], y[:5]), (x[5:], y[5:])]
+    conv = masked.get_layer("conv").layer
+    weights = [conv.kernel, conv.bias]
+    changes = []
+    for each in batches:
+        slopes = gradients(
+            lambda e=each: loss()(e[1], masked(e[0], training=False)), weights
+        )
+        kernel, bias = (
+            keras.ops.convert_to_numpy(w) * g
+            for w, g in zip(weights, slopes, strict=True)
+        )
+        changes.append(kernel.sum((0, 1, 2)) + bias)
+    found = taylor(masked, iter(batches), filters=True)["conv"]
+    np.testing.assert_allclose(found, np.mean(np.square(changes), 0), rtol=1e-3)
+    found = taylor(masked, iter(batches), filters=True, averaged=True)["conv"]
+    np.testing.assert_allclose(found, np.mean(changes, 0) ** 2, rtol=1e-3)
+
+
 def test_steps_limit_the_batches(masked):
     x, y = samples()
     batches = [(x[:4], y[:4]), (x[4:8], y[4:8])]

@@ -1,0 +1,76 @@
+"""Orthonormal filters, ranked by gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import allocation
+from kprune import criteria
+from kprune import regularizers
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.callbacks import RegularizeCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import during
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
+
+
+@register("orthoreg")
+class OrthoReg(Recipe):
+    """A penalty makes filters orthonormal; then many go at once.
+
+    Args:
+        reduce: See `kprune.recipe`.
+        data: Training samples `(x, y)`, for the gradient of the loss.
+        epochs: See `kprune.recipe`. A third has the penalty.
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
+            arguments of `kprune.callbacks.PruneCallback`: `criterion`,
+            `allocation`, `schedule`. The penalty ends when pruning begins.
+    """
+
+    summary = (
+        "Filters are trained towards being orthogonal to each other and of length "
+        "1, so that what is known of each adds up for many. Then those go without "
+        "which the loss changes least, to first order, ranked over all layers, and "
+        "the rest is fine-tuned."
+    )
+    citation = (
+        "E. S. Lubana, P. Trivedi, C. Hougen, R. P. Dick and A. O. Hero, "
+        '"OrthoReg: Robust Network Pruning Using Orthonormality Regularization", '
+        "2020"
+    )
+    url = "https://arxiv.org/abs/2009.05014"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "regularizer": regularizers.Orthonormal(),
+            "criterion": criteria.Taylor(filters=True, averaged=True),
+            "allocation": allocation.Global("none", max_share=0.95),
+            "schedule": schedules.OneShot(removal_epoch(self.epochs)),
+        }
+
+    def start(self, masked: keras.Model) -> None:
+        regularizers.detach(masked)
+        regularizers.attach(masked, self.parts["regularizer"])
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        regularizer = parts.pop("regularizer")
+        return [
+            RegularizeCallback(regularizer, until=self.rounds[0]),
+            PruneCallback(**parts, **self.task),
+        ]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (during(0, rounds[0]), "training with the penalty"),
+            (before(rounds), "the filters of least importance go, for good"),
+            *tuning(rounds[-1], self.epochs),
+        ]
