@@ -33,3 +33,4 @@ from kprune.criteria.snip import SNIP as SNIP
 from kprune.criteria.taylor import Taylor as Taylor
 from kprune.criteria.whc import WHC as WHC
 from kprune.recovery.criteria.reconstruction import Reconstruction as Reconstruction
+from kprune.recovery.criteria.thinet import ThiNet as ThiNet
