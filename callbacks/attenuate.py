@@ -65,6 +65,8 @@ class AttenuateCallback(PruningCallback):
             epoch that removes.
         allocation: See `kprune.prune`.
         data: See `kprune.prune`.
+        recover: How to repair the layers that stay when filters are removed
+            in the end. See `kprune.prune`. Defaults to no repair.
         factor: What weak filters are multiplied with: a number, `"constant"`
             (0.5), `"linear"`, `"cosine"`, `"exponential"`, a function
             `f(progress) -> factor`, or an object of `kprune.factors`, which
@@ -101,7 +103,7 @@ class AttenuateCallback(PruningCallback):
 
     _norm = "l1"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a choice of its own
         self,
         criterion: Any = None,
         reduce: Mapping[str, float] | None = None,
@@ -110,12 +112,13 @@ class AttenuateCallback(PruningCallback):
         data: Any = None,
         factor: Any = 0.5,
         target: str = "bn",
+        recover: Any = None,
     ) -> None:
         self.target = choice(target, type(self).__name__, "target", TARGETS)
         if criterion is None:
             norm = self._norm
             criterion = norm if target == "kernel" else Folded(norm)
-        super().__init__(criterion, reduce, schedule, allocation, data)
+        super().__init__(criterion, reduce, schedule, allocation, data, recover)
         self.factor = factors.get(factor)
         self._scaler: Any = None
         self._returned = 0
@@ -162,9 +165,10 @@ class AttenuateCallback(PruningCallback):
         if self.policy.met():
             return
         weak = self._frozen() if self.factor.tail > 1 else self._choose_weak()
+        before = session.snapshot()
         self._scale(weak, 0.0)
         _log.info("These filters are removed.")
-        session.remove(_kept(weak, session.alive()))
+        self.remove(_kept(weak, session.alive()), before)
         ones = {name: np.ones(len(w), "float32") for name, w in weak.items()}
         set_attenuation(session.masked, ones, session.graph)
 

@@ -12,8 +12,14 @@ import numpy as np
 
 from kprune import schedules
 from kprune.data.source import as_source
+from kprune.graph.values import read
+from kprune.masking.slots import moving_averages
+from kprune.masking.state import State
 from kprune.parts import Part
+from kprune.pruning import OTHERS
 from kprune.pruning import Policy
+from kprune.pruning import choose
+from kprune.recovery import base as recoveries
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")
@@ -27,7 +33,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     which are weights of the model, so that a run that was killed continues
     from any checkpoint of the weights.
 
-    A subclass implements `act`. One that ends with another action than it
+    A subclass implements `act`, and takes filters away by `remove`, which
+    repairs the layers that stay. One that ends with another action than it
     repeats, such as removing what was only scaled down, implements
     `finishes` and `finish` too; one that adds to `logs` extends `status`.
 
@@ -39,6 +46,13 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             target`. Defaults to cubic over the first two thirds of the epochs.
         allocation: See `kprune.prune`.
         data: See `kprune.prune`.
+        recover: How to repair the layers that stay, each time that filters
+            have gone, before training goes on. See `kprune.prune`. Training
+            goes on with the optimizer's slots as they are: repaired layers
+            give what they gave, so that gradients stay what they were too.
+
+    Without `data`, what is not set is `"l1"`, `"global"` and no repair; with
+    `data` it is what `kprune.prune` chooses.
 
     Example:
 
@@ -54,11 +68,12 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def __init__(
         self,
-        criterion: Any = "l1",
+        criterion: Any = None,
         reduce: Mapping[str, float] | None = None,
         schedule: Any = None,
-        allocation: Any = "global",
+        allocation: Any = None,
         data: Any = None,
+        recover: Any = None,
     ) -> None:
         super().__init__()
         self.criterion = criterion
@@ -67,8 +82,12 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self.allocation = allocation
         # Kept for all epochs: a generator yields once only.
         self.data = None if data is None else as_source(data)
+        self.recover = recover
+        if recover is not None:
+            recoveries.get(recover)
         self._session: Session | None = None
         self._policy: Policy | None = None
+        self._repair = recoveries.get([])
         self._epoch = -1
 
     @property
@@ -128,6 +147,26 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         removed = self.policy.removed()
         return {f"pruned_{key}": removed[key] for key in removed}
 
+    def remove(
+        self, masks: Mapping[str, np.ndarray], before: State | None = None
+    ) -> None:
+        """Remove filters for good, and repair the layers that stay.
+
+        Args:
+            masks: For each group's name a vector `(size,)`, 0 = removed.
+            before: What the repair leads back to. Defaults to the model as it
+                is now.
+        """
+        session = self.session
+        before = before or session.snapshot()
+        session.remove(masks)
+        averages = moving_averages(session.optimizer)
+        removed = {key: read(v).copy() for key, (v, _) in averages.items()}
+        recoveries.repair(session, before, self._repair)
+        # An average that lagged behind would undo the repair.
+        for key, (variable, average) in averages.items():
+            average.assign(read(average) + read(variable) - removed[key])
+
     def choose(self, fraction: float = 1.0) -> dict[str, np.ndarray]:
         """Score and allocate.
 
@@ -142,10 +181,15 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._session = session = Session(self.model, self.data)
+        chosen = choose(
+            session, self.criterion, self.allocation, self.recover, OTHERS
+        )
         self._policy = Policy(
-            session, self.criterion, self.reduce, self.allocation
+            session, chosen.criterion, self.reduce, chosen.allocation
         )
         self._policy.check()
+        self._repair = recoveries.get(chosen.recover)
+        recoveries.check(self._repair, session)
         self.schedule = self.schedule.toward(self._policy.reduce)
         self._epoch = -1
         if self.params.get("verbose", 0):

@@ -81,6 +81,9 @@ class DuplicateCallback(PruningCallback):
         copies: How filters are copied.
         epoch: The epoch, from 0, before which filters are replaced.
         merge: How training with copies ends.
+        recover: How to repair the layers that stay when copies that have
+            parted are removed in the end. See `kprune.prune`. Defaults to no
+            repair.
 
     Raises:
         ValueError: When `fit` begins: see `PruneCallback`. At construction: it
@@ -104,7 +107,7 @@ class DuplicateCallback(PruningCallback):
     happens between duplication and pruning is kprune's own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a choice of its own
         self,
         criterion: Any = "l1",
         reduce: Mapping[str, float] | None = None,
@@ -113,8 +116,11 @@ class DuplicateCallback(PruningCallback):
         copies: Copies | None = None,
         epoch: int = 0,
         merge: Merge | None = None,
+        recover: Any = None,
     ) -> None:
-        super().__init__(criterion, reduce, OneShot(epoch), allocation, data)
+        super().__init__(
+            criterion, reduce, OneShot(epoch), allocation, data, recover
+        )
         self.copies = copies or Copies()
         self.merge = merge or Merge()
         self.epoch = epoch
@@ -166,7 +172,7 @@ class DuplicateCallback(PruningCallback):
         _log.info("%d of %d copies are merged", merged, parted)
         self._maps = {}
         if not self.policy.met():
-            session.remove(self._last().choose(alive=session.settle()))
+            self.remove(self._last().choose(alive=session.settle()))
 
     def after_epoch(self, session: Session) -> None:
         self._tie(session)

@@ -34,9 +34,16 @@ class PruneCallback(PruningCallback):
             `"uniform"`, a dictionary `{group name: share to remove}`, an
             object of `kprune.allocation`, or a function
             `f(scores) -> priorities`.
-        data: Samples for criteria that run the model: arrays `x` or
-            `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
-            generator.
+        data: Samples for criteria, allocations and repairs that run the
+            model: arrays `x` or `(x, y)`, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a generator.
+        recover: How to repair the layers that stay, each time that filters
+            have gone, before training goes on. See `kprune.prune`.
+
+    Without `data`, criterion, allocation and recovery that are not set are
+    `"l1"`, `"global"` and none; with `data` they are what `kprune.prune`
+    chooses. Each round takes the time of a `kprune.prune` then (see
+    `docs/one_shot.md`), so give it a schedule of few rounds.
 
     Raises:
         ValueError: When `fit` begins: the model is not wrapped, has no
@@ -59,4 +66,4 @@ class PruneCallback(PruningCallback):
     """
 
     def act(self, session: Session, fraction: float) -> None:
-        session.remove(self.choose(fraction))
+        self.remove(self.choose(fraction))

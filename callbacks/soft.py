@@ -43,6 +43,7 @@ class SoftPruneCallback(AttenuateCallback):
             scratch; or `"bn"`, from which no filter returns behind a ReLU. See
             `AttenuateCallback`.
         scale_slots: Also set to 0 what the optimizer remembers of the weights.
+        recover: See `AttenuateCallback`.
 
     Raises:
         ValueError: See `AttenuateCallback`.
@@ -61,7 +62,7 @@ class SoftPruneCallback(AttenuateCallback):
 
     _norm = "l2"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a choice of its own
         self,
         criterion: Any = None,
         reduce: Mapping[str, float] | None = None,
@@ -70,8 +71,16 @@ class SoftPruneCallback(AttenuateCallback):
         data: Any = None,
         target: str = "scale",
         scale_slots: bool = False,
+        recover: Any = None,
     ) -> None:
         factor = factors.Constant(0.0, scale_slots=scale_slots)
         super().__init__(
-            criterion, reduce, schedule, allocation, data, factor, target
+            criterion,
+            reduce,
+            schedule,
+            allocation,
+            data,
+            factor,
+            target,
+            recover,
         )

@@ -12,27 +12,44 @@ import dataclasses
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from kprune import allocation as allocations
+from kprune import criteria
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
+from kprune.latency.allocation.latency import Latency
 from kprune.latency.allocation.latency import latency_aware
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.recovery import base as recoveries
+from kprune.registry import Registry
 from kprune.session import Session
 
 Vectors = dict[str, np.ndarray]
 
 
+class Choice(NamedTuple):
+    """What goes together. See `prune`."""
+
+    criterion: Any
+    allocation: Any
+    recover: Any
+
+
+WITH_DATA = Choice("reconstruction", "output_error", "reconstruct")
+WITHOUT_DATA = Choice("l1", "global", "merge")
+OTHERS = Choice("l1", "global", [])
+
+
 def prune(
     model: keras.Model,
-    criterion: Any = "l1",
+    criterion: Any = None,
     reduce: Mapping[str, float] | None = None,
-    allocation: Any = "global",
+    allocation: Any = None,
     data: Any = None,
     skip: Iterable[Any] | None = None,
     recover: Any = None,
@@ -40,8 +57,20 @@ def prune(
     """Remove filters in one shot, without training.
 
     The weights of removed filters are set to 0, and so is what the optimizer
-    remembers of them. With `recover`, the layers that stay are repaired on
-    samples, which takes no training and no labels.
+    remembers of them. The layers that stay can be repaired, which takes no
+    labels. Criterion, allocation and recovery that are not set go with what is
+    set:
+
+    | set | criterion, allocation, recover |
+    |---|---|
+    | `data` alone | `"reconstruction"`, `"output_error"`, `"reconstruct"` |
+    | nothing | `"l1"`, `"global"`, `"merge"` |
+    | `"reconstruction"`, `"output_error"` | as for `data` alone |
+    | another criterion or allocation | `"l1"`, `"global"`, `[]` |
+
+    A criterion decides before an allocation. Where no dense or convolutional
+    layer reads a prunable group there is nothing to refit, and `data` alone
+    counts as nothing.
 
     Args:
         model: A plain model, which stays as it is, or one that `kprune.wrap`
@@ -69,8 +98,10 @@ def prune(
             the statistics of batch normalisation again, `"bias"` folds the
             means of removed channels into biases, `"reconstruct"` refits all
             layers behind them by least squares, `"merge"` adds removed
-            filters to similar ones. Or an object of `kprune.recovery`, or a
-            function `f(session, before)`. Defaults to nothing.
+            filters to similar ones, `"mimic"` trains without labels, to give
+            what the unpruned model gives. Or an object of `kprune.recovery`, a
+            function `f(session, before)`, or a list of these, in their order;
+            `[]` repairs nothing.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the
@@ -83,26 +114,65 @@ def prune(
     Example:
 
     ```python
-    masked = kprune.prune(model, criterion="l1", reduce={"macs": 0.5})
+    masked = kprune.prune(model, reduce={"macs": 0.5}, data=x_train[:1024])
     compact = kprune.rebuild(masked)
     ```
     """
     masked = as_masked(model, skip)
     session = Session(masked, data)
-    policy = Policy(session, criterion, reduce, allocation)
+    chosen = choose(session, criterion, allocation, recover)
+    policy = Policy(session, chosen.criterion, reduce, chosen.allocation)
     policy.check()
-    repair = None if recover is None else recoveries.get(recover)
-    if repair is not None:
-        recoveries.check(repair, session)
+    recoveries.check(chosen.recover, session)
     with session.rollback():
         alive = session.settle()
         before = session.snapshot()
         scores = policy.score(alive)
         masks = policy.allocate(scores, alive=alive)
         session.remove(masks)
-        if repair is not None:
-            repair.repair(session, before)
+        recoveries.repair(session, before, chosen.recover)
     return masked
+
+
+def choose(
+    session: Session,
+    criterion: Any = None,
+    allocation: Any = None,
+    recover: Any = None,
+    alone: Choice = WITHOUT_DATA,
+) -> Choice:
+    """Return what is set, and what goes with it for what is not.
+
+    Args:
+        session: The masked model and its samples.
+        criterion: See `prune`. `None` is not set.
+        allocation: See `prune`. `None` is not set.
+        recover: See `prune`. `None` is not set.
+        alone: What goes where neither criterion nor allocation is set, and
+            there are no samples.
+    """
+    if criterion is not None:
+        best = _is(criteria.base.registry, criterion, WITH_DATA.criterion)
+        row = WITH_DATA if best else OTHERS
+    elif allocation is not None:
+        best = _is(allocations.base.registry, allocation, WITH_DATA.allocation)
+        row = WITH_DATA if best else OTHERS
+    elif session.source is None:
+        row = alone
+    else:
+        refits = recoveries.get(WITH_DATA.recover).applies(session)
+        row = WITH_DATA if refits else WITHOUT_DATA
+    given = Choice(criterion, allocation, recover)
+    return Choice(
+        *(r if g is None else g for g, r in zip(given, row, strict=True))
+    )
+
+
+def _is(registry: Registry, part: Any, name: str) -> bool:
+    """Return whether a part is that of a name."""
+    if isinstance(part, Latency):
+        part = part.allocation
+    return part == name or type(part) is registry.factory(name)
 
 
 def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:

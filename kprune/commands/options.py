@@ -29,11 +29,18 @@ Overwrite = Annotated[
 ]
 
 
-def known(kind: str) -> Callable[[str | None], str | None]:
+NONE = "none"
+"""What stands for no part at all."""
+
+
+def known(
+    kind: str, several: bool = False
+) -> Callable[[str | None], str | None]:
     """Return a check of an option that names a part, before anything is loaded.
 
     Args:
         kind: Folder of the parts, `"criteria"`.
+        several: Accept names with commas between them, and `"none"`.
 
     Returns:
         A callback for `typer.Option`.
@@ -41,10 +48,13 @@ def known(kind: str) -> Callable[[str | None], str | None]:
 
     def check(value: str | None) -> str | None:
         names = modules(kind)
-        if value is not None and value not in names:
-            raise typer.BadParameter(
-                f"received {value!r}. {did_you_mean(value, names)}"
-            )
+        if value is None or (several and value == NONE):
+            return value
+        for part in value.split(",") if several else [value]:
+            if part not in names:
+                raise typer.BadParameter(
+                    f"received {part!r}. {did_you_mean(part, names)}"
+                )
         return value
 
     return check

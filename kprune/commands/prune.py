@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from kprune.commands.options import NONE
 from kprune.commands.options import Debug
 from kprune.commands.options import Overwrite
 from kprune.commands.options import known
@@ -65,8 +66,8 @@ def parse_reduce(text: str) -> dict[str, float]:
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help=f"How filters are scored: {listed('criteria')}. By default l1, or "
-        "what the method has.",
+        help=f"How filters are scored: {listed('criteria')}. By default "
+        "reconstruction with --data and l1 without, or what the method has.",
         callback=known("criteria"),
     ),
 ]
@@ -74,7 +75,7 @@ Allocation = Annotated[
     str | None,
     typer.Option(
         help=f"How the cut is shared out: {listed('allocation')}. By default "
-        "global, or what the method has.",
+        "output_error with --data and global without, or what the method has.",
         callback=known("allocation"),
     ),
 ]
@@ -97,16 +98,17 @@ LatencyTable = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Samples for --method and for criteria that need them (taylor, "
-        "activation, apoz): .npz with x and y, or .npy."
+        help="Samples for --method, and to choose filters and repair layers by: "
+        ".npz with x (and y, for a method), or .npy."
     ),
 ]
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="How to repair what removing filters breaks, without training: "
-        f"{listed('recovery')}. All but merge run on --data.",
-        callback=known("recovery"),
+        help="How to repair what removing filters breaks, without labels: "
+        f"{listed('recovery')}; several with commas, or none. By default "
+        "what goes with the criterion: reconstruct, with --data alone.",
+        callback=known("recovery", several=True),
     ),
 ]
 Method = Annotated[
@@ -160,11 +162,13 @@ def prune(  # noqa: PLR0913  options of a command
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
 
-    Without `--method` there is no training: fine-tune the result, or repair it
-    with `--recover`. With it the model trains on `--data`, by the loss and
-    optimizer it was saved with, while filters go.
+    Without `--method` there is no training on labels: give some hundred
+    unlabelled samples as `--data`, by which filters are chosen and layers
+    repaired. With it the model trains on `--data`, by the loss and optimizer it
+    was saved with, while filters go.
 
-    Example: `kprune prune model.keras small.keras --reduce macs=0.5`
+    Example: `kprune prune model.keras small.keras --reduce macs=0.5
+    --data images.npy`
 
     Example: `kprune prune model.keras small.keras --reduce latency=0.5`
 
@@ -174,11 +178,6 @@ def prune(  # noqa: PLR0913  options of a command
     target = parse_reduce(reduce)
     _check_options(method, data, epochs, learning_rate)
     _check_allocation(target, method, allocation, round_to, latency_table)
-    if method is not None and recover is not None:
-        raise typer.BadParameter(
-            "a method trains the model after filters have gone; leave one out.",
-            param_hint="--recover",
-        )
     inputs = (model, data, latency_table)
     check_inputs(*inputs)
     check_model_output(out, inputs, overwrite)
@@ -191,12 +190,13 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.report.progress import progress
     from kprune.report.progress import step
 
+    best = data is not None and criterion in (None, "reconstruction")
+    default = "output_error" if best else "global"
     chosen: dict[str, Any] = {
         "criterion": criterion,
-        "allocation": _allocation(allocation, round_to, latency_table),
+        "allocation": _allocation(allocation, round_to, latency_table, default),
+        "recover": None if recover is None else _recover(recover),
     }
-    if method is None:
-        chosen["recover"] = recover
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
     with progress() as bars:
@@ -307,8 +307,14 @@ def _check_allocation(
         )
 
 
+def _recover(names: str) -> Any:
+    """Return the recovery for `kprune.prune`."""
+    parts = [] if names == NONE else names.split(",")
+    return parts[0] if len(parts) == 1 else parts
+
+
 def _allocation(
-    name: str | None, round_to: int | None, table: Path | None
+    name: str | None, round_to: int | None, table: Path | None, default: str
 ) -> Any:
     """Return the allocation for `kprune.prune`, None for the default."""
     if round_to is not None:
@@ -318,5 +324,5 @@ def _allocation(
     if table is not None:
         from kprune.latency import Latency
 
-        return Latency(table, name or "global")
+        return Latency(table, name or default)
     return name

@@ -38,6 +38,29 @@ def slots_of(optimizer: Any) -> Slots:
     return slots
 
 
+def moving_averages(
+    optimizer: Any,
+) -> dict[int, tuple[keras.Variable, keras.Variable]]:
+    """Return the weights of which an optimizer keeps a moving average.
+
+    Args:
+        optimizer: A `keras.Optimizer`, or `None`.
+
+    Returns:
+        By `id(variable)` pairs of the weight and its average; nothing unless
+        the optimizer was made with `use_ema=True` and is built.
+    """
+    optimizer = base_optimizer(optimizer)
+    if not getattr(optimizer, "use_ema", False) or not optimizer.built:
+        return {}
+    pairs = zip(
+        optimizer._trainable_variables,
+        optimizer._model_variables_moving_average,
+        strict=True,
+    )
+    return {id(variable): (variable, average) for variable, average in pairs}
+
+
 def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
     """Return the slots that have the shape of their weight.
 

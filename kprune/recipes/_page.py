@@ -32,6 +32,8 @@ def page(recipe: Recipe) -> str:
         f"Removes {removed} in {_count(recipe.epochs, 'epoch')}.",
     ]
     lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
+    if recipe.recover is not None:
+        lines += ["", f"Repairs what stays by {code(recipe.recover)}."]
     if recipe.parts:
         parts = [(n, code(v)) for n, v in recipe.parts.items()]
         lines += ["", "Parts, each of which can be replaced by its name:", ""]

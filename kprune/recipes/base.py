@@ -23,6 +23,7 @@ from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.parts import Part
 from kprune.recipes._page import page
+from kprune.recovery import base as recoveries
 from kprune.registry import Registry
 
 _log = logging.getLogger("kprune")
@@ -40,6 +41,10 @@ class Recipe(Part, abc.ABC):
         reduce: Share of each cost to remove. See `kprune.prune`.
         data: Samples for parts that run the model. See `kprune.prune`.
         epochs: How many epochs `fit` will have, fine-tuning included.
+        recover: How to repair the layers that stay, when filters have gone and
+            before training goes on. See `kprune.prune`. Needs `data`. Defaults
+            to what the callbacks do, which is nothing for all of kprune's own
+            recipes.
         **parts: Parts to replace, by the names in `defaults`.
 
     Example:
@@ -82,10 +87,12 @@ class Recipe(Part, abc.ABC):
         reduce: Mapping[str, float] | None = None,
         data: Any = None,
         epochs: int | None = None,
+        recover: Any = None,
         **parts: Any,
     ) -> None:
         self.epochs = self._checked_epochs(epochs)
         self.data = data
+        self.recover = recover
         by_hand = isinstance(parts.get("allocation"), Mapping | Manual)
         if reduce is None:
             reduce = {} if by_hand else DEFAULT_REDUCE
@@ -124,8 +131,15 @@ class Recipe(Part, abc.ABC):
 
     @property
     def task(self) -> dict[str, Any]:
-        """What was asked for, as callbacks take it: `reduce` and `data`."""
-        return {"reduce": self.reduce or None, "data": self.data}
+        """What was asked for, as callbacks take it.
+
+        That is `reduce` and `data`, and `recover` where it is set.
+        """
+        asked: dict[str, Any] = {"reduce": self.reduce or None}
+        asked["data"] = self.data
+        if self.recover is not None:
+            asked["recover"] = self.recover
+        return asked
 
     @property
     def rounds(self) -> list[int]:
@@ -190,6 +204,8 @@ class Recipe(Part, abc.ABC):
                     "`data=`: arrays (x, y), a tf.data.Dataset, a "
                     "keras.utils.PyDataset or a generator."
                 )
+            if self.recover is not None:
+                recoveries.check(self.recover, None)
         except ValueError as error:
             raise ValueError(
                 f"Recipe '{self.name}' lacks data. {error}"
@@ -249,8 +265,16 @@ class _Function(Recipe):
         return {argument.name: argument.default for argument in arguments[3:]}
 
     def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        if self.recover is not None:
+            if "recover" not in parts:
+                raise ValueError(
+                    f"Recipe '{self.name}' is a function without an argument "
+                    "`recover`. Give it one, and hand it to the callbacks."
+                )
+            parts["recover"] = self.recover
         return self.function(
-            self.reduce or None, self.data, self.epochs, **self.parts
+            self.reduce or None, self.data, self.epochs, **parts
         )
 
 
@@ -312,6 +336,7 @@ def recipe(
     reduce: Mapping[str, float] | None = None,
     data: Any = None,
     epochs: int | None = None,
+    recover: Any = None,
     **parts: Any,
 ) -> Recipe:
     """Return a published pruning system by its name, with its defaults.
@@ -326,6 +351,9 @@ def recipe(
             `kprune.prune`. `"duplication"`, `"msvfp"` and `"hgs"` need
             training data `(x, y)`.
         epochs: How many epochs `fit` will have, fine-tuning included.
+        recover: How to repair the layers that stay, when filters have gone and
+            before training goes on: `"reconstruct"` or another of
+            `kprune.recovery.names()`, see `kprune.prune`. Needs `data`.
         **parts: Parts to replace, by the names in the recipe's `defaults`:
             `criterion="taylor"`, `allocation="uniform"`,
             `schedule=kprune.Linear(end=20)` and so on.
@@ -353,7 +381,12 @@ def recipe(
             f"kprune.recipe('{name.name}', epochs={name.epochs})."
         )
     made: Recipe = registry.get(
-        name, reduce=reduce, data=data, epochs=epochs, **parts
+        name,
+        reduce=reduce,
+        data=data,
+        epochs=epochs,
+        recover=recover,
+        **parts,
     )
     return made
 

@@ -51,7 +51,8 @@ class Duplication(Recipe):
         # The callback does it where the loss is not known yet.
         if masked.compiled:
             parts = {k: v for k, v in self.parts.items() if k != "merge"}
-            duplicate(masked, **parts, **self.task)
+            reduce = self.reduce or None
+            duplicate(masked, **parts, reduce=reduce, data=self.data)
 
     def actions(self) -> list[keras.callbacks.Callback]:
         return [DuplicateCallback(**self.parts, **self.task)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
+from typing import ClassVar
 
 from kprune.arguments import whole
 from kprune.data.needs import require_data
@@ -25,6 +27,9 @@ class Recovery(Part, abc.ABC):
     needs_data = True
     """Whether it runs the model on samples."""
 
+    preceded_by: ClassVar[tuple[str, ...]] = ()
+    """Recoveries that go first, where it is not part of a list and they apply."""
+
     def __init__(self, samples: int = 1024) -> None:
         owner = type(self).__name__
         self.samples = whole(samples, owner, "samples", of="samples")
@@ -37,6 +42,14 @@ class Recovery(Part, abc.ABC):
             session: The masked model, pruned already, and its samples.
             before: Its weights from before it was pruned.
         """
+
+    def applies(self, session: Session) -> bool:
+        """Return whether there is something that it can repair.
+
+        Args:
+            session: The masked model.
+        """
+        return True
 
     def lockstep(self, session: Session, before: State) -> Lockstep:
         """Return the model beside its own past, on the samples."""
@@ -62,6 +75,23 @@ class FunctionRecovery(Recovery):
         self.function(session, before)
 
 
+class Chain(Recovery):
+    """Several recoveries, one after the other.
+
+    Args:
+        parts: Names, objects or functions, see `get`. None repairs nothing.
+    """
+
+    def __init__(self, parts: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.parts = [get(part) for part in parts]
+        self.needs_data = any(part.needs_data for part in self.parts)
+
+    def repair(self, session: Session, before: State) -> None:
+        for part in self.parts:
+            part.repair(session, before)
+
+
 registry = Registry("recovery", Recovery, FunctionRecovery, "recovery")
 register = registry.register
 
@@ -71,11 +101,14 @@ def get(identifier: Any) -> Recovery:
 
     Args:
         identifier: `"bn"`, `"bias"`, `"reconstruct"`, `"merge"` or another registered
-            name, a `Recovery`, or a function `f(session, before)`.
+            name, a `Recovery`, a function `f(session, before)`, or a list of these,
+            which go one after the other. The empty list repairs nothing.
 
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
+    if isinstance(identifier, list | tuple):
+        return Chain(identifier)
     recovery: Recovery = registry.get(identifier)
     return recovery
 
@@ -85,19 +118,36 @@ def names() -> list[str]:
     return registry.names
 
 
-def check(recovery: Any, session: Session) -> None:
+def check(recovery: Any, session: Session | None) -> None:
     """Raise unless there are the samples that a recovery needs.
 
     Args:
-        recovery: Name, object or function, see `get`.
+        recovery: Name, object, function or list, see `get`.
         session: The masked model and its samples.
 
     Raises:
         ValueError: An unknown name, or there are no samples.
     """
-    recovery = get(recovery)
-    if recovery.needs_data:
-        require_data(session, f"Recovery {type(recovery).__name__}")
+    chosen = get(recovery)
+    for part in chosen.parts if isinstance(chosen, Chain) else [chosen]:
+        if part.needs_data:
+            require_data(session, f"Recovery {type(part).__name__}")
+
+
+def repair(session: Session, before: State, recovery: Any) -> None:
+    """Repair a pruned model; an error may leave it half repaired.
+
+    Args:
+        session: See `recover`.
+        before: See `recover`.
+        recovery: See `recover`.
+    """
+    chosen = get(recovery)
+    for name in chosen.preceded_by:
+        first = get(name)
+        if first.applies(session):
+            first.repair(session, before)
+    chosen.repair(session, before)
 
 
 def recover(session: Session, before: State, recovery: Any) -> None:
@@ -107,7 +157,7 @@ def recover(session: Session, before: State, recovery: Any) -> None:
         session: The masked model, pruned already, and its samples. Labels are
             not looked at.
         before: Its weights from before it was pruned.
-        recovery: Name, object or function, see `get`.
+        recovery: Name, object, function or list, see `get`.
 
     Raises:
         ValueError: There are no samples.
@@ -123,4 +173,4 @@ def recover(session: Session, before: State, recovery: Any) -> None:
     """
     check(recovery, session)
     with session.rollback():
-        get(recovery).repair(session, before)
+        repair(session, before, recovery)

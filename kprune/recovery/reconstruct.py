@@ -73,6 +73,11 @@ class Reconstruct(Recovery):
         super().__init__(samples)
         self.rows = rows
 
+    def applies(self, session: Session) -> bool:
+        """Return whether a layer that can be refitted reads a prunable group."""
+        readers = (m.layer for g in session.groups for m in g.consumers)
+        return any(linear(layer) is not None for layer in readers)
+
     def repair(self, session: Session, before: State) -> None:
         lockstep = self.lockstep(session, before)
         count = len(lockstep.inputs[0])

@@ -215,7 +215,7 @@ def test_every_recovery_helps_on_unseen_samples(build):
     errors = {}
     for recovery in (None, "bias", "reconstruct"):
         masked = kprune.prune(
-            model, reduce={"macs": 0.4}, data=x, recover=recovery
+            model, "l1", {"macs": 0.4}, data=x, recover=recovery
         )
         errors[recovery] = change(model, masked, fresh)
     assert errors["reconstruct"] < errors["bias"] < errors[None]
@@ -285,10 +285,11 @@ def test_nested_models_and_several_inputs():
     model = keras.Model([a, b], layers.Dense(2, name="out")(both))
     rng = np.random.default_rng(0)
     data = {"a": images(256), "b": rng.normal(size=(256, 5)).astype("float32")}
-    plain = kprune.prune(model, reduce={"params": 0.4}, data=[*data.values()])
+    plain = kprune.prune(model, "l1", {"params": 0.4}, data=[*data.values()])
     masked = kprune.prune(
         model,
-        reduce={"params": 0.4},
+        "l1",
+        {"params": 0.4},
         data=[*data.values()],
         recover="reconstruct",
     )

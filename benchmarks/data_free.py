@@ -1,0 +1,181 @@
+r"""Accuracy right after pruning, without any data: CIFAR-10, pretrained ResNets.
+
+    python benchmarks/data_free.py --data-dir ../shared/data
+    python benchmarks/data_free.py --networks resnet20 --ways "l1 + merge" ...
+    python benchmarks/data_free.py --page     # docs/data_free.md from the results
+
+For each network, target and way of pruning (criterion, allocation, repair): what is
+left of the accuracy when kprune sees the weights alone. ResNet-8 is that of MLPerf
+Tiny, which takes pixels from 0 to 255; ResNet-20 and -56 take standardised ones. All
+channel groups may be pruned. Choices were made on `test[:5000]`.
+
+Writes `benchmarks/results/data_free_<network>.json`; what is there is not run again.
+`--data-dir` holds `tfds`, `weights` and `models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "data_free.md"
+NETWORKS = ("resnet8", "resnet20", "resnet56")
+TARGETS = (0.2, 0.36, 0.49, 0.66)
+
+# criterion, allocation, recover; None is the default of `prune(model)`.
+WAYS = {
+    "l1": ("l1", "global", []),
+    "l1 + merge": ("l1", "global", "merge"),
+    "l1 + means": ("l1", "global", "means"),
+    "l1 + synthetic": ("l1", "global", "synthetic"),
+    "folded": ("folded", "global", []),
+    "folded + synthetic": ("folded", "global", "synthetic"),
+    "l2 uniform + synthetic": ("l2", "uniform", "synthetic"),
+    "prune(model)": (None, None, None),
+}
+
+sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
+
+
+def recovery(name):
+    import kprune
+
+    if name == "means":
+        return kprune.recovery.Synthetic(recovery="bias")
+    return name
+
+
+def measure(network: str, options: argparse.Namespace) -> None:
+    import best_path
+
+    import kprune
+    from kprune.report.measure import accuracy
+    from kprune.report.measure import predict
+
+    model, _, (x, y) = best_path.load(network, options.data_dir)
+
+    def top1(network) -> dict:
+        scores = predict(network, x, 500)
+        return {
+            name: round(100 * accuracy(scores[part], y[part]), 2)
+            for name, part in (
+                ("test", slice(None)),
+                ("test[:5000]", slice(5000)),
+                ("test[5000:]", slice(5000, None)),
+            )
+        }
+
+    path = RESULTS / f"data_free_{network}.json"
+    if path.exists():
+        result = json.loads(path.read_text())
+    else:
+        result = {"network": network, "baseline": top1(model), "rows": []}
+    full = kprune.cost(model)
+    for way in options.ways:
+        for target in options.targets:
+            there = [(r["way"], r["target"]) for r in result["rows"]]
+            if (way, target) in there:
+                continue
+            criterion, allocation, recover = WAYS[way]
+            start = time.process_time()
+            masked = kprune.prune(
+                model,
+                criterion,
+                {"macs": target},
+                allocation,
+                recover=recovery(recover),
+            )
+            seconds = time.process_time() - start
+            compact = kprune.rebuild(masked)
+            cost = kprune.cost(compact)
+            row = {
+                "way": way,
+                "target": target,
+                "macs_removed": round(1 - cost.macs / full.macs, 4),
+                "params_removed": round(1 - cost.params / full.params, 4),
+                "accuracy": top1(compact),
+                "cpu_seconds": round(seconds, 1),
+            }
+            print(network, row, flush=True)
+            result["rows"].append(row)
+            result["kprune"] = kprune.__version__
+            path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict) -> list[str]:
+    rows = {(r["way"], r["target"]): r["accuracy"] for r in result["rows"]}
+    targets = sorted({target for _, target in rows})
+    heads = " | ".join(f"{target:.0%}" for target in targets)
+    lines = [f"| fewer MACs | {heads} |", "|---|" + "---:|" * len(targets)]
+    for way in [w for w in WAYS if any(key[0] == w for key in rows)]:
+        cells = [
+            f"{rows[way, t]['test']:.2f} ({rows[way, t]['test[5000:]']:.2f})"
+            if (way, t) in rows
+            else "not run"
+            for t in targets
+        ]
+        lines.append(f"| `{way}` | {' | '.join(cells)} |")
+    return lines
+
+
+def page() -> None:
+    """Write the page from the committed results alone."""
+    lines = [
+        "# Without any data",
+        "",
+        "Top-1 accuracy in percent on all 10,000 test images of CIFAR-10 (on the",
+        "second half of them in brackets) right after pruning, where kprune has the",
+        "weights alone: no images, no training. Made by",
+        "`python benchmarks/data_free.py`, whose text says how.",
+        "",
+        "A way is named by its criterion and its repair: `merge` adds each removed",
+        "filter to the one most like it; `synthetic` refits layers on noise, on which",
+        "batch normalisation is calibrated (`kprune.recovery.Synthetic`); `means` is",
+        '`Synthetic(recovery="bias")`, which corrects means alone. `prune(model)` is',
+        "what is done where neither data nor parts are given.",
+        "",
+    ]
+    for network in NETWORKS:
+        path = RESULTS / f"data_free_{network}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            base = result["baseline"]
+            name = network.replace("resnet", "ResNet-")
+            lines += [
+                f"## {name} (baseline {base['test']:.2f}, "
+                f"second half {base['test[5000:]']:.2f})",
+                "",
+                *table(result),
+                "",
+            ]
+    PAGE.write_text("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    add("--targets", type=float, nargs="+", default=list(TARGETS))
+    add("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    add("--data-dir", type=pathlib.Path)
+    add("--page", action="store_true", help="write the page, measure nothing")
+    options = parser.parse_args()
+    if not options.page:
+        for network in options.networks:
+            measure(network, options)
+    page()
+
+
+if __name__ == "__main__":
+    main()

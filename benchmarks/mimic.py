@@ -1,0 +1,142 @@
+r"""Minutes of training without labels: CIFAR-10, pretrained ResNets.
+
+    python benchmarks/mimic.py --data-dir ../shared/data
+    python benchmarks/mimic.py --networks resnet20 --targets 0.49 --steps 800 ...
+    python benchmarks/mimic.py --list
+
+Each network is pruned and refitted on 1,024 unlabelled training images
+(`prune(model, reduce=..., data=x)`), and then learns the logits of the original on
+the same images for some steps (`recover="mimic"`). ResNet-8 is that of MLPerf Tiny,
+which takes pixels from 0 to 255. All channel groups may be pruned. Choices were made
+on `test[:5000]`.
+
+Each run writes `benchmarks/results/mimic/NETWORK-TARGET-STEPS-SEED.json`. What is
+there is not run again. `--data-dir` holds `tfds`, `weights` and `models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "mimic"
+TARGETS = {
+    "resnet8": (0.2, 0.4),
+    "resnet20": (0.36, 0.49, 0.66),
+    "resnet56": (0.36, 0.49, 0.66),
+}
+STEPS = 800
+
+sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
+
+
+def runs(options: argparse.Namespace) -> dict:
+    """Return the steps that are missing, by network and target."""
+    missing: dict = {}
+    for network in options.networks:
+        for target in options.targets or TARGETS[network]:
+            left = [
+                steps
+                for steps in options.steps
+                if not path_of(network, target, steps, options.seed).exists()
+            ]
+            if left:
+                missing[network, target] = left
+    return missing
+
+
+def path_of(network: str, target: float, steps: int, seed: int) -> pathlib.Path:
+    return RESULTS / f"{network}-{100 * target:g}-{steps}-{seed}.json"
+
+
+def measure(network: str, target: float, options: argparse.Namespace) -> None:
+    import best_path
+    import keras
+
+    import kprune
+    from kprune.report.measure import accuracy
+    from kprune.report.measure import predict
+
+    model, data, (x, y) = best_path.load(network, options.data_dir)
+
+    def top1(masked) -> dict:
+        scores = predict(kprune.rebuild(masked), x, 500)
+        return {
+            name: round(100 * accuracy(scores[part], y[part]), 2)
+            for name, part in (
+                ("test", slice(None)),
+                ("test[:5000]", slice(5000)),
+                ("test[5000:]", slice(5000, None)),
+            )
+        }
+
+    full = kprune.cost(model)
+    masked = kprune.wrap(model)
+    session = kprune.Session(masked, data)
+    baseline, before = top1(masked), session.snapshot()
+    start = time.process_time()
+    kprune.prune(masked, reduce={"macs": target}, data=data)
+    pruning = time.process_time() - start
+    repaired, refitted = top1(masked), session.snapshot()
+    print(network, target, "refitted", repaired, flush=True)
+    cost = kprune.cost(masked)
+    for steps in runs(options)[network, target]:
+        refitted.restore()
+        mimic = kprune.recovery.Mimic(steps=steps, seed=options.seed)
+        start = time.process_time()
+        kprune.recovery.recover(session, before, [mimic])
+        seconds = time.process_time() - start
+        result = {
+            "network": network,
+            "target": target,
+            "recover": ["reconstruct", repr(mimic)],
+            "samples": len(data),
+            "macs_removed": round(1 - cost.macs / full.macs, 4),
+            "params_removed": round(1 - cost.params / full.params, 4),
+            "baseline": baseline,
+            "refitted": repaired,
+            "final": top1(masked),
+            "cpu_seconds": {
+                "prune": round(pruning),
+                "mimic": round(seconds),
+            },
+            "keras": keras.__version__,
+            "kprune": kprune.__version__,
+        }
+        print(network, target, steps, result["final"], flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path = path_of(network, target, steps, options.seed)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--networks", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    add(
+        "--targets", type=float, nargs="+", help="of the MACs; three by default"
+    )
+    add("--steps", type=int, nargs="+", default=[STEPS])
+    add("--seed", type=int, default=0)
+    add("--data-dir", type=pathlib.Path)
+    add("--list", action="store_true", help="say what is missing; run nothing")
+    options = parser.parse_args()
+    for (network, target), steps in runs(options).items():
+        if options.list:
+            print(network, target, steps)
+        else:
+            measure(network, target, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Models that are trained, or learned from, in the place of a masked one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph import walk
+from kprune.graph.registry import is_batch_norm
+from kprune.graph.values import read
+from kprune.masking import masks
+from kprune.masking.state import State
+from kprune.rebuild import rebuild
+from kprune.session import Session
+
+MOMENTUM = 0.9
+"""Of moving statistics, at most: some hundred steps must do."""
+
+
+def unpruned(masked: keras.Model, before: State) -> keras.Model:
+    """Return a plain model that computes what a masked one did.
+
+    Args:
+        masked: The masked model.
+        before: Its weights and masks at that time.
+    """
+    now = State(masked.variables)
+    before.restore()
+    try:
+        return rebuild(masked, merge=None)
+    finally:
+        now.restore()
+
+
+class Pupil:
+    """What is trained in the place of a masked model: its compact model.
+
+    The masked model itself is, where the compact one has other weights than
+    those that are cut out of it, such as attenuated ones.
+
+    Args:
+        session: The masked model.
+    """
+
+    def __init__(self, session: Session) -> None:
+        masked, graph = session.masked, session.graph
+        alive = {n: m > 0 for n, m in masks(masked, graph).items()}
+        self._kept = graph.kept(alive)
+        self.model = rebuild(masked, merge=None)
+        self._pairs = _pairs(masked, self.model)
+        if any(not self._is_cut(old, new) for old, new in self._pairs):
+            self.model, self._pairs = masked, []
+            return
+        self.model.trainable = True
+        for variable in self.model.trainable_variables:
+            # A penalty would draw weights away from what they should give.
+            variable.regularizer = None
+
+    @contextlib.contextmanager
+    def trained(self) -> Iterator[keras.Model]:
+        """Yield what to train, see `logits`."""
+        layers = (walk.unwrap(layer) for layer in walk.layers_of(self.model))
+        norms = [(x, x.momentum) for x in layers if is_batch_norm(x)]
+        for norm, momentum in norms:
+            norm.momentum = min(momentum, MOMENTUM)
+        try:
+            with logits(self.model) as model:
+                yield model
+        finally:
+            for norm, momentum in norms:
+                norm.momentum = momentum
+
+    def write_back(self) -> None:
+        """Give the masked model the weights of the trained one."""
+        for old, new in self._pairs:
+            value = np.array(read(old))
+            places = np.arange(value.size).reshape(value.shape)
+            kept = self._kept.take(old, places)
+            value.reshape(-1)[kept.ravel()] = read(new).ravel()
+            old.assign(value)
+
+    def _is_cut(self, old: Any, new: Any) -> bool:
+        return np.array_equal(self._kept.take(old, read(old)), read(new))
+
+
+def _pairs(
+    masked: keras.Model, compact: keras.Model
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return the weights of a masked model with those of its compact one."""
+    found: list[tuple[keras.Variable, keras.Variable]] = []
+    for outer, new in zip(
+        walk.layers_of(masked), walk.layers_of(compact), strict=True
+    ):
+        layer = walk.unwrap(outer)
+        found.extend(zip(layer.weights, new.weights, strict=True))
+    return found
+
+
+@contextlib.contextmanager
+def logits(model: keras.Model) -> Iterator[keras.Model]:
+    """Yield the model without the softmax or sigmoid that it ends in.
+
+    Args:
+        model: A functional model, whose last layers lack their activation
+            meanwhile.
+    """
+    functional = walk.require_functional(model)
+    ends = [_end(tensor) for tensor in functional.outputs]
+    bare = [layer for _, layer in ends if layer is not None]
+    held = [layer.activation for layer in bare]
+    for layer in bare:
+        layer.activation = keras.activations.linear
+    try:
+        yield keras.Model(functional.input, [tensor for tensor, _ in ends])
+    finally:
+        for layer, activation in zip(bare, held, strict=True):
+            layer.activation = activation
+
+
+def _end(tensor: Any) -> tuple[Any, Any]:
+    """Return what shows the logits, and the layer that must lose its activation."""
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    operation = tensor._keras_history.operation
+    inner = walk.functional_of(operation)
+    if inner is not None:
+        # Cut off inside, the end of a nested model would not be seen here.
+        index = tensor._keras_history.tensor_index
+        return tensor, _end(inner.outputs[index])[1]
+    layer = walk.unwrap(operation)
+    node = operation._inbound_nodes[tensor._keras_history.node_index]
+    if isinstance(layer, keras.layers.Softmax | keras.layers.Activation):
+        softmax = isinstance(layer, keras.layers.Softmax)
+        if softmax or layer.activation in squashing:
+            (given,) = walk.tensors_of(node.arguments.args[:1], {})
+            return given, None
+    if getattr(layer, "activation", None) in squashing:
+        return tensor, layer
+    return tensor, None
