@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
 
 WITH_DATA = Choice("reconstruction", "output_error", "reconstruct")
-WITHOUT_DATA = Choice("l1", "global", "merge")
+WITHOUT_DATA = Choice("l1", "global", "synthetic")
 OTHERS = Choice("l1", "global", [])
 
 
@@ -64,7 +64,7 @@ def prune(
     | set | criterion, allocation, recover |
     |---|---|
     | `data` alone | `"reconstruction"`, `"output_error"`, `"reconstruct"` |
-    | nothing | `"l1"`, `"global"`, `"merge"` |
+    | nothing | `"l1"`, `"global"`, `"synthetic"` |
     | `"reconstruction"`, `"output_error"` | as for `data` alone |
     | another criterion or allocation | `"l1"`, `"global"`, `[]` |
 
@@ -98,7 +98,8 @@ def prune(
             the statistics of batch normalisation again, `"bias"` folds the
             means of removed channels into biases, `"reconstruct"` refits all
             layers behind them by least squares, `"merge"` adds removed
-            filters to similar ones, `"mimic"` trains without labels, to give
+            filters to similar ones, `"synthetic"` refits layers without any
+            data, `"mimic"` trains without labels, to give
             what the unpruned model gives. Or an object of `kprune.recovery`, a
             function `f(session, before)`, or a list of these, in their order;
             `[]` repairs nothing.

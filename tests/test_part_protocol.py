@@ -90,6 +90,7 @@ def test_recipes(name):
     assert recipe.get_config() == {
         "reduce": {"macs": 0.25},
         "epochs": 30,
+        "recover": None,
         "allocation": "uniform",
     }
     again = kprune.recipe(name, **recipe.get_config(), data=DATA)

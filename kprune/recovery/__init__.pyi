@@ -12,4 +12,6 @@ from kprune.recovery.bias import BiasCorrection as BiasCorrection
 from kprune.recovery.bn import BatchStatistics as BatchStatistics
 from kprune.recovery.criteria.reconstruction import Reconstruction as Reconstruction
 from kprune.recovery.merge import Merge as Merge
+from kprune.recovery.mimic import Mimic as Mimic
 from kprune.recovery.reconstruct import Reconstruct as Reconstruct
+from kprune.recovery.synthetic import Synthetic as Synthetic

@@ -125,17 +125,30 @@ def test_options_that_do_not_go_together(options):
 def test_recover_repairs_without_training(files, model):
     x = np.load(files / "inputs.npz")["x"]
     errors = {}
-    for recover in (None, "reconstruct"):
-        options = [] if recover is None else ["--recover", recover]
+    ways = {
+        "none": ("--criterion", "l1", "--recover", "none"),
+        "reconstruct": ("--criterion", "l1", "--recover", "reconstruct"),
+        "two": ("--criterion", "l1", "--recover", "merge,reconstruct"),
+        "default": (),
+    }
+    for recover, options in ways.items():
         result = prune(files, *options, data="inputs.npz")
         assert result.exit_code == 0, result.output
         compact = keras.saving.load_model(files / "small.keras", compile=False)
         gap = model.predict(x, verbose=0) - compact.predict(x, verbose=0)
         errors[recover] = float((gap**2).mean())
-    assert errors["reconstruct"] < 0.5 * errors[None]
+    for recover in ("reconstruct", "two", "default"):
+        assert errors[recover] < 0.5 * errors["none"]
 
 
-def test_recover_does_not_go_with_a_method(files):
-    result = prune(files, "--method", "similarity", "--recover", "bn")
+def test_a_method_repairs_before_it_trains_on(files):
+    options = ("--method", "similarity", "--epochs", 2, "--recover", "bn")
+    result = prune(files, *options)
+    assert result.exit_code == 0, result.output
+
+
+def test_an_unknown_recovery_among_several_is_a_wrong_option(files):
+    result = prune(files, "--recover", "bn,reconstrukt")
     assert result.exit_code == 2
-    assert "leave one out" in " ".join(result.output.split())
+    told = " ".join(result.stderr.replace("│", "").split())
+    assert "Did you mean 'reconstruct'" in told
