@@ -128,9 +128,7 @@ def epoch_batches(
 ) -> Any:
     """Batches of one epoch, which depend on the seed and its number alone."""
     rng = np.random.default_rng([seed, epoch])
-    batches = data.training(
-        images, setting.images, setting.batch_size, int(rng.integers(2**31))
-    )
+    batches = data.training(images, setting, int(rng.integers(2**31)))
     shares = None
     if setting.mixup:
         shares = rng.beta(setting.mixup, setting.mixup, setting.steps)

@@ -21,11 +21,14 @@ from kprune.callbacks import Merge
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import SoftPruneCallback
 from kprune.criteria import Folded
+from kprune.criteria import Random
 from kprune.duplication import Copies
 from kprune.duplication import Split
 from kprune.duplication import Tolerance
 from kprune.duplication import duplicate
 from kprune.recipes import Recipe
+from kprune.recipes.base import removal_epoch
+from kprune.schedules import Constant
 from kprune.schedules import OneShot
 
 
@@ -66,10 +69,10 @@ class Soft(Recipe):
     @property
     def defaults(self) -> dict[str, Any]:
         return {
-            "criterion": "l1",
+            "criterion": Folded("l1"),
             "allocation": "uniform",
-            "schedule": "constant",
-            "target": "kernel",
+            "schedule": Constant(end=removal_epoch(self.epochs)),
+            "target": "scale",
         }
 
     def actions(self) -> list[keras.callbacks.Callback]:
@@ -164,6 +167,11 @@ def _parting(run: Run, consumers: Any) -> dict[str, Any]:
     }
 
 
+def _later(**parts: Any) -> Callable[[Run], dict[str, Any]]:
+    """Parts of what goes when the recipes that remove at once have removed."""
+    return lambda run: {"schedule": OneShot(removal_epoch(run.epochs)), **parts}
+
+
 UNPRUNED = "unpruned"
 
 # Letters are those of the duplication experiment, see the page.
@@ -188,12 +196,41 @@ ARMS = {
         lambda run: {"criterion": "l1", "allocation": "global"},
         control=True,
     ),
-    "soft": Arm("soft (SFP), uniform, L1", Soft),
+    "later-global-l1": Arm(
+        "hard at a third, global, L1", Hard, _later(), control=True
+    ),
+    "later-global-folded-l1": Arm(
+        "hard at a third, global, L1 with BN folded in",
+        Hard,
+        _later(criterion=Folded("l1")),
+        control=True,
+    ),
+    "later-uniform-folded-l1": Arm(
+        "hard at a third, uniform, L1 with BN folded in",
+        Hard,
+        _later(criterion=Folded("l1"), allocation="uniform"),
+        control=True,
+    ),
+    "random": Arm(
+        "random filters",
+        Hard,
+        lambda run: {"criterion": Random(run.seed)},
+        control=True,
+    ),
+    "later-random": Arm(
+        "random filters, at a third",
+        Hard,
+        lambda run: _later(criterion=Random(run.seed))(run),
+        control=True,
+    ),
+    "soft": Arm("soft (SFP), uniform, L1 with BN folded in", Soft),
     "attenuation": Arm("attenuation", "attenuation"),
     "similarity": Arm("similarity, hard", "similarity"),
     "similarity-soft": Arm("similarity, soft", "similarity-soft"),
     "msvfp": Arm("MSVFP", "msvfp"),
     "hgs": Arm("HGS + loss increase", "hgs"),
+    "bn-importance": Arm("batch normalisation alone", "bn-importance"),
+    "orthoreg": Arm("OrthoReg", "orthoreg"),
     "duplication-b": Arm(
         "tolerance + hard L1 (B)",
         Hard,

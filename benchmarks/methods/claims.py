@@ -59,6 +59,8 @@ class Claim:
     grows: bool = False
 
 
+BN = "Oh et al., WACV 2022"
+ORTHOREG = "Lubana et al., 2020"
 ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
 DUPLICATION = "Ikuta et al., IWAIT 2024"
 HGS = "Mitsuno and Kurita, 2020"
@@ -73,14 +75,14 @@ CLAIMS = (
         "by the same criterion",
         ATTENUATION,
         "attenuation",
-        "hard-global-folded-l1",
+        "later-global-folded-l1",
     ),
     Claim(
         "Filters set to 0 that may return: better than removed at once, by the "
         "same criterion and rates",
         SFP,
         "soft",
-        A,
+        "later-uniform-folded-l1",
     ),
     Claim(
         "Similar filters removed: better than short ones, at the same times",
@@ -115,11 +117,45 @@ CLAIMS = (
         window=("macs", 0.49, 0.6),
     ),
     Claim(
+        "Filters chosen by the loss without them, after a penalty: better than "
+        "short ones, at the same time",
+        HGS,
+        "hgs",
+        "later-global-l1",
+    ),
+    Claim(
         "At most 0.3 points lost without half of the parameters",
         HGS,
         "hgs",
         allowance=0.3,
         window=("params", 0.49, 0.6),
+    ),
+    Claim(
+        "Filters chosen by scale and offset of the batch normalisation: better "
+        "than short ones, at the same time",
+        BN,
+        "bn-importance",
+        "hard-global-l1",
+    ),
+    Claim(
+        "Orthonormal filters, ranked by gradients: better than short ones, at "
+        "the same time",
+        ORTHOREG,
+        "orthoreg",
+        "later-global-l1",
+    ),
+    *(
+        Claim(f"{title}: better than random filters", source, arm, versus)
+        for title, source, arm, versus in (
+            ("Attenuation", ATTENUATION, "attenuation", "later-random"),
+            ("Soft pruning", SFP, "soft", "later-random"),
+            ("Similarity, hard", SIMILARITY, "similarity", "later-random"),
+            ("Similarity, soft", SIMILARITY, "similarity-soft", "later-random"),
+            ("MSVFP", MSVFP, "msvfp", "later-random"),
+            ("HGS", HGS, "hgs", "later-random"),
+            ("Batch normalisation alone", BN, "bn-importance", "random"),
+            ("OrthoReg", ORTHOREG, "orthoreg", "later-random"),
+        )
     ),
     Claim(
         "Rates by how much replacement a layer tolerates: better than the same "

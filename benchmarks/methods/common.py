@@ -91,7 +91,24 @@ def write(path: Path, result: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
+RESNET8 = "mlperf_tiny_ic_resnet8.h5"
+
+
 def pretrained(depth: int, weights: Path) -> keras.Model:
+    """Return a pretrained network that gives logits.
+
+    Args:
+        depth: 20, 32, 44 or 56; 8 for the network of MLPerf Tiny, which takes
+            raw images.
+        weights: The file, or the folder it is in.
+    """
+    if depth == 8:
+        path = weights / RESNET8 if weights.is_dir() else weights
+        model = keras.models.load_model(path, compile=False)
+        model.layers[-1].activation = keras.activations.linear
+        logits = keras.models.clone_model(model)
+        logits.set_weights(model.get_weights())
+        return logits
     if str(EXAMPLES) not in sys.path:
         sys.path.append(str(EXAMPLES))
     import cifar10_resnet as example

@@ -13,7 +13,6 @@ import numpy as np
 from kprune.data import batches
 from kprune.data import flip_and_crop
 from kprune.data import load_cifar10
-from kprune.data import normalize_cifar10
 
 AUGMENTATION = "left-right flip; crop after padding 4 zeros on every side"
 PADDING = 4
@@ -67,22 +66,30 @@ def save(images: Images, folder: Path, count: int = 4) -> list[Path]:
     return paths
 
 
-def training(
-    images: Images, epoch_images: int, batch_size: int, seed: int
-) -> Any:
+def raw(images: Any) -> Any:
+    """Return images as numbers from 0 to 255, an array or a tensor of float32."""
+    if isinstance(images, np.ndarray):
+        return images.astype("float32")
+    import tensorflow as tf
+
+    return tf.cast(images, "float32")
+
+
+def training(images: Images, setting: Any, seed: int) -> Any:
     """Batches for `fit`: in every epoch other images, in another order.
 
     On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. Which
     images, and how they are augmented, depends on the seed and the epoch.
     """
-    steps = epoch_images // batch_size
+    epoch_images, batch_size = setting.images, setting.batch_size
+    steps = setting.steps
     if not 0 < epoch_images <= len(images.x_train) or not steps:
         raise ValueError(
             f"An epoch has from {batch_size} (a batch) to {len(images.x_train)} "
             f"images (all). Received: {epoch_images}."
         )
     if keras.config.backend() != "tensorflow":
-        return Augmented(images, steps, batch_size, seed)
+        return Augmented(images, setting, seed)
     return batches(
         images.x_train,
         images.y_train,
@@ -90,20 +97,19 @@ def training(
         shuffle=True,
         seed=seed,
         augment=flip_and_crop,
-        preprocess=normalize_cifar10,
+        preprocess=setting.prepare,
     ).take(steps)
 
 
 class Augmented(keras.utils.PyDataset):
     """What `kprune.data.batches` does, in NumPy."""
 
-    def __init__(
-        self, images: Images, steps: int, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, images: Images, setting: Any, seed: int) -> None:
         super().__init__(workers=4)
         self._images = images
-        self._steps = steps
-        self._batch_size = batch_size
+        self._steps = setting.steps
+        self._batch_size = setting.batch_size
+        self._prepare = setting.prepare
         self._seed = seed
         self._begin(0)
 
@@ -124,7 +130,7 @@ class Augmented(keras.utils.PyDataset):
         chosen = self._order[first : first + self._batch_size]
         rng = np.random.default_rng([self._seed, self._epoch, 1 + index])
         x = flip_and_crop_numpy(self._images.x_train[chosen], rng)
-        return normalize_cifar10(x), self._images.y_train[chosen]
+        return self._prepare(x), self._images.y_train[chosen]
 
 
 def flip_and_crop_numpy(

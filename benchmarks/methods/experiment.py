@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import arms
@@ -41,6 +42,11 @@ class Setting:
     @property
     def name(self) -> str:
         return f"resnet{self.depth}-{self.scope}-{self.epochs}x{self.images}"
+
+    @property
+    def prepare(self) -> Callable[[Any], Any]:
+        """What makes of images what the network takes."""
+        return data.raw if self.depth == 8 else normalize_cifar10
 
     @property
     def steps(self) -> int:
@@ -182,7 +188,7 @@ class Bench:
         self.model = model
         self.cost = kprune.cost(model)
         self._curves: dict[int, kprune.Sensitivity] = {}
-        self.x_test = normalize_cifar10(images.x_test)
+        self.x_test = setting.prepare(images.x_test)
         self.baseline = score(predict(model, self.x_test, BATCH), images.y_test)
 
     def skip(self) -> list[str] | None:
@@ -196,7 +202,7 @@ class Bench:
         rng = np.random.default_rng(seed)
         chosen = rng.permutation(len(self.images.x_train))
         chosen = np.sort(chosen[: self.setting.calibration])
-        x = normalize_cifar10(self.images.x_train[chosen])
+        x = self.setting.prepare(self.images.x_train[chosen])
         return x, self.images.y_train[chosen]
 
     def masked(self) -> keras.Model:
@@ -231,7 +237,7 @@ class Bench:
             images.y_test[data.CHOICE],
         )
         masked.fit(
-            data.training(images, setting.images, setting.batch_size, seed),
+            data.training(images, setting, seed),
             epochs=setting.epochs,
             callbacks=[*recipe.callbacks, watch],
             shuffle=False,

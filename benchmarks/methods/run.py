@@ -2,6 +2,8 @@ r"""Pruning systems compared by experiment: CIFAR-10, pretrained ResNets.
 
     python benchmarks/methods/run.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights --epochs 4 --images 20000
+    python benchmarks/methods/run.py --depth 8 --epochs 10 --images 6000 \
+        --weights ../shared/data/models ...         # ResNet-8 of MLPerf Tiny
     python benchmarks/methods/run.py --arms attenuation 'duplication-*' \
         --target 0.5 --seeds 0 --data-dir DIR --weights DIR
     python benchmarks/methods/run.py --list       # what has been run, what not

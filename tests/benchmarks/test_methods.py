@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -136,7 +137,7 @@ def test_arms_measure_what_removing_costs_once(bench):
 
 def drawn(seed=0, epochs=2, backend_noise=0):
     keras.random.uniform((backend_noise + 1,))
-    dataset = data.training(images(), 32, 16, seed)
+    dataset = data.training(images(), SETTING, seed)
     found = []
     for _ in range(epochs):
         if isinstance(dataset, keras.utils.PyDataset):
@@ -173,7 +174,7 @@ def test_images_keep_their_labels(pipeline, monkeypatch):
     monkeypatch.setattr(data, "flip_and_crop", lambda x, seed: x)
     monkeypatch.setattr(data, "flip_and_crop_numpy", lambda x, rng: x)
     known = images()
-    originals = data.normalize_cifar10(known.x_train)
+    originals = SETTING.prepare(known.x_train)
     for x, y in drawn():
         distance = np.abs(x[:, None] - originals[None]).max((2, 3, 4))
         chosen = distance.argmin(1)
@@ -214,9 +215,20 @@ def test_missing_arrays_are_named(tmp_path):
         data.load(files=[tmp_path / "some.npz"])
 
 
+def test_the_smallest_network_takes_raw_images():
+    small = dataclasses.replace(SETTING, depth=8)
+    pixels = images().x_test
+    np.testing.assert_array_equal(small.prepare(pixels), pixels)
+    assert small.prepare(pixels).dtype == np.float32
+    assert np.abs(SETTING.prepare(pixels)).max() < 5
+    batches = data.training(images(), small, 0)
+    x = next(iter(batches))[0] if hasattr(batches, "take") else batches[0][0]
+    assert np.array(x).max() > 100
+
+
 def test_epochs_cannot_be_larger_than_the_data():
     with pytest.raises(ValueError, match=r"from 16 .* to 48"):
-        data.training(images(), 64, 16, 0)
+        data.training(images(), dataclasses.replace(SETTING, images=64), 0)
 
 
 # -- the command -----------------------------------------------------------
