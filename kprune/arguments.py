@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -163,6 +165,34 @@ _RANGES = {
     (False, True): "a number above 0, up to 1,",
     (True, True): "a number from 0 to 1",
 }
+
+
+def model(value: Any, owner: str, argument: str = "model") -> Any:
+    """Return a Keras model.
+
+    Args:
+        value: What came.
+        owner: Function whose argument it is.
+        argument: Name of the argument.
+
+    Raises:
+        TypeError: It is something else; the message says what to give.
+    """
+    import keras
+
+    if isinstance(value, keras.Model):
+        return value
+    way = ""
+    if isinstance(value, str | os.PathLike):
+        way = " Load the file first: keras.saving.load_model(path)."
+    elif isinstance(getattr(value, "masked", None), keras.Model):
+        way = f" Give the model itself, `{type(value).__name__}.masked`."
+    elif isinstance(value, keras.layers.Layer):
+        way = " Call the layer in a model: keras.Model(x, layer(x))."
+    raise TypeError(
+        f"{owner} needs a keras.Model as `{argument}`. Received: {argument}="
+        f"{reprlib.repr(value)} (of type {type(value).__name__}).{way}"
+    )
 
 
 def choice(

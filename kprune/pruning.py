@@ -182,7 +182,7 @@ def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
     Raises:
         ValueError: The model is wrapped already, but there are layers to skip.
     """
-    if not is_masked(model):
+    if not is_masked(model, "prune()"):
         return wrap(model, skip)
     if skip is not None:
         raise ValueError(

@@ -204,7 +204,7 @@ def sensitivity(
     et al., arXiv 1608.08710).
     """
     shares = _checked(shares)
-    masked = model if is_masked(model) else wrap(model)
+    masked = model if is_masked(model, "sensitivity()") else wrap(model)
     if data is not None and not isinstance(data, Source):
         data = Source(data, 256, masked)
     if data is not None and samples is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from kprune.arguments import model as check_model
 from kprune.cost.model import CostModel
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.tracer import trace
@@ -94,6 +95,7 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     print(f"{1 - after.macs / before.macs:.1%} fewer MACs")
     ```
     """
+    check_model(model, "cost()")
     graph = graph or trace(model)
     costs = CostModel(graph)
     kept = costs.sizes

@@ -26,6 +26,7 @@ from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import compress
 from kprune.graph.labels import varying
+from kprune.graph.opaque import Opaque
 
 if TYPE_CHECKING:
     from kprune.graph.tracer import NestedVisit
@@ -56,6 +57,10 @@ class ChannelGraph:
         self.bindings: dict[int, Binding] = tracer.ledger.bindings
         self.needs: tuple[Need, ...] = tuple(tracer.ledger.needs.values())
         self.work: tuple[Work, ...] = tuple(tracer.ledger.work)
+        # Layers with weights that were not looked into, and layers and models
+        # that were read as models of what they call.
+        self.opaque: tuple[Opaque, ...] = tuple(tracer.opaque.values())
+        self.read: tuple[keras.layers.Layer, ...] = tuple(tracer.read)
         self._slots = tracer.ledger.slots
         # Arrays are kept beside what is known of them: their ids stay taken.
         self._resolved: dict[int, tuple[np.ndarray, np.ndarray]] = {}

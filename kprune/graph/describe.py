@@ -50,6 +50,7 @@ def describe(graph: ChannelGraph, fold: bool | None = None) -> str:
     coverage = str(graph.coverage).splitlines()[0]
     lines = [f"Channel graph of '{graph.model.name}': {coverage}"]
     pinned = [g for g in graph.groups if g.pinned is not None]
+    lines += [*_opaque(graph), *_read(graph)]
     if graph.prunable:
         if fold is None:
             fold = len(graph.prunable) > FOLD_ABOVE
@@ -63,6 +64,33 @@ def describe(graph: ChannelGraph, fold: bool | None = None) -> str:
         name = graph.groups[0].name
         lines.append(f'print(graph["{name}"]) lists every weight of a group.')
     return "\n".join(lines)
+
+
+def _opaque(graph: ChannelGraph) -> list[str]:
+    if not graph.opaque:
+        return []
+    count = len(graph.opaque)
+    what = "layer" if count == 1 else "layers"
+    lines = ["", f"Not looked into: {count} {what} with weights and no rule"]
+    families: dict[str, list[str]] = {}
+    for entry in graph.opaque:
+        kind = f"{type(entry.layer).__name__}: {entry}"
+        families.setdefault(kind, []).append(entry.layer.name)
+    for kind, names in families.items():
+        shown = _Layers(names, f"{len(names)} layers").fit(WIDTH // 2)
+        lines += _wrap(f"{shown}, {kind}", "  ")
+    return lines
+
+
+def _read(graph: ChannelGraph) -> list[str]:
+    kinds = [type(layer).__name__ for layer in graph.read]
+    if not kinds:
+        return []
+    counts = [f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)]
+    text = (
+        f"Without a rule, read as models of their layers: {', '.join(counts)}"
+    )
+    return ["", *_wrap(text, hanging=2)]
 
 
 def describe_group(group: Group) -> str:

@@ -15,6 +15,12 @@ from kprune.graph.call import Call
 from kprune.graph.call import Visit
 from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.likeness import CONSTRUCTION
+from kprune.graph.likeness import alteration
+from kprune.graph.likeness import computes_like
+from kprune.graph.likeness import own_class_works
+from kprune.graph.likeness import parent_config
+from kprune.graph.reading import reading_of
 
 
 class Rule(abc.ABC):
@@ -97,8 +103,10 @@ class CompositeRule(Rule):
 
     Such a layer is treated as the functional model that its `call` amounts
     to, and it is one in the wrapped and in the compact model, under the same
-    name. It must take a single tensor, own no weights beside those of the
-    layers in it, and do the same in training apart from what these layers do.
+    name. It must own no weights beside those of the layers in it, and do the
+    same in training apart from what these layers do. Layers of your own that
+    have no rule are tried like this by themselves; with the rule, kprune takes
+    your word where it cannot try the layer out.
 
     Example:
 
@@ -110,17 +118,38 @@ class CompositeRule(Rule):
     def trace(self, call: Call) -> Sequence[Labels]:
         """Pin all channels: the layer turned out not to be such a model."""
         return call.pin_all(
-            f"layer '{call.layer.name}' cannot be read as a model of its layers"
+            f"layer '{call.layer.name}' cannot be read as a model of its "
+            f"layers: {reading_of(call.layer).cause}"
         )
 
 
 def from_config(operation: Any, config: dict[str, Any]) -> Any:
-    """Return a new object of the operation's class."""
-    from keras.src.saving.serialization_lib import SafeModeScope
+    """Return a new object of the operation's class.
 
-    # A Lambda of a model that runs in this process already is not foreign code.
-    with SafeModeScope(False):
-        return type(operation).from_config(config)
+    A subclass whose constructor does not take the configuration becomes its
+    parent, which computes the same.
+    """
+    cls = type(operation)
+    if cls is keras.layers.Lambda:
+        return _lambda(operation, config)
+    known = known_class(operation)
+    if known is None or cls.__init__ is known.__init__:
+        return cls.from_config(config)
+    new = own_class_works(operation, config, known)
+    if new is not None:
+        return new
+    return known.from_config(parent_config(operation, config, known))
+
+
+def _lambda(layer: Any, config: dict[str, Any]) -> Any:
+    """Return a Lambda of the same function: a file knows functions by name only."""
+    given = {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": layer.arguments,
+    }
+    return type(layer)(**{**config, **given})
 
 
 def copy_operation(operation: Any) -> Any:
@@ -249,17 +278,31 @@ def _rule_of(cls: type) -> Rule | None:
 
 
 def find_rule(operation: Any) -> Rule | None:
-    """Return the rule of an operation's class, or of a parent it computes like."""
+    """Return the rule of an operation's class, or of a parent it computes like.
+
+    Layers with LoRA weights, and quantised ones, have none.
+    """
+    rule: Rule | None = class_rule(operation)
+    return None if alteration(operation) is not None else rule
+
+
+def class_rule(operation: Any) -> Any:
+    """Return the rule of an operation's class, whatever became of its weights."""
+    known = known_class(operation)
+    return None if known is None else _rule_of(known)
+
+
+def known_class(operation: Any) -> Any:
+    """Return the class with a rule that an operation computes like, or None."""
     cls = type(operation)
-    rule = _rule_of(cls)
-    if rule is not None:
-        return rule
     own: set[str] = set()
     for parent in cls.__mro__:
-        rule = _rule_of(parent)
-        if rule is not None:
+        if _rule_of(parent) is not None:
             changed = {n for n in own if hasattr(parent, n)}
-            return None if changed else rule
+            if not changed:
+                return parent
+            like = changed <= CONSTRUCTION and computes_like(operation, parent)
+            return parent if like else None
         own |= {n for n in vars(parent) if not _harmless(n)}
     return None
 

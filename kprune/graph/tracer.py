@@ -11,14 +11,21 @@ import keras
 import kprune.graph.rules  # noqa: F401  (registers the rules)
 from kprune.graph import walk
 from kprune.graph.activations import probe_operation
+from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
+from kprune.graph.call import Binding
 from kprune.graph.call import Call
 from kprune.graph.call import Ledger
 from kprune.graph.call import Visit
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.labels import Labels
+from kprune.graph.likeness import alteration
+from kprune.graph.opaque import Opaque
+from kprune.graph.opaque import work_inside
+from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
+from kprune.graph.skipping import Skip
 
 
 def trace(
@@ -29,7 +36,8 @@ def trace(
     Args:
         model: A functional or Sequential `keras.Model`, plain or wrapped by
             `kprune.wrap`, with any nesting of such models inside.
-        skip: Layers, or names of layers, whose channels must stay.
+        skip: Layers, nested models, or names of either, whose channels must
+            stay.
 
     Returns:
         A `ChannelGraph`: its `groups` name every set of coupled channels, the
@@ -47,8 +55,8 @@ def trace(
     print(graph)
     ```
     """
-    tracer = Tracer(skip)
-    functional = walk.require_functional(model)
+    functional = walk.require_functional(model, "trace()")
+    tracer = Tracer(Skip(model, skip))
     inputs = [
         Labels(tuple(t.shape), why=f"model input '{walk.input_name(t)}'")
         for t in functional.inputs
@@ -59,7 +67,7 @@ def trace(
         for factor in labels.factors:
             why = f"feeds the model output '{name}'"
             tracer.ledger.slots.pin(factor, why, foremost=True)
-    tracer.finish(model)
+    tracer.finish()
     return ChannelGraph(model, tracer)
 
 
@@ -75,16 +83,18 @@ class Tracer:
     """Labels of all tensors and variables of one model.
 
     Args:
-        skip: Layers or layer names whose channels are pinned.
+        skip: The layers whose channels are pinned.
     """
 
-    def __init__(self, skip: Iterable[Any] | None = None):
+    def __init__(self, skip: Skip):
         self.ledger = Ledger()
         self.visits: dict[int, Visit] = {}
         self.nested: dict[int, NestedVisit] = {}
         self.wrappers: list[walk.Transparent] = []
-        self._skip = _names(skip)
-        self._skipped: set[str] = set()
+        self.read: list[keras.layers.Layer] = []
+        self.opaque: dict[int, Opaque] = {}
+        self._skip = skip
+        self._within = 0  # how many skipped models the walk is inside of
         self._first: dict[int, Visit] = {}
 
     # -- walking -----------------------------------------------------------
@@ -97,37 +107,44 @@ class Tracer:
             for t, labels in zip(functional.inputs, inputs, strict=True)
         }
         for node in walk.nodes(functional):
-            args, kwargs = node.arguments.convert(
-                lambda x: (
-                    state[id(x)] if isinstance(x, keras.KerasTensor) else x
-                )
-            )
             inner = walk.functional_of(node.operation)
             if inner is not None:
-                outputs = self._trace_nested(inner, args, kwargs, node.outputs)
+                given = [
+                    state[id(x)] if isinstance(x, keras.KerasTensor) else x
+                    for x in walk.inner_inputs(node, inner)
+                ]
+                outputs = self._trace_nested(node, inner, given)
             else:
+                args, kwargs = node.arguments.convert(
+                    lambda x: (
+                        state[id(x)] if isinstance(x, keras.KerasTensor) else x
+                    )
+                )
                 outputs = self._trace_operation(node, args, kwargs)
             for tensor, labels in zip(node.outputs, outputs, strict=True):
                 state[id(tensor)] = labels
         return [state[id(t)] for t in functional.outputs]
 
-    def _trace_nested(self, inner, args, kwargs, tensors) -> list[Labels]:
+    def _trace_nested(self, node, inner, values: list) -> list[Labels]:
         given = [
             self._enter(inner, labels, tuple(t.shape))
-            for labels, t in zip(
-                align_inputs(inner, args, kwargs), inner.inputs, strict=True
-            )
+            for labels, t in zip(values, inner.inputs, strict=True)
         ]
         first = self.nested.get(id(inner))
         if first is None:
+            if walk.is_read(node.operation) and not find_rule(node.operation):
+                self.read.append(node.operation)
+            skipped = node.operation in self._skip
+            self._within += skipped
             outputs = self.trace_functional(inner, given)
+            self._within -= skipped
             first = self.nested[id(inner)] = NestedVisit(given, outputs)
         else:
             self._same_labels(first.inputs, given, f"model '{inner.name}'")
         # The same model may be called on images of several sizes.
         return [
             labels.replace(shape=tuple(t.shape))
-            for labels, t in zip(first.outputs, tensors, strict=True)
+            for labels, t in zip(first.outputs, node.outputs, strict=True)
         ]
 
     def _enter(self, inner, given: Any, shape) -> Labels:
@@ -170,6 +187,8 @@ class Tracer:
         call = Call(operation, args, kwargs, shapes, self.ledger)
         rule = find_rule(operation)
         outputs = self._apply(rule, call)
+        if rule is None or isinstance(rule, CompositeRule):
+            self._note(call, node)
         visit = Visit(
             operation, args, kwargs, outputs, rule, call.constants, call.inner
         )
@@ -179,11 +198,29 @@ class Tracer:
         if first is not visit and reshapes:
             # One configuration serves all calls, so all must shrink alike.
             self._same_labels(first.inputs, visit.inputs, repr(call))
-        if operation.name in self._skip:
-            self._skipped.add(operation.name)
+        if self._within or operation in self._skip:
             for labels in outputs:
                 call.pin(labels.factors, "named in skip")
+            for binding in self.ledger.bindings.values():
+                if binding.layer is operation:
+                    self._pin_filters(binding)
         return outputs
+
+    def _pin_filters(self, binding: Binding) -> None:
+        for axis in binding.axes.values():
+            for labels in axis.labels if axis.role == FILTER else ():
+                self.ledger.slots.pin(labels, "named in skip")
+
+    def _note(self, call: Call, node) -> None:
+        """Note a layer that is not looked into, and count its work."""
+        layer = call.operation
+        if not isinstance(layer, keras.layers.Layer) or not layer.weights:
+            return
+        arguments = node.arguments
+        work = work_inside(call, arguments.args, arguments.kwargs)
+        self.ledger.work += work or []
+        why = alteration(layer) or _unread(layer)
+        self.opaque[id(layer)] = Opaque(layer, why, work is not None)
 
     def _without_masks(self, kwargs: dict) -> dict:
         mask = kwargs.get("mask")
@@ -220,11 +257,11 @@ class Tracer:
             return call.pin_all(why)
         if isinstance(operation, keras.Model):
             why = f"nested model '{operation.name}' ({kind}) is not functional"
-            return call.pin_all(why)
+            return call.pin_all(f"{why}: {_unread(operation)}")
         if isinstance(operation, keras.layers.Layer):
-            why = (
+            why = alteration(operation) or (
                 f"layer '{operation.name}' has no rule: register one with "
-                f"@kprune.register_rule({kind})"
+                f"@kprune.register_rule({kind}); {_unread(operation)}"
             )
             return call.pin_all(why)
         return self._unknown_operation(call)
@@ -245,13 +282,7 @@ class Tracer:
 
     # -- finishing -----------------------------------------------------------
 
-    def finish(self, model: keras.Model) -> None:
-        unknown = self._skip - self._skipped
-        if unknown:
-            raise ValueError(
-                f"skip names {sorted(unknown)}, but model '{model.name}' calls "
-                "no such layer. model.summary(expand_nested=True) lists them."
-            )
+    def finish(self) -> None:
         if not self.wrappers:
             return
         masked: set[tuple[int, Any]] = set()
@@ -273,33 +304,8 @@ class Tracer:
             self.ledger.slots.pin(labels, why)
 
 
-def _names(skip: Iterable[Any] | None) -> set[str]:
-    if skip is None:
-        return set()
-    if isinstance(skip, str) or isinstance(skip, keras.layers.Layer):
-        skip = [skip]
-    names = set()
-    for entry in skip:
-        if isinstance(entry, str):
-            names.add(entry)
-        elif isinstance(entry, keras.layers.Layer):
-            names.add(entry.name)
-        else:
-            raise TypeError(
-                "skip takes layers or layer names. Received: "
-                f"{entry!r} (of type {type(entry).__name__})."
-            )
-    return names
-
-
-def align_inputs(functional, args: tuple, kwargs: dict) -> list[Any]:
-    """Return the values given to a nested model in the order of its inputs."""
-    if args:
-        given = args[0]
-    elif "inputs" in kwargs:
-        given = kwargs["inputs"]
-    else:  # a composite layer names its only tensor as it likes
-        given = [x for x in keras.tree.flatten(kwargs) if isinstance(x, Labels)]
-    if isinstance(given, dict) and not isinstance(functional.input, dict):
-        return [given[t.name] for t in functional.inputs]
-    return keras.tree.flatten(given)
+def _unread(layer: keras.layers.Layer) -> str:
+    """Return why the call of a layer without a rule cannot be read as a model."""
+    if walk.is_readable(layer):
+        return walk.reading_of(layer).cause
+    return "its call is not looked into"

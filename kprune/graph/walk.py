@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.models.functional import Functional
 
+from kprune.arguments import model as check_model
+from kprune.graph.likeness import alteration
+from kprune.graph.likeness import is_own
+from kprune.graph.reading import reading_of
+from kprune.graph.reading import tensors_of as tensors_of
 from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import find_rule
 
@@ -40,107 +45,78 @@ def unwrap(operation: Any) -> Any:
 
 
 def functional_of(operation: Any) -> keras.Model | None:
-    """Return the functional graph of a model or composite layer, else None."""
-    if isinstance(operation, keras.Sequential):
+    """Return the functional graph of a model or layer, else None.
+
+    Models that override `call`, layers with a `CompositeRule`, and layers of
+    the user's own without a rule have one if their call is symbolic.
+    """
+    if isinstance(operation, keras.Model) and not _calls_by_itself(operation):
+        if isinstance(operation, Functional):
+            return operation
         return operation._functional
-    if isinstance(operation, keras.Model):
-        return operation if hasattr(operation, "_nodes_by_depth") else None
-    if isinstance(operation, keras.layers.Layer) and is_composite(operation):
-        return _COMPOSITES[operation]
-    return None
+    return reading_of(operation).model if is_readable(operation) else None
 
 
-_COMPOSITES: weakref.WeakKeyDictionary[Any, keras.Model | None] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def is_composite(operation: Any) -> bool:
-    """Return whether a layer has a `CompositeRule` and can be read as a model."""
-    if not isinstance(find_rule(operation), CompositeRule):
+def is_read(operation: Any) -> bool:
+    """Return whether `functional_of` reads it from the call of an operation."""
+    if isinstance(operation, keras.Model) and not _calls_by_itself(operation):
         return False
-    if operation not in _COMPOSITES:
-        _COMPOSITES[operation] = _read_call(operation)
-    return _COMPOSITES[operation] is not None
+    return functional_of(operation) is not None
 
 
-def tensors_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-    """Return the symbolic tensors among the arguments of a call."""
-    flat = keras.tree.flatten((args, kwargs))
-    return [x for x in flat if isinstance(x, keras.KerasTensor)]
+def is_readable(operation: Any) -> bool:
+    """Return whether it is worth to look at how an operation is called."""
+    if isinstance(operation, keras.Model):
+        return _calls_by_itself(operation) and not _is_bare(operation)
+    if not isinstance(operation, keras.layers.Layer) or isinstance(
+        operation, Transparent | keras.layers.Lambda | keras.layers.InputLayer
+    ):
+        return False
+    rule = find_rule(operation)
+    if rule is not None:
+        return isinstance(rule, CompositeRule)
+    return is_own(operation) and alteration(operation) is None
 
 
-def _read_call(layer: keras.layers.Layer) -> keras.Model | None:
-    """Return the model that the layer's `call` amounts to, over the same layers."""
-    given = [
-        tensors_of(n.arguments.args, n.arguments.kwargs)
-        for n in layer._inbound_nodes
-    ]
-    inside = {
-        id(v) for part in layer._layers for v in part.variables
-    }  # fmt: skip
-    own = [v for v in layer.variables if id(v) not in inside]
-    if own or any(len(tensors) != 1 for tensors in given):
-        return None
-    tensor = given[0][0]
-    fixed = tensor.shape[0] is not None and tensor.shape[0] % BATCH
-    batch = tensor.shape[0] if fixed else BATCH
-    shape = (batch, *tensor.shape[1:])
-    inputs = keras.Input(batch_shape=shape, dtype=tensor.dtype)
-    try:
-        model = keras.Model(inputs, layer.call(inputs), name=layer.name)
-        return model if fixed else _for_any_batch(model)
-    except Exception:  # any error means that the call is not symbolic
-        return None
+def _calls_by_itself(model: keras.Model) -> bool:
+    """Return whether a model is neither functional nor Sequential, or more."""
+    for kind in (Functional, keras.Sequential):
+        if isinstance(model, kind):
+            return type(model).call is not kind.call
+    return True
 
 
-# Calls may compute with the size of the batch, so they are read with one
-# that is recognised in shapes: a prime that no other size is a multiple of.
-BATCH = 1009
+def _is_bare(model: keras.Model) -> bool:
+    return type(model).call is keras.Model.call
 
 
-def _for_any_batch(model: keras.Model) -> keras.Model:
-    """Return the model for batches of any size instead of `BATCH`."""
-    (given,) = model.inputs
-    shape = (None, *given.shape[1:])
-    inputs = keras.Input(batch_shape=shape, dtype=given.dtype)
-    tensors = {id(given): inputs}
-    for node in nodes(model):
-        args, kwargs = node.arguments.fill_in(tensors)
-        operation = node.operation
-        if isinstance(operation, keras.src.ops.numpy.Reshape):
-            open_ = [-1 if n % BATCH == 0 else n for n in node.outputs[0].shape]
-            operation = type(operation)(tuple(open_), name=operation.name)
-        elif _names_batch((args, kwargs)) or _names_batch(_given(operation)):
-            raise ValueError(f"{operation.name} is given the size of the batch")
-        outputs = keras.tree.flatten(operation(*args, **kwargs))
-        for old, new in zip(node.outputs, outputs, strict=True):
-            tensors[id(old)] = new
-    outputs = keras.tree.map_structure(lambda t: tensors[id(t)], model.output)
-    return keras.Model(inputs, outputs, name=model.name)
+def inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
+    """Return what a nested model is called on, in the order of its inputs.
+
+    Args:
+        node: The call.
+        inner: `functional_of(node.operation)`.
+
+    Returns:
+        Symbolic tensors, or constants.
+    """
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    if is_read(node.operation):
+        return tensors_of(args, kwargs)
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, dict) and not isinstance(inner.input, dict):
+        return [given[t.name] for t in inner.inputs]
+    return keras.tree.flatten(given)
 
 
-def _given(operation: Any) -> list[Any]:
-    """Return what an operation was constructed with; a layer knows no batch."""
-    if isinstance(operation, keras.layers.Layer):
-        return []
-    return [v for k, v in vars(operation).items() if not k.startswith("_")]
+def require_functional(model: Any, owner: str = "kprune") -> keras.Model:
+    """Return the functional graph of `model`, or an error that says the ways out.
 
-
-def _names_batch(structure: Any) -> bool:
-    """Return whether anything in `structure` was made for batches of `BATCH`."""
-    flat = keras.tree.flatten(structure)
-    sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
-    return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)
-
-
-def require_functional(model: Any) -> keras.Model:
-    """Return the functional graph of `model`, or an error that says the ways out."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "kprune works on Keras models. Received: "
-            f"{model!r} (of type {type(model).__name__})."
-        )
+    Args:
+        model: What came.
+        owner: The function whose argument it is.
+    """
+    check_model(model, owner)
     functional = functional_of(model)
     if functional is not None:
         return functional
@@ -150,11 +126,14 @@ def require_functional(model: Any) -> keras.Model:
             "channels are unknown. Start it with keras.Input(...), or call "
             "model.build(input_shape) first."
         )
+    cause = (
+        reading_of(model).cause if is_readable(model) else "it has no call()"
+    )
     raise TypeError(
-        f"Model '{model.name}' is a subclassed model "
-        f"(class {type(model).__name__}): its graph exists only while its "
-        "call() runs, so kprune cannot know which channels belong together. "
-        "Ways out: build it with the functional API, as "
+        f"Model '{model.name}' is a subclassed model (class "
+        f"{type(model).__name__}) that cannot be read as a functional one: "
+        f"{cause}. Ways out: let call() use layers and keras.ops only, and call "
+        "the model once; or build it with the functional API, as "
         f"{type(model).__name__}(inputs, outputs) with only train_step() "
         "overridden; or build a functional model from its blocks with "
         "keras.Model(x, block(x)) and copy the weights."

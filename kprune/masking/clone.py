@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional
+from keras.src.trainers.trainer import Trainer
 
 from kprune.graph import walk
 
@@ -54,9 +56,10 @@ class Cloner:
             inner = walk.functional_of(node.operation)
             if inner is None:
                 args, kwargs = self._arguments(node, args, kwargs)
-            elif not isinstance(node.operation, keras.Model):
-                # A composite layer's call may have arguments of its own.
-                args, kwargs = tuple(walk.tensors_of(args, kwargs)), {}
+            elif walk.is_read(node.operation):
+                # Its call may have arguments of its own.
+                given = walk.tensors_of(args, kwargs)
+                args, kwargs = (given if len(given) > 1 else given[0],), {}
             outputs = operation(*args, **kwargs)
             flat = keras.tree.flatten(outputs)
             for old, new in zip(node.outputs, flat, strict=True):
@@ -92,55 +95,88 @@ class Cloner:
         self, model: keras.Model, inputs: Any, outputs: Any
     ) -> keras.Model:
         """Return a model of the same class over other tensors."""
-        from keras.src.models.functional import functional_like_constructor
-
-        cls = type(model)
-        new: keras.Model
-        if issubclass(cls, keras.Sequential):
-            _refuse_own_training(model)
-            return keras.Model(inputs, outputs, name=model.name)
-        if functional_like_constructor(cls):
-            new = cls(inputs, outputs, name=model.name)
+        cls: Any = type(model)
+        own = _own_classes(cls)
+        if own and not walk.is_read(model) and issubclass(cls, Functional):
+            new = self._functional(cls, model, inputs, outputs)
         else:
-            # The constructor wants arguments that nobody remembers; what it
-            # made of them is in the attributes.
             new = keras.Model(inputs, outputs, name=model.name)
-            new.__class__ = cls
+            if not own or (walk.is_read(model) and not _trains(own)):
+                return new
+            new.__class__ = _with_graph(cls)
         known = {*vars(new), *_own_names()}
         for name, value in vars(model).items():
             if name not in known:
-                setattr(new, name, self.layers.get(id(value), value))
+                setattr(new, name, self._swapped(value))
         return new
+
+    def _functional(
+        self, cls: Any, model: keras.Model, inputs: Any, outputs: Any
+    ) -> Any:
+        from keras.src.models.functional import functional_like_constructor
+
+        if functional_like_constructor(cls) and not hasattr(cls, _MADE_HERE):
+            return cls(inputs, outputs, name=model.name)
+        # The constructor wants arguments that nobody remembers; what it
+        # made of them is in the attributes.
+        new = keras.Model(inputs, outputs, name=model.name)
+        new.__class__ = cls
+        return new
+
+    def _swapped(self, value: Any) -> Any:
+        """Return an attribute with the layers of the copy in it."""
+        if isinstance(value, dict):
+            return {k: self._swapped(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._swapped(v) for v in value]
+        if type(value) is tuple:
+            return tuple(self._swapped(v) for v in value)
+        return self.layers.get(id(value), value)
 
 
 @functools.cache
 def _own_names() -> frozenset[str]:
-    """Return what Keras itself keeps on a compiled functional model."""
+    """Return what Keras itself keeps on compiled models."""
     inputs = keras.Input((1,))
-    model = keras.Model(inputs, keras.layers.Identity()(inputs))
-    model.compile("sgd", "mse")
-    return frozenset(vars(model))
+    layer = keras.layers.Identity()
+    names: set[str] = set()
+    for model in (
+        keras.Model(inputs, layer(inputs)),
+        keras.Sequential([inputs, layer]),
+    ):
+        model.compile("sgd", "mse")
+        names |= set(vars(model))
+    return frozenset(names)
 
 
-def _refuse_own_training(model: keras.Model) -> None:
-    """Raise if a Sequential subclass changes how it trains."""
-    hooks = (
-        "train_step",
-        "test_step",
-        "predict_step",
-        "compute_loss",
-        "compute_metrics",
-        "call",
-    )
-    for cls in type(model).__mro__:
-        if cls is keras.Sequential:
-            return
-        for name in hooks:
-            if name in vars(cls):
-                raise TypeError(
-                    f"Model '{model.name}' is of class {cls.__name__}, a "
-                    f"keras.Sequential with a {name}() of its own, which its "
-                    "masked copy could not keep: that is a functional model. "
-                    f"Derive {cls.__name__} from keras.Model and construct it "
-                    "as functional model, from inputs and outputs."
-                )
+def _own_classes(cls: Any) -> list[Any]:
+    """Return the user's classes of a model."""
+    kinds = (keras.Model, keras.Sequential, Functional)
+    return [
+        c for c in cls.__mro__ if issubclass(c, keras.Model) and c not in kinds
+    ]
+
+
+def _trains(own: list[Any]) -> bool:
+    """Return whether any of these classes changes how a model trains."""
+    hooks = {n for n in vars(Trainer) if not n.startswith("__")}
+    return any(hooks & set(vars(cls)) for cls in own)
+
+
+_MADE_HERE = "_kprune_calls_as_functional"
+
+
+@functools.cache
+def _with_graph(cls: Any) -> Any:
+    """Return a class that calls as a functional model and trains as `cls`.
+
+    Files name it as Keras' class, so that they load without `cls`.
+    """
+    named = {
+        "__module__": Functional.__module__,
+        "__qualname__": Functional.__qualname__,
+        _MADE_HERE: True,
+    }
+    if issubclass(cls, Functional):
+        return type("Functional", (cls,), {**named, "call": Functional.call})
+    return type("Functional", (Functional, cls), named)

@@ -54,7 +54,7 @@ def copy_compilation(
     lost: list[str] = []
     config = dict(model._compile_config.config)
     config["optimizer"] = recreated(model.optimizer, lost)
-    several = len(model.outputs) > 1
+    several = len(copy.outputs) > 1
     for name in ("metrics", "weighted_metrics"):
         config[name] = _metrics(config.get(name), lost, several)
     copy.compile(**config)

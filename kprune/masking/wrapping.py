@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import model as check_model
 from kprune.graph import walk
 from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
@@ -21,6 +22,7 @@ from kprune.graph.registry import copy_operation
 from kprune.graph.registry import find_rule
 from kprune.graph.tracer import trace
 from kprune.graph.values import copy_value
+from kprune.graph.values import paired
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.filter_mask import FilterMask
@@ -39,7 +41,8 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
 
     Args:
         model: A built functional or Sequential `keras.Model`.
-        skip: Layers, or names of layers, whose channels must stay.
+        skip: Layers, nested models, or names of either, whose channels must
+            stay.
 
     Returns:
         A new model with its own weights. `model` is not changed.
@@ -57,7 +60,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     masked.fit(x, y, callbacks=[kprune.callbacks.PruneCallback()])
     ```
     """
-    if filter_masks(model):
+    if is_masked(model, "wrap()"):
         raise ValueError(
             f"Model '{model.name}' is wrapped already: use it as it is, or "
             "kprune.rebuild(model) first to prune its compact version further."
@@ -73,7 +76,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     pairs = []
     for old in walk.layers_of(model):
         new = walk.unwrap(cloner.layers[id(old)])
-        for source, target in zip(old.variables, new.variables, strict=True):
+        for source, target in paired(old.variables, new.variables):
             copy_value(source, target)
             pairs.append((source, target))
         rule = find_rule(old)
@@ -154,20 +157,30 @@ def filter_masks(model: keras.Model) -> list[FilterMask]:
     return [x for x in walk.layers_of(model) if isinstance(x, FilterMask)]
 
 
-def is_masked(model: keras.Model) -> bool:
-    """Return whether a model holds `FilterMask` wrappers."""
+def is_masked(model: keras.Model, owner: str = "is_masked()") -> bool:
+    """Return whether a model holds `FilterMask` wrappers.
+
+    Args:
+        model: A `keras.Model`.
+        owner: The function whose argument it is, for messages.
+    """
+    check_model(model, owner)
     return any(
         isinstance(layer, FilterMask)
         for layer in model._flatten_layers(include_self=False)
     )
 
 
-def require_masked(model: Any) -> None:
-    """Raise the error that says how to wrap, if `model` is not wrapped."""
-    if not isinstance(model, keras.Model) or not is_masked(model):
-        name = getattr(model, "name", model)
+def require_masked(model: Any, owner: str = "kprune") -> None:
+    """Raise the error that says how to wrap, if `model` is not wrapped.
+
+    Args:
+        model: What came.
+        owner: The function whose argument it is.
+    """
+    if not is_masked(model, owner):
         raise ValueError(
-            f"Model '{name}' has no filter masks. Wrap it first: "
+            f"Model '{model.name}' has no filter masks. Wrap it first: "
             "masked = kprune.wrap(model), then compile and fit `masked`."
         )
 
@@ -191,7 +204,7 @@ def masks(
         kept, between them the attenuation factor. It can be stored and given
         back to `set_masks` on any wrapped copy of the model.
     """
-    require_masked(masked)
+    require_masked(masked, "masks()")
     graph = graph or trace(masked)
     wrappers = wrappers_by_layer(masked)
     return {g.name: group_vector(g, wrappers) for g in graph.prunable}
@@ -235,7 +248,7 @@ def set_masks(
         ValueError: If a name is not a prunable group, a vector has the wrong
             shape or values, or a group would keep no channel at all.
     """
-    require_masked(masked)
+    require_masked(masked, "set_masks()")
     graph = graph or trace(masked)
     vectors = {
         name: check_vector(graph, name, value) for name, value in masks.items()

@@ -14,6 +14,7 @@ from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.kept import Kept
 from kprune.graph.registry import copy_operation
 from kprune.graph.tracer import trace
+from kprune.graph.values import paired
 from kprune.graph.values import read
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import Pairs
@@ -62,7 +63,7 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     compact.save("compact.keras")
     ```
     """
-    require_masked(masked)
+    require_masked(masked, "rebuild()")
     graph = trace(masked)
     alive = {name: vector > 0 for name, vector in masks(masked, graph).items()}
     clones = _clones(masked, graph, alive, merge)
@@ -157,10 +158,9 @@ def _load_weights(
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)
         new = cloner.layers[id(outer)]
-        for (old, value), target in zip(
-            values.of(layer), new.variables, strict=True
-        ):
-            value = kept.take(old, value)
+        found = {id(old): value for old, value in values.of(layer)}
+        for old, target in paired(layer.variables, new.variables):
+            value = kept.take(old, found[id(old)])
             if value.shape != tuple(target.shape):
                 raise ValueError(
                     f"Layer '{layer.name}' ({type(layer).__name__}): its rule "

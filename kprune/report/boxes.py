@@ -11,7 +11,9 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.labels import Labels
-from kprune.graph.tracer import align_inputs
+
+_NONE = -1
+"""Stands for the origin of a constant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +71,10 @@ def boxes_and_edges(
         for node in walk.nodes(functional):
             inner = walk.functional_of(node.operation)
             if inner is not None:
-                args, kwargs = node.arguments.convert(
-                    lambda x: (
-                        origins[id(x)]
-                        if isinstance(x, keras.KerasTensor)
-                        else x
-                    )
-                )
-                given = align_inputs(inner, args, kwargs)
+                given = [
+                    origins.get(id(x), _NONE)
+                    for x in walk.inner_inputs(node, inner)
+                ]
                 within = {
                     id(t): o for t, o in zip(inner.inputs, given, strict=True)
                 }
@@ -86,8 +84,8 @@ def boxes_and_edges(
                 number = len(boxes)
                 boxes.append(_box(node, path, graph, written))
                 for tensor in node.arguments.keras_tensors:
-                    source = origins.get(id(tensor))
-                    if isinstance(source, int):
+                    source = origins.get(id(tensor), _NONE)
+                    if source != _NONE:
                         edges[source, number] = None
                 sources = [number] * len(node.outputs)
             for tensor, source in zip(node.outputs, sources, strict=True):

@@ -34,7 +34,10 @@ def inspection(model: keras.Model) -> dict[str, Any]:
         model: Plain or masked model.
 
     Returns:
-        Dictionary with `model`, `coverage`, `macs`, `params` and `groups`.
+        Dictionary with `model`, `opaque`, `read`, `coverage`, `macs`, `params`
+        and `groups`. `opaque` are layers with weights that are not looked into:
+        `layer`, `class`, `params`, `counted` (whether `macs` has their work)
+        and `why`. `read` are layers without a rule that are read as models.
         Each group has `name`, `size`, `kept`, `pinned` (reason or None),
         `macs`, `params` and `members`.
 
@@ -53,6 +56,20 @@ def inspection(model: keras.Model) -> dict[str, Any]:
     coverage = graph.coverage
     return {
         "model": model.name,
+        "opaque": [
+            {
+                "layer": entry.layer.name,
+                "class": type(entry.layer).__name__,
+                "params": entry.params,
+                "counted": entry.counted,
+                "why": entry.why,
+            }
+            for entry in graph.opaque
+        ],
+        "read": [
+            {"layer": layer.name, "class": type(layer).__name__}
+            for layer in graph.read
+        ],
         "coverage": {
             "prunable": coverage.prunable,
             "pinned": coverage.pinned,
@@ -109,7 +126,8 @@ def inspection_text(data: dict[str, Any]) -> str:
         data: Result of `inspection`.
 
     Returns:
-        Text: coverage first, then the groups in model order.
+        Text: layers that are not looked into first, then coverage and the
+        groups in model order.
 
     Example:
 
@@ -118,7 +136,11 @@ def inspection_text(data: dict[str, Any]) -> str:
     ```
     """
     coverage = data["coverage"]
-    lines = [
+    lines = [_not_seen(entry) for entry in data["opaque"]]
+    if data["read"]:
+        kinds = dict.fromkeys(entry["class"] for entry in data["read"])
+        lines.append(f"read as models of their layers: {', '.join(kinds)}")
+    lines += [
         f"{coverage['prunable']:,} of {coverage['total']:,} channels prunable "
         f"({units.percent(coverage['share'])})"
     ]
@@ -131,6 +153,14 @@ def inspection_text(data: dict[str, Any]) -> str:
     for group in data["groups"]:
         lines += ["", *_paragraph(group)]
     return "\n".join(lines)
+
+
+def _not_seen(entry: dict[str, Any]) -> str:
+    macs = "counted" if entry["counted"] else "unknown, counted as 0"
+    return (
+        f"not looked into: {entry['layer']} ({entry['class']}), "
+        f"{entry['params']:,} weights, MACs {macs}: {entry['why']}"
+    )
 
 
 def _paragraph(group: dict[str, Any]) -> list[str]:

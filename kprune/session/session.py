@@ -92,7 +92,7 @@ class Session:
     def __init__(
         self, masked: keras.Model, data: Any = None, optimizer: Any = None
     ) -> None:
-        require_masked(masked)
+        require_masked(masked, "Session")
         self.masked = masked
         self.source: Source | None = None
         if data is not None:

@@ -1,11 +1,16 @@
 """Layers made of other layers are read like nested models."""
 
 import keras
+import numpy as np
+import pytest
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
 
 import kprune
+from kprune.graph import registry
+from kprune.report.inspection import inspection
+from kprune.report.inspection import inspection_text
 
 
 @keras.saving.register_keras_serializable(package="kprune_tests")
@@ -42,13 +47,115 @@ def network():
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
-def test_without_a_rule_the_block_keeps_its_channels():
-    assert prunable_sizes(network()) == {}
-
-
-def test_a_composite_block_is_pruned_inside(tmp_path, monkeypatch):
-    from kprune.graph import registry
-
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
-    kprune.register_rule(Bottleneck)(kprune.graph.CompositeRule)
+def test_a_composite_block_is_pruned_inside(tmp_path):
+    assert "models of their layers: 1 Bottleneck" in str(
+        kprune.trace(network())
+    )
     run_pruning_test(network, tmp_path, expected={"stem": 6, "inside": 5})
+
+
+@pytest.fixture
+def rules(monkeypatch):
+    """A registry that forgets."""
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+
+def test_with_the_rule_the_word_of_the_user_is_taken(rules):
+    kprune.register_rule(Bottleneck)(kprune.graph.CompositeRule)
+    assert prunable_sizes(network()) == {"stem": 6, "inside": 5}
+
+
+class Sum(layers.Layer):
+    """Several inputs, functions of the backend's library, and a flag."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.project = layers.Conv2D(6, 1, name="project")
+
+    def call(self, x, residual, scale=1.0):
+        total = self.project(x) * scale + residual
+        if keras.config.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.reduce_mean(tf.nn.relu(total), axis=[1, 2])
+        return keras.ops.mean(keras.ops.relu(total), axis=(1, 2))
+
+
+def several():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="a")(inputs)
+    y = layers.Conv2D(6, 3, padding="same", name="b")(inputs)
+    x = Sum(name="sum")(x, y, scale=2.0)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def test_several_inputs_and_functions_of_the_backend(tmp_path):
+    expected = {"a": 4, "b": 6}
+    run_pruning_test(several, tmp_path, expected=expected, train=False)
+
+
+class Opaque(layers.Layer):
+    """A layer that cannot be read, around one that is known."""
+
+    cause = "training"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(6, 3, padding="same", name="conv")
+
+    def call(self, x, training=False):
+        if self.cause == "training" and training:
+            x = -x
+        if self.cause == "random":
+            x = x + np.random.default_rng().normal(size=(1, 1, 1, 3))
+        if self.cause == "new":
+            return layers.Conv2D(6, 3, padding="same")(self.conv(x))
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("training", "it does something else in training"),
+        ("random", "it does something else every time"),
+        ("new", "its call makes new layers"),
+    ],
+)
+def test_what_cannot_be_read_is_named_first_with_its_cause(cause, told):
+    layer = type("Opaque", (Opaque,), {"cause": cause})(name="own")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 1, name="after")(layer(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    page = " ".join(str(kprune.trace(model)).split())
+    assert page.index("Not looked into: 1 layer") < page.index("Prunable")
+    assert "own, Opaque: 168 weights" in page and told in page
+    assert [g.name for g in kprune.trace(model).prunable] == ["after"]
+    text = inspection_text(inspection(model))
+    assert text.startswith("not looked into: own (Opaque), 168 weights")
+
+
+def test_work_of_layers_inside_is_counted():
+    layer = Opaque(name="own")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 1, name="after")(layer(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    costs = {row.name: row.macs for row in kprune.cost(model).table}
+    assert costs["own"] == 64 * 9 * 3 * 6
+    assert costs["after"] == 64 * 6 * 4
+
+
+class Own(layers.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 6), name="kernel")
+
+    def call(self, x):
+        return x @ self.kernel
+
+
+def test_work_with_weights_of_its_own_is_unknown():
+    inputs = keras.Input((8,))
+    x = layers.Dense(4, name="after")(Own(name="own")(inputs))
+    graph = kprune.trace(keras.Model(inputs, layers.Dense(2)(x)))
+    (opaque,) = graph.opaque
+    assert not opaque.counted and opaque.params == 48
+    assert "MACs unknown" in str(graph) and "own: 'kernel'" in str(graph)

@@ -1,0 +1,181 @@
+"""Layers that are not quite of their class: subclasses, LoRA, quantisation."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.graph.values import copy_value
+
+OPEN_SIZE = 8
+"""Size of axes of unknown size where a layer is tried out."""
+
+CONSTRUCTION = {"__init__", "get_config", "from_config"}
+"""What a subclass may redefine without a change to what a built layer computes."""
+
+_ALIKE: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def alteration(layer: Any) -> str | None:
+    """Return why the weights of a layer are not those of its class, or None.
+
+    Args:
+        layer: A layer or `keras.Operation`. Layers inside count too.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return None
+    for part in layer._flatten_layers():
+        if getattr(part, "lora_enabled", False):
+            return (
+                f"layer '{layer.name}' has LoRA weights: merge LoRA first "
+                "(save_weights() merges them; load the file into the model "
+                "without LoRA)"
+            )
+        if getattr(part, "quantization_mode", None):
+            return (
+                f"layer '{layer.name}' is quantized "
+                f"({part.quantization_mode}): prune first, quantise after"
+            )
+    return None
+
+
+def computes_like(layer: Any, parent: type) -> bool:
+    """Return whether a layer whose class has its own constructor is like a parent.
+
+    A layer of the parent is made from the parent's part of the configuration,
+    given the same weights, and both are called on a random input. Remembered
+    for every layer.
+
+    Args:
+        layer: A layer; one that is not built is like nothing.
+        parent: A base class of its class.
+    """
+    if not getattr(layer, "built", False):
+        return False
+    if layer not in _ALIKE:
+        try:
+            _ALIKE[layer] = _same_numbers(layer, parent)
+        except Exception:  # a layer of anybody's: what fails is not alike
+            _ALIKE[layer] = False
+    return _ALIKE[layer]
+
+
+def _same_numbers(layer: Any, parent: Any) -> bool:
+    other = parent.from_config(parent.get_config(layer))
+    x = sample_of(layer)
+    with keras.StatelessScope():
+        expected = outputs_of(layer, x)
+    other(x)
+    for source, target in zip(layer.variables, other.variables, strict=True):
+        copy_value(source, target)
+    return alike(expected, outputs_of(other, x))
+
+
+def sample_of(layer: Any) -> Any:
+    """Return a random input for a built layer: one sample, open axes short."""
+    if layer._inbound_nodes:
+        node = layer._inbound_nodes[0]
+        first = [*node.arguments.args, *node.arguments.kwargs.values()][0]
+        return keras.tree.map_structure(_random_like, first)
+    shape = layer.get_build_config()["input_shape"]
+    return random_tensor(shape, layer.variable_dtype)
+
+
+def _random_like(tensor: Any) -> Any:
+    return random_tensor(tensor.shape, tensor.dtype)
+
+
+def random_tensor(shape: Any, dtype: Any) -> Any:
+    """Return a tensor of random numbers; a batch of unknown size has 1 sample."""
+    first, *rest = shape
+    sizes = [OPEN_SIZE if n is None else n for n in rest]
+    value = random_values(np.random.default_rng(0), dtype, (first or 1, *sizes))
+    return keras.ops.convert_to_tensor(value, dtype=dtype)
+
+
+def random_values(
+    rng: np.random.Generator, dtype: Any, shape: Any
+) -> np.ndarray:
+    """Return random numbers that an input of a data type may hold.
+
+    Whole numbers are 0 and 1, which are in every vocabulary; strings are "0"
+    and "1".
+    """
+    kind = keras.backend.standardize_dtype(dtype)
+    if kind == "string":
+        return rng.integers(0, 2, size=shape).astype(str).astype(object)
+    if kind == "bool":
+        return rng.integers(0, 2, size=shape).astype(bool)
+    if "int" in kind:
+        return rng.integers(0, 2, size=shape)
+    return rng.normal(size=shape)
+
+
+def outputs_of(layer: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
+    """Return what a layer computes, in inference, as arrays."""
+    if getattr(layer, "_call_has_training_arg", False):
+        kwargs = {**kwargs, "training": False}
+    outputs = keras.tree.flatten(layer(*args, **kwargs))
+    return [np.asarray(keras.ops.convert_to_numpy(y)) for y in outputs]
+
+
+# Relative to the largest output; by bytes of the data type.
+TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 3e-2}
+
+
+def alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
+    """Return whether two lists of outputs are equal but for rounding."""
+    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
+        return False
+    if a.dtype.kind not in "fV":
+        return bool((a == b).all())
+    tolerance = TOLERANCES.get(a.dtype.itemsize, 1e-4)
+    left, right = a.astype("float64"), b.astype("float64")
+    scale = np.abs(right[np.isfinite(right)]).max(initial=1e-6)
+    return np.allclose(
+        left, right, rtol=0, atol=tolerance * scale, equal_nan=True
+    )
+
+
+def own_class_works(layer: Any, config: dict[str, Any], parent: Any) -> Any:
+    """Return a layer of the same class with another configuration, or None.
+
+    Args:
+        layer: A layer of a subclass with its own constructor.
+        config: The configuration, for the parent's constructor.
+        parent: The base class that computes the same.
+    """
+    try:
+        new = type(layer).from_config(config)
+        made = parent.get_config(new)
+    except Exception:  # a constructor that wants other arguments
+        return None
+    for name, wanted in config.items():
+        plain = isinstance(wanted, str | int | float | list | tuple)
+        if not plain or name not in made:
+            continue
+        if isinstance(wanted, str) and not isinstance(made[name], str):
+            continue  # "zeros" for an initializer
+        if np.any(np.asarray(made[name]) != np.asarray(wanted)):
+            return None
+    return new
+
+
+def parent_config(
+    layer: Any, config: dict[str, Any], parent: Any
+) -> dict[str, Any]:
+    """Return the part of a configuration that the parent's constructor takes."""
+    return {k: v for k, v in config.items() if k in parent.get_config(layer)}
+
+
+def is_own(layer: Any) -> bool:
+    """Return whether a layer is of a class that is not one of Keras' own."""
+    return not inspect.getmodule(type(layer)).__name__.startswith("keras.")  # type: ignore[union-attr]

@@ -1,0 +1,317 @@
+"""Layers and models whose call is symbolic, read as the functional models they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any
+
+import keras
+
+from kprune.graph.foreign import translated
+from kprune.graph.likeness import alike
+from kprune.graph.likeness import outputs_of
+from kprune.graph.likeness import random_tensor
+
+# Calls may compute with the size of the batch, so they are read with one
+# that is recognised in shapes: a prime that no other size is a multiple of.
+BATCH = 1009
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What came of reading a call.
+
+    Args:
+        model: The functional model over the same layers, or None.
+        cause: If None, why.
+    """
+
+    model: keras.Model | None
+    cause: str = ""
+
+
+class _UnreadableError(Exception):
+    """The call is not that of a functional model; the message says why."""
+
+
+_READINGS: weakref.WeakKeyDictionary[Any, tuple[int, Reading]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def reading_of(layer: Any) -> Reading:
+    """Read the call of a layer or subclassed model; the result is remembered.
+
+    Args:
+        layer: A layer that is called in a functional model, or a model that is
+            built. Nothing of it changes.
+    """
+    weights = len(layer.variables)
+    known = _READINGS.get(layer)
+    if known is not None and known[0] == weights:
+        return known[1]
+    try:
+        with translated():
+            reading = Reading(_read(layer))
+    except _UnreadableError as error:
+        reading = Reading(None, str(error))
+    # What is read too early is read again: building brings weights.
+    _READINGS[layer] = (len(layer.variables), reading)
+    return reading
+
+
+def tensors_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    """Return the symbolic tensors among the arguments of a call."""
+    flat = keras.tree.flatten((args, kwargs))
+    return [x for x in flat if isinstance(x, keras.KerasTensor)]
+
+
+def _read(layer: Any) -> keras.Model:
+    args, kwargs = _arguments(layer)
+    given = tensors_of(args, kwargs)
+    if not given:
+        raise _UnreadableError("it is called on no tensor")
+    fixed = any(t.shape[0] and t.shape[0] % BATCH for t in given)
+    inputs = [
+        keras.Input(
+            batch_shape=(t.shape[0] if fixed else BATCH, *t.shape[1:]),
+            dtype=t.dtype,
+            name=t.name if isinstance(layer, keras.Model) else None,
+        )
+        for t in given
+    ]
+    tensors = {id(t): x for t, x in zip(given, inputs, strict=True)}
+    args, kwargs = (
+        _filled(layer, args, tensors),
+        _filled(layer, kwargs, tensors),
+    )
+    model = _called(layer, inputs, args, kwargs)
+    _refuse_own_weights(layer, model)
+    if layer._call_has_training_arg:
+        steps = _steps(model)
+        for training in (False, True):
+            other = _called(
+                layer, inputs, args, {**kwargs, "training": training}
+            )
+            if _steps(other) != steps:
+                again = _called(layer, inputs, args, kwargs)
+                when = "in training" if _steps(again) == steps else "every time"
+                raise _UnreadableError(f"it does something else {when}")
+    if not fixed:
+        model = _for_any_batch(model)
+    if not isinstance(layer, keras.Model) or layer._inbound_nodes:
+        values = {
+            id(x): random_tensor(
+                (x.shape[0] if fixed else 1, *x.shape[1:]), x.dtype
+            )
+            for x in inputs
+        }
+        _refuse_other_numbers(layer, args, kwargs, values, model)
+    return model
+
+
+# -- arguments ----------------------------------------------------------------
+
+
+def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
+    """Return what a layer is called with, tensors as `KerasTensor`."""
+    if layer._inbound_nodes:
+        calls = [
+            (n.arguments.args, n.arguments.kwargs) for n in layer._inbound_nodes
+        ]
+        rests = {_rest(*call) for call in calls}
+        if len(rests) > 1:
+            raise _UnreadableError("it is called with different arguments")
+        args, kwargs = calls[0]
+        if tensors_of((), {"mask": kwargs.get("mask")}):
+            raise _UnreadableError("it is called with a mask")
+        return args, _without_defaults(kwargs)
+    functional = getattr(layer, "_functional", layer)
+    if hasattr(functional, "_nodes_by_depth"):
+        return (functional.input,), {}
+    shapes = layer._build_shapes_dict
+    if not shapes:
+        raise _UnreadableError(
+            "it is not built: call it once on data, or on keras.Input(...)"
+        )
+    name, shape = next(iter(shapes.items()))
+    return (_specification(shape, name.removesuffix("_shape")),), {}
+
+
+def _specification(shapes: Any, name: str) -> Any:
+    """Return symbolic tensors for the shapes that a model was built with."""
+    if isinstance(shapes, dict):
+        return {k: _specification(v, k) for k, v in shapes.items()}
+    if all(n is None or isinstance(n, int) for n in shapes):
+        shape = (None, *shapes[1:])
+        return keras.KerasTensor(shape, keras.config.floatx(), name=name)
+    return [_specification(v, f"{name}_{n}") for n, v in enumerate(shapes)]
+
+
+def _without_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
+
+
+def _rest(args: tuple, kwargs: dict[str, Any]) -> str:
+    """Return the arguments of a call besides tensors, to compare."""
+    structure = (args, _without_defaults(kwargs))
+    return repr(
+        keras.tree.map_structure(
+            lambda x: "x" if isinstance(x, keras.KerasTensor) else x, structure
+        )
+    )
+
+
+def _filled(layer: Any, structure: Any, tensors: dict[int, Any]) -> Any:
+    """Replace tensors, cast as the layer's `__call__` would."""
+
+    def fill(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        x, wanted = tensors[id(value)], layer.compute_dtype
+        floats = "float" in x.dtype and "float" in (wanted or "")
+        cast = floats and layer.autocast and x.dtype != wanted
+        return keras.ops.cast(x, wanted) if cast else x
+
+    return keras.tree.map_structure(fill, structure)
+
+
+# -- the call -------------------------------------------------------------------
+
+
+def _called(
+    layer: Any, inputs: list[Any], args: tuple, kwargs: dict[str, Any]
+) -> keras.Model:
+    try:
+        outputs = layer.call(*args, **kwargs)
+        given = inputs if len(inputs) > 1 else inputs[0]
+        if isinstance(layer, keras.Model) and not layer._inbound_nodes:
+            given = args[0]
+        return keras.Model(given, outputs, name=layer.name)
+    except Exception as error:  # a call of anybody's, which may raise anything
+        text = " ".join(str(error).split())
+        cause = text if len(text) < 200 else f"{text[:197]}..."
+        raise _UnreadableError(f"its call is not symbolic: {cause}") from None
+
+
+def _refuse_own_weights(layer: Any, model: keras.Model) -> None:
+    inside = {id(v) for part in layer._layers for v in part.variables}
+    own = [v.name for v in layer.variables if id(v) not in inside]
+    if own:
+        named = ", ".join(f"'{name}'" for name in dict.fromkeys(own))
+        raise _UnreadableError(f"it has weights of its own: {named}")
+    known = {id(v) for v in layer.variables}
+    if any(id(v) not in known for v in model.variables):
+        raise _UnreadableError("its call makes new layers")
+
+
+def _nodes(model: Any) -> list[Any]:
+    by_depth = model._nodes_by_depth
+    return [
+        node
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def _steps(model: keras.Model) -> list[tuple]:
+    """Return what a model does, to compare, however its tensors are called."""
+    numbers: dict[int, int] = {id(t): n for n, t in enumerate(model.inputs)}
+    steps: list[tuple] = []
+    for node in _nodes(model):
+        operation = node.operation
+        layer = isinstance(operation, keras.layers.Layer)
+        what: Any = id(operation)
+        if not layer:
+            what = (type(operation).__name__, repr(_given(operation)))
+        given = keras.tree.map_structure(
+            lambda x: (
+                numbers[id(x)] if isinstance(x, keras.KerasTensor) else repr(x)
+            ),
+            (node.arguments.args, _without_defaults(node.arguments.kwargs)),
+        )
+        steps.append((what, repr(given)))
+        for tensor in node.outputs:
+            numbers[id(tensor)] = len(numbers)
+    steps.append(tuple(numbers[id(t)] for t in model.outputs))
+    return steps
+
+
+def _refuse_other_numbers(
+    layer: Any,
+    args: Any,
+    kwargs: Any,
+    values: dict[int, Any],
+    model: keras.Model,
+) -> None:
+    """Compare both on one random sample, in case the call is more than it shows."""
+
+    def fill(x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        history = x._keras_history.operation
+        cast = not isinstance(history, keras.layers.InputLayer)
+        source = history._inbound_nodes[-1].arguments.args[0] if cast else x
+        return values[id(source)]
+
+    try:
+        with keras.StatelessScope():
+            filled = keras.tree.map_structure(fill, (args, kwargs))
+            expected = outputs_of(layer, *filled[0], **filled[1])
+            flat = list(values.values())
+            found = outputs_of(model, flat if len(flat) > 1 else flat[0])
+    except Exception as error:  # a call of anybody's
+        text = " ".join(str(error).split())[:200]
+        raise _UnreadableError(f"it could not be tried out: {text}") from None
+    if not alike(expected, found):
+        raise _UnreadableError("it computes something else than its call shows")
+
+
+# -- the batch ------------------------------------------------------------------
+
+
+def _for_any_batch(model: keras.Model) -> keras.Model:
+    """Return the model for batches of any size instead of `BATCH`."""
+
+    def opened(tensor: Any) -> Any:
+        shape = (None, *tensor.shape[1:])
+        name = tensor._keras_history.operation.name
+        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name)
+
+    inputs = [opened(t) for t in model.inputs]
+    tensors = {id(t): x for t, x in zip(model.inputs, inputs, strict=True)}
+    for node in _nodes(model):
+        args, kwargs = node.arguments.fill_in(tensors)
+        operation = node.operation
+        if isinstance(operation, keras.src.ops.numpy.Reshape):
+            open_ = [-1 if n % BATCH == 0 else n for n in node.outputs[0].shape]
+            operation = type(operation)(tuple(open_), name=operation.name)
+        elif _names_batch((args, kwargs)) or _names_batch(_given(operation)):
+            raise _UnreadableError(
+                f"{operation.name} is given the size of the batch"
+            )
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        for old, new in zip(node.outputs, outputs, strict=True):
+            tensors[id(old)] = new
+
+    def swap(structure: Any) -> Any:
+        return keras.tree.map_structure(lambda t: tensors[id(t)], structure)
+
+    return keras.Model(swap(model.input), swap(model.output), name=model.name)
+
+
+def _given(operation: Any) -> list[Any]:
+    """Return what an operation was constructed with; a layer knows no batch."""
+    if isinstance(operation, keras.layers.Layer):
+        return []
+    named = vars(operation).items()
+    return [v for k, v in named if not k.startswith("_") and k != "name"]
+
+
+def _names_batch(structure: Any) -> bool:
+    """Return whether anything in `structure` was made for batches of `BATCH`."""
+    flat = keras.tree.flatten(structure)
+    sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
+    return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)
