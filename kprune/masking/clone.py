@@ -38,6 +38,8 @@ class Cloner:
         self._arguments = arguments
         self._input_shape = input_shape
         self.layers: dict[int, Any] = {}
+        # The new tensor for every old one, by its id.
+        self.tensors: dict[int, Any] = {}
 
     def clone(self, model: keras.Model) -> keras.Model:
         """Return the model with every node replaced."""
@@ -64,6 +66,7 @@ class Cloner:
             flat = keras.tree.flatten(outputs)
             for old, new in zip(node.outputs, flat, strict=True):
                 tensors[id(old)] = new
+        self.tensors |= tensors
 
         def swap(structure: Any) -> Any:
             return keras.tree.map_structure(lambda t: tensors[id(t)], structure)

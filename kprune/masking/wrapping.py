@@ -27,6 +27,7 @@ from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.filter_mask import FilterMask
 from kprune.masking.places import mask_places
+from kprune.masking.verification import require_same_outputs
 
 logger = logging.getLogger("kprune")
 
@@ -49,8 +50,11 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
 
     Raises:
         ValueError: If no channel can be removed; the message lists why. If
-            the model is wrapped already.
-        TypeError: If the model is not functional.
+            the model is wrapped already. If the copy of a layer computes
+            something else than the layer, found by running both models on one
+            random sample (images and sequences are cut to 64 places for that,
+            where the model takes it).
+        TypeError: If the model is not functional and cannot be read as such.
 
     Example:
 
@@ -82,6 +86,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         rule = find_rule(old)
         if rule is not None:
             rule.arrange(old, new)
+    require_same_outputs(model, masked, cloner.tensors)
     copy_compilation(model, masked, pairs)
     return masked
 

@@ -65,7 +65,9 @@ def test_skip_takes_names_and_layers():
 def test_skip_refuses_unknown_names_and_other_types():
     with pytest.raises(ValueError, match=r"nosuch.*calls no such layer"):
         kprune.trace(zoo.sequential(), skip=["nosuch"])
-    with pytest.raises(TypeError, match="layers or layer names"):
+    with pytest.raises(
+        TypeError, match="layers, nested models, or their names"
+    ):
         kprune.trace(zoo.sequential(), skip=[3])
 
 
@@ -80,7 +82,7 @@ def test_subclassed_model_error_names_class_and_ways_out():
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(TypeError, match=r"works on Keras models.*list"):
+    with pytest.raises(TypeError, match=r"trace\(\) needs a keras.Model.*list"):
         kprune.trace([1])
 
 

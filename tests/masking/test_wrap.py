@@ -190,15 +190,23 @@ def test_own_training_logic_and_attributes_are_kept():
         assert copy.hidden is not model.hidden
 
 
-def test_a_sequential_with_its_own_training_step_is_refused_by_name():
-    class Own(keras.Sequential):
-        def train_step(self, data):
-            return super().train_step(data)
+class Own(keras.Sequential):
+    """A Sequential with a training step and an attribute of its own."""
 
+    def train_step(self, *args):
+        return {**super().train_step(*args), "mine": self.mine}
+
+
+def test_a_sequential_keeps_its_own_training_step():
     model = Own(zoo.sequential().layers)
     model.build((None, 8, 8, 3))
-    with pytest.raises(TypeError, match=r"Own.*train_step\(\) of its own"):
-        kprune.wrap(model)
+    model.mine = 7
+    model.compile("sgd", "mse")
+    x, y = random_inputs(model), np.zeros((3, 4))
+    masked = kprune.wrap(model)
+    compact = kprune.rebuild(masked)
+    for copy in (masked, compact):
+        assert copy.train_on_batch(x, y, return_dict=True)["mine"] == 7
 
 
 class Above(keras.metrics.Mean):

@@ -1,0 +1,103 @@
+"""wrap() compares the copy with the original."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import kprune
+from kprune.graph.values import read
+
+
+class Forgetful(layers.Layer):
+    """Multiplies by an argument that its configuration does not have."""
+
+    seen: list = []
+
+    def __init__(self, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x, training=False):
+        if not isinstance(x, keras.KerasTensor):
+            self.seen.append(tuple(x.shape))
+        # Something else in training, so that it is not read as a model.
+        return x * self.factor + (0 * x if training else 0)
+
+    def get_config(self):
+        return super().get_config()
+
+
+def network(*middle, shape=(8, 8, 3)):
+    x = inputs = keras.Input(shape)
+    x = layers.Conv2D(6, 3, padding="same", name="first")(x)
+    for layer in middle:
+        x = layer(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1, name="second")(x))
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def test_a_layer_that_forgets_is_named():
+    model = network(layers.ReLU(), Forgetful(2.0, name="own"), layers.ReLU())
+    with pytest.raises(ValueError, match=r"copy of layer 'own' \(Forgetful\)"):
+        kprune.wrap(model)
+    inner = network(Forgetful(2.0, name="inside"))
+    inputs = keras.Input((8, 8, 3))
+    outer = keras.Model(inputs, layers.Dense(3)(inner(inputs)))
+    with pytest.raises(ValueError, match=r"copy of layer 'inside'"):
+        kprune.wrap(outer)
+    assert kprune.wrap(network(Forgetful(1.0)))
+
+
+def test_one_sample_of_a_part_of_a_large_image():
+    Forgetful.seen.clear()
+    model = network(Forgetful(1.0), shape=(512, 384, 3))
+    Forgetful.seen.clear()
+    kprune.wrap(model)
+    eager = {s for s in Forgetful.seen if s[0] is not None}
+    assert eager == {(1, 64, 64, 6)}
+
+
+def test_a_model_that_needs_its_whole_input_gets_it():
+    x = inputs = keras.Input((80, 80, 3))
+    x = layers.Conv2D(2, 3, strides=8, name="first")(x)
+    x = layers.Dense(4, name="second")(layers.Flatten()(x))
+    x = Forgetful(3.0, name="own")(x)
+    with pytest.raises(ValueError, match="'own'"):
+        kprune.wrap(keras.Model(inputs, layers.Dense(2)(x)))
+
+
+@pytest.mark.tensorflow
+def test_whole_numbers_and_strings():
+    words = keras.Input((3,), dtype="string")
+    number = keras.Input((), dtype="int32")
+    x = layers.StringLookup(vocabulary=["0", "1"], output_mode="multi_hot")(
+        words
+    )
+    y = layers.Embedding(5, 4)(number)
+    x = layers.Dense(6, name="first")(layers.Concatenate()([x, y]))
+    x = Forgetful(2.0, name="own")(x)
+    model = keras.Model([words, number], layers.Dense(2)(layers.Dense(5)(x)))
+    with pytest.raises(ValueError, match="'own'"):
+        kprune.wrap(model)
+
+
+class Noisy(layers.Layer):
+    """Another result at every call."""
+
+    def call(self, x):
+        noise = np.random.default_rng().normal()
+        return x + noise * ops.ones_like(x)
+
+
+def test_a_model_that_differs_from_itself_is_not_blamed():
+    assert kprune.wrap(network(Noisy()))
+
+
+def test_nothing_changes():
+    model = network(layers.GaussianNoise(0.1), layers.BatchNormalization())
+    before = [read(v).copy() for v in model.variables]
+    kprune.wrap(model)
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, read(new))
