@@ -13,6 +13,7 @@ import numpy as np
 from kprune import schedules
 from kprune.data.source import as_source
 from kprune.graph.values import read
+from kprune.masking import trained_part
 from kprune.masking.slots import moving_averages
 from kprune.masking.state import State
 from kprune.parts import Part
@@ -180,7 +181,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         return self.policy.choose(fraction, self.session.settle())
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._session = session = Session(self.model, self.data)
+        self._session = session = Session(
+            trained_part(self.model), self.data, self.model.optimizer
+        )
         chosen = choose(
             session, self.criterion, self.allocation, self.recover, OTHERS
         )

@@ -12,6 +12,7 @@ from keras.ops import convert_to_numpy
 
 from kprune.arguments import number
 from kprune.arguments import whole
+from kprune.masking import trained_part
 from kprune.parts import Part
 from kprune.regularizers import attach
 from kprune.regularizers import detach
@@ -97,14 +98,14 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         acts = self.until is None or epoch < self.until
         if acts and not self._acts:
-            detach(self.model)
-            attach(self.model, self._scaled, self.layers)
+            detach(trained_part(self.model))
+            attach(trained_part(self.model), self._scaled, self.layers)
         elif not acts:
-            detach(self.model)
+            detach(trained_part(self.model))
         self._acts = acts
 
     def on_train_end(self, logs: Any = None) -> None:
-        detach(self.model)
+        detach(trained_part(self.model))
 
     def _rates(self) -> float:
         """Return the sum of the learning rates of all steps with the penalty."""

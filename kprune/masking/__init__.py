@@ -10,4 +10,5 @@ from kprune.masking.wrapping import masks as masks
 from kprune.masking.wrapping import require_masked as require_masked
 from kprune.masking.wrapping import require_prunable as require_prunable
 from kprune.masking.wrapping import set_masks as set_masks
+from kprune.masking.wrapping import trained_part as trained_part
 from kprune.masking.wrapping import wrap as wrap

@@ -14,12 +14,13 @@ from kprune.graph.registry import find_rule
 from kprune.graph.values import read
 from kprune.graph.walk import Transparent
 from kprune.masking.arguments import call_signature
+from kprune.masking.axis_vectors import AxisVectors
 
 _Vectors = UserDict[tuple[int, int], keras.Variable]
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class FilterMask(Transparent, keras.layers.Wrapper):
+class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     """Holds a mask and an attenuation factor for the filters of a layer.
 
     The wrapped layer computes with its variables multiplied by 0/1 masks, one
@@ -195,61 +196,6 @@ class FilterMask(Transparent, keras.layers.Wrapper):
         raise ValueError(
             f"FilterMask '{self.name}' has no masks yet: call the layer (or "
             "build the model) first."
-        )
-
-    def axis_mask(
-        self, variable: keras.Variable, axis: int
-    ) -> np.ndarray | None:
-        """Return the mask on one axis of one variable of the layer, or None."""
-        mask = self._masks.get((self._index(variable), axis))
-        return None if mask is None else read(mask)
-
-    def set_axis_mask(
-        self, variable: keras.Variable, axis: int, value: Any
-    ) -> None:
-        """Set the mask on one axis of one variable of the layer."""
-        self._masks[self._index(variable), axis].assign(value)
-
-    def axis_factor(
-        self, variable: keras.Variable, axis: int
-    ) -> np.ndarray | None:
-        """Return the factor on one axis of one variable of the layer, or None."""
-        factor = self._factors.get((self._index(variable), axis))
-        return None if factor is None else read(factor)
-
-    def set_axis_factor(
-        self, variable: keras.Variable, axis: int, value: Any
-    ) -> None:
-        """Set the factor on one axis of one variable of the layer."""
-        self._factors[self._index(variable), axis].assign(value)
-
-    def axis_attenuation(
-        self, variable: keras.Variable, axis: int
-    ) -> np.ndarray | None:
-        """Return what is noted for one axis of one variable of the layer, or None."""
-        vector = self._attenuations.get((self._index(variable), axis))
-        return None if vector is None else read(vector)
-
-    def set_axis_attenuation(
-        self, variable: keras.Variable, axis: int, value: Any
-    ) -> None:
-        """Record by how much the filters on one axis of a variable were scaled."""
-        self._attenuations[self._index(variable), axis].assign(value)
-
-    def tensor_mask(self, name: str) -> np.ndarray:
-        """Return the mask of the tensor axis that the layer's rule calls `name`."""
-        return read(self._tensor_masks[name])
-
-    def set_tensor_mask(self, name: str, value: Any) -> None:
-        """Set the mask of the tensor axis that the layer's rule calls `name`."""
-        self._tensor_masks[name].assign(value)
-
-    def _index(self, variable: keras.Variable) -> int:
-        for n, weight in enumerate(self.layer.weights):
-            if weight is variable:
-                return n
-        raise ValueError(
-            f"'{variable.path}' is no weight of layer '{self.name}'."
         )
 
     def inner(self) -> keras.layers.Layer:

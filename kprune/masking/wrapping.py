@@ -190,6 +190,12 @@ def require_masked(model: Any, owner: str = "kprune") -> None:
         )
 
 
+def trained_part(model: keras.Model) -> keras.Model:
+    """Return the model that training changes: a Distiller's student, or itself."""
+    distiller = isinstance(model, keras.distillation.Distiller)
+    return model.student if distiller else model
+
+
 def wrappers_by_layer(model: keras.Model) -> dict[int, FilterMask]:
     """Return the wrappers by the id of the layer inside."""
     return {id(w.layer): w for w in filter_masks(model)}

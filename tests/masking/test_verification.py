@@ -1,5 +1,7 @@
 """wrap() compares the copy with the original."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from kprune.graph.values import read
 class Forgetful(layers.Layer):
     """Multiplies by an argument that its configuration does not have."""
 
-    seen: list = []
+    seen: ClassVar[list] = []
 
     def __init__(self, factor=1.0, **kwargs):
         super().__init__(**kwargs)
