@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import keras
@@ -21,10 +22,10 @@ class AxisVectors:
     layer: keras.layers.Layer
     name: str
     # By `(number of the weight, axis)`.
-    _masks: dict[tuple[int, int], keras.Variable]
-    _factors: dict[tuple[int, int], keras.Variable]
-    _attenuations: dict[tuple[int, int], keras.Variable]
-    _tensor_masks: dict[str, keras.Variable]
+    _masks: MutableMapping[tuple[int, int], keras.Variable]
+    _factors: MutableMapping[tuple[int, int], keras.Variable]
+    _attenuations: MutableMapping[tuple[int, int], keras.Variable]
+    _tensor_masks: MutableMapping[str, keras.Variable]
 
     def axis_mask(
         self, variable: keras.Variable, axis: int
