@@ -20,6 +20,7 @@ from kprune.export import export as export
 from kprune.graph import ChannelGraph as ChannelGraph
 from kprune.graph import register_rule as register_rule
 from kprune.graph import trace as trace
+from kprune.loading import load as load
 from kprune.masking import FilterMask as FilterMask
 from kprune.masking import masks as masks
 from kprune.masking import set_masks as set_masks
