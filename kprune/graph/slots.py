@@ -73,8 +73,10 @@ class SlotTable:
             self._edges = [(a, b)]
         else:
             a = b = np.zeros(0, dtype=int)
+        # csgraph takes 32-bit indices alone, and SciPy 1.11 does not convert them.
+        ends = a.astype(np.int32), b.astype(np.int32)
         links = coo_array(
-            (np.ones(a.size, dtype=bool), (a, b)),
+            (np.ones(a.size, dtype=bool), ends),
             shape=(self.count, self.count),
         )
         _, raw = connected_components(links, directed=False)

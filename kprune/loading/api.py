@@ -219,8 +219,8 @@ def _explain(error: Exception) -> str:
     if missing:
         return (
             f"needs {missing[1]!r}, a class or function that Keras does not have. "
-            f"Call kprune.load(path, custom_objects={{{missing[1]!r}: ...}}) in "
-            "Python."
+            "Import it in a Python script and call kprune.load(path, "
+            f"custom_objects={{{missing[1]!r}: ...}}) there."
         )
     if isinstance(error, OSError):
         return f"is damaged or cannot be read: {_cause(error)}"

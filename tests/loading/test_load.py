@@ -34,29 +34,30 @@ def small():
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trained():
     keras.utils.set_random_seed(0)
     model = small()
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
-    model.train_on_batch(*samples())
+    model.optimizer.build(model.trainable_variables)
+    for number, variable in enumerate(model.optimizer.variables):
+        variable.assign(variable + number)
     return model
 
 
 def samples():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(4, 8, 8, 1)).astype("float32")
-    return x, rng.normal(size=(4, 2)).astype("float32")
+    return rng.normal(size=(4, 8, 8, 1)).astype("float32")
 
 
 def assert_same(one, other):
-    x, _ = samples()
+    x = samples()
     np.testing.assert_array_equal(one(x), other(x))
     assert one.loss == other.loss == "mse"
     pairs = zip(one.optimizer.variables, other.optimizer.variables, strict=True)
     for a, b in pairs:
         np.testing.assert_array_equal(a, b)
-    assert float(other.optimizer.iterations) == 1
+    assert len(other.optimizer.variables) > 2
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_masked_files(suffix, trained, tmp_path):
     path = tmp_path / f"masked{suffix}"
     masked.save(path)
     compact = kprune.rebuild(kprune.load(path, compile=False))
-    x, _ = samples()
+    x = samples()
     np.testing.assert_allclose(compact(x), masked(x), atol=1e-5)
     assert compact.count_params() < trained.count_params()
 
