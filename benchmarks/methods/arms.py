@@ -231,6 +231,7 @@ ARMS = {
     "hgs": Arm("HGS + loss increase", "hgs"),
     "bn-importance": Arm("batch normalisation alone", "bn-importance"),
     "orthoreg": Arm("OrthoReg", "orthoreg"),
+    "filtersketch": Arm("FilterSketch", "filtersketch"),
     "duplication-b": Arm(
         "tolerance + hard L1 (B)",
         Hard,

@@ -61,6 +61,7 @@ class Claim:
 
 BN = "Oh et al., WACV 2022"
 ORTHOREG = "Lubana et al., 2020"
+SKETCH = "Lin et al., 2020"
 ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
 DUPLICATION = "Ikuta et al., IWAIT 2024"
 HGS = "Mitsuno and Kurita, 2020"
@@ -155,6 +156,7 @@ CLAIMS = (
             ("HGS", HGS, "hgs", "later-random"),
             ("Batch normalisation alone", BN, "bn-importance", "random"),
             ("OrthoReg", ORTHOREG, "orthoreg", "later-random"),
+            ("FilterSketch", SKETCH, "filtersketch", "random"),
         )
     ),
     Claim(

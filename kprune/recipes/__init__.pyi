@@ -7,6 +7,7 @@ from kprune.recipes.base import recipe as recipe
 from kprune.recipes.base import register as register
 from kprune.recipes.bn_importance import BNImportance as BNImportance
 from kprune.recipes.duplication import Duplication as Duplication
+from kprune.recipes.filtersketch import FilterSketch as FilterSketch
 from kprune.recipes.hgs import HGS as HGS
 from kprune.recipes.msvfp import MSVFP as MSVFP
 from kprune.recipes.orthoreg import OrthoReg as OrthoReg

@@ -14,4 +14,5 @@ from kprune.recovery.criteria.reconstruction import Reconstruction as Reconstruc
 from kprune.recovery.merge import Merge as Merge
 from kprune.recovery.mimic import Mimic as Mimic
 from kprune.recovery.reconstruct import Reconstruct as Reconstruct
+from kprune.recovery.sketch import Sketch as Sketch
 from kprune.recovery.synthetic import Synthetic as Synthetic

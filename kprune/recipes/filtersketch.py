@@ -1,0 +1,62 @@
+"""Sketched filters as a beginning for training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import recovery
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+
+
+@register("filtersketch")
+class FilterSketch(Recipe):
+    """Filters are replaced by a smaller matrix that sketches them.
+
+    Args:
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`. Other criteria may need it.
+        epochs: See `kprune.recipe`. All of them fine-tune.
+        **parts: `sketch`, a `kprune.recovery.Sketch`, and arguments of
+            `kprune.callbacks.PruneCallback`: `criterion`, `allocation`,
+            `schedule`.
+    """
+
+    summary = (
+        "No filter is chosen. The kernels begin as sketches of the whole ones, with "
+        "fewer rows and nearly the same second moments, and are trained."
+    )
+    citation = (
+        'M. Lin, R. Ji, S. Li, Q. Ye, Y. Tian, J. Liu and Q. Tian, "Filter Sketch '
+        'for Network Pruning", 2020'
+    )
+    url = "https://arxiv.org/abs/2001.08514"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l2",
+            "allocation": "uniform",
+            "schedule": schedules.OneShot(0),
+            "sketch": recovery.Sketch(),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        repairs = [parts.pop("sketch")]
+        if self.recover is not None:
+            repairs.append(self.recover)
+        return [PruneCallback(**parts, **{**self.task, "recover": repairs})]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (before(rounds), "kernels become sketches with fewer filters"),
+            *tuning(rounds[-1], self.epochs),
+        ]
