@@ -16,11 +16,9 @@ class SimilarityThreshold(Global):
     Zeng (Frontiers in Neurorobotics 2023, doi 10.3389/fnbot.2023.1132679).
 
     Args:
-        keep_min: Channels that each group keeps at least.
-        max_share: Largest share of a group's channels that may go.
-        round_to: Keep multiples of so many channels in each group, for example 8
-            for what kernels work on at once. Groups of which nothing goes keep
-            what they have.
+        keep_min: See `Global`.
+        max_share: See `Global`.
+        round_to: See `Global`.
 
     Example:
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 
-from kprune.factors.base import Factor
-from kprune.factors.base import checked
 from kprune.factors.base import register
+from kprune.factors.linear import Linear
 
 
 @register("cosine")
-class Cosine(Factor):
+class Cosine(Linear):
     """From `start` to `stop` along half a cosine: slow, fast, slow.
 
     Args:
-        start: The factor before the first period.
-        stop: The factor in the last one.
+        start: See `Linear`.
+        stop: See `Linear`.
         tail: See `Factor`.
         scale_slots: See `Factor`.
 
@@ -25,18 +24,5 @@ class Cosine(Factor):
     [0.854, 0.5, 0.0]
     """
 
-    def __init__(
-        self,
-        start: float = 1.0,
-        stop: float = 0.0,
-        *,
-        tail: int = 0,
-        scale_slots: bool = False,
-    ) -> None:
-        super().__init__(tail=tail, scale_slots=scale_slots)
-        self.start = checked(self, "start", start)
-        self.stop = checked(self, "stop", stop)
-
     def factor(self, progress: float) -> float:
-        left = (1.0 + math.cos(math.pi * progress)) / 2.0
-        return self.stop + (self.start - self.stop) * left
+        return super().factor((1.0 - math.cos(math.pi * progress)) / 2.0)
