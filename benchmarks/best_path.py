@@ -43,8 +43,11 @@ TASKS = ("time", "accuracy", "scan")
 # -- in a process of its own -------------------------------------------------
 
 
-def load(network: str, data_dir: pathlib.Path):
-    """Return the model, and its unlabelled samples and test images."""
+def load(network: str, data_dir: pathlib.Path, drawn=None):
+    """Return the model, and its unlabelled samples and test images.
+
+    The samples are the first ones of the training set, or those that are drawn.
+    """
     import cifar10_resnet as example
     import keras
 
@@ -64,15 +67,22 @@ def load(network: str, data_dir: pathlib.Path):
         model = example.build_resnet(depth)
         weights = data_dir / "weights" / f"cifar10_resnet{depth}.npz"
         example.load_weights(model, weights)
-    return model, images(f"train[:{SAMPLES}]")[0], images("test")
+    if drawn is None:
+        return model, images(f"train[:{SAMPLES}]")[0], images("test")
+    return model, images("train")[0][drawn], images("test")
 
 
-def best_path(model, data, target: float):
+def eighths():
     import kprune
 
     # The same work for both versions, whatever their defaults are.
-    eighths = [share / 8 for share in range(1, 8)]
-    allocation = kprune.recovery.OutputError(probe=512, levels=eighths)
+    shares = [share / 8 for share in range(1, 8)]
+    return kprune.recovery.OutputError(probe=512, levels=shares)
+
+
+def best_path(model, data, target: float, allocation):
+    import kprune
+
     return kprune.prune(
         model,
         "reconstruction",
@@ -90,7 +100,7 @@ def measure_time(network: str, data_dir: pathlib.Path) -> dict:
     model, data, _ = load(network, data_dir)
     model.predict(data[:32], verbose=0)  # the backend is awake
     wall, cpu = time.perf_counter(), time.process_time()
-    best_path(model, data, 0.5)
+    best_path(model, data, 0.5, eighths())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
@@ -114,13 +124,23 @@ def once(function):
 
 def measure_accuracy(network: str, data_dir: pathlib.Path) -> dict:
     """Return the accuracy in percent by target."""
+    model, data, (x, y) = load(network, data_dir)
+
+    def accuracy(compact) -> float:
+        hits = compact.predict(x, batch_size=500, verbose=0).argmax(1) == y
+        return round(100 * float(hits.mean()), 2)
+
+    return accuracies(model, data, eighths(), accuracy)
+
+
+def accuracies(model, data, allocation, accuracy) -> dict:
+    """Return, by target, the accuracy of the compact model."""
     from unittest import mock
 
     import kprune
     from kprune import criteria
     from kprune.recovery import OutputError
 
-    model, data, (x, y) = load(network, data_dir)
     found = {}
     # Each target starts from the same model.
     scores, curves = once(criteria.score_groups), once(OutputError.curves)
@@ -129,9 +149,8 @@ def measure_accuracy(network: str, data_dir: pathlib.Path) -> dict:
         mock.patch.object(OutputError, "curves", curves),
     ):
         for target in TARGETS:
-            compact = kprune.rebuild(best_path(model, data, target))
-            hits = compact.predict(x, batch_size=500, verbose=0).argmax(1) == y
-            found[f"{target:g}"] = round(100 * float(hits.mean()), 2)
+            pruned = best_path(model, data, target, allocation)
+            found[f"{target:g}"] = accuracy(kprune.rebuild(pruned))
     return found
 
 
