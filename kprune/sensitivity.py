@@ -23,6 +23,7 @@ from kprune.data.source import Source
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
+from kprune.masking.devices import undivided
 from kprune.outputs import atomic_file
 from kprune.parts import Part
 from kprune.session import Session
@@ -248,8 +249,9 @@ class Evaluated(keras.Model):
         """Return loss and metrics over all batches, as `evaluate` does."""
         super().reset_metrics()
         logs: dict[str, Any] = {}
-        for x, y, weight in batches:
-            logs = self.test_on_batch(x, y, weight, return_dict=True)
+        with undivided():
+            for x, y, weight in batches:
+                logs = self.test_on_batch(x, y, weight, return_dict=True)
         return logs
 
 

@@ -12,6 +12,8 @@ import numpy as np
 def read(variable: Any) -> np.ndarray:
     """Return the value of a variable or tensor as a NumPy array (maybe a view)."""
     value = getattr(variable, "value", variable)
+    if not len(value.shape):
+        value = variable  # NumPy cannot read a scalar that is mirrored.
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 

@@ -25,6 +25,8 @@ from kprune.graph.values import copy_value
 from kprune.graph.values import paired
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import copy_compilation
+from kprune.masking.devices import place_like
+from kprune.masking.devices import placed_like
 from kprune.masking.filter_mask import FilterMask
 from kprune.masking.places import mask_places
 from kprune.masking.verification import require_same_outputs
@@ -71,6 +73,11 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         )
     graph = trace(model, skip)
     require_prunable(graph)
+    with placed_like(model):
+        return _wrapped(model, graph)
+
+
+def _wrapped(model: keras.Model, graph: ChannelGraph) -> keras.Model:
     cloner = Cloner(
         _Wrapping(graph).make,
         _positional,
@@ -81,6 +88,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     for old in walk.layers_of(model):
         new = walk.unwrap(cloner.layers[id(old)])
         for source, target in paired(old.variables, new.variables):
+            place_like(source, target)
             copy_value(source, target)
             pairs.append((source, target))
         rule = find_rule(old)

@@ -19,6 +19,8 @@ from kprune.graph.values import read
 from kprune.masking.clone import Cloner
 from kprune.masking.compilation import Pairs
 from kprune.masking.compilation import copy_compilation
+from kprune.masking.devices import place_like
+from kprune.masking.devices import placed_like
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import wrappers_by_layer
@@ -72,9 +74,11 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     kept = graph.kept(alive)
     shrinking = _Shrinking(graph, kept)
     cloner = Cloner(shrinking.make, shrinking.arguments, shrinking.input_shape)
-    compact = cloner.clone(masked)
-    pairs = _load_weights(masked, _Values(masked, graph, clones), kept, cloner)
-    copy_compilation(masked, compact, pairs, kept.take)
+    values = _Values(masked, graph, clones)
+    with placed_like(masked):
+        compact = cloner.clone(masked)
+        pairs = _load_weights(masked, values, kept, cloner)
+        copy_compilation(masked, compact, pairs, kept.take)
     return compact
 
 
@@ -168,6 +172,7 @@ def _load_weights(
                     f"{value.shape} is what the kept channels need. The rule's "
                     "config() must shrink the layer's configuration to match."
                 )
+            place_like(old, target)
             # A copy, for what is not cut is still a view (see copy_value).
             target.assign(np.array(value))
             pairs.append((old, target))

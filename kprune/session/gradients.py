@@ -16,6 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.losses.loss import unscale_loss_for_distribution
+
+from kprune.masking.devices import undivided
 
 LOSS_SCALE = 2.0**12
 """First loss scale tried under mixed_float16, as against underflow."""
@@ -43,7 +46,9 @@ class Recorder(keras.optimizers.Optimizer):
         ]
 
     def scale_loss(self, loss: Any) -> Any:
-        return loss * self._scale
+        # In the scope of a tf.distribute.Strategy, Keras divides the loss by
+        # the number of replicas; each of them sees the whole batch here.
+        return unscale_loss_for_distribution(loss) * self._scale
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         if trainable_variables is not None:
@@ -142,7 +147,8 @@ class GradientProbe:
         if not recorder.built:
             self._variables = list(self._probe.trainable_variables)
             recorder.build(self._variables)
-        self._probe.train_on_batch(x, y, sample_weight=sample_weight)
+        with undivided():
+            self._probe.train_on_batch(x, y, sample_weight=sample_weight)
         return {
             id(variable): _numpy(gradient) / self._scale
             for variable, gradient in zip(

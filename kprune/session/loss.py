@@ -12,6 +12,7 @@ from keras import ops
 from kprune.data.arrays import count
 from kprune.data.arrays import merged
 from kprune.data.source import Source
+from kprune.masking.devices import undivided
 from kprune.session.gradients import InferenceModel
 from kprune.session.gradients import structures
 
@@ -139,7 +140,8 @@ def _compile_like(model: Any, other: Any) -> None:
 def _loss(model: Any, x: Any, y: Any, weight: Any) -> float:
     # Before Keras 3.15, the loss of a batch included those before it.
     model.reset_metrics()
-    logs = model.test_on_batch(x, y, weight, return_dict=True)
+    with undivided():
+        logs = model.test_on_batch(x, y, weight, return_dict=True)
     return float(logs["loss"])
 
 

@@ -14,6 +14,7 @@ import keras
 from kprune.data.arrays import count
 from kprune.data.arrays import cut
 from kprune.graph import walk
+from kprune.masking.devices import undivided
 from kprune.session.folding import Folded
 from kprune.session.folding import folds
 from kprune.session.muting import muted
@@ -236,14 +237,30 @@ class _Segment(keras.Model):
         for slot in self._done:
             del tensors[slot]
 
+    @property
+    def distribute_strategy(self) -> Any:
+        # In the scope of a strategy, each replica would compute all samples.
+        return _OneReplica()
+
     def _predict(self, given: list[Any]) -> Any:
         if keras.config.backend() != "tensorflow":
-            return self.predict_on_batch(given)
+            with undivided():
+                return self.predict_on_batch(given)
         # The same without a copy of each tensor as an array, and back.
         self.make_predict_function()
         # It takes many models, traced once each, for one traced many times.
         with muted(logging.getLogger("tensorflow"), logging.ERROR):
             return self.predict_function([(given,)])
+
+
+class _OneReplica:
+    """Takes the part of a `tf.distribute.Strategy`, and calls once."""
+
+    def run(self, function: Any, args: Any) -> Any:
+        return function(*args)
+
+    def experimental_local_results(self, value: Any) -> tuple[Any, ...]:
+        return (value,)
 
 
 def _cuts(program: Program, folded: dict[int, tuple[int, Folded]]) -> list[int]:

@@ -1,0 +1,25 @@
+"""tf.distribute.MirroredStrategy."""
+
+from __future__ import annotations
+
+import pytest
+from programs import run
+
+pytestmark = pytest.mark.tensorflow
+
+
+def test_copies_outside_the_scope_stay_with_their_strategy():
+    run("mirrored.py", "copies_stay_with_their_strategy")
+
+
+@pytest.mark.slow
+def test_inside_a_scope_everything_is_as_on_one_device():
+    run("mirrored.py", "a_scope_that_is_entered_holds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "callback", ["prune", "loss", "attenuate", "soft", "duplicate"]
+)
+def test_callbacks_give_the_masks_of_one_device(callback):
+    run("mirrored.py", "trains_as_on_one_device", callback)
