@@ -11,6 +11,10 @@ import keras
 import numpy as np
 
 from kprune import schedules
+from kprune.callbacks._fitting import BestCheckpoints
+from kprune.callbacks._fitting import companions
+from kprune.callbacks._fitting import require_fit
+from kprune.callbacks._fitting import warn_of_order
 from kprune.data.source import as_source
 from kprune.graph.values import read
 from kprune.masking import trained_part
@@ -90,6 +94,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self._policy: Policy | None = None
         self._repair = recoveries.get([])
         self._epoch = -1
+        self._met = False
+        self._checkpoints = BestCheckpoints([])
 
     @property
     def session(self) -> Session:
@@ -181,6 +187,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         return self.policy.choose(fraction, self.session.settle())
 
     def on_train_begin(self, logs: Any = None) -> None:
+        require_fit(self)
         self._session = session = Session(
             trained_part(self.model), self.data, self.model.optimizer
         )
@@ -198,9 +205,11 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         if self.params.get("verbose", 0):
             print(session.graph.coverage)
         self.begin(session)
+        self._look_around()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         session = self.session
+        self._checkpoints.look(self._met)
         self._epoch = epoch
         fraction = self.schedule.fraction(epoch, self.params.get("epochs"))
         if self.finishes(epoch, last=False):
@@ -210,6 +219,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.after_epoch(self.session)
+        self._met = self.policy.met()
         if logs is not None:
             logs.update(self.status())
 
@@ -217,6 +227,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         session, policy = self.session, self.policy
         if self._epoch < 0:
             return  # Nothing was trained: fit(epochs=0), or a run that had ended.
+        self._checkpoints.look(self._met)
+        self._checkpoints.warn()
         if self.finishes(self._epoch + 1, last=True):
             self.finish(session)
         # JAX gives |w| the slope 1 at 0, so an L1 penalty moves removed weights
@@ -238,6 +250,15 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 type(policy.allocation).__name__,
                 self.schedule,
             )
+
+    def _look_around(self) -> None:
+        """Warn of other callbacks that will miss what this one does."""
+        others = companions(self)
+        warn_of_order(
+            self, others, (f"pruned_{key}" for key in self.policy.removed())
+        )
+        self._met = self.policy.met()
+        self._checkpoints = BestCheckpoints(others)
 
     def _outside_fit(self) -> RuntimeError:
         return RuntimeError(

@@ -12,6 +12,7 @@ from keras.ops import convert_to_numpy
 
 from kprune.arguments import number
 from kprune.arguments import whole
+from kprune.callbacks._fitting import require_fit
 from kprune.masking import trained_part
 from kprune.parts import Part
 from kprune.regularizers import attach
@@ -87,6 +88,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         self._acts = False
 
     def on_train_begin(self, logs: Any = None) -> None:
+        require_fit(self)
         self._acts = False
         self._scaled = self.regularizer
         if self.sum_of_rates is not None:

@@ -364,7 +364,14 @@ def outcome(
     except Exception as error:
         text = str(error)
         expected = isinstance(error, ValueError | OSError)
-        named = path.name in text or "`data`" in text or "in sample" in text
+        # Of samples whose values do not fit, the argument is named.
+        names = (
+            path.name,
+            f"{path.parent.name!r}",
+            f"{path.parent.name}'",
+            "`data`",
+        )
+        named = any(name in text for name in names)
         clear = "\n" not in text and len(text) < 700
         result = "refused" if expected and named and clear else "raw"
         return [result, f"{type(error).__name__}: {text}"]
