@@ -61,6 +61,15 @@ class Curve(Part):
         shares = self.removed / self.size
         return float(np.interp(share, shares, self.values[metric]))
 
+    def measured(self, share: float, metric: str = "loss") -> float | None:
+        """Return the metric with this share removed, None if that was not measured.
+
+        As many whole filters are meant as the share holds.
+        """
+        wanted = counts(self.size, [share])[-1]
+        found = np.flatnonzero(self.removed == wanted)
+        return float(self.values[metric][found[0]]) if found.size else None
+
     def increase(self) -> np.ndarray:
         """Return the rises of the loss, `(points,)`, made never to fall."""
         rise = self.values["loss"] - self.values["loss"][0]
@@ -75,13 +84,19 @@ class Sensitivity(Part):
     Args:
         curves: By name of each prunable group its `Curve`.
         baseline: By name of each metric its value with nothing removed.
+        shares: Shares of the groups that were asked for.
     """
 
     curves: dict[str, Curve]
     baseline: dict[str, float]
+    shares: tuple[float, ...] = SHARES
 
     def table(self, metric: str = "loss") -> Table:
-        """Return a table of one metric: a row per group, a column per share."""
+        """Return a table of one metric: a row per group, a column per share.
+
+        A group shrinks by whole filters: a share stands for as many of them as
+        fit into it. Where that was not measured, there is nothing.
+        """
         self._check(metric)
         shares = self._columns()
         title = f"{metric} by share of a group removed"
@@ -91,7 +106,7 @@ class Sensitivity(Part):
         for share in shares:
             table.add_column(f"{share:.0%}", justify="right", no_wrap=True)
         for name, curve in self.curves.items():
-            cells = [f"{curve.at(share, metric):.4g}" for share in shares]
+            cells = [_shown(curve.measured(share, metric)) for share in shares]
             table.add_row(Text(name), str(curve.size), *cells)
         return table
 
@@ -132,9 +147,10 @@ class Sensitivity(Part):
             figure.savefig(temporary)
 
     def _columns(self) -> list[float]:
-        """Return a few of the measured shares, evenly spread."""
-        most = max(c.removed[-1] / c.size for c in self.curves.values())
-        return [most * n / (COLUMNS - 1) for n in range(COLUMNS)]
+        """Return a few of the shares that were asked for, evenly spread."""
+        known = sorted({0.0, *self.shares})
+        places = np.linspace(0, len(known) - 1, min(COLUMNS, len(known)))
+        return [known[place] for place in np.rint(places).astype(int)]
 
     def _check(self, metric: str) -> None:
         if metric not in self.baseline:
@@ -142,6 +158,10 @@ class Sensitivity(Part):
                 f"Metric {metric!r} was not measured. "
                 f"{did_you_mean(metric, self.baseline)}"
             )
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def as_text(renderable: Any, width: int = 100) -> str:
@@ -219,7 +239,7 @@ def sensitivity(
         name: scan.curve(name, _order(scores[name], alive[name]), shares)
         for name in scores
     }
-    return Sensitivity(curves, scan.baseline)
+    return Sensitivity(curves, scan.baseline, tuple(shares))
 
 
 def _checked(shares: Iterable[float]) -> list[float]:

@@ -13,6 +13,7 @@ from fitting import small_net
 from harness import randomise
 
 import kprune
+from kprune.sensitivity import Sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,24 @@ def test_table(report):
     assert f"{report.baseline['loss']:.4g}" in text
     with pytest.raises(ValueError, match="Known names: 'loss', 'accuracy'"):
         report.table("recall")
+
+
+def test_the_table_shows_what_was_measured_alone(data):
+    net = small_net(5)
+    net.compile("sgd", loss())
+    shares = [0.2, 0.5, 0.9]
+    report = kprune.sensitivity(net, data, shares=shares)
+    curve = report.curves["conv1"]
+    assert curve.removed.tolist() == [0, 1, 2, 4]
+    header = [column.header for column in report.table().columns]
+    assert header == ["group", "filters", "0%", "20%", "50%", "90%"]
+    shown = [next(iter(column.cells)) for column in report.table().columns[2:]]
+    assert shown == [f"{value:.4g}" for value in curve.values["loss"]]
+    # Half of five is two filters; three were never removed.
+    assert curve.measured(0.5) == curve.values["loss"][2]
+    assert curve.measured(0.6) is None
+    again = Sensitivity.from_config(report.get_config())
+    assert str(again) == str(report)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -16,6 +16,7 @@ from kprune.data.arrays import Batch
 from kprune.data.inputs import SAMPLE
 from kprune.data.inputs import ModelInputs
 from kprune.data.targets import check_targets
+from kprune.data.targets import check_weights
 
 ENDLESS_LIMIT = 64
 """Batches drawn from data that may have no end, unless `steps` says otherwise."""
@@ -299,6 +300,9 @@ class Source:
     def _checked(self, batch: Batch, start: int) -> Batch:
         """Return a batch after a look at the values of its inputs."""
         x, argument = batch[0], self.argument
+        if self._takes is not None:
+            cuts.count(batch, argument)
+            check_weights(batch[2], argument)
         if self._takes is not None and not self._values_checked:
             self._takes.check_values(x, argument)
             if not self._replaces:

@@ -32,10 +32,15 @@ def check_targets(
     loss = getattr(model, "loss", None) if loss is None else loss
     for output, one, target in _pairs(targets, model, loss):
         name = _name(one)
-        if name is None or target.dtype.kind not in "fiub":
+        if name is None or target.dtype.kind == "V":
             continue
         layer = output._keras_history.operation.name
         owner = f"output '{layer}' with loss {name}"
+        if target.dtype.kind not in "fiub":
+            raise ValueError(
+                f"`{argument}` holds targets of dtype {target.dtype} for {owner}, "
+                "which takes numbers. Convert them first."
+            )
         if first_not_finite(target) is not None:
             raise ValueError(
                 f"`{argument}` holds NaN or infinite targets for {owner}. Leave "
@@ -46,6 +51,60 @@ def check_targets(
         check = _CHECKS.get(name.lower().replace("_", ""))
         if check is not None:
             check(target, output.shape, one, f"`{argument}`", owner)
+
+
+def check_weights(weights: Any, argument: str) -> None:
+    """Raise unless sample weights are finite numbers.
+
+    Args:
+        weights: NumPy array, a structure of them, or None.
+        argument: Name of the argument they come from.
+
+    Raises:
+        ValueError: They are not.
+    """
+    for weight in keras.tree.flatten(weights):
+        if weight is None:
+            continue
+        if weight.dtype.kind not in "fiubV":
+            raise ValueError(
+                f"`{argument}` has sample weights of dtype {weight.dtype}. Pass "
+                "numbers."
+            )
+        if first_not_finite(weight) is not None:
+            raise ValueError(
+                f"`{argument}` holds NaN or infinite sample weights. Leave such "
+                "samples out."
+            )
+
+
+def _alike(
+    target: np.ndarray,
+    shape: tuple[int | None, ...],
+    loss: Any,
+    given: str,
+    owner: str,
+) -> None:
+    """Raise unless targets can be compared with outputs, number by number."""
+    # As in Keras, a last axis of length 1 may be missing or too many.
+    wanted = [shape, shape[:-1]] if shape[-1:] == (1,) else [shape]
+    received = [target.shape]
+    if target.shape[-1:] == (1,):
+        received.append(target.shape[:-1])
+    if not any(
+        len(one) == len(other)
+        and all(
+            n in (1, m) or m in (1, None)
+            for n, m in zip(one[1:], other[1:], strict=True)
+        )
+        for one in received
+        for other in wanted
+    ):
+        expected = ", ".join(map(str, ("samples", *shape[1:])))
+        raise ValueError(
+            f"{given} holds targets of shape {target.shape} for {owner}, whose "
+            f"output has the shape ({expected})."
+        )
 
 
 def _class_indices(
@@ -115,6 +174,7 @@ def _probabilities(
     given: str,
     owner: str,
 ) -> None:
+    _alike(target, shape, loss, given, owner)
     low, high = target.min(), target.max()
     if low < 0 or high > 1:
         raise ValueError(
@@ -129,6 +189,20 @@ _CHECKS = {
     "categoricalfocalcrossentropy": _one_hot,
     "binarycrossentropy": _probabilities,
     "binaryfocalcrossentropy": _probabilities,
+    "kldivergence": _probabilities,
+    **dict.fromkeys(
+        (
+            "cosinesimilarity",
+            "huber",
+            "logcosh",
+            "meanabsoluteerror",
+            "meanabsolutepercentageerror",
+            "meansquarederror",
+            "meansquaredlogarithmicerror",
+            "poisson",
+        ),
+        _alike,
+    ),
 }
 
 

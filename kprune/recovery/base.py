@@ -9,7 +9,9 @@ from typing import Any
 from typing import ClassVar
 
 from kprune.arguments import whole
+from kprune.data.inputs import first_not_finite
 from kprune.data.needs import require_data
+from kprune.graph.values import read
 from kprune.masking.state import State
 from kprune.parts import Part
 from kprune.recovery._lockstep import Lockstep
@@ -148,6 +150,18 @@ def repair(session: Session, before: State, recovery: Any) -> None:
         if first.applies(session):
             first.repair(session, before)
     chosen.repair(session, before)
+    _check_finite(session, chosen)
+
+
+def _check_finite(session: Session, recovery: Recovery) -> None:
+    """Raise if a repair has left weights that nothing can be computed with."""
+    for weight in session.masked.weights:
+        if first_not_finite(read(weight)) is not None:
+            raise ValueError(
+                f"After {recovery!r} weight '{weight.path}' holds NaN or infinite "
+                "values: the samples, or what layers make of them, are too large, or "
+                "training has diverged before. The model is left as it was."
+            )
 
 
 def recover(session: Session, before: State, recovery: Any) -> None:

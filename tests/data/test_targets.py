@@ -54,6 +54,11 @@ def check(loss, y, units=3):
         ("binary_crossentropy", CLASSES % 2, 1),
         (losses.BinaryFocalCrossentropy(), ONE_HOT, 3),
         ("mse", 10 * ONE_HOT, 3),
+        ("mse", CLASSES, 1),
+        ("mse", CLASSES[:, None], 1),
+        (losses.Huber(), ONE_HOT[..., None], 3),
+        ("kl_divergence", ONE_HOT, 3),
+        (losses.Circle(), CLASSES, 3),
         (lambda y, p: keras.ops.sum(p), np.full(6, np.nan), 3),
     ],
 )
@@ -76,10 +81,42 @@ def test_what_a_loss_takes_is_accepted(loss, y, units):
         ("categorical_crossentropy", 2 * ONE_HOT, "numbers from 0 to 1"),
         ("binary_crossentropy", 2 * ONE_HOT - 1, "from -1.0 to 1.0"),
         ("mse", ONE_HOT * np.nan, "NaN or infinite targets"),
+        (SPARSE, CLASSES.astype(str), "targets of dtype <U21"),
+        (SPARSE, CLASSES.astype(object), "targets of dtype object"),
+        ("mse", np.zeros((6, 5)), "whose output has the shape (samples, 3)"),
+        ("mse", CLASSES, "targets of shape (6,)"),
+        ("binary_crossentropy", np.zeros((6, 2)), "targets of shape (6, 2)"),
+        ("kl_divergence", -ONE_HOT, "numbers from 0 to 1"),
     ],
 )
 def test_what_a_loss_cannot_take_is_explained(loss, y, message):
     assert message in check(loss, y)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.array([1, 1, np.nan, 1, 1, 1]), "NaN or infinite sample weights"),
+        (np.array(["1"] * 6), "sample weights of dtype <U1"),
+        (np.ones(5), "same number of samples"),
+    ],
+)
+def test_sample_weights_are_finite_numbers(weight, message):
+    net = model(SPARSE)
+    with pytest.raises(ValueError, match=message):
+        Source((X, CLASSES, weight), model=net)
+    batches = [
+        (X[:3], CLASSES[:3], weight[:3]),
+        (X[3:], CLASSES[3:], weight[3:]),
+    ]
+    with pytest.raises(ValueError, match=message):
+        list(Source(batches, model=net).batches())
+
+
+def test_a_batch_with_fewer_targets():
+    batches = [(X[:3], CLASSES[:3]), (X[3:], CLASSES[3:5])]
+    with pytest.raises(ValueError, match="`data` must hold the same number"):
+        list(Source(batches, model=model(SPARSE)).batches())
 
 
 def test_images_of_classes():
