@@ -95,3 +95,15 @@ def test_masks_and_schedule_survive_a_killed_process(
             resumed.get_weights(), whole.get_weights(), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_kills_at_random_points():
+    script = pathlib.Path(__file__).with_name("kills.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--count", "8"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
