@@ -40,7 +40,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     Every layer with removable channels is wrapped in a `FilterMask` of the
     same name, in nested models too. All masks start at 1, so the outputs are
     those of `model`. If `model` is compiled, so is the copy, optimizer state
-    included.
+    included. On several devices the copy is placed as `model` is.
 
     Args:
         model: A built functional or Sequential `keras.Model`.

@@ -53,7 +53,8 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     Returns:
         An ordinary functional `keras.Model` that needs no kprune to be
         loaded. If `masked` is compiled, it is compiled alike, and the
-        optimizer goes on with its slots, cut the same way.
+        optimizer goes on with its slots, cut the same way. On several devices
+        it is placed as `masked` is, as far as its sizes divide.
 
     Raises:
         ValueError: If the model has no filter masks, or `merge` is negative.
