@@ -284,6 +284,10 @@ def page() -> None:
         "with a least-squares refit of the second convolution of each block. They",
         "are quoted: same weights and images, but no command here makes them.",
         "",
+        "`output_error` tries 7 shares of each group on 512 images by default. Where",
+        "a section says 15 on 1,024, these were the defaults when it was measured,",
+        "and every second share was measured then, the last one included.",
+        "",
     ]
     for path in sorted(RESULTS.glob("one_shot_*.json")):
         result = json.loads(path.read_text())

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from kprune.data.arrays import to_numpy
 from kprune.graph.registry import is_linear
 from kprune.graph.values import read
 from kprune.masking import FilterMask
@@ -127,7 +126,7 @@ class Linear(abc.ABC):
             low, high = np.searchsorted(which, [first_row, first_row + count])
             mine = which[low:high] - first_row
             samples = first_sample + mine // (count // len(part))
-            given = to_numpy(part)
+            given = seen(part)
             held_out = samples % folds == folds - 1
             for chosen in (np.flatnonzero(~held_out), np.flatnonzero(held_out)):
                 for start in range(0, len(chosen), CHUNK):
@@ -141,6 +140,13 @@ class Linear(abc.ABC):
     def enough(columns: int) -> int:
         """Return how many rows a fit of so many columns needs."""
         return max(LEAST_ROWS, ROWS_PER_COLUMN * columns)
+
+
+def seen(tensor: Any) -> np.ndarray:
+    """Return a tensor as an array, without a copy where there need be none."""
+    if keras.config.backend() == "torch":
+        return read(tensor)
+    return np.asarray(tensor)
 
 
 def single(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.data.arrays import to_numpy
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
@@ -23,6 +22,7 @@ from kprune.recovery._linear import Linear
 from kprune.recovery._linear import acting
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
+from kprune.recovery._linear import seen
 from kprune.recovery._linear import single
 from kprune.recovery._lockstep import Pair
 from kprune.recovery._lockstep import Parts
@@ -143,7 +143,7 @@ class Reconstruct(Recovery):
         for rows, part, which, samples in view.chunks(
             step.input.parts_after, self.rows, live, FOLDS
         ):
-            before = view.results(to_numpy(wanted[part]))[which]
+            before = view.results(seen(wanted[part]))[which]
             missing = single(before[:, filters]) - rows @ kernel - offset
             held_out = int(samples[0]) % FOLDS == FOLDS - 1
             parts[held_out].add(rows, missing)
