@@ -56,26 +56,16 @@ class Segments:
         watched: Iterable[Any] = (),
     ) -> None:
         self.program = Program(model)
-        seen = {
-            index: self.program.calls[index]
-            for index in sorted(self.program.calls_of(watched))
-        }
         folded = folds(self.program)
         cuts = _cuts(self.program, folded)
         starts = (
             min(self.program.calls_of(some), default=0) for some in changing
         )
-        bounds = {0, *(cuts[start] for start in (*starts, *seen))}
-        self._bounds = sorted(bounds)
+        self._bounds = sorted({0, *(cuts[start] for start in starts)})
         ends = [*self._bounds[1:], len(self.program.calls)]
+        seen = self.program.calls_of(watched)
         self._segments = [
-            _Segment(
-                model,
-                self.program,
-                folded,
-                range(begin, end),
-                [call for index, call in seen.items() if begin <= index < end],
-            )
+            _Segment(model, self.program, folded, range(begin, end), seen)
             for begin, end in zip(self._bounds, ends, strict=True)
         ]
 
@@ -175,7 +165,7 @@ class _Segment(keras.Model):
         program: All calls.
         folded: See `folds`.
         numbers: Numbers of its calls.
-        watched: Those of its calls whose inputs are wanted.
+        watched: Numbers of calls whose inputs are wanted.
     """
 
     def __init__(
@@ -184,11 +174,11 @@ class _Segment(keras.Model):
         program: Program,
         folded: dict[int, tuple[int, Folded]],
         numbers: range,
-        watched: list[Call],
+        watched: set[int],
     ) -> None:
         # Its calls cast, as they do in the whole model.
         super().__init__(autocast=False, name=f"segment_{numbers.start}")
-        self.watched = watched
+        self.watched = [program.calls[n] for n in numbers if n in watched]
         calls = program.calls[numbers.start : numbers.stop]
         # Found by Keras, which so knows their variables.
         self.parts = [
@@ -205,7 +195,7 @@ class _Segment(keras.Model):
         made = {slot for step in self._steps for slot in step.outputs}
         read = {slot for step in self._steps for slot in step.given}
         self._given = sorted(read - made)
-        wanted = {slot for call in watched for slot in call.given}
+        wanted = {slot for call in self.watched for slot in call.given}
         later = {s for s, last in program.last.items() if last >= numbers.stop}
         self._results = sorted(made & (wanted | later))
         self._done = {*self._given, *self._results} - later

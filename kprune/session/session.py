@@ -134,7 +134,7 @@ class Session:
 
     @functools.cached_property
     def segments(self) -> Segments:
-        """The model, cut where trials of masks may begin, and at what they change."""
+        """The model, cut where trials of masks may begin."""
         changing = [self.layers(group.name) for group in self.groups]
         readers = [m.layer for group in self.groups for m in group.consumers]
         return Segments(self.masked, changing, readers)
