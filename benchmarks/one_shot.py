@@ -70,7 +70,7 @@ REFERENCE = {
     56: {0.22: 92.87, 0.36: 92.33, 0.49: 90.18, 0.66: 84.11},
 }
 
-sys.path[:1] = [str(ROOT), str(ROOT / "examples")]
+sys.path[:1] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 
 class Cached:
