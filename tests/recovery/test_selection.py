@@ -177,7 +177,7 @@ def test_needs_samples():
     with pytest.raises(
         ValueError, match="Allocation OutputError runs the model"
     ):
-        kprune.prune(dense(), allocation="output_error")
+        kprune.prune(dense(), "l1", allocation="output_error")
     with pytest.raises(ValueError, match="Criterion Reconstruction runs"):
         kprune.prune(dense(), criterion="reconstruction")
     with pytest.raises(ValueError, match="levels"):
