@@ -126,7 +126,7 @@ def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
         args, kwargs = calls[0]
         if tensors_of((), {"mask": kwargs.get("mask")}):
             raise _UnreadableError("it is called with a mask")
-        return args, _without_defaults(kwargs)
+        return _of_any_size(calls, args, _without_defaults(kwargs))
     functional = getattr(layer, "_functional", layer)
     if hasattr(functional, "_nodes_by_depth"):
         return (functional.input,), {}
@@ -137,6 +137,32 @@ def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
         )
     name, shape = next(iter(shapes.items()))
     return (_specification(shape, name.removesuffix("_shape")),), {}
+
+
+def _of_any_size(
+    calls: list[tuple], args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """Leave the axes open that differ between the calls of a shared layer."""
+    every = [tensors_of(a, _without_defaults(k)) for a, k in calls]
+    common = {}
+    for tensors in zip(*every, strict=True):
+        first = tensors[0]
+        if len({len(t.shape) for t in tensors}) > 1:
+            raise _UnreadableError("it is called on tensors of different rank")
+        shape = tuple(
+            sizes[0] if len(set(sizes)) == 1 else None
+            for sizes in zip(*(t.shape for t in tensors), strict=True)
+        )
+        common[id(first)] = (
+            first
+            if shape == tuple(first.shape)
+            else keras.KerasTensor(shape, first.dtype, name=first.name)
+        )
+
+    def swap(value: Any) -> Any:
+        return common.get(id(value), value)
+
+    return keras.tree.map_structure(swap, (args, kwargs))
 
 
 def _specification(shapes: Any, name: str) -> Any:
@@ -184,7 +210,7 @@ def _called(
     layer: Any, inputs: list[Any], args: tuple, kwargs: dict[str, Any]
 ) -> keras.Model:
     try:
-        outputs = layer.call(*args, **kwargs)
+        outputs = _tensors_only(layer.call(*args, **kwargs))
         given = inputs if len(inputs) > 1 else inputs[0]
         if isinstance(layer, keras.Model) and not layer._inbound_nodes:
             given = args[0]
@@ -193,6 +219,13 @@ def _called(
         text = " ".join(str(error).split())
         cause = text if len(text) < 200 else f"{text[:197]}..."
         raise _UnreadableError(f"its call is not symbolic: {cause}") from None
+
+
+def _tensors_only(outputs: Any) -> Any:
+    """Leave out what a call returns besides tensors, such as None for scores."""
+    flat = keras.tree.flatten(outputs)
+    tensors = [y for y in flat if isinstance(y, keras.KerasTensor)]
+    return outputs if len(tensors) == len(flat) else tensors
 
 
 def _refuse_own_weights(layer: Any, model: keras.Model) -> None:

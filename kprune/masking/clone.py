@@ -123,7 +123,7 @@ class Cloner:
         # The constructor wants arguments that nobody remembers; what it
         # made of them is in the attributes.
         new = keras.Model(inputs, outputs, name=model.name)
-        new.__class__ = cls
+        new.__class__ = _with_graph(cls)
         return new
 
     def _swapped(self, value: Any) -> Any:
@@ -171,15 +171,20 @@ _MADE_HERE = "_kprune_calls_as_functional"
 
 @functools.cache
 def _with_graph(cls: Any) -> Any:
-    """Return a class that calls as a functional model and trains as `cls`.
+    """Return a class that is functional in calls and files, and trains as `cls`.
 
-    Files name it as Keras' class, so that they load without `cls`.
+    Files name it as Keras' class, so that they load without `cls`, whose
+    constructor would build a model of the old size.
     """
+    if hasattr(cls, _MADE_HERE):
+        return cls
     named = {
         "__module__": Functional.__module__,
         "__qualname__": Functional.__qualname__,
         _MADE_HERE: True,
     }
-    if issubclass(cls, Functional):
-        return type("Functional", (cls,), {**named, "call": Functional.call})
-    return type("Functional", (Functional, cls), named)
+    if not issubclass(cls, Functional):
+        return type("Functional", (Functional, cls), named)
+    for name in ("__init__", "call", "get_config"):
+        named[name] = getattr(Functional, name)
+    return type("Functional", (cls,), named)
