@@ -266,6 +266,42 @@ BACKBONES = [
 ]  # fmt: skip
 
 
+def retinanet():
+    """A detector of boxes and classes, on three levels of a small backbone."""
+    import keras_hub
+
+    encoder = models().ResNetBackbone(
+        input_conv_filters=[8],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 12, 16, 20],
+        stackwise_num_blocks=[1, 1, 1, 1],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        image_shape=(None, None, 3),
+    )
+    backbone = models().RetinaNetBackbone(
+        image_encoder=encoder,
+        min_level=3,
+        max_level=5,
+        use_p5=False,
+        image_shape=(SIZE, SIZE, 3),
+    )
+    anchors = keras_hub.layers.AnchorGenerator(
+        "yxyx",
+        min_level=3,
+        max_level=5,
+        num_scales=1,
+        aspect_ratios=[1.0],
+        anchor_size=4.0,
+    )
+    return models().RetinaNetObjectDetector(
+        backbone,
+        num_classes=3,
+        anchor_generator=anchors,
+        pre_logits_num_conv_layers=1,
+    )
+
+
 def with_head(build):
     """The backbone under a classifier that reads all it computes."""
     backbone = build()

@@ -120,7 +120,8 @@ def outputs_of(layer: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
     if getattr(layer, "_call_has_training_arg", False):
         kwargs = {**kwargs, "training": False}
     outputs = keras.tree.flatten(layer(*args, **kwargs))
-    return [np.asarray(keras.ops.convert_to_numpy(y)) for y in outputs]
+    tensors = [y for y in outputs if keras.ops.is_tensor(y)]
+    return [np.asarray(keras.ops.convert_to_numpy(y)) for y in tensors]
 
 
 # Relative to the largest output; by bytes of the data type.

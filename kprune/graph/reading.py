@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -52,7 +54,7 @@ def reading_of(layer: Any) -> Reading:
     if known is not None and known[0] == weights:
         return known[1]
     try:
-        with translated():
+        with translated(), _several_results():
             reading = Reading(_read(layer))
     except _UnreadableError as error:
         reading = Reading(None, str(error))
@@ -88,6 +90,7 @@ def _read(layer: Any) -> keras.Model:
     )
     model = _called(layer, inputs, args, kwargs)
     _refuse_own_weights(layer, model)
+    _refuse_missing_outputs(layer, model)
     if layer._call_has_training_arg:
         steps = _steps(model)
         for training in (False, True):
@@ -228,6 +231,62 @@ def _tensors_only(outputs: Any) -> Any:
     return outputs if len(tensors) == len(flat) else tensors
 
 
+@contextlib.contextmanager
+def _several_results() -> Iterator[None]:
+    """Return a context in which symbolic calls may return more than tensors.
+
+    Keras refuses these, for their results cannot be a node's. The call is then
+    read as a model of its own, and its other results are as they are.
+    """
+    original = keras.layers.Layer.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        except ValueError as error:
+            if not tensors_of(args, kwargs) or "must be tensors" not in str(
+                error
+            ):
+                raise
+            return _as_model(self, args, kwargs)
+
+    keras.layers.Layer.__call__ = call
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original
+
+
+def _as_model(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    given = tensors_of(args, kwargs)
+    inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in given]
+    tensors = {id(t): x for t, x in zip(given, inputs, strict=True)}
+    outputs = layer.call(
+        *_filled(layer, args, tensors), **_filled(layer, kwargs, tensors)
+    )
+    model = keras.Model(inputs, _tensors_only(outputs), name=layer.name)
+    if all(t.shape[0] == BATCH for t in given):
+        model = _for_any_batch(model)
+    results = iter(keras.tree.flatten(model(given)))
+    return keras.tree.map_structure(
+        lambda y: next(results) if isinstance(y, keras.KerasTensor) else y,
+        outputs,
+    )
+
+
+def _refuse_missing_outputs(layer: Any, model: keras.Model) -> None:
+    """Accept fewer outputs than Keras counts if the others are empty."""
+    if layer._inbound_nodes:
+        told = layer._inbound_nodes[0].outputs
+        rest = told[len(model.outputs) :]
+        if len(model.outputs) > len(told) or not all(
+            0 in t.shape for t in rest
+        ):
+            raise _UnreadableError(
+                "it returns other tensors than it tells Keras"
+            )
+
+
 def _refuse_own_weights(layer: Any, model: keras.Model) -> None:
     inside = {id(v) for part in layer._layers for v in part.variables}
     own = [v.name for v in layer.variables if id(v) not in inside]
@@ -293,6 +352,7 @@ def _refuse_other_numbers(
         with keras.StatelessScope():
             filled = keras.tree.map_structure(fill, (args, kwargs))
             expected = outputs_of(layer, *filled[0], **filled[1])
+            expected = expected[: len(model.outputs)]
             flat = list(values.values())
             found = outputs_of(model, flat if len(flat) > 1 else flat[0])
     except Exception as error:  # a call of anybody's

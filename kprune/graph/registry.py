@@ -134,7 +134,14 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
         return _lambda(operation, config)
     known = known_class(operation)
     if known is None or cls.__init__ is known.__init__:
-        return cls.from_config(config)
+        try:
+            return cls.from_config(config)
+        except Exception as error:  # a class of anybody's
+            raise ValueError(
+                f"{cls.__name__} '{operation.name}' cannot be made again from "
+                "its get_config(). Let it return all arguments of the "
+                f"constructor, and no others. {error}"
+            ) from error
     new = own_class_works(operation, config, known)
     if new is not None:
         return new

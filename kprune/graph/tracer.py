@@ -121,7 +121,7 @@ class Tracer:
                     )
                 )
                 outputs = self._trace_operation(node, args, kwargs)
-            for tensor, labels in zip(node.outputs, outputs, strict=True):
+            for tensor, labels in walk.with_outputs(node, outputs):
                 state[id(tensor)] = labels
         return [state[id(t)] for t in functional.outputs]
 
@@ -144,7 +144,7 @@ class Tracer:
         # The same model may be called on images of several sizes.
         return [
             labels.replace(shape=tuple(t.shape))
-            for labels, t in zip(first.outputs, node.outputs, strict=True)
+            for t, labels in walk.with_outputs(node, first.outputs)
         ]
 
     def _enter(self, inner, given: Any, shape) -> Labels:

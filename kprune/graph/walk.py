@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,14 @@ def inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
     if isinstance(given, dict) and not isinstance(inner.input, dict):
         return [given[t.name] for t in inner.inputs]
     return keras.tree.flatten(given)
+
+
+def with_outputs(
+    node: Any, outputs: Iterable[Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield a call's output tensors with values; empty ones may have no value."""
+    strict = not is_read(node.operation)
+    yield from zip(node.outputs, outputs, strict=strict)
 
 
 def require_functional(model: Any, owner: str = "kprune") -> keras.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from keras.src.models.functional import Functional
 from keras.src.trainers.trainer import Trainer
 
 from kprune.graph import walk
+
+logger = logging.getLogger("kprune")
 
 # make(node, cache) -> the operation that replaces node.operation, and
 # arguments(node, args, kwargs) -> the arguments it is called with.
@@ -40,6 +43,7 @@ class Cloner:
         self.layers: dict[int, Any] = {}
         # The new tensor for every old one, by its id.
         self.tensors: dict[int, Any] = {}
+        self._variables: set[int] = set()
 
     def clone(self, model: keras.Model) -> keras.Model:
         """Return the model with every node replaced."""
@@ -64,7 +68,7 @@ class Cloner:
                 args, kwargs = (given if len(given) > 1 else given[0],), {}
             outputs = operation(*args, **kwargs)
             flat = keras.tree.flatten(outputs)
-            for old, new in zip(node.outputs, flat, strict=True):
+            for old, new in walk.with_outputs(node, flat):
                 tensors[id(old)] = new
         self.tensors |= tensors
 
@@ -83,6 +87,7 @@ class Cloner:
         if not isinstance(operation, keras.layers.Layer):
             return self._make(node)
         if id(operation) not in self.layers:
+            self._variables |= {id(v) for v in operation.variables}
             inner = walk.functional_of(operation)
             if inner is not None:
                 model = isinstance(operation, keras.Model)
@@ -109,8 +114,17 @@ class Cloner:
             new.__class__ = _with_graph(cls)
         known = {*vars(new), *_own_names()}
         for name, value in vars(model).items():
-            if name not in known:
+            if name in known:
+                continue
+            try:
                 setattr(new, name, self._swapped(value))
+            except _TiedError:
+                logger.info(
+                    "The copy of model '%s' has no attribute '%s', which holds "
+                    "layers of the original.",
+                    model.name,
+                    name,
+                )
         return new
 
     def _functional(
@@ -134,7 +148,37 @@ class Cloner:
             return [self._swapped(v) for v in value]
         if type(value) is tuple:
             return tuple(self._swapped(v) for v in value)
-        return self.layers.get(id(value), value)
+        if isinstance(value, keras.layers.Layer):
+            return self._layer(value)
+        return value
+
+    def _layer(self, layer: Any) -> Any:
+        """Return a layer's copy; one that is not in the graph is kept as it is.
+
+        Raises:
+            _TiedError: It is none of the graph's, but has weights of it.
+        """
+        if id(layer) in self.layers:
+            return self.layers[id(layer)]
+        if isinstance(layer, Functional):
+            ends = [*layer.inputs, *layer.outputs]
+            if all(id(t) in self.tensors for t in ends):
+
+                def swap(structure: Any) -> Any:
+                    return keras.tree.map_structure(
+                        lambda t: self.tensors[id(t)], structure
+                    )
+
+                return keras.Model(
+                    swap(layer.input), swap(layer.output), name=layer.name
+                )
+        if any(id(v) in self._variables for v in layer.variables):
+            raise _TiedError
+        return layer
+
+
+class _TiedError(Exception):
+    """An attribute would tie the copy to the original."""
 
 
 @functools.cache

@@ -119,7 +119,7 @@ def _run_into(
                 id(node.outputs[0]),
                 [np.asarray(keras.ops.convert_to_numpy(y)) for y in outputs],
             )
-        for tensor, value in zip(node.outputs, outputs, strict=True):
+        for tensor, value in walk.with_outputs(node, outputs):
             values[id(tensor)] = value
     return [values[id(t)] for t in functional.outputs]
 

@@ -20,18 +20,13 @@ import kprune
 WHOLE = [
     hub.resnet, hub.resnet_v2, hub.densenet, hub.efficientnet, hub.mobilenet,
     hub.csp_darknet, hub.vgg, hub.xception, hub.hgnet_v2, hub.mit, hub.vit,
-    hub.segformer, hub.deeplab_v3,
+    hub.deit, hub.segformer, hub.deeplab_v3,
 ]  # fmt: skip
 # All but the insides of attention heads, which are reshaped into the batch,
 # and of layers that kprune cannot look into.
 PARTLY = {hub.vit_det: [], hub.sam: ["SAMPromptEncoder"]}
-# None: all weights are inside of such layers.
-NOT_AT_ALL = {
-    hub.deit: ["DeiTEmbeddings", "DeiTEncoder"],
-    hub.swin: ["PatchMerging", "SwinTransformerBlock"],
-}
-# keras-hub's own ViTPatchingAndEmbedding refuses its own configuration.
-CANNOT_BE_LOADED = {hub.vit}
+# keras-hub's own patching layers refuse their own configuration.
+CANNOT_BE_LOADED = {hub.vit, hub.deit}
 
 
 def named(builds):
@@ -81,12 +76,28 @@ def test_what_kprune_cannot_see_is_left_and_the_rest_is_exact(build):
 
 # What keras-hub's Swin tells of itself.
 @pytest.mark.filterwarnings("ignore:Layer 'attn' .* was passed an input")
-@pytest.mark.parametrize("build", named(NOT_AT_ALL))
-def test_a_backbone_that_cannot_be_pruned_says_so(build):
-    model = hub.with_head(build)
-    assert hub.unseen(model) == NOT_AT_ALL[build]
-    with pytest.raises(ValueError, match="no channel that can be removed"):
-        kprune.wrap(model)
+def test_swin_is_pruned_between_its_windows():
+    with floatx("float64"):
+        model = hub.with_head(hub.swin)
+        coverage = kprune.trace(model).coverage
+        assert coverage.prunable == 192 and hub.unseen(model) == []
+        told = "WindowAttention 'attn' has heads as wide as its input"
+        assert coverage.reasons[told] == 72
+        assert_exact(model, 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_detector_is_pruned_saved_loaded_and_exported(tmp_path):
+    model = hub.retinanet()
+    graph = kprune.trace(model)
+    assert graph.coverage.pinned == 4 + 3 and not graph.opaque
+    _, compact, x = assert_exact(model, 1e-5)
+    assert compact.count_params() < 0.6 * model.count_params()
+    assert set(compact(x)) == {"bbox_regression", "cls_logits"}
+    assert compact.predict(x, verbose=0)["boxes"].shape[0] == x.shape[0]
+    assert_saves(compact, x, tmp_path / "compact.keras")
+    assert kprune.export(compact, tmp_path / "compact.tflite").path.is_file()
 
 
 def test_a_compact_block_is_a_plain_model():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
 from kprune.graph.call import SCALE
@@ -68,9 +73,12 @@ class AffineRule(Rule):
         return call.input.replace(zero=False)
 
 
-@register_rule(f"{MODELS}.vit.vit_layers:ViTPatchingAndEmbedding")
 class PatchingRule(Rule):
-    """A convolution, to which positions and a class token are added."""
+    """A convolution, to which positions and tokens are added."""
+
+    @abc.abstractmethod
+    def tables(self, layer: Any) -> Iterator[Any]:
+        """Yield the variables whose last axis has the filters' channels."""
 
     def trace(self, call: Call) -> Labels:
         layer, x = call.layer, call.input
@@ -86,10 +94,8 @@ class PatchingRule(Rule):
             {-2: Axis(incoming, INPUT, axis), -1: Axis([slots], FILTER)},
         )
         call.bind(conv.bias, {0: Axis([slots], FILTER)})
-        table = layer.position_embedding._embeddings
-        call.bind(table, {1: Axis([slots], FILTER)})
-        if layer.use_class_token:
-            call.bind(layer.class_token, {2: Axis([slots], FILTER)})
+        for table in self.tables(layer):
+            call.bind(table, {-1: Axis([slots], FILTER)})
         call.work(conv._kernel, [layer.num_patches])
         shape = call.output_shape
         return Labels(shape, (channel_factor(slots, -1, len(shape)),))
@@ -98,7 +104,6 @@ class PatchingRule(Rule):
         # Its own configuration names what its constructor does not take.
         config = configuration(operation)
         del config["num_patches"], config["num_positions"]
-        config["use_patch_bias"] = operation.use_patch_bias
         config["data_format"] = operation.data_format
         return config
 
@@ -108,6 +113,33 @@ class PatchingRule(Rule):
         config["hidden_dim"] = kept.size(kernel, -1)
         config["num_channels"] = kept.size(kernel, -2)
         return config
+
+
+@register_rule(f"{MODELS}.vit.vit_layers:ViTPatchingAndEmbedding")
+class ViTPatchingRule(PatchingRule):
+    """Positions and at most a class token."""
+
+    def tables(self, layer: Any) -> Iterator[Any]:
+        yield layer.position_embedding._embeddings
+        if layer.use_class_token:
+            yield layer.class_token
+
+    def copied(self, operation):
+        config = super().copied(operation)
+        config["use_patch_bias"] = operation.use_patch_bias
+        return config
+
+
+@register_rule(f"{MODELS}.deit.deit_layers:DeiTEmbeddings")
+class DeiTPatchingRule(PatchingRule):
+    """Positions, a class token and one for distillation."""
+
+    def tables(self, layer: Any) -> Iterator[Any]:
+        yield layer.position_embedding
+        yield layer.class_token
+        yield layer.distillation_token
+        if layer.use_mask_token:
+            yield layer.mask_token
 
 
 @register_rule(f"{MODELS}.vit_det.vit_layers:AddPositionalEmbedding")
@@ -144,3 +176,31 @@ class RelativePositionRule(Rule):
         config = configuration(visit.operation)
         config["key_dim"] = kept.size(visit.operation.rel_pos_h, -1)
         return config
+
+
+@register_rule(
+    f"{MODELS}.swin_transformer.swin_transformer_layers:WindowAttention"
+)
+class WindowAttentionRule(Rule):
+    """Heads side by side must be as wide as what is read, so nothing can go."""
+
+    def trace(self, call: Call) -> Sequence[Labels]:
+        layer = call.layer
+        if call.input.shape[1] is not None:
+            windows = call.input.shape[0] or 1
+            area = call.input.shape[1]
+            for dense in (layer.qkv, layer.proj):
+                call.work(dense._kernel, [windows, area])
+        return call.pin_all(f"{call!r} has heads as wide as its input")
+
+    def copied(self, operation):
+        # Its own configuration names what its constructor does not take.
+        config = configuration(operation)
+        for name in ("win_h", "win_w", "attn_dim"):
+            del config[name]
+        config["qk_scale"] = config.pop("scale")
+        config["proj_drop"] = operation.proj_drop_rate
+        return config
+
+    def config(self, visit, kept):
+        return self.copied(visit.operation)
