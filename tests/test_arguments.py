@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import math
 
+import models
 import numpy as np
 import pytest
 
+import kprune
 from kprune.arguments import choice
 from kprune.arguments import did_you_mean
 from kprune.arguments import number
 from kprune.arguments import share
 from kprune.arguments import whole
+from kprune.masking import attenuation
+from kprune.report.inspection import inspection
 
 
 @pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.float32(3)])
@@ -80,3 +84,33 @@ def test_choices_list_what_is_known():
 def test_hint_without_close_match_or_names():
     assert did_you_mean("zzz", ["abc"]) == "Known names: 'abc'."
     assert did_you_mean("zzz", []) == "Known names: none."
+
+
+TAKE_MODELS = {
+    "trace": kprune.trace,
+    "wrap": kprune.wrap,
+    "prune": kprune.prune,
+    "rebuild": kprune.rebuild,
+    "cost": kprune.cost,
+    "masks": kprune.masks,
+    "set_masks": lambda model: kprune.set_masks(model, {}),
+    "Session": kprune.Session,
+    "duplicate": kprune.duplicate,
+    "sensitivity": lambda model: kprune.sensitivity(model, np.ones((2, 3))),
+    "attach": lambda model: kprune.regularizers.attach(model, "l2"),
+    "detach": kprune.regularizers.detach,
+    "attenuation": attenuation,
+    "export": lambda model: kprune.export(model, "model.tflite"),
+    "inspection": inspection,
+}
+
+
+@pytest.mark.parametrize("name", TAKE_MODELS)
+def test_what_is_no_model_is_refused_by_all(name):
+    model = models.dense_layers([4], 3)
+    session = kprune.Session(kprune.wrap(model))
+    for value in (None, "model.keras", [1], session, model.layers[1]):
+        with pytest.raises(TypeError, match=r"needs a keras.Model as `\w+`"):
+            TAKE_MODELS[name](value)
+    with pytest.raises(TypeError, match=r"Session.masked"):
+        TAKE_MODELS[name](session)

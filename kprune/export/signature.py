@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import model as check_model
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -47,11 +49,7 @@ class ModelSignature:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        if not isinstance(model, keras.Model):
-            raise TypeError(
-                "Expected a keras.Model. Received: "
-                f"{model!r} of type {type(model).__name__}."
-            )
+        check_model(model, "export()")
         if not getattr(model, "inputs", None):
             raise ValueError(
                 f"Model {model.name!r} has no symbolic inputs, so it cannot be "

@@ -42,8 +42,13 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     those of `model`. If `model` is compiled, so is the copy, optimizer state
     included. On several devices the copy is placed as `model` is.
 
+    What a class of your own changes in training, and its attributes, are kept.
+    A file of the copy loads as a plain functional model where the class has a
+    `call` or constructor arguments of its own.
+
     Args:
-        model: A built functional or Sequential `keras.Model`.
+        model: A built `keras.Model`: functional, Sequential, or subclassed
+            with a `call` of layers and `keras.ops`.
         skip: Layers, nested models, or names of either, whose channels must
             stay.
 

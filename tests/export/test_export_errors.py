@@ -48,7 +48,7 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_other_things_than_models(tmp_path):
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model"):
+    with pytest.raises(TypeError, match=r"export\(\) needs a keras\.Model"):
         kprune.export("model", tmp_path / "m.tflite")
     with pytest.raises(ValueError, match="no symbolic inputs"):
         kprune.export(
