@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -10,9 +11,9 @@ import sys
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
-MODULES = {"jax": "jax", "torch": "torch"}
 
 
+@functools.cache
 def python_with(backend):
     """This interpreter, or that of `make test-jax` or `make test-torch`."""
     own = TESTS.parent / f".venv-{backend}" / "bin" / "python"
@@ -20,7 +21,7 @@ def python_with(backend):
         if not os.path.exists(python):
             continue
         tried = subprocess.run(
-            [python, "-c", f"import {MODULES[backend]}"], capture_output=True
+            [python, "-c", f"import {backend}"], capture_output=True
         )
         if tried.returncode == 0:
             return python
