@@ -4,14 +4,14 @@
 
 Each time a run is killed once: in a step, between epochs, or while a backup is
 written. Started again, it must end with the masks and weights of a run that nothing
-disturbed, or stop at a limit of `keras.callbacks.BackupAndRestore`, which has three:
+disturbed, or stop at a limit of `keras.callbacks.BackupAndRestore`:
 
 - `pair`: a backup is two files. Killed between them, the weights are those after an
   epoch and the number is that of the epoch, which is trained once more.
 - `number`: killed while the number is written, that file is empty, and loading it
   raises JSONDecodeError.
-- `backup`: killed while the spare copy is written, which happens only while the
-  other files are whole.
+- `spare`: killed while the first backup is written, which has no spare copy yet;
+  loading it raises OSError.
 """
 
 from __future__ import annotations
@@ -184,11 +184,17 @@ def finished(folder, point: dict, file: pathlib.Path) -> str | None:
         except json.JSONDecodeError:
             file.with_suffix(".number").touch()
             return
+        except OSError:
+            file.with_suffix(".spare").touch()
+            return
         np.savez(file, **outcome(masked))
 
     if forked(action) != 0:
         return "raised"
-    return "number" if file.with_suffix(".number").exists() else None
+    limits = [
+        n for n in ("number", "spare") if file.with_suffix(f".{n}").exists()
+    ]
+    return limits[0] if limits else None
 
 
 def killed(folder, point: dict) -> None:
@@ -203,11 +209,14 @@ def resumed(folder: pathlib.Path, point: dict, whole: pathlib.Path) -> str:
     """Start a killed run again; say what came of it."""
     number = folder / "training_metadata.json"
     torn = point["where"] == "number" or _torn(folder)
-    empty = number.exists() and number.read_text() == ""
+    limits = {
+        "number": number.exists() and number.read_text() == "",
+        "spare": not (folder / "latest.weights.h5.bkp").exists(),
+    }
     file = folder / "outcome.npz"
     failed = finished(folder, point, file)
     if failed:
-        return "number" if failed == "number" and empty else "raised"
+        return failed if limits.get(failed) else "raised"
     if same(dict(np.load(file)), dict(np.load(whole))):
         return "same"
     return "pair" if torn else "different"
