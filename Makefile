@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-backends test-tensorflow test-jax \
-	test-jax-short test-torch lint format clean
+	test-jax-short test-torch test-oldest test-oldest-short lint format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,11 +36,6 @@ CORE ?= tests/graph tests/masking tests/cost tests/session tests/criteria tests/
 	tests/test_registry.py tests/test_schedules.py tests/test_arguments.py \
 	tests/test_parts.py tests/test_part_protocol.py tests/test_import.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py
-CORE_NEEDS := "keras>=3.12" "numpy>=1.26" "scipy>=1.11" "typer>=0.15" \
-	"rich>=13.8" "fastjsonschema>=2.16.2" "filelock>=3.12" "platformdirs>=4" \
-	"hypothesis>=6.100" "pytest>=9,<10" \
-	"pytest-xdist>=3.6"
-
 test-backends: test-tensorflow test-jax test-torch  ## Run the core tests on every backend of Keras
 
 test-tensorflow: $(VENV)/.installed-dev
@@ -69,13 +64,29 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 test-jax-short: .venv-jax/.installed  ## Run the part of the core on JAX that takes minutes
 	@KERAS_BACKEND=jax .venv-jax/bin/pytest $(PARALLEL) $(CORE_SHORT) $(ARGS)
 
+# The oldest versions that setup.cfg allows, beside the newest in $(VENV). Extras
+# are not among them.
+OLDEST_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py) \
+	tests/masking/test_wrap.py tests/rebuild/test_rebuild.py tests/test_prune.py \
+	tests/test_sensitivity.py tests/regularizers/test_attach.py tests/loading \
+	tests/export/test_export_formats.py
+
+test-oldest: .venv-oldest/.installed  ## Run the core tests on the oldest Keras, TensorFlow, NumPy and SciPy
+	@.venv-oldest/bin/pytest $(PARALLEL) $(CORE) $(ARGS)
+
+test-oldest-short: .venv-oldest/.installed  ## Run the part of them that takes a minute
+	@.venv-oldest/bin/pytest $(PARALLEL) -k "not onnx and not plot" $(OLDEST_SHORT) $(ARGS)
+
+NEEDS := core
 .venv-jax/.installed: BACKEND := jax
 .venv-torch/.installed: BACKEND := torch==2.13.0
-.venv-%/.installed: setup.cfg setup.py pyproject.toml kprune/__about__.py
-	@echo "Installing kprune and $(BACKEND) into .venv-$*"
+.venv-oldest/.installed: NEEDS := oldest
+.venv-%/.installed: setup.cfg setup.py pyproject.toml kprune/__about__.py .ci/needs.py
+	@echo "Installing kprune and what it needs into .venv-$*"
 	@$(PYTHON) -m venv .venv-$*
+	@$(PYTHON) .ci/needs.py $(NEEDS) > .venv-$*/needs.txt
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-		$(CORE_NEEDS) $(BACKEND)
+		--no-compile -r .venv-$*/needs.txt $(BACKEND)
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps -e .
 	@touch $@
@@ -100,7 +111,7 @@ format: $(VENV)/.installed-dev  ## Fix style and format in place
 	@$(BIN)/ruff format .
 
 clean:  ## Remove .venv and everything that was built
-	@rm -rf $(VENV) .venv-jax .venv-torch build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+	@rm -rf $(VENV) .venv-jax .venv-torch .venv-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

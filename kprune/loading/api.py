@@ -83,6 +83,7 @@ class _File:
         compile: See `load`.
         safe_mode: See `load`.
         notes: What the user should know about what was loaded.
+        version: Version of Keras that wrote it, once it is known.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class _File:
     compile: bool
     safe_mode: bool
     notes: list[str] = dataclasses.field(default_factory=list)
+    version: str = ""
 
     def load(self) -> keras.Model:
         kind = kinds.kind_of(self.path)
@@ -98,12 +100,21 @@ class _File:
                 return self._load_hdf5()
             return self._load_archive()
         except Exception as error:
-            reason = _explain(error)
+            reason = _explain(error) + self._newer()
             raise ValueError(f"{str(self.path)!r} {reason}") from error
 
+    def _newer(self) -> str:
+        """Return what to do about a file of a later version of Keras."""
+        if _numbers(self.version) <= _numbers(keras.__version__):
+            return ""
+        return (
+            f" It was written by Keras {self.version}, and this is Keras "
+            f"{keras.__version__}: update Keras."
+        )
+
     def _load_archive(self) -> keras.Model:
-        config, version = kinds.read_archive(self.path)
-        if not _is_keras2(version):
+        config, self.version = kinds.read_archive(self.path)
+        if not _is_keras2(self.version):
             return self._load_keras3()
         return self._load_keras2(
             "model.keras", config, config.get("compile_config")
@@ -116,7 +127,7 @@ class _File:
                 "holds weights and no model. Build the model in Python, then call "
                 "model.load_weights(path)."
             )
-        old = _is_keras2(content.version)
+        self.version = content.version
         if content.version.startswith("1") or content.backend in _OTHER_LAYOUTS:
             raise FileError(
                 f"was written by Keras {content.version} on "
@@ -124,7 +135,7 @@ class _File:
                 "layout. Open it with Keras 2.2 on TensorFlow and save it again."
             )
         settings = content.training
-        if old:
+        if _is_keras2(content.version):
             return self._load_keras2("model.h5", content.model, settings)
         with self._named("model.h5") as path:
             # Keras' own way to compile it fails on names such as "mse".
@@ -202,6 +213,10 @@ class _File:
             "its loss, metrics and optimizer could not be restored "
             f"({_cause(error)}). Compile the model yourself."
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
 
 def _is_keras2(version: str) -> bool:

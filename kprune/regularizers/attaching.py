@@ -14,7 +14,7 @@ from kprune.graph.shortcuts import projections
 from kprune.masking import FilterMask
 
 
-class Attached:
+class Attached(keras.regularizers.Regularizer):
     """A penalty in the place of a variable's own regularizer.
 
     Args:

@@ -117,19 +117,21 @@ def test_code_is_refused(suffix, tmp_path):
     np.testing.assert_array_equal(loaded(np.ones((1, 4))), 2 * np.ones((1, 4)))
 
 
-def edit(path, change):
+def edit(path, change, version=keras.__version__):
     """Change the configuration in a `.keras` or HDF5 file."""
     if path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
             config = json.loads(file.attrs["model_config"])
             change(config["config"]["layers"])
             file.attrs["model_config"] = json.dumps(config).encode()
+            file.attrs["keras_version"] = version.encode()
         return
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(content["config.json"])
     change(config["config"]["layers"])
     content["config.json"] = json.dumps(config).encode()
+    content["metadata.json"] = json.dumps({"keras_version": version}).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in content.items():
             archive.writestr(name, data)
@@ -162,9 +164,6 @@ def test_no_module_is_imported_for_a_file(
     monkeypatch.syspath_prepend(str(tmp_path))
     path = tmp_path / f"m{suffix}"
     small().save(path)
-    if old and suffix == ".h5":
-        with h5py.File(path, "r+") as file:
-            file.attrs["keras_version"] = b"2.15.0"
 
     def change(found):
         if entry["class_name"] == "Trap":
@@ -172,7 +171,7 @@ def test_no_module_is_imported_for_a_file(
         else:
             found[1]["config"]["activation"] = entry
 
-    edit(path, change)
+    edit(path, change, "2.15.0" if old else keras.__version__)
     with pytest.raises(ValueError, match=r"m\.(h5|keras)"):
         kprune.load(path)
 
@@ -226,6 +225,19 @@ def test_damaged_files_give_one_line(suffix, trained, tmp_path):
         with pytest.raises(ValueError, match=f"m{suffix}") as caught:
             kprune.load(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_a_later_keras_says_so(suffix, tmp_path):
+    path = tmp_path / f"m{suffix}"
+    small().save(path)
+
+    def change(found):
+        found[1]["config"]["invented_later"] = 1
+
+    edit(path, change, "99.1.0")
+    with pytest.raises(ValueError, match=r"invented_later.*99\.1\.0.*update"):
+        kprune.load(path)
 
 
 def test_an_unzipped_file(trained, tmp_path):
