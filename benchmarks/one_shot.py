@@ -277,7 +277,7 @@ def page() -> None:
         "labels. Made by `python benchmarks/one_shot.py`, whose text says how.",
         "",
         "A way of pruning is named by its criterion and its `recover`. `l1` is",
-        "`prune(model)` as it comes; `reconstruction` is",
+        '`criterion="l1"` alone; `reconstruction` is',
         '`criterion="reconstruction", allocation="output_error"`. The two lines in',
         "italics are not ours: Torch-Pruning's best of group L1, L2, FPGM, LAMP, BN",
         "scale, Taylor and Hessian, interpolated to the same MACs, and uniform L2",

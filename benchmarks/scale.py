@@ -114,7 +114,7 @@ def peak_memory(name: str) -> dict:
     params, weights = model.count_params(), kprune.cost(model).bytes
     before = rss() - weights
     start = time.process_time()
-    masked = kprune.prune(model, reduce={"macs": 0.5})
+    masked = kprune.prune(model, "l1", {"macs": 0.5})
     pruned = time.process_time()
     # A Keras model is full of cycles, so `del` alone frees nothing yet.
     del model
@@ -199,7 +199,7 @@ def page(results: dict) -> str:
             "",
             f"{row['params'] / 1e6:.0f} million parameters, "
             f"{row['weights_mib']:,} MiB of weights. `kprune.prune(model, "
-            'reduce={"macs": 0.5})`, which leaves the model as it is, then '
+            '"l1", {"macs": 0.5})`, which leaves the model as it is, then '
             "`del model; gc.collect()` and `kprune.rebuild`, after which "
             f"{row['compact_mib']:,} MiB are left, together peak at "
             f"{row['ratio']} times the weights "

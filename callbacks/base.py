@@ -166,13 +166,14 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         """
         session = self.session
         before = before or session.snapshot()
-        session.remove(masks)
-        averages = moving_averages(session.optimizer)
-        removed = {key: read(v).copy() for key, (v, _) in averages.items()}
-        recoveries.repair(session, before, self._repair)
-        # An average that lagged behind would undo the repair.
-        for key, (variable, average) in averages.items():
-            average.assign(read(average) + read(variable) - removed[key])
+        with session.rollback():
+            session.remove(masks)
+            averages = moving_averages(session.optimizer)
+            removed = {key: read(v).copy() for key, (v, _) in averages.items()}
+            recoveries.repair(session, before, self._repair)
+            # An average that lagged behind would undo the repair.
+            for key, (variable, average) in averages.items():
+                average.assign(read(average) + read(variable) - removed[key])
 
     def choose(self, fraction: float = 1.0) -> dict[str, np.ndarray]:
         """Score and allocate.

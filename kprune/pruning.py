@@ -99,10 +99,10 @@ def prune(
             means of removed channels into biases, `"reconstruct"` refits all
             layers behind them by least squares, `"merge"` adds removed
             filters to similar ones, `"synthetic"` refits layers without any
-            data, `"mimic"` trains without labels, to give
-            what the unpruned model gives. Or an object of `kprune.recovery`, a
-            function `f(session, before)`, or a list of these, in their order;
-            `[]` repairs nothing.
+            data, `"mimic"` trains without labels, to give what the unpruned
+            model gives. Or an object of `kprune.recovery`, a function
+            `f(session, before)`, or a list of these, in their order; `[]`
+            repairs nothing.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the

@@ -42,7 +42,7 @@ def test_every_channel_is_prunable(build, tmp_path):
         assert_exact(model, 1e-10)
     if build not in CANNOT_BE_LOADED:
         model = hub.with_head(build)
-        masked = kprune.prune(model, reduce={"params": 0.3})
+        masked = kprune.prune(model, "l1", {"params": 0.3})
         x = hub.inputs(model)
         compact = kprune.rebuild(masked)
         assert difference(outputs(masked, x), outputs(compact, x)) <= 1e-5
@@ -101,7 +101,9 @@ def test_a_detector_is_pruned_saved_loaded_and_exported(tmp_path):
 
 
 def test_a_compact_block_is_a_plain_model():
-    masked = kprune.prune(hub.with_head(hub.efficientnet), reduce={"macs": 0.3})
+    masked = kprune.prune(
+        hub.with_head(hub.efficientnet), "l1", {"macs": 0.3}
+    )
     compact = kprune.rebuild(masked)
     kinds = {type(x).__module__ for x in compact._flatten_layers()}
     assert not any(kind.startswith("keras_hub") for kind in kinds)
