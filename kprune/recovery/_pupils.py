@@ -15,6 +15,7 @@ from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import State
 from kprune.rebuild import rebuild
+from kprune.recovery._linear import linear
 from kprune.session import Session
 
 MOMENTUM = 0.9
@@ -61,14 +62,14 @@ class Pupil:
             variable.regularizer = None
 
     @contextlib.contextmanager
-    def trained(self) -> Iterator[keras.Model]:
+    def trained(self, scale: float) -> Iterator[keras.Model]:
         """Yield what to train, see `logits`."""
         layers = (walk.unwrap(layer) for layer in walk.layers_of(self.model))
         norms = [(x, x.momentum) for x in layers if is_batch_norm(x)]
         for norm, momentum in norms:
             norm.momentum = min(momentum, MOMENTUM)
         try:
-            with logits(self.model) as model:
+            with logits(self.model, scale) as model:
                 yield model
         finally:
             for norm, momentum in norms:
@@ -100,15 +101,57 @@ def _pairs(
     return found
 
 
+def input_scale(model: keras.Model, inputs: Any) -> float:
+    """Return by what the inputs are best divided, see `logits`.
+
+    That is the root of their mean square, where the one input is read by
+    linear layers alone; else 1.
+
+    Args:
+        model: A functional model.
+        inputs: Samples.
+    """
+    arrays = keras.tree.flatten(inputs)
+    if len(arrays) != 1 or not _first_kernels(model):
+        return 1.0
+    size = float(np.sqrt(np.mean(np.square(arrays[0], dtype="float64"))))
+    return size or 1.0
+
+
+def _first_kernels(model: keras.Model) -> list[keras.Variable]:
+    """Return the kernels that the input is multiplied with.
+
+    Nothing, if something else reads it too.
+    """
+    functional = walk.require_functional(model)
+    given = {id(tensor) for tensor in functional.inputs}
+    kernels = []
+    for node in walk.nodes(functional):
+        tensors = walk.tensors_of(node.arguments.args, node.arguments.kwargs)
+        if not any(id(tensor) in given for tensor in tensors):
+            continue
+        layer = walk.unwrap(node.operation)
+        if linear(layer) is None:
+            return []
+        kernels.append(layer.kernel)
+    return kernels
+
+
 @contextlib.contextmanager
-def logits(model: keras.Model) -> Iterator[keras.Model]:
+def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
     """Yield the model without the softmax or sigmoid that it ends in.
 
     Args:
         model: A functional model, whose last layers lack their activation
             meanwhile.
+        scale: What the inputs are divided by meanwhile. Steps of gradient
+            descent are too long for a kernel that reads pixels up to 255, and
+            just right for one that is as many times larger.
     """
     functional = walk.require_functional(model)
+    kernels = _first_kernels(model) if scale != 1 else []
+    for kernel in kernels:
+        kernel.assign(read(kernel) * scale)
     ends = [_end(tensor) for tensor in functional.outputs]
     bare = [layer for _, layer in ends if layer is not None]
     held = [layer.activation for layer in bare]
@@ -119,6 +162,8 @@ def logits(model: keras.Model) -> Iterator[keras.Model]:
     finally:
         for layer, activation in zip(bare, held, strict=True):
             layer.activation = activation
+        for kernel in kernels:
+            kernel.assign(read(kernel) / scale)
 
 
 def _end(tensor: Any) -> tuple[Any, Any]:

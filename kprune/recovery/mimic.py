@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from kprune.graph.values import read
 from kprune.masking.state import State
 from kprune.recovery._augment import Augment
 from kprune.recovery._pupils import Pupil
+from kprune.recovery._pupils import input_scale
 from kprune.recovery._pupils import logits
 from kprune.recovery._pupils import unpruned
 from kprune.recovery.base import Recovery
@@ -29,6 +31,9 @@ HELD_OUT = 8
 CHECKS = 20
 """How often the error on these is measured."""
 
+WARMUP = 20
+"""The rate rises in one step of so many."""
+
 _log = logging.getLogger("kprune")
 
 
@@ -37,8 +42,9 @@ class Mimic(Recovery):
     """Trains the pruned model to give the unpruned model's logits.
 
     On augmented samples and without labels: the loss is the mean squared
-    difference of the logits, relative to their variance. Images are mirrored
-    and shifted, and in some steps pairs of samples are mixed, of which the
+    difference of the logits, relative to their variance. Inputs are brought to
+    a mean square of 1 where linear layers read them. Images are mirrored and
+    shifted, and in some steps pairs of samples are mixed, of which the
     unpruned model says what they should give ("mixup", Zhang et al., arXiv
     1710.09412). SGD with Nesterov momentum and a cosine of the learning rate;
     batch normalisation is in training mode, and layers are trained whether
@@ -54,7 +60,8 @@ class Mimic(Recovery):
         samples: How many samples of the data to use at most.
         steps: How many steps to train.
         batch_size: Samples in a step.
-        learning_rate: Of the first step; the last one's is 0.
+        learning_rate: Of the loss above. It rises to this in the first
+            twentieth of the steps, and falls to 0 along a cosine.
         augment: Changes a batch before both models see it: a function
             `f(x, rng) -> x` of the inputs and a `numpy.random.Generator`, or a
             Keras layer or model, called with `training=True`. `"auto"` mirrors
@@ -87,7 +94,7 @@ class Mimic(Recovery):
         samples: int = 1024,
         steps: int = 800,
         batch_size: int = 128,
-        learning_rate: float = 0.5,
+        learning_rate: float = 0.1,
         augment: Any = "auto",
         mixup: float = 0.5,
         seed: int = 0,
@@ -107,11 +114,19 @@ class Mimic(Recovery):
         fit, held_out = self._split(session.samples.inputs(self.samples))
         change = Augment(self.augment, self.mixup, fit)
         pupil = Pupil(session)
+        scale = input_scale(session.masked, fit)
         with (
-            logits(unpruned(session.masked, before)) as teacher,
-            pupil.trained() as trained,
+            logits(unpruned(session.masked, before), scale) as teacher,
+            pupil.trained(scale) as trained,
         ):
-            better = self._train(trained, teacher, fit, held_out, change)
+
+            def batches() -> Iterator[Any]:
+                rng = np.random.default_rng(self.seed)
+                while True:
+                    yield _divide(change(self._batch(fit, rng), rng), scale)
+
+            held_out = _divide(held_out, scale)
+            better = self._train(trained, teacher, batches(), held_out)
         if better:
             pupil.write_back()
 
@@ -119,9 +134,8 @@ class Mimic(Recovery):
         self,
         pupil: keras.Model,
         teacher: keras.Model,
-        fit: Any,
+        batches: Iterator[Any],
         held_out: Any,
-        change: Augment,
     ) -> bool:
         """Train, keep the best weights, and return if they are not the first."""
         wanted = _predict(teacher, held_out, self.batch_size)
@@ -139,9 +153,8 @@ class Mimic(Recovery):
         best = State(pupil.variables)
         bar = keras.utils.Progbar(self.steps, verbose=int(sys.stdout.isatty()))
         every = -(-self.steps // CHECKS)
-        rng = np.random.default_rng(self.seed)
         for step in range(1, self.steps + 1):
-            x = change(self._batch(fit, rng), rng)
+            x = next(batches)
             loss = pupil.train_on_batch(x, teacher.predict_on_batch(x))
             if step % every and step < self.steps:
                 continue
@@ -182,8 +195,12 @@ class Mimic(Recovery):
 
             return loss
 
+        warmup = self.steps // WARMUP
         rate = keras.optimizers.schedules.CosineDecay(
-            self.learning_rate, self.steps
+            0.0 if warmup else self.learning_rate,
+            self.steps - warmup,
+            warmup_target=self.learning_rate if warmup else None,
+            warmup_steps=warmup,
         )
         losses = [loss_of(scale) for scale in scales]
         # XLA makes TensorFlow slower on CPU; JAX has nothing else.
@@ -195,6 +212,14 @@ class Mimic(Recovery):
             losses if len(losses) > 1 else losses[0],
             jit_compile=False if tensorflow else "auto",
         )
+
+
+def _divide(inputs: Any, scale: float) -> Any:
+    if scale == 1:
+        return inputs
+    return keras.tree.map_structure(
+        lambda x: (x / scale).astype("float32"), inputs
+    )
 
 
 def _take(inputs: Any, which: np.ndarray) -> Any:
