@@ -165,3 +165,56 @@ def test_two_prunings_with_the_same_seed_agree(model):
     first = kprune.masks(kprune.prune(model, criterion))
     second = kprune.masks(kprune.prune(net(), kprune.criteria.Random(seed=3)))
     np.testing.assert_equal(first, second)
+
+
+def chosen(model, data=None, **given):
+    session = kprune.Session(kprune.wrap(model), data)
+    return tuple(kprune.pruning.choose(session, **given))
+
+
+def test_what_goes_with_what_is_set(model):
+    x = np.zeros((8, 8, 8, 2), "float32")
+    best = ("reconstruction", "output_error", "reconstruct")
+    assert chosen(model, x) == best
+    assert chosen(model) == ("l1", "global", "synthetic")
+    assert chosen(model, x, criterion="taylor") == ("taylor", "global", [])
+    assert chosen(model, x, allocation="uniform") == ("l1", "uniform", [])
+    assert chosen(model, x, criterion="reconstruction") == best
+    assert chosen(model, x, allocation="output_error") == best
+    assert chosen(model, x, recover="bn") == (*best[:2], "bn")
+    assert chosen(model, recover=[]) == ("l1", "global", [])
+    criterion = kprune.criteria.Reconstruction(samples=64)
+    assert chosen(model, x, criterion=criterion) == (criterion, *best[1:])
+    inside = kprune.allocation.OutputError(probe=64)
+    latency = kprune.allocation.Latency("phone.json", inside)
+    found = chosen(model, x, allocation=latency)
+    assert found == (best[0], latency, best[2])
+
+
+def test_the_docstring_has_the_table_of_the_code():
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in kprune.prune.__doc__.splitlines()
+        if line.strip().startswith("|")
+    ]
+    pruning = kprune.pruning
+    for row, choice in zip(
+        [rows[2], rows[3], rows[5]],
+        [pruning.WITH_DATA, pruning.WITHOUT_DATA, pruning.OTHERS],
+        strict=True,
+    ):
+        parts = [part.strip(" `") for part in row[1].split(",")]
+        assert parts == [
+            f'"{part}"' if isinstance(part, str) else str(part)
+            for part in choice
+        ]
+
+
+def test_what_nothing_can_be_refitted_in_is_pruned_without():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Conv2D(8, 3, groups=2, name="grouped")(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    data = np.zeros((8, 8, 8, 3), "float32")
+    assert chosen(model, data) == tuple(kprune.pruning.WITHOUT_DATA)

@@ -101,9 +101,7 @@ def test_a_detector_is_pruned_saved_loaded_and_exported(tmp_path):
 
 
 def test_a_compact_block_is_a_plain_model():
-    masked = kprune.prune(
-        hub.with_head(hub.efficientnet), "l1", {"macs": 0.3}
-    )
+    masked = kprune.prune(hub.with_head(hub.efficientnet), "l1", {"macs": 0.3})
     compact = kprune.rebuild(masked)
     kinds = {type(x).__module__ for x in compact._flatten_layers()}
     assert not any(kind.startswith("keras_hub") for kind in kinds)
