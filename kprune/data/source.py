@@ -301,7 +301,8 @@ class Source:
         """Return a batch after a look at the values of its inputs."""
         x, argument = batch[0], self.argument
         if self._takes is not None:
-            cuts.count(batch, argument)
+            parts = [a for a in keras.tree.flatten(batch) if np.ndim(a)]
+            cuts.count(parts, argument)
             check_weights(batch[2], argument)
         if self._takes is not None and not self._values_checked:
             self._takes.check_values(x, argument)
