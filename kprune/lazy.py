@@ -23,6 +23,7 @@ from kprune.registry import modules
 SAVED = {
     "kprune>FilterMask": "kprune.masking.filter_mask",
     "kprune>HierarchicalGroupSparsity": "kprune.regularizers.hierarchical",
+    "kprune>Orthonormal": "kprune.regularizers.orthonormal",
 }
 """Modules of the classes that a file of a Keras model may name."""
 
