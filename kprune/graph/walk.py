@@ -55,7 +55,9 @@ def functional_of(operation: Any) -> keras.Model | None:
         if isinstance(operation, Functional):
             return operation
         return operation._functional
-    return reading_of(operation).model if is_readable(operation) else None
+    if not is_readable(operation):
+        return None
+    return reading_of(operation, find_rule(operation) is not None).model
 
 
 def is_read(operation: Any) -> bool:
