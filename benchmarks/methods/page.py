@@ -45,6 +45,15 @@ Commands and options are in `benchmarks/methods/run.py`, what each way does in
 `benchmarks/methods/arms.py`, every epoch of every run in
 `benchmarks/methods/results/`. This page is written from these by
 `benchmarks/methods/page.py`; no number in it is written by hand.
+
+**The two ResNet-20 series are of earlier recipes.** Since then `attenuation`,
+`similarity`, `similarity-soft`, `hgs` and the arm `soft` have come to remove at a third
+of such short runs, soft pruning sets the scale of a BatchNormalization to 0 instead of
+the kernel in front of it, similarity is a distance instead of a cosine, attenuated
+filters are scored without their attenuation, and MSVFP prunes in a third of the epochs
+at most. The parts of each run are in its file. Controls that remove at the same time
+(`later-...` in `arms.py`) have not been run there, so claims that need them are missing
+below.
 """
 
 Result = dict[str, Any]
