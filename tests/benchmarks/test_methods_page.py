@@ -251,7 +251,7 @@ def test_verdicts_stand_on_the_page(tmp_path):
         tmp_path,
         [
             *series("soft", (81.0, 82.0, 83.0)),
-            *series("hard-uniform-l1", (80.0, 81.0, 82.1)),
+            *series("later-uniform-folded-l1", (80.0, 81.0, 82.1)),
         ],
     )
     [row] = rows(text, "Filters set to 0 that may return")
