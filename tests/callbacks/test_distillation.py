@@ -41,6 +41,7 @@ def test_a_student_is_pruned():
 
 def test_a_plain_student_is_told_how_to_wrap():
     callback = kprune.callbacks.PruneCallback("l1", reduce={"macs": 0.5})
+    callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
     callback.set_model(distiller(models.convolutions([8, 8])))
     with pytest.raises(ValueError, match=r"kprune.wrap\(model\)"):
         callback.on_train_begin()

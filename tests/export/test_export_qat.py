@@ -64,6 +64,7 @@ def test_accuracy_is_kept_in_int8(model, tmp_path, io_dtype):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_training_repairs_what_int8_breaks(tmp_path):
     # One channel a hundred times as large as the others leaves them two of the
     # 255 levels that a Dense kernel and its input share.
@@ -247,6 +248,7 @@ def test_every_structure_becomes_int8(tmp_path, name):
     assert floats == ends + 2 * normalizes
 
 
+@pytest.mark.slow
 def test_layers_of_keras_inside_the_trained_model(tmp_path):
     """An LSTM, which only converts unrolled, beside a trained convolution."""
     model = zoo.two_inputs("dict")

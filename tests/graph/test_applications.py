@@ -21,7 +21,22 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+SLOW = (
+    "EfficientNetV2B0",
+    "DenseNet121",
+    "InceptionV3",
+    "Xception",
+    "NASNetMobile",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in FAMILIES
+    ],
+)
 def test_masked_equals_compact(name):
     with floatx("float64"):
         size = FAMILIES[name]

@@ -29,8 +29,18 @@ PARTLY = {hub.vit_det: [], hub.sam: ["SAMPromptEncoder"]}
 CANNOT_BE_LOADED = {hub.vit, hub.deit}
 
 
+SLOW = {hub.hgnet_v2, hub.efficientnet, hub.resnet_v2, hub.mobilenet}
+
+
 def named(builds):
-    return [pytest.param(build, id=build.__name__) for build in builds]
+    return [
+        pytest.param(
+            build,
+            id=build.__name__,
+            marks=[pytest.mark.slow] if build in SLOW else [],
+        )
+        for build in builds
+    ]
 
 
 @pytest.mark.parametrize("build", named(WHOLE))
