@@ -254,7 +254,7 @@ def test_lamp_divides_by_all_that_are_no_shorter(residual):
 
 def test_lamp_of_equal_and_of_dead_filters(residual):
     kernel = residual.get_layer("hidden").kernel
-    value = kernel.numpy()
+    value = np.array(kernel.numpy())
     value[:, 0], value[:, 1] = 0.0, value[:, 2]
     kernel.assign(value)
     found = scores("lamp", residual)["hidden"]
