@@ -195,7 +195,11 @@ class Own(keras.Sequential):
     """A Sequential with a training step and an attribute of its own."""
 
     def train_step(self, *args):
-        return {**super().train_step(*args), "mine": self.mine}
+        found = super().train_step(*args)
+        if keras.config.backend() == "jax":
+            logs, state = found
+            return {**logs, "mine": self.mine}, state
+        return {**found, "mine": self.mine}
 
 
 def test_a_sequential_keeps_its_own_training_step():
