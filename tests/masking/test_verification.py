@@ -57,7 +57,7 @@ def test_one_sample_of_a_part_of_a_large_image():
     model = network(Forgetful(1.0), shape=(512, 384, 3))
     Forgetful.seen.clear()
     kprune.wrap(model)
-    eager = {s for s in Forgetful.seen if s[0] is not None}
+    eager = {s for s in Forgetful.seen if isinstance(s[0], int)}
     assert eager == {(1, 64, 64, 6)}
 
 
