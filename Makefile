@@ -123,5 +123,6 @@ $(VENV)/.installed-demo: INSTALL := .[onnx,data]
 $(VENV)/.installed-dev: INSTALL := .[dev]
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml kprune/__about__.py | $(BIN)/python
 	@echo "Installing kprune and what it needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e "$(INSTALL)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-compile -e "$(INSTALL)"
 	@touch $@

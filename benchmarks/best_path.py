@@ -72,6 +72,22 @@ def load(network: str, data_dir: pathlib.Path, drawn=None):
     return model, images("train")[0][drawn], images("test")
 
 
+def top1(network, x, y) -> dict:
+    """Return the accuracy in percent on all test images and on either half."""
+    from kprune.report.measure import accuracy
+    from kprune.report.measure import predict
+
+    scores = predict(network, x, 500)
+    return {
+        name: round(100 * accuracy(scores[part], y[part]), 2)
+        for name, part in (
+            ("test", slice(None)),
+            ("test[:5000]", slice(5000)),
+            ("test[5000:]", slice(5000, None)),
+        )
+    }
+
+
 def eighths():
     import kprune
 

@@ -57,27 +57,17 @@ def measure(network: str, options: argparse.Namespace) -> None:
     import best_path
 
     import kprune
-    from kprune.report.measure import accuracy
-    from kprune.report.measure import predict
 
     model, _, (x, y) = best_path.load(network, options.data_dir)
-
-    def top1(network) -> dict:
-        scores = predict(network, x, 500)
-        return {
-            name: round(100 * accuracy(scores[part], y[part]), 2)
-            for name, part in (
-                ("test", slice(None)),
-                ("test[:5000]", slice(5000)),
-                ("test[5000:]", slice(5000, None)),
-            )
-        }
-
     path = RESULTS / f"data_free_{network}.json"
     if path.exists():
         result = json.loads(path.read_text())
     else:
-        result = {"network": network, "baseline": top1(model), "rows": []}
+        result = {
+            "network": network,
+            "baseline": best_path.top1(model, x, y),
+            "rows": [],
+        }
     full = kprune.cost(model)
     for way in options.ways:
         for target in options.targets:
@@ -101,7 +91,7 @@ def measure(network: str, options: argparse.Namespace) -> None:
                 "target": target,
                 "macs_removed": round(1 - cost.macs / full.macs, 4),
                 "params_removed": round(1 - cost.params / full.params, 4),
-                "accuracy": top1(compact),
+                "accuracy": best_path.top1(compact, x, y),
                 "cpu_seconds": round(seconds, 1),
             }
             print(network, row, flush=True)

@@ -61,21 +61,11 @@ def measure(network: str, target: float, options: argparse.Namespace) -> None:
     import keras
 
     import kprune
-    from kprune.report.measure import accuracy
-    from kprune.report.measure import predict
 
     model, data, (x, y) = best_path.load(network, options.data_dir)
 
     def top1(masked) -> dict:
-        scores = predict(kprune.rebuild(masked), x, 500)
-        return {
-            name: round(100 * accuracy(scores[part], y[part]), 2)
-            for name, part in (
-                ("test", slice(None)),
-                ("test[:5000]", slice(5000)),
-                ("test[5000:]", slice(5000, None)),
-            )
-        }
+        return best_path.top1(kprune.rebuild(masked), x, y)
 
     full = kprune.cost(model)
     masked = kprune.wrap(model)

@@ -26,12 +26,17 @@ def require_fit(callback: keras.callbacks.Callback) -> None:
         RuntimeError: It is called by hand without.
     """
     if callback.model is None or not isinstance(callback.params, dict):
-        raise RuntimeError(
-            f"{type(callback).__name__} acts inside `fit`: pass it as fit(..., "
-            "callbacks=[...]). In a loop of your own, put it into "
-            "keras.callbacks.CallbackList([callback], model=model, epochs=epochs), "
-            "and call that."
-        )
+        raise outside_fit(callback)
+
+
+def outside_fit(callback: keras.callbacks.Callback) -> RuntimeError:
+    """Return the error for a callback that is asked outside of `fit`."""
+    return RuntimeError(
+        f"{type(callback).__name__} acts inside `fit`: pass it as fit(..., "
+        "callbacks=[...]). In a loop of your own, put it into "
+        "keras.callbacks.CallbackList([callback], model=model, epochs=epochs), "
+        "and call that."
+    )
 
 
 def companions(

@@ -165,7 +165,7 @@ class AttenuateCallback(PruningCallback):
         if self.policy.met():
             return
         weak = self._frozen() if self.factor.tail > 1 else self._choose_weak()
-        before = session.snapshot()
+        before = session.snapshot() if self.repairs else None
         self._scale(weak, 0.0)
         _log.info("These filters are removed.")
         self.remove(_kept(weak, session.alive()), before)

@@ -13,6 +13,7 @@ import numpy as np
 from kprune import schedules
 from kprune.callbacks._fitting import BestCheckpoints
 from kprune.callbacks._fitting import companions
+from kprune.callbacks._fitting import outside_fit
 from kprune.callbacks._fitting import require_fit
 from kprune.callbacks._fitting import warn_of_order
 from kprune.data.source import as_source
@@ -101,15 +102,20 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     def session(self) -> Session:
         """The model in training, and the samples."""
         if self._session is None:
-            raise self._outside_fit()
+            raise outside_fit(self)
         return self._session
 
     @property
     def policy(self) -> Policy:
         """How filters are chosen."""
         if self._policy is None:
-            raise self._outside_fit()
+            raise outside_fit(self)
         return self._policy
+
+    @property
+    def repairs(self) -> bool:
+        """Whether layers are repaired when filters have gone."""
+        return bool(self._repair)
 
     def begin(self, session: Session) -> None:
         """Prepare for training; called once `session` and `policy` are there."""
@@ -165,6 +171,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 is now.
         """
         session = self.session
+        if not self.repairs:
+            session.remove(masks)
+            return
         before = before or session.snapshot()
         with session.rollback():
             session.remove(masks)
@@ -260,9 +269,3 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         )
         self._met = self.policy.met()
         self._checkpoints = BestCheckpoints(others)
-
-    def _outside_fit(self) -> RuntimeError:
-        return RuntimeError(
-            f"{type(self).__name__} acts inside `fit`; pass it as "
-            "fit(..., callbacks=[...])."
-        )

@@ -42,14 +42,14 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         sum_of_rates: Sum of the learning rates of all steps with the penalty
             that the regularizer's `strength` is meant for. How far a penalty
             shrinks weights depends on the product of both, so in a run with
-            another sum the strength is scaled to keep it. Defaults to `None`:
-            the strength stays as it is.
+            another sum the strength is scaled to keep it; it stays as it is,
+            with a warning, where `fit` does not know the steps of an epoch.
+            Defaults to `None`: the strength stays as it is.
 
     Raises:
         ValueError: At construction, `until` is not a whole number above 0, or
             `sum_of_rates` is given for a regularizer without a strength. When
-            `fit` begins: the number of steps an epoch is unknown, or see
-            `kprune.regularizers.attach`.
+            `fit` begins: see `kprune.regularizers.attach`.
 
     Example:
 
@@ -91,11 +91,19 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         require_fit(self)
         self._acts = False
         self._scaled = self.regularizer
-        if self.sum_of_rates is not None:
-            config = self.regularizer.get_config()
-            config["strength"] *= self.sum_of_rates / self._rates()
-            self._scaled = type(self.regularizer).from_config(config)
-            _log.info("The penalty has strength %.3g.", config["strength"])
+        if self.sum_of_rates is None:
+            return
+        if not self.params.get("steps"):
+            _log.warning(
+                "The strength of %r is not scaled to the learning rates: `fit` does "
+                "not know how many steps an epoch has. Pass steps_per_epoch.",
+                self.regularizer,
+            )
+            return
+        config = self.regularizer.get_config()
+        config["strength"] *= self.sum_of_rates / self._rates()
+        self._scaled = type(self.regularizer).from_config(config)
+        _log.info("The penalty has strength %.3g.", config["strength"])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         acts = self.until is None or epoch < self.until
@@ -111,13 +119,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
 
     def _rates(self) -> float:
         """Return the sum of the learning rates of all steps with the penalty."""
-        steps, epochs = self.params.get("steps"), self.params["epochs"]
-        if not steps:
-            raise ValueError(
-                "RegularizeCallback(sum_of_rates=...) needs the number of steps an "
-                "epoch, which `fit` does not know for this data. Pass "
-                "fit(..., steps_per_epoch=...), or leave sum_of_rates out."
-            )
+        steps, epochs = self.params["steps"], self.params["epochs"]
         count = steps * (epochs if self.until is None else self.until)
         rate = self.model.optimizer.learning_rate
         schedule = self.model.optimizer._learning_rate

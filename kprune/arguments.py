@@ -184,7 +184,7 @@ def model(value: Any, owner: str, argument: str = "model") -> Any:
         return value
     way = ""
     if isinstance(value, str | os.PathLike):
-        way = " Load the file first: keras.saving.load_model(path)."
+        way = " Load the file first: kprune.load(path)."
     elif isinstance(getattr(value, "masked", None), keras.Model):
         way = f" Give the model itself, `{type(value).__name__}.masked`."
     elif isinstance(value, keras.layers.Layer):

@@ -187,11 +187,13 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.commands.files import load_model
     from kprune.commands.training import train
     from kprune.export.formats import check_writable
+    from kprune.pruning import WITH_DATA
+    from kprune.pruning import WITHOUT_DATA
     from kprune.report.progress import progress
     from kprune.report.progress import step
 
-    best = data is not None and criterion in (None, "reconstruction")
-    default = "output_error" if best else "global"
+    best = data is not None and criterion in (None, WITH_DATA.criterion)
+    default = (WITH_DATA if best else WITHOUT_DATA).allocation
     chosen: dict[str, Any] = {
         "criterion": criterion,
         "allocation": _allocation(allocation, round_to, latency_table, default),

@@ -27,6 +27,7 @@ from kprune.export.operators import tflite_operators
 from kprune.export.runtime import Runtime
 from kprune.export.runtime import open_runtime
 from kprune.export.trial import check_survives
+from kprune.loading import load
 
 _BLOCKS = 10
 
@@ -144,7 +145,7 @@ def as_file(
                 check_survives(path)
             yield path
             return
-        path_or_model = keras.models.load_model(path, compile=False)
+        path_or_model = load(path, compile=False)
     from kprune.export.api import export
 
     with tempfile.TemporaryDirectory() as folder:

@@ -130,10 +130,11 @@ TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 3e-2}
 
 def alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
     """Return whether two lists of outputs are equal but for rounding."""
-    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+    return len(ours) == len(theirs) and all(map(close, ours, theirs))
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two outputs are equal but for rounding."""
     if a.shape != b.shape:
         return False
     if a.dtype.kind not in "fV":

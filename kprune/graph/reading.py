@@ -10,14 +10,15 @@ from typing import Any
 
 import keras
 
+from kprune.graph.batches import BATCH
+from kprune.graph.batches import UnreadableError
+from kprune.graph.batches import for_any_batch
+from kprune.graph.batches import given_to
+from kprune.graph.batches import nodes_of
 from kprune.graph.foreign import translated
 from kprune.graph.likeness import alike
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_tensor
-
-# Calls may compute with the size of the batch, so they are read with one
-# that is recognised in shapes: a prime that no other size is a multiple of.
-BATCH = 1009
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,6 @@ class Reading:
 
     model: keras.Model | None
     cause: str = ""
-
-
-class _UnreadableError(Exception):
-    """The call is not that of a functional model; the message says why."""
 
 
 _READINGS: weakref.WeakKeyDictionary[Any, tuple[int, Reading]] = (
@@ -58,7 +55,7 @@ def reading_of(layer: Any, trusted: bool = False) -> Reading:
     try:
         with translated(), _several_results():
             reading = Reading(_read(layer, trusted))
-    except _UnreadableError as error:
+    except UnreadableError as error:
         reading = Reading(None, str(error))
     # What is read too early is read again: building brings weights.
     _READINGS[layer] = (len(layer.variables), reading)
@@ -75,7 +72,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     args, kwargs = _arguments(layer)
     given = tensors_of(args, kwargs)
     if not given:
-        raise _UnreadableError("it is called on no tensor")
+        raise UnreadableError("it is called on no tensor")
     fixed = any(t.shape[0] and t.shape[0] % BATCH for t in given)
     inputs = [
         keras.Input(
@@ -102,9 +99,9 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
             if _steps(other) != steps:
                 again = _called(layer, inputs, args, kwargs)
                 when = "in training" if _steps(again) == steps else "every time"
-                raise _UnreadableError(f"it does something else {when}")
+                raise UnreadableError(f"it does something else {when}")
     if not fixed:
-        model = _for_any_batch(model)
+        model = for_any_batch(model)
     nested = not isinstance(layer, keras.Model) or layer._inbound_nodes
     if nested and not trusted:
         values = {
@@ -128,17 +125,17 @@ def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
         ]
         rests = {_rest(*call) for call in calls}
         if len(rests) > 1:
-            raise _UnreadableError("it is called with different arguments")
+            raise UnreadableError("it is called with different arguments")
         args, kwargs = calls[0]
         if tensors_of((), {"mask": kwargs.get("mask")}):
-            raise _UnreadableError("it is called with a mask")
+            raise UnreadableError("it is called with a mask")
         return _of_any_size(calls, args, _without_defaults(kwargs))
     functional = getattr(layer, "_functional", layer)
     if hasattr(functional, "_nodes_by_depth"):
         return (functional.input,), {}
     shapes = layer._build_shapes_dict
     if not shapes:
-        raise _UnreadableError(
+        raise UnreadableError(
             "it is not built: call it once on data, or on keras.Input(...)"
         )
     name, shape = next(iter(shapes.items()))
@@ -154,7 +151,7 @@ def _of_any_size(
     for tensors in zip(*every, strict=True):
         first = tensors[0]
         if len({len(t.shape) for t in tensors}) > 1:
-            raise _UnreadableError("it is called on tensors of different rank")
+            raise UnreadableError("it is called on tensors of different rank")
         shape = tuple(
             sizes[0] if len(set(sizes)) == 1 else None
             for sizes in zip(*(t.shape for t in tensors), strict=True)
@@ -224,7 +221,7 @@ def _called(
     except Exception as error:  # a call of anybody's, which may raise anything
         text = " ".join(str(error).split())
         cause = text if len(text) < 200 else f"{text[:197]}..."
-        raise _UnreadableError(f"its call is not symbolic: {cause}") from None
+        raise UnreadableError(f"its call is not symbolic: {cause}") from None
 
 
 def _tensors_only(outputs: Any) -> Any:
@@ -269,7 +266,7 @@ def _as_model(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     )
     model = keras.Model(inputs, _tensors_only(outputs), name=layer.name)
     if all(t.shape[0] == BATCH for t in given):
-        model = _for_any_batch(model)
+        model = for_any_batch(model)
     results = iter(keras.tree.flatten(model(given)))
     return keras.tree.map_structure(
         lambda y: next(results) if isinstance(y, keras.KerasTensor) else y,
@@ -285,7 +282,7 @@ def _refuse_missing_outputs(layer: Any, model: keras.Model) -> None:
         if len(model.outputs) > len(told) or not all(
             0 in t.shape for t in rest
         ):
-            raise _UnreadableError(
+            raise UnreadableError(
                 "it returns other tensors than it tells Keras"
             )
 
@@ -295,32 +292,22 @@ def _refuse_own_weights(layer: Any, model: keras.Model) -> None:
     own = [v.name for v in layer.variables if id(v) not in inside]
     if own:
         named = ", ".join(f"'{name}'" for name in dict.fromkeys(own))
-        raise _UnreadableError(f"it has weights of its own: {named}")
+        raise UnreadableError(f"it has weights of its own: {named}")
     known = {id(v) for v in layer.variables}
     if any(id(v) not in known for v in model.variables):
-        raise _UnreadableError("its call makes new layers")
-
-
-def _nodes(model: Any) -> list[Any]:
-    by_depth = model._nodes_by_depth
-    return [
-        node
-        for depth in sorted(by_depth, reverse=True)
-        for node in by_depth[depth]
-        if not node.is_input
-    ]
+        raise UnreadableError("its call makes new layers")
 
 
 def _steps(model: keras.Model) -> list[tuple]:
     """Return what a model does, to compare, however its tensors are called."""
     numbers: dict[int, int] = {id(t): n for n, t in enumerate(model.inputs)}
     steps: list[tuple] = []
-    for node in _nodes(model):
+    for node in nodes_of(model):
         operation = node.operation
         layer = isinstance(operation, keras.layers.Layer)
         what: Any = id(operation)
         if not layer:
-            what = (type(operation).__name__, repr(_given(operation)))
+            what = (type(operation).__name__, repr(given_to(operation)))
         given = keras.tree.map_structure(
             lambda x: (
                 numbers[id(x)] if isinstance(x, keras.KerasTensor) else repr(x)
@@ -360,54 +347,6 @@ def _refuse_other_numbers(
             found = outputs_of(model, flat if len(flat) > 1 else flat[0])
     except Exception as error:  # a call of anybody's
         text = " ".join(str(error).split())[:200]
-        raise _UnreadableError(f"it could not be tried out: {text}") from None
+        raise UnreadableError(f"it could not be tried out: {text}") from None
     if not alike(expected, found):
-        raise _UnreadableError("it computes something else than its call shows")
-
-
-# -- the batch ------------------------------------------------------------------
-
-
-def _for_any_batch(model: keras.Model) -> keras.Model:
-    """Return the model for batches of any size instead of `BATCH`."""
-
-    def opened(tensor: Any) -> Any:
-        shape = (None, *tensor.shape[1:])
-        name = tensor._keras_history.operation.name
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name)
-
-    inputs = [opened(t) for t in model.inputs]
-    tensors = {id(t): x for t, x in zip(model.inputs, inputs, strict=True)}
-    for node in _nodes(model):
-        args, kwargs = node.arguments.fill_in(tensors)
-        operation = node.operation
-        if isinstance(operation, keras.src.ops.numpy.Reshape):
-            open_ = [-1 if n % BATCH == 0 else n for n in node.outputs[0].shape]
-            operation = type(operation)(tuple(open_), name=operation.name)
-        elif _names_batch((args, kwargs)) or _names_batch(_given(operation)):
-            raise _UnreadableError(
-                f"{operation.name} is given the size of the batch"
-            )
-        outputs = keras.tree.flatten(operation(*args, **kwargs))
-        for old, new in zip(node.outputs, outputs, strict=True):
-            tensors[id(old)] = new
-
-    def swap(structure: Any) -> Any:
-        return keras.tree.map_structure(lambda t: tensors[id(t)], structure)
-
-    return keras.Model(swap(model.input), swap(model.output), name=model.name)
-
-
-def _given(operation: Any) -> list[Any]:
-    """Return what an operation was constructed with; a layer knows no batch."""
-    if isinstance(operation, keras.layers.Layer):
-        return []
-    named = vars(operation).items()
-    return [v for k, v in named if not k.startswith("_") and k != "name"]
-
-
-def _names_batch(structure: Any) -> bool:
-    """Return whether anything in `structure` was made for batches of `BATCH`."""
-    flat = keras.tree.flatten(structure)
-    sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
-    return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)
+        raise UnreadableError("it computes something else than its call shows")

@@ -1,4 +1,4 @@
-"""The only place that reads the private node structure of Keras models."""
+"""Walks the private node structure of Keras models; `reading` and `batches` make it."""
 
 from __future__ import annotations
 

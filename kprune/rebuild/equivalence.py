@@ -21,6 +21,7 @@ from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.labels import Labels
 from kprune.graph.ledger import Visit
+from kprune.graph.likeness import close
 from kprune.graph.values import read
 from kprune.masking.wrapping import wrappers_by_layer
 from kprune.rebuild.copies import CopyMap
@@ -30,9 +31,6 @@ from kprune.rebuild.copies import split
 
 SMALL_SIZE = OPEN_SIZE = 8
 """Size of axes of unknown size, and at first of others; the batch has 2."""
-
-# Relative to the largest output; by bytes of the compute type.
-TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 3e-2}
 
 Maps = dict[str, CopyMap]
 
@@ -321,12 +319,12 @@ class _Call:
             duplicated, masked, self._visit.outputs, strict=True
         ):
             labels = self._graph.resolve_labels(labels)
-            if not _close(ours, self._copied(ours, labels)):
+            if not close(ours, self._copied(ours, labels)):
                 return False
             for axis, classes in self._axes(labels):
                 kept = np.flatnonzero(~self._gone[classes])
                 ours, theirs = ours.take(kept, axis), theirs.take(kept, axis)
-            if not _close(ours, theirs):
+            if not close(ours, theirs):
                 return False
         return True
 
@@ -340,16 +338,3 @@ def _random(
     if "int" in kind:
         return rng.integers(0, 2, size=shape)
     return rng.normal(size=shape)
-
-
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.shape != b.shape:
-        return False
-    if a.dtype.kind not in "fV":
-        return bool((a == b).all())
-    tolerance = TOLERANCES.get(a.dtype.itemsize, 1e-4)
-    left, right = a.astype("float64"), b.astype("float64")
-    scale = np.abs(right[np.isfinite(right)]).max(initial=1e-6)
-    return np.allclose(
-        left, right, rtol=0, atol=tolerance * scale, equal_nan=True
-    )

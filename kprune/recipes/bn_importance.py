@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from kprune import schedules
-from kprune.callbacks import PruneCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
 
 
 @register("bn-importance")
-class BNImportance(Recipe):
+class BNImportance(HardRecipe):
     """Filters whose activation is expected to be small go, before training.
 
     Args:
@@ -31,6 +26,7 @@ class BNImportance(Recipe):
         "activation is on the average, without any data. Those with the smallest go "
         "at once, before the first epoch."
     )
+    removal = "the filters with the smallest activations go"
     citation = (
         'J. Oh, H. Kim, S. Baik, C. Hong and K. M. Lee, "Batch Normalization Tells '
         'You Which Filter is Important", WACV 2022'
@@ -44,13 +40,3 @@ class BNImportance(Recipe):
             "allocation": "global",
             "schedule": schedules.OneShot(0),
         }
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        return [PruneCallback(**self.parts, **self.task)]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (before(rounds), "the filters with the smallest activations go"),
-            *tuning(rounds[-1], self.epochs),
-        ]

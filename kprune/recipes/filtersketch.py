@@ -9,14 +9,12 @@ import keras
 from kprune import recovery
 from kprune import schedules
 from kprune.callbacks import PruneCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
 
 
 @register("filtersketch")
-class FilterSketch(Recipe):
+class FilterSketch(HardRecipe):
     """Filters are replaced by a smaller matrix that sketches them.
 
     Args:
@@ -32,6 +30,7 @@ class FilterSketch(Recipe):
         "No filter is chosen. The kernels begin as sketches of the whole ones, with "
         "fewer rows and nearly the same second moments, and are trained."
     )
+    removal = "kernels become sketches with fewer filters"
     citation = (
         'M. Lin, R. Ji, S. Li, Q. Ye, Y. Tian, J. Liu and Q. Tian, "Filter Sketch '
         'for Network Pruning", 2020'
@@ -53,10 +52,3 @@ class FilterSketch(Recipe):
         if self.recover is not None:
             repairs.append(self.recover)
         return [PruneCallback(**parts, **{**self.task, "recover": repairs})]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (before(rounds), "kernels become sketches with fewer filters"),
-            *tuning(rounds[-1], self.epochs),
-        ]

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from kprune import allocation
 from kprune import criteria
 from kprune import regularizers
 from kprune import schedules
-from kprune.callbacks import PruneCallback
-from kprune.callbacks import RegularizeCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import during
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import PenalisedRecipe
 from kprune.recipes.base import register
 from kprune.recipes.base import removal_epoch
 
 
 @register("hgs")
-class HGS(Recipe):
+class HGS(PenalisedRecipe):
     """A penalty makes groups of kernels small; then measured filters go.
 
     Args:
@@ -39,6 +32,7 @@ class HGS(Recipe):
         "Those without which the loss rises least go, measured one by one on "
         "training samples, and the rest is fine-tuned without the penalty."
     )
+    removal = "the filters that cost least loss go, for good"
     citation = (
         'K. Mitsuno and T. Kurita, "Filter Pruning using Hierarchical Group Sparse '
         'Regularization for Deep Convolutional Neural Networks", 2020'
@@ -58,27 +52,7 @@ class HGS(Recipe):
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),
         }
 
-    def start(self, masked: keras.Model) -> None:
-        regularizers.detach(masked)
-        regularizers.attach(masked, self.parts["regularizer"])
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        parts = dict(self.parts)
-        regularizer = parts.pop("regularizer")
+    def penalty(self, parts: dict[str, Any]) -> dict[str, Any]:
         rates = parts.pop("sum_of_rates")
-        if getattr(regularizer, "strength", None) is None:
-            rates = None
-        return [
-            RegularizeCallback(
-                regularizer, until=self.rounds[0], sum_of_rates=rates
-            ),
-            PruneCallback(**parts, **self.task),
-        ]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (during(0, rounds[0]), "training with the penalty"),
-            (before(rounds), "the filters that cost least loss go, for good"),
-            *tuning(rounds[-1], self.epochs),
-        ]
+        strength = getattr(self.parts["regularizer"], "strength", None)
+        return {"sum_of_rates": None if strength is None else rates}

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from kprune import allocation
 from kprune import schedules
-from kprune.callbacks import PruneCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
 from kprune.recipes.base import removal_epoch
 
@@ -20,7 +15,7 @@ STEP = 0.03
 
 
 @register("msvfp")
-class MSVFP(Recipe):
+class MSVFP(HardRecipe):
     """The layer whose filters cost least loss gives some up, again and again.
 
     Args:
@@ -37,6 +32,7 @@ class MSVFP(Recipe):
         "whose loss rises least gives them up. Short filters go in the first half, "
         "those that resemble the rest in the second. Training every 3 %."
     )
+    removal = "the filters that cost least loss go, for good"
     citation = (
         'D. Ghimire and S.-H. Kim, "Magnitude and Similarity Based Variable Rate '
         'Filter Pruning for Efficient Convolution Neural Networks", Applied '
@@ -53,13 +49,3 @@ class MSVFP(Recipe):
             "allocation": allocation.GreedyLoss(samples=10_000),
             "schedule": schedules.Increments(max(STEP, target / most)),
         }
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        return [PruneCallback(**self.parts, **self.task)]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (before(rounds), "the filters that cost least loss go, for good"),
-            *tuning(rounds[-1], self.epochs),
-        ]

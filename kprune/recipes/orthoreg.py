@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from kprune import allocation
 from kprune import criteria
 from kprune import regularizers
 from kprune import schedules
-from kprune.callbacks import PruneCallback
-from kprune.callbacks import RegularizeCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import during
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import PenalisedRecipe
 from kprune.recipes.base import register
 from kprune.recipes.base import removal_epoch
 
 
 @register("orthoreg")
-class OrthoReg(Recipe):
+class OrthoReg(PenalisedRecipe):
     """A penalty makes filters orthonormal; then many go at once.
 
     Args:
@@ -39,6 +32,7 @@ class OrthoReg(Recipe):
         "which the loss changes least, to first order, ranked over all layers, and "
         "the rest is fine-tuned."
     )
+    removal = "the filters of least importance go, for good"
     citation = (
         "E. S. Lubana, P. Trivedi, C. Hougen, R. P. Dick and A. O. Hero, "
         '"OrthoReg: Robust Network Pruning Using Orthonormality Regularization", '
@@ -54,23 +48,3 @@ class OrthoReg(Recipe):
             "allocation": allocation.Global("none", max_share=0.95),
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),
         }
-
-    def start(self, masked: keras.Model) -> None:
-        regularizers.detach(masked)
-        regularizers.attach(masked, self.parts["regularizer"])
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        parts = dict(self.parts)
-        regularizer = parts.pop("regularizer")
-        return [
-            RegularizeCallback(regularizer, until=self.rounds[0]),
-            PruneCallback(**parts, **self.task),
-        ]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (during(0, rounds[0]), "training with the penalty"),
-            (before(rounds), "the filters of least importance go, for good"),
-            *tuning(rounds[-1], self.epochs),
-        ]

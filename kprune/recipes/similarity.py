@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from kprune import criteria
 from kprune import schedules
-from kprune.callbacks import PruneCallback
-from kprune.recipes._page import before
-from kprune.recipes._page import tuning
-from kprune.recipes.base import Recipe
+from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
 from kprune.recipes.base import removal_epoch
 
@@ -20,7 +15,7 @@ ROUNDS = 10
 
 
 @register("similarity")
-class Similarity(Recipe):
+class Similarity(HardRecipe):
     """Filters that resemble others are removed, a few at a time.
 
     Args:
@@ -36,6 +31,7 @@ class Similarity(Recipe):
         "threshold over all layers, found from the target alone, says which go; no "
         "layer has a rate of its own."
     )
+    removal = "the filters most similar to others go, for good"
     citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
     url = "https://doi.org/10.3389/fnbot.2023.1132679"
 
@@ -47,13 +43,3 @@ class Similarity(Recipe):
             "allocation": "similarity",
             "schedule": schedules.Linear(end=end, every=1 + end // ROUNDS),
         }
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        return [PruneCallback(**self.parts, **self.task)]
-
-    def phases(self) -> list[tuple[str, str]]:
-        rounds = self.rounds
-        return [
-            (before(rounds), "the filters most similar to others go, for good"),
-            *tuning(rounds[-1], self.epochs),
-        ]

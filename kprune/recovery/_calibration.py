@@ -106,9 +106,9 @@ def calibrated(
         calibration.end()
 
 
-def norms(masked: keras.Model) -> list[Any]:
-    """Return the batch normalisations of a model that is wrapped."""
-    layers = (walk.unwrap(layer) for layer in walk.layers_of(masked))
+def norms(model: keras.Model) -> list[Any]:
+    """Return the batch normalisations of a model, wrapped or not."""
+    layers = (walk.unwrap(layer) for layer in walk.layers_of(model))
     return [layer for layer in layers if is_batch_norm(layer)]
 
 

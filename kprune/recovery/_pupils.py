@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from kprune.graph import walk
-from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import State
 from kprune.rebuild import rebuild
+from kprune.recovery._calibration import norms
 from kprune.recovery._linear import linear
 from kprune.session import Session
 
@@ -64,15 +64,14 @@ class Pupil:
     @contextlib.contextmanager
     def trained(self, scale: float) -> Iterator[keras.Model]:
         """Yield what to train, see `logits`."""
-        layers = (walk.unwrap(layer) for layer in walk.layers_of(self.model))
-        norms = [(x, x.momentum) for x in layers if is_batch_norm(x)]
-        for norm, momentum in norms:
+        held = [(norm, norm.momentum) for norm in norms(self.model)]
+        for norm, momentum in held:
             norm.momentum = min(momentum, MOMENTUM)
         try:
             with logits(self.model, scale) as model:
                 yield model
         finally:
-            for norm, momentum in norms:
+            for norm, momentum in held:
                 norm.momentum = momentum
 
     def write_back(self) -> None:

@@ -89,6 +89,9 @@ class Chain(Recovery):
         self.parts = [get(part) for part in parts]
         self.needs_data = any(part.needs_data for part in self.parts)
 
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
     def repair(self, session: Session, before: State) -> None:
         for part in self.parts:
             part.repair(session, before)
@@ -145,6 +148,8 @@ def repair(session: Session, before: State, recovery: Any) -> None:
         recovery: See `recover`.
     """
     chosen = get(recovery)
+    if not chosen:
+        return
     for name in chosen.preceded_by:
         first = get(name)
         if first.applies(session):

@@ -14,6 +14,7 @@ import numpy as np
 from kprune.arguments import number
 from kprune.arguments import share
 from kprune.arguments import whole
+from kprune.data.arrays import take
 from kprune.graph.values import read
 from kprune.masking.state import State
 from kprune.recovery._augment import Augment
@@ -181,12 +182,12 @@ class Mimic(Recovery):
                 f"to be of use. Received: {count}."
             )
         chosen = np.arange(count) % HELD_OUT == HELD_OUT - 1
-        return _take(inputs, ~chosen), _take(inputs, chosen)
+        return take(inputs, ~chosen), take(inputs, chosen)
 
     def _batch(self, inputs: Any, rng: np.random.Generator) -> Any:
         count = len(keras.tree.flatten(inputs)[0])
         size = min(self.batch_size, count)
-        return _take(inputs, rng.choice(count, size, replace=False))
+        return take(inputs, rng.choice(count, size, replace=False))
 
     def _compile(self, pupil: keras.Model, scales: list[float]) -> None:
         def loss_of(scale: float) -> Any:
@@ -222,17 +223,13 @@ def _divide(inputs: Any, scale: float) -> Any:
     )
 
 
-def _take(inputs: Any, which: np.ndarray) -> Any:
-    return keras.tree.map_structure(lambda x: np.asarray(x)[which], inputs)
-
-
 def _predict(model: keras.Model, inputs: Any, size: int) -> list[np.ndarray]:
     """Return all outputs as float64 arrays."""
     count = len(keras.tree.flatten(inputs)[0])
     parts = [
         keras.tree.flatten(
             model.predict_on_batch(
-                _take(inputs, np.arange(start, min(start + size, count)))
+                take(inputs, np.arange(start, min(start + size, count)))
             )
         )
         for start in range(0, count, size)

@@ -69,7 +69,7 @@ def test_arms_are_found_by_patterns():
         arms.find(["sift"])
 
 
-FAST = ("hard-uniform-l1", "attenuation", "duplication-f", "unpruned")
+FAST = ("attenuation", "duplication-f", "unpruned")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def pairs(model, count=64):
     return x, np.zeros((count, *model.output_shape[1:]), "float32")
 
 
-@pytest.mark.parametrize("io_dtype", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "io_dtype", [pytest.param("float32", marks=pytest.mark.slow), "int8"]
+)
 def test_accuracy_is_kept_in_int8(model, tmp_path, io_dtype):
     path = tmp_path / "m.tflite"
     train, _ = digits.data()
@@ -263,6 +265,7 @@ def test_layers_of_keras_inside_the_trained_model(tmp_path):
     assert report.max_rel < 0.15
 
 
+@pytest.mark.slow
 def test_a_masked_model_is_rebuilt_and_trained(model, tmp_path):
     train, _ = digits.data()
     masked = kprune.prune(model, reduce={"macs": 0.3})

@@ -29,7 +29,15 @@ PARTLY = {hub.vit_det: [], hub.sam: ["SAMPromptEncoder"]}
 CANNOT_BE_LOADED = {hub.vit, hub.deit}
 
 
-SLOW = {hub.hgnet_v2, hub.efficientnet, hub.resnet_v2, hub.mobilenet}
+SLOW = {
+    hub.hgnet_v2,
+    hub.efficientnet,
+    hub.resnet_v2,
+    hub.mobilenet,
+    hub.segformer,
+    hub.csp_darknet,
+    hub.deeplab_v3,
+}
 
 
 def named(builds):

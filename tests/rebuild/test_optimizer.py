@@ -51,7 +51,16 @@ def trained(optimizer, steps=3):
     return masked, x, y
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+SLOW = {"nesterov", "clipped", "rmsprop", "amsgrad", "schedule"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in OPTIMIZERS
+    ],
+)
 def test_training_goes_on_as_if_nothing_happened(name):
     with floatx("float64"):
         masked, x, y = trained(OPTIMIZERS[name]())

@@ -422,6 +422,27 @@ def test_the_strength_follows_the_sum_of_learning_rates():
     assert found == pytest.approx(1e-5 * 3.0 / sum(rates), rel=1e-3)
 
 
+def test_an_unknown_number_of_steps_leaves_the_strength(caplog):
+    masked = kprune.wrap(compiled())
+    x, y = next(iter(dataset()))
+    seen = []
+
+    def endless():
+        for _ in range(3):
+            yield x, y
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            kernel = masked.get_layer("conv1").layer.kernel
+            seen.append(kernel.regularizer.regularizer.strength)
+
+    regularizer = kprune.regularizers.HierarchicalGroupSparsity(strength=1e-5)
+    callback = RegularizeCallback(regularizer, sum_of_rates=100.0)
+    masked.fit(endless(), epochs=1, callbacks=[callback, Spy()], verbose=0)
+    assert seen == [1e-5]
+    assert "is not scaled" in caplog.text
+
+
 def test_a_sum_of_rates_needs_a_strength():
     with pytest.raises(ValueError, match="no attribute `strength`"):
         RegularizeCallback(keras.regularizers.L2(0.1), sum_of_rates=10.0)

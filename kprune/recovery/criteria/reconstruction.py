@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kprune.criteria.base import Criterion
-from kprune.criteria.base import Scores
-from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import register
-from kprune.criteria.base import required
-from kprune.data.needs import require_data
 from kprune.recovery._elimination import Reader
-from kprune.recovery._elimination import members_read
-from kprune.recovery._elimination import observe
-from kprune.session import Session
+from kprune.recovery.criteria._readers import ReaderCriterion
 
 if TYPE_CHECKING:
     from kprune.graph import Group
     from kprune.graph import Member
 
-RIDGE = 1e-4
-ROWS = 100_000
-
 
 @register("reconstruction")
-class Reconstruction(Criterion):
+class Reconstruction(ReaderCriterion):
     """Least-squares error that a channel leaves behind in what reads it.
 
     Channels are removed one by one, each time the one whose removal can best
@@ -58,26 +47,10 @@ class Reconstruction(Criterion):
     ```
     """
 
-    def __init__(self, samples: int = 1024, rows: int = ROWS) -> None:
-        self.samples = samples
-        self.rows = rows
-
-    def check(self, session: Session | None) -> None:
-        require_data(session, f"Criterion {type(self).__name__}")
-
-    def scores(
-        self, groups: Sequence[Group], session: Session | None
-    ) -> Scores:
-        session = required(session, self)
-        readers = observe(session, groups, self.samples, self.rows)
-        found = {}
-        for group in groups:
-            mine = members_read(group, readers)
-            if mine:
-                found[group.name] = _errors(group, mine)
-        return by_length_elsewhere(
-            found, groups, "Reconstruction", "no dense or convolutional reader"
-        )
+    def errors(
+        self, group: Group, readers: list[tuple[Member, Reader]]
+    ) -> np.ndarray:
+        return _errors(group, readers)
 
 
 class _Elimination:

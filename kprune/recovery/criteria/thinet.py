@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kprune.arguments import whole
-from kprune.criteria.base import Criterion
-from kprune.criteria.base import Scores
-from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import register
-from kprune.criteria.base import required
-from kprune.data.needs import require_data
-from kprune.recovery._elimination import ROWS
 from kprune.recovery._elimination import Reader
-from kprune.recovery._elimination import members_read
-from kprune.recovery._elimination import observe
+from kprune.recovery.criteria._readers import ReaderCriterion
 
 if TYPE_CHECKING:
     from kprune.graph import Group
     from kprune.graph import Member
-    from kprune.session import Session
 
 
 @register("thinet")
-class ThiNet(Criterion):
+class ThiNet(ReaderCriterion):
     """Error that a channel leaves behind in what reads it, nothing refitted.
 
     Channels are removed one by one, each time the one with which the sum of what
@@ -51,27 +41,11 @@ class ThiNet(Criterion):
     ```
     """
 
-    def __init__(self, samples: int = 1024, rows: int = ROWS) -> None:
-        self.samples = whole(samples, "ThiNet", "samples", of="samples")
-        self.rows = whole(rows, "ThiNet", "rows", of="rows")
-
-    def check(self, session: Session | None) -> None:
-        require_data(session, f"Criterion {type(self).__name__}")
-
-    def scores(
-        self, groups: Sequence[Group], session: Session | None
-    ) -> Scores:
-        session = required(session, self)
-        readers = observe(session, groups, self.samples, self.rows)
-        found = {}
-        for group in groups:
-            mine = members_read(group, readers)
-            if mine:
-                products = sum(_products(m, reader) for m, reader in mine)
-                found[group.name] = _errors(np.asarray(products))
-        return by_length_elsewhere(
-            found, groups, "ThiNet", "no dense or convolutional reader"
-        )
+    def errors(
+        self, group: Group, readers: list[tuple[Member, Reader]]
+    ) -> np.ndarray:
+        products = sum(_products(member, reader) for member, reader in readers)
+        return _errors(np.asarray(products))
 
 
 def _products(member: Member, reader: Reader) -> np.ndarray:

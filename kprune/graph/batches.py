@@ -1,0 +1,71 @@
+"""Models that were read with one size of the batch, opened for any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+# Calls may compute with the size of the batch, so they are read with one
+# that is recognised in shapes: a prime that no other size is a multiple of.
+BATCH = 1009
+
+
+class UnreadableError(Exception):
+    """The call is not that of a functional model; the message says why."""
+
+
+def nodes_of(model: Any) -> list[Any]:
+    """Return the calls of a functional model as Keras has them, without inputs."""
+    by_depth = model._nodes_by_depth
+    return [
+        node
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def for_any_batch(model: keras.Model) -> keras.Model:
+    """Return the model for batches of any size instead of `BATCH`."""
+
+    def opened(tensor: Any) -> Any:
+        shape = (None, *tensor.shape[1:])
+        name = tensor._keras_history.operation.name
+        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name)
+
+    inputs = [opened(t) for t in model.inputs]
+    tensors = {id(t): x for t, x in zip(model.inputs, inputs, strict=True)}
+    for node in nodes_of(model):
+        args, kwargs = node.arguments.fill_in(tensors)
+        operation = node.operation
+        if isinstance(operation, keras.src.ops.numpy.Reshape):
+            open_ = [-1 if n % BATCH == 0 else n for n in node.outputs[0].shape]
+            operation = type(operation)(tuple(open_), name=operation.name)
+        elif _names_batch((args, kwargs)) or _names_batch(given_to(operation)):
+            raise UnreadableError(
+                f"{operation.name} is given the size of the batch"
+            )
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        for old, new in zip(node.outputs, outputs, strict=True):
+            tensors[id(old)] = new
+
+    def swap(structure: Any) -> Any:
+        return keras.tree.map_structure(lambda t: tensors[id(t)], structure)
+
+    return keras.Model(swap(model.input), swap(model.output), name=model.name)
+
+
+def given_to(operation: Any) -> list[Any]:
+    """Return what an operation was constructed with; a layer knows no batch."""
+    if isinstance(operation, keras.layers.Layer):
+        return []
+    named = vars(operation).items()
+    return [v for k, v in named if not k.startswith("_") and k != "name"]
+
+
+def _names_batch(structure: Any) -> bool:
+    """Return whether anything in `structure` was made for batches of `BATCH`."""
+    flat = keras.tree.flatten(structure)
+    sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
+    return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)

@@ -1,0 +1,57 @@
+"""What recipes share whose filters go for good, by `PruneCallback`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import regularizers
+from kprune.callbacks import PruneCallback
+from kprune.callbacks import RegularizeCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import during
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+
+
+class HardRecipe(Recipe):
+    """Filters go at the rounds of the part `schedule`."""
+
+    removal = ""
+    """What happens at these, for `print`."""
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [PruneCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (before(rounds), self.removal),
+            *tuning(rounds[-1], self.epochs),
+        ]
+
+
+class PenalisedRecipe(HardRecipe):
+    """The part `regularizer` acts until the first filters go."""
+
+    def start(self, masked: keras.Model) -> None:
+        regularizers.detach(masked)
+        regularizers.attach(masked, self.parts["regularizer"])
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        penalty = RegularizeCallback(
+            parts.pop("regularizer"),
+            until=self.rounds[0],
+            **self.penalty(parts),
+        )
+        return [penalty, PruneCallback(**parts, **self.task)]
+
+    def penalty(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Take out of `parts` what else `RegularizeCallback` is given."""
+        return {}
+
+    def phases(self) -> list[tuple[str, str]]:
+        first = during(0, self.rounds[0]), "training with the penalty"
+        return [first, *super().phases()]

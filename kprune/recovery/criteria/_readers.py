@@ -1,0 +1,69 @@
+"""What criteria share that look at what linear layers read."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kprune.arguments import whole
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import by_length_elsewhere
+from kprune.criteria.base import describe
+from kprune.criteria.base import required
+from kprune.data.needs import require_data
+from kprune.recovery._elimination import ROWS
+from kprune.recovery._elimination import Reader
+from kprune.recovery._elimination import members_read
+from kprune.recovery._elimination import observe
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.graph import Member
+    from kprune.session import Session
+
+
+class ReaderCriterion(Criterion):
+    """A criterion on the sums over what the readers of a group see.
+
+    Args:
+        samples: How many samples of the data to use at most.
+        rows: How many rows (samples times places of the output) each layer's
+            statistics use at most.
+    """
+
+    def __init__(self, samples: int = 1024, rows: int = ROWS) -> None:
+        owner = type(self).__name__
+        self.samples = whole(samples, owner, "samples", of="samples")
+        self.rows = whole(rows, owner, "rows", of="rows")
+
+    @abc.abstractmethod
+    def errors(
+        self, group: Group, readers: list[tuple[Member, Reader]]
+    ) -> np.ndarray:
+        """Return the scores `(group.size,)` of a group.
+
+        Args:
+            group: A group that some linear layer reads.
+            readers: The members through which it is read, and what is seen.
+        """
+
+    def check(self, session: Session | None) -> None:
+        require_data(session, f"Criterion {describe(self)}")
+
+    def scores(
+        self, groups: Sequence[Group], session: Session | None
+    ) -> Scores:
+        session = required(session, self)
+        readers = observe(session, groups, self.samples, self.rows)
+        found = {}
+        for group in groups:
+            mine = members_read(group, readers)
+            if mine:
+                found[group.name] = self.errors(group, mine)
+        return by_length_elsewhere(
+            found, groups, describe(self), "no dense or convolutional reader"
+        )
