@@ -26,6 +26,7 @@ from kprune.duplication import Copies
 from kprune.duplication import Split
 from kprune.duplication import Tolerance
 from kprune.duplication import duplicate
+from kprune.pruning import WITH_DATA
 from kprune.recipes import Recipe
 from kprune.recipes.base import removal_epoch
 from kprune.schedules import Constant
@@ -173,6 +174,7 @@ def _later(**parts: Any) -> Callable[[Run], dict[str, Any]]:
 
 
 UNPRUNED = "unpruned"
+BEST = WITH_DATA._asdict()
 
 # Letters are those of the duplication experiment, see the page.
 ARMS = {
@@ -221,6 +223,16 @@ ARMS = {
         "random filters, at a third",
         Hard,
         lambda run: _later(criterion=Random(run.seed))(run),
+        control=True,
+    ),
+    "best": Arm("the default with data (best path)", Hard, lambda run: BEST),
+    "later-best": Arm(
+        "the default with data, at a third", Hard, _later(**BEST), control=True
+    ),
+    "later-global-l1-repaired": Arm(
+        "hard at a third, global, L1, repaired",
+        Hard,
+        _later(recover="reconstruct"),
         control=True,
     ),
     "soft": Arm("soft (SFP), uniform, L1 with BN folded in", Soft),
