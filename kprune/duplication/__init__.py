@@ -4,6 +4,7 @@ After "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
 10.1117/12.3018876).
 """
 
+from kprune.duplication.allocation.fur import FUR as FUR
 from kprune.duplication.allocation.importance import Importance as Importance
 from kprune.duplication.allocation.tolerance import Tolerance as Tolerance
 from kprune.duplication.api import duplicate as duplicate
@@ -15,4 +16,5 @@ from kprune.duplication.consumers import Zero as Zero
 from kprune.duplication.copies import Copies as Copies
 from kprune.duplication.donors import DonorMap as DonorMap
 from kprune.duplication.donors import Vacancies as Vacancies
+from kprune.duplication.growth import grow as grow
 from kprune.duplication.redundancy import Redundancy as Redundancy

@@ -347,13 +347,14 @@ class ChannelGraph:
                 )
         return Coverage(prunable, sum(reasons.values()), reasons)
 
-    def kept(self, alive: dict[str, np.ndarray] | None = None) -> Kept:
+    def kept(self, alive: Mapping[str, np.ndarray] | None = None) -> Kept:
         """Return what is left of every axis for one choice of channels.
 
         Args:
-            alive: Boolean vectors by group name; groups left out live whole.
+            alive: By group name, boolean vectors, or integers that say how
+                often a channel is there; groups left out live whole.
         """
-        return Kept(self.spread(alive or {}, fill=True), self)
+        return Kept(self.spread(alive or {}, fill=1), self)
 
     def __repr__(self) -> str:
         count = f"{len(self.prunable)} of {len(self.groups)} groups prunable"

@@ -18,20 +18,20 @@ class Kept:
     """Answers "what is left of this axis?" for one set of living channels.
 
     Args:
-        alive: Boolean array over all classes.
+        counts: Integers over all classes: 0 for channels that go, 1 for those
+            that stay, more for those that are repeated.
         graph: The graph that knows classes and bindings.
     """
 
-    def __init__(self, alive: np.ndarray, graph: ChannelGraph):
-        self._alive = alive
+    def __init__(self, counts: np.ndarray, graph: ChannelGraph):
+        self._counts = counts
         self._graph = graph
 
     def indices(self, labels: Sequence[np.ndarray]) -> np.ndarray | None:
         """Return the surviving positions of one axis, None if all survive."""
         if not labels:
             return None
-        mask = self._graph.project(labels, self._alive)
-        return None if mask.all() else np.flatnonzero(mask)
+        return _chosen(self._graph.project(labels, self._counts))
 
     def axis(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """Return the surviving positions of a variable's axis, None if all survive."""
@@ -62,14 +62,13 @@ class Kept:
     def positions(self, labels: Labels, axis: int) -> np.ndarray | None:
         """Return the surviving positions of a tensor's axis, None if all survive."""
         axis %= labels.rank
-        mask: np.ndarray | None = None
+        counts = np.ones(1, dtype=int)
         for factor in labels.along(axis):
             # Solved classes vary along one axis at most.
             classes = self._graph.resolve(factor)
             if classes.shape[axis] > 1:
-                alive = self._alive[classes.ravel()]
-                mask = alive if mask is None else mask & alive
-        return None if mask is None or mask.all() else np.flatnonzero(mask)
+                counts = counts * self._counts[classes.ravel()]
+        return _chosen(counts)
 
     def shape(self, labels: Labels) -> tuple[int | None, ...]:
         """Return the true shape of a tensor after removal."""
@@ -79,3 +78,10 @@ class Kept:
             if index is not None:
                 shape[axis] = index.size
         return tuple(shape)
+
+
+def _chosen(counts: np.ndarray) -> np.ndarray | None:
+    """Return each position as often as it counts, None if that is once."""
+    if (counts == 1).all():
+        return None
+    return np.repeat(np.arange(counts.size), counts)

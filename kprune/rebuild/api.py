@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -72,7 +73,28 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     clones = _clones(masked, graph, alive, merge)
     for name, known in clones.items():
         alive[name] = alive[name] & ~known.replaced
-    kept = graph.kept(alive)
+    return resized(masked, graph, alive, clones)
+
+
+def resized(
+    masked: keras.Model,
+    graph: ChannelGraph,
+    counts: Mapping[str, np.ndarray],
+    clones: dict[str, CopyMap],
+) -> keras.Model:
+    """Build the plain model that has each channel a given number of times.
+
+    A channel that is repeated is read as often as it is there: its readers
+    need their weights split afterwards.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        graph: `kprune.trace(masked)`.
+        counts: By group name booleans or integers `(size,)`: how often each
+            channel is there. Groups left out stay whole.
+        clones: Copies to merge, by group name; their channels count 0.
+    """
+    kept = graph.kept(counts)
     shrinking = _Shrinking(graph, kept)
     cloner = Cloner(shrinking.make, shrinking.arguments, shrinking.input_shape)
     values = _Values(masked, graph, clones)

@@ -24,12 +24,13 @@ def page(recipe: Recipe) -> str:
         f"{100 * share:.3g} % of the {costs.get(key, key)}"
         for key, share in recipe.reduce.items()
     ]
-    removed = " and ".join(shares) or "what the allocation says"
+    removes = f"Removes {' and '.join(shares)}"
     lines = [
         recipe.name,
         *textwrap.wrap(recipe.summary, WIDTH),
         "",
-        f"Removes {removed} in {_count(recipe.epochs, 'epoch')}.",
+        f"{removes if shares else recipe.untargeted} in "
+        f"{_count(recipe.epochs, 'epoch')}.",
     ]
     lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
     if recipe.recover is not None:

@@ -82,6 +82,12 @@ class Recipe(Part, abc.ABC):
     fewest_epochs = 2
     """Epochs that it takes at least."""
 
+    default_reduce: Mapping[str, float] = DEFAULT_REDUCE
+    """What `reduce` is where it is not given."""
+
+    untargeted = "Removes what the allocation says"
+    """What it does where `reduce` is empty, for `print`."""
+
     def __init__(
         self,
         reduce: Mapping[str, float] | None = None,
@@ -95,7 +101,7 @@ class Recipe(Part, abc.ABC):
         self.recover = recover
         by_hand = isinstance(parts.get("allocation"), Mapping | Manual)
         if reduce is None:
-            reduce = {} if by_hand else DEFAULT_REDUCE
+            reduce = {} if by_hand else self.default_reduce
         elif not isinstance(reduce, Mapping):
             raise TypeError(
                 "`reduce` says which share of which cost to remove, for example "
