@@ -19,6 +19,21 @@ from keras.src.backend.common import dtypes
 # Keras computes in float32 where it promotes float64, except on TensorFlow.
 dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.data.ops import dataset_ops
+
+    # With autotune on, `fit` and `predict` of arrays can return seconds after
+    # their last step, and Keras offers no option for the datasets it makes.
+    _as_given = dataset_ops.DatasetV2._apply_debug_options
+
+    def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return _as_given(dataset).with_options(options)
+
+    dataset_ops.DatasetV2._apply_debug_options = _without_autotune
+
 # A failing example must fail on every run, and the first call of a model
 # compiles, which says nothing about the tested code's speed.
 hypothesis.settings.register_profile(

@@ -422,6 +422,7 @@ def test_the_strength_follows_the_sum_of_learning_rates():
     assert found == pytest.approx(1e-5 * 3.0 / sum(rates), rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_an_unknown_number_of_steps_leaves_the_strength(caplog):
     masked = kprune.wrap(compiled())
     x, y = next(iter(dataset()))
