@@ -10,6 +10,7 @@ from typing import Any
 from kprune.arguments import number
 from kprune.arguments import whole
 from kprune.callbacks.base import PruningCallback
+from kprune.duplication.api import merge_copies
 from kprune.duplication.api import replace
 from kprune.duplication.copies import Copies
 from kprune.parts import Part
@@ -18,7 +19,6 @@ from kprune.rebuild.api import MERGE
 from kprune.rebuild.clones import find_clones
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import assign
-from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import tie
 from kprune.schedules import OneShot
 from kprune.session import Session
@@ -160,13 +160,7 @@ class DuplicateCallback(PruningCallback):
         self._tie(session)
         maps = self._clones(self.merge.tolerance)
         if maps:
-            masked, graph = session.masked, session.graph
-            assign(masked, graph, maps, merge_clones(maps))
-            session.remove({
-                name: (alive & ~maps[name].replaced).astype("float32")
-                for name, alive in session.alive().items()
-                if name in maps
-            })  # fmt: skip
+            session.remove(merge_copies(session, maps))
         merged = sum(int(m.replaced.sum()) for m in maps.values())
         parted = sum(int(m.replaced.sum()) for m in self._copied().values())
         _log.info("%d of %d copies are merged", merged, parted)

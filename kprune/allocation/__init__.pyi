@@ -18,6 +18,7 @@ from kprune.allocation.greedy_loss import GreedyLoss as GreedyLoss
 from kprune.allocation.rounds import Rounds as Rounds
 from kprune.allocation.similarity import SimilarityThreshold as SimilarityThreshold
 from kprune.allocation.uniform import Uniform as Uniform
+from kprune.allocation.utilisation import Utilisation as Utilisation
 from kprune.duplication.allocation.fur import FUR as FUR
 from kprune.duplication.allocation.importance import Importance as Importance
 from kprune.duplication.allocation.tolerance import Tolerance as Tolerance

@@ -28,6 +28,7 @@ from kprune.criteria.loss_increase import LossIncrease as LossIncrease
 from kprune.criteria.msvfp import Switch as Switch
 from kprune.criteria.obd import OBD as OBD
 from kprune.criteria.random import Random as Random
+from kprune.criteria.shapley import Shapley as Shapley
 from kprune.criteria.similarity import Similarity as Similarity
 from kprune.criteria.snip import SNIP as SNIP
 from kprune.criteria.taylor import Taylor as Taylor

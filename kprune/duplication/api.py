@@ -17,6 +17,8 @@ from kprune.duplication.copies import plan_copies
 from kprune.pruning import Policy
 from kprune.pruning import as_masked
 from kprune.rebuild.copies import CopyMap
+from kprune.rebuild.copies import assign
+from kprune.rebuild.copies import merge
 from kprune.session import Session
 
 logger = logging.getLogger("kprune")
@@ -120,3 +122,27 @@ def replace(
     for name, why in outcome.reasons.items():
         logger.info("group '%s' is pruned without copies: %s", name, why)
     return outcome.maps
+
+
+def merge_copies(
+    session: Session, maps: dict[str, CopyMap]
+) -> dict[str, np.ndarray]:
+    """Let donors be read as they and their copies were, and return masks.
+
+    Exact where copies are equal; where they are not, a donor gets the mean of
+    its set.
+
+    Args:
+        session: The masked model.
+        maps: By group name which channels are copies of which.
+
+    Returns:
+        By group name a vector `(size,)`, 0 for copies and for what is gone:
+        the masks with which `session.remove` completes the merging.
+    """
+    assign(session.masked, session.graph, maps, merge(maps))
+    return {
+        name: (alive & ~maps[name].replaced).astype("float32")
+        for name, alive in session.alive().items()
+        if name in maps
+    }

@@ -1,5 +1,6 @@
 # Written by `make format`.
 
+from kprune.recipes.ascp import ASCP as ASCP
 from kprune.recipes.attenuation import Attenuation as Attenuation
 from kprune.recipes.base import Recipe as Recipe
 from kprune.recipes.base import names as names
@@ -14,3 +15,4 @@ from kprune.recipes.network_adjustment import NetworkAdjustment as NetworkAdjust
 from kprune.recipes.orthoreg import OrthoReg as OrthoReg
 from kprune.recipes.similarity import Similarity as Similarity
 from kprune.recipes.similarity_soft import SimilaritySoft as SimilaritySoft
+from kprune.recipes.snpfi import SNPFI as SNPFI

@@ -11,6 +11,7 @@ from kprune.recovery.base import register as register
 from kprune.recovery.bias import BiasCorrection as BiasCorrection
 from kprune.recovery.bn import BatchStatistics as BatchStatistics
 from kprune.recovery.criteria.reconstruction import Reconstruction as Reconstruction
+from kprune.recovery.interaction_match import InteractionMatch as InteractionMatch
 from kprune.recovery.merge import Merge as Merge
 from kprune.recovery.mimic import Mimic as Mimic
 from kprune.recovery.reconstruct import Reconstruct as Reconstruct

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
@@ -34,6 +37,8 @@ CHECKS = 20
 
 WARMUP = 20
 """The rate rises in one step of so many."""
+
+Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 _log = logging.getLogger("kprune")
 
@@ -124,9 +129,9 @@ class Mimic(Recovery):
             def batches() -> Iterator[Any]:
                 rng = np.random.default_rng(self.seed)
                 while True:
-                    yield _divide(change(self._batch(fit, rng), rng), scale)
+                    yield divide(change(self._batch(fit, rng), rng), scale)
 
-            held_out = _divide(held_out, scale)
+            held_out = divide(held_out, scale)
             better = self._train(trained, teacher, batches(), held_out)
         if better:
             pupil.write_back()
@@ -137,18 +142,36 @@ class Mimic(Recovery):
         teacher: keras.Model,
         batches: Iterator[Any],
         held_out: Any,
+        lesson: Context = contextlib.nullcontext,
+        exams: Sequence[Context] = (contextlib.nullcontext,),
     ) -> bool:
-        """Train, keep the best weights, and return if they are not the first."""
-        wanted = _predict(teacher, held_out, self.batch_size)
-        scales = [1 / max(t.var(axis=0).mean(), 1e-12) for t in wanted]
+        """Train, keep the best weights, and return if they are not the first.
+
+        Args:
+            pupil: The model to train.
+            teacher: What says what it should give.
+            batches: Samples to train on.
+            held_out: Samples to measure the error on.
+            lesson: Returns the context of a step.
+            exams: Return the contexts in which the error is measured.
+        """
+        wanted = []
+        for exam in exams:
+            with exam():
+                wanted.append(_predict(teacher, held_out, self.batch_size))
+        scales = [1 / max(t.var(axis=0).mean(), 1e-12) for t in wanted[0]]
         self._compile(pupil, scales)
 
         def error() -> float:
-            given = _predict(pupil, held_out, self.batch_size)
-            return sum(
-                s * float(np.mean(np.square(g - w)))
-                for g, w, s in zip(given, wanted, scales, strict=True)
-            )
+            total = 0.0
+            for exam, answers in zip(exams, wanted, strict=True):
+                with exam():
+                    given = _predict(pupil, held_out, self.batch_size)
+                total += sum(
+                    s * float(np.mean(np.square(g - w)))
+                    for g, w, s in zip(given, answers, scales, strict=True)
+                )
+            return total / len(exams)
 
         first = least = error()
         best = State(pupil.variables)
@@ -156,7 +179,8 @@ class Mimic(Recovery):
         every = -(-self.steps // CHECKS)
         for step in range(1, self.steps + 1):
             x = next(batches)
-            loss = pupil.train_on_batch(x, teacher.predict_on_batch(x))
+            with lesson():
+                loss = pupil.train_on_batch(x, teacher.predict_on_batch(x))
             if step % every and step < self.steps:
                 continue
             now = error()
@@ -167,7 +191,12 @@ class Mimic(Recovery):
             if now < least:
                 least, best = now, State(pupil.variables)
         best.restore()
-        _log.info("Mimic: error on held-out samples %.4g -> %.4g", first, least)
+        _log.info(
+            "%s: error on held-out samples %.4g -> %.4g",
+            type(self).__name__,
+            first,
+            least,
+        )
         return least < first
 
     def _split(self, inputs: Any) -> tuple[Any, Any]:
@@ -178,8 +207,8 @@ class Mimic(Recovery):
         count = len(leaves[0])
         if count < 2 * HELD_OUT:
             raise ValueError(
-                f"Mimic needs {2 * HELD_OUT} samples at least, and some hundred "
-                f"to be of use. Received: {count}."
+                f"{type(self).__name__} needs {2 * HELD_OUT} samples at least, and "
+                f"some hundred to be of use. Received: {count}."
             )
         chosen = np.arange(count) % HELD_OUT == HELD_OUT - 1
         return take(inputs, ~chosen), take(inputs, chosen)
@@ -215,7 +244,8 @@ class Mimic(Recovery):
         )
 
 
-def _divide(inputs: Any, scale: float) -> Any:
+def divide(inputs: Any, scale: float) -> Any:
+    """Return inputs divided by the scale of `logits`."""
     if scale == 1:
         return inputs
     return keras.tree.map_structure(

@@ -128,7 +128,7 @@ class GradientProbe:
         Returns:
             For the `id` of each weight its gradient, a NumPy array.
         """
-        with _unchanged(self._user_model()):
+        with unchanged(self._user_model()):
             # What is trainable is settled when a model is compiled.
             if not self._probe.compiled:
                 self._compile()
@@ -158,7 +158,7 @@ class GradientProbe:
 
 
 @contextlib.contextmanager
-def _unchanged(model: Any) -> Iterator[None]:
+def unchanged(model: Any) -> Iterator[None]:
     """Let all weights learn; afterwards restore flags and all other state."""
     layers = list(model._flatten_layers())
     flags = [layer.trainable for layer in layers]

@@ -1,0 +1,130 @@
+"""Filters are drawn together in clusters, which become one filter each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from kprune.arguments import share
+from kprune.callbacks.base import PruningCallback
+from kprune.duplication.api import merge_copies
+from kprune.duplication.clusters import draw_together
+from kprune.duplication.clusters import find_clusters
+from kprune.rebuild.copies import CopyMap
+from kprune.rebuild.copies import assign
+from kprune.session import Session
+
+_log = logging.getLogger("kprune")
+
+
+class ClusterCallback(PruningCallback):
+    """Draws similar filters together while a model trains, then merges them.
+
+    At the beginning of each round the filters of each group are put into
+    clusters, as many as the schedule wants filters by then, and each filter
+    moves to the mean of its cluster: kernels, biases, batch normalisation with
+    its statistics, and what the optimizer remembers of them. What reads them
+    stays, so that filters of a cluster get other gradients, part, and may be in
+    another cluster in the next round. At the last round of the schedule, by
+    default after two thirds of the epochs, filters of a cluster are made equal
+    once more and merged into one, read with the sum of their weights, which is
+    exact; fine-tuning follows.
+
+    Where equal channels cannot be merged exactly (layer normalisation across
+    them, a softmax over them), the filters that the criterion scores lowest are
+    removed at the last round instead; a log line says so.
+
+    All follows from weights and epoch, so that a run that was killed goes on
+    from a checkpoint. `logs` of each epoch hold `pruned_macs` and
+    `pruned_params`, which are 0 until clusters are merged, and
+    `clustered_filters`, how many filters share the mean of another.
+
+    Args:
+        criterion: See `kprune.prune`. Only how many filters go matters, and
+            which do in groups without clusters.
+        reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
+        schedule: Which share of the target is clustered in which rounds:
+            `"asymptotic"` (three quarters after an eighth of the rounds),
+            `"linear"`, `"polynomial"`, `"constant"`, an object of
+            `kprune.schedules`, or a function `f(epoch) -> share`.
+        allocation: How many clusters each group has. See `kprune.prune`.
+        data: See `kprune.prune`.
+        pull: Share of the way to the mean of its cluster that a filter goes
+            in each round but the last, where it goes all of it.
+        recover: How to repair the layers that stay when clusters are merged.
+            See `kprune.prune`. Defaults to no repair.
+
+    Raises:
+        ValueError: When `fit` begins: see `PruneCallback`.
+
+    Example:
+
+    ```python
+    masked.fit(train, epochs=30, callbacks=[
+        ClusterCallback(reduce={"macs": 0.5})
+    ])
+    compact = kprune.rebuild(masked)
+    ```
+
+    After "Asymptotic Soft Cluster Pruning" (Niu, Teng and Zou, arXiv
+    2206.08186).
+    """
+
+    def __init__(
+        self,
+        criterion: Any = "l2",
+        reduce: Mapping[str, float] | None = None,
+        schedule: Any = "asymptotic",
+        allocation: Any = "uniform",
+        data: Any = None,
+        pull: float = 1.0,
+        recover: Any = None,
+    ) -> None:
+        super().__init__(criterion, reduce, schedule, allocation, data, recover)
+        self.pull = share(pull, type(self).__name__, "pull", one=True)
+        self._clustered = 0
+
+    def begin(self, session: Session) -> None:
+        self._clustered = 0
+
+    def due(self, fraction: float) -> bool:
+        return self._epoch in self._rounds() and super().due(fraction)
+
+    def act(self, session: Session, fraction: float) -> None:
+        """Cluster, and draw the filters of each cluster together."""
+        alive = session.settle()
+        masks = self.policy.choose(fraction, alive)
+        self._draw(session, find_clusters(session, masks, alive), self.pull)
+
+    def finishes(self, epoch: int, last: bool) -> bool:
+        end = self._rounds()[-1]
+        return (
+            epoch == self.params.get("epochs") == end if last else epoch >= end
+        )
+
+    def finish(self, session: Session) -> None:
+        """Cluster a last time and merge, unless the target is met already."""
+        if self.policy.met():
+            return
+        before = session.snapshot() if self.repairs else None
+        alive = session.settle()
+        masks = self.policy.choose(1.0, alive)
+        maps = find_clusters(session, masks, alive)
+        self._draw(session, maps, 1.0)
+        self.remove({**masks, **merge_copies(session, maps)}, before)
+        _log.info("%d filters are merged into others", self._clustered)
+        self._clustered = 0
+
+    def status(self) -> dict[str, float]:
+        return {**super().status(), "clustered_filters": self._clustered}
+
+    def _rounds(self) -> list[int]:
+        return self.schedule.rounds(self.params.get("epochs"))
+
+    def _draw(
+        self, session: Session, maps: dict[str, CopyMap], pull: float
+    ) -> None:
+        edit = draw_together(maps, pull)
+        assign(session.masked, session.graph, maps, edit, slots=True)
+        self._clustered = sum(int(m.replaced.sum()) for m in maps.values())

@@ -1,0 +1,60 @@
+"""Asymptotic soft cluster pruning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import schedules
+from kprune.callbacks import ClusterCallback
+from kprune.recipes._page import before
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
+
+
+@register("ascp")
+class ASCP(Recipe):
+    """Filters are drawn together in fewer and fewer clusters, then merged.
+
+    Args:
+        reduce: See `kprune.recipe`.
+        data: See `kprune.recipe`. Other criteria may need it.
+        epochs: See `kprune.recipe`. The first third clusters afresh.
+        **parts: Arguments of `kprune.callbacks.ClusterCallback`: `criterion`,
+            `allocation`, `schedule`, `pull`.
+    """
+
+    summary = (
+        "Before each epoch the filters of a layer are clustered, into fewer and fewer "
+        "clusters, and take the mean of their cluster; then they train on. In the "
+        "end each cluster is merged into one filter, which changes nothing."
+    )
+    citation = (
+        'T. Niu, Y. Teng and P. Zou, "Asymptotic Soft Cluster Pruning for Deep '
+        'Neural Networks", 2022'
+    )
+    url = "https://arxiv.org/abs/2206.08186"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "l2",
+            "allocation": "uniform",
+            "schedule": schedules.Asymptotic(end=removal_epoch(self.epochs)),
+            "pull": 1.0,
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        return [ClusterCallback(**self.parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        *rounds, last = self.rounds
+        choice = "the filters of a cluster take its mean, and train on"
+        return [
+            *([(before(rounds), choice)] if rounds else []),
+            (before([last]), "the filters of a cluster are merged into one"),
+            *tuning(last, self.epochs),
+        ]

@@ -1,0 +1,57 @@
+"""Filters by their importance and by how they work together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import recovery
+from kprune import schedules
+from kprune.callbacks import PruneCallback
+from kprune.recipes._hard import HardRecipe
+from kprune.recipes.base import register
+
+
+@register("snpfi")
+class SNPFI(HardRecipe):
+    """Layers lose by how their filters interact; interactions are then matched.
+
+    Args:
+        reduce: See `kprune.recipe`.
+        data: Training samples `(x, y)`; the loss is measured on 256 of them
+            for each of many sets of filters.
+        epochs: See `kprune.recipe`. All of them fine-tune.
+        **parts: `matching`, a recovery such as
+            `kprune.recovery.InteractionMatch`, and arguments of
+            `kprune.callbacks.PruneCallback`: `criterion`, `allocation`,
+            `schedule`.
+    """
+
+    summary = (
+        "What the filters of a layer bring together, beyond what each brings alone, "
+        "says how many of them go; their Shapley values say which. Then the model "
+        "is trained, without labels, until sets of filters give what they gave."
+    )
+    removal = "the filters of least importance go; interactions are matched"
+    citation = (
+        'W. Tang, X. Wei and B. Li, "Structured Network Pruning by Measuring '
+        'Filter-wise Interactions", 2023'
+    )
+    url = "https://arxiv.org/abs/2307.00758"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "criterion": "shapley",
+            "allocation": "utilisation",
+            "schedule": schedules.OneShot(0),
+            "matching": recovery.InteractionMatch(),
+        }
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        repairs = [parts.pop("matching")]
+        if self.recover is not None:
+            repairs.insert(0, self.recover)
+        return [PruneCallback(**parts, **{**self.task, "recover": repairs})]

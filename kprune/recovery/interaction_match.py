@@ -1,0 +1,171 @@
+"""Training without labels towards how channels worked together before."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kprune.arguments import share
+from kprune.masking import wrap
+from kprune.masking.state import State
+from kprune.recovery._augment import AUTO
+from kprune.recovery._augment import Augment
+from kprune.recovery._pupils import input_scale
+from kprune.recovery._pupils import logits
+from kprune.recovery._pupils import unpruned
+from kprune.recovery.base import register
+from kprune.recovery.mimic import Mimic
+from kprune.recovery.mimic import divide
+from kprune.session import Session
+from kprune.session.gradients import InferenceModel
+from kprune.session.gradients import structures
+from kprune.session.gradients import unchanged
+
+SHARES = (0.3, 0.5, 0.7, 0.9)
+"""Shares of a group's channels that stay in a coalition."""
+
+EXAMS = 3
+"""Coalitions in which the error is measured, besides that of all channels."""
+
+
+@register("interaction_match")
+class InteractionMatch(Mimic):
+    """Trains the pruned model to give, of any of its channels, what they gave.
+
+    In part of the steps some channels of one group are left out of both models:
+    of those that stay in the pruned one, a random set `S`. The unpruned model
+    has `S` and all channels that were removed, the pruned one `S` alone, and is
+    trained to give the same logits: then all differences of these, such as the
+    interaction `v(S + i + j) - v(S + i) - v(S + j) + v(S)` of two channels, are
+    those of the unpruned model too. The loss is the mean squared difference of
+    the logits, relative to their variance. Batch normalisation is in inference
+    mode, so that leaving out changes no statistics. After "SNPFI" (Tang, Wei and
+    Li, arXiv 2307.00758), where the value of a set is a number for all samples.
+
+    All else is as with `Mimic`: no labels, augmented samples, one of eight held
+    out, the best weights are kept. Alone, it follows on `"reconstruct"` where
+    that applies.
+
+    Args:
+        samples: How many samples of the data to use at most.
+        steps: How many steps to train.
+        batch_size: Samples in a step.
+        learning_rate: Of the loss above. It rises to this in the first
+            twentieth of the steps, and falls to 0 along a cosine.
+        partial: Share of the steps in which channels are left out. Without
+            any, it is `Mimic` with batch normalisation in inference mode.
+        seed: Of the order, the augmentation and the sets.
+
+    Raises:
+        ValueError: There are fewer than 16 samples.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, data=x_train[:1024], recover="interaction_match"
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        samples: int = 1024,
+        steps: int = 400,
+        batch_size: int = 128,
+        learning_rate: float = 0.02,
+        partial: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            samples, steps, batch_size, learning_rate, AUTO, 0.0, seed
+        )
+        self.partial = share(
+            partial, type(self).__name__, "partial", zero=True, one=True
+        )
+
+    def repair(self, session: Session, before: State) -> None:
+        fit, held_out = self._split(session.samples.inputs(self.samples))
+        change = Augment(self.augment, self.mixup, fit)
+        scale = input_scale(session.masked, fit)
+        original = Session(wrap(unpruned(session.masked, before)))
+        sets = _Sets(session, original, before)
+        rng = np.random.default_rng(self.seed)
+        kept = [
+            {},
+            *(sets.draw(rng) for _ in range(EXAMS if self.partial else 0)),
+        ]
+
+        def batches() -> Iterator[Any]:
+            while True:
+                yield divide(change(self._batch(fit, rng), rng), scale)
+
+        def lesson() -> contextlib.AbstractContextManager[None]:
+            partial = rng.random() < self.partial
+            return sets.without(sets.draw(rng) if partial else {})
+
+        with (
+            unchanged(session.masked),
+            logits(original.masked, scale) as teacher,
+            logits(session.masked, scale) as bare,
+        ):
+            inputs, outputs = structures(bare)
+            self._train(
+                InferenceModel(inputs=inputs, outputs=outputs),
+                teacher,
+                batches(),
+                divide(held_out, scale),
+                lesson,
+                [functools.partial(sets.without, gone) for gone in kept],
+            )
+
+
+class _Sets:
+    """Sets of channels, left out of a pruned model and of the unpruned one.
+
+    Args:
+        pruned: The pruned model.
+        original: The unpruned model, rebuilt and masked.
+        before: Weights and masks of the pruned model when it was that one.
+    """
+
+    def __init__(
+        self, pruned: Session, original: Session, before: State
+    ) -> None:
+        self._pruned, self._original = pruned, original
+        now = pruned.alive()
+        after = pruned.snapshot()
+        before.restore()
+        was = pruned.alive()
+        after.restore()
+        sizes = {group.name: group.size for group in original.groups}
+        self._places = {
+            name: (np.flatnonzero(now[name]), np.flatnonzero(was[name]))
+            for name in now
+            if sizes.get(name) == was[name].sum() and now[name].sum() > 1
+        }
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return for a group's name channels to leave out, by their number."""
+        if not self._places:
+            return {}
+        name = list(self._places)[rng.integers(len(self._places))]
+        now, _ = self._places[name]
+        stay = max(1, round(rng.choice(SHARES) * len(now)))
+        return {name: rng.permutation(now)[stay:]}
+
+    @contextlib.contextmanager
+    def without(self, gone: dict[str, np.ndarray]) -> Iterator[None]:
+        """Return a context in which both models lack channels."""
+        ours, theirs = {}, {}
+        for name, channels in gone.items():
+            now, was = self._places[name]
+            size = self._pruned.graph[name].size
+            ours[name] = np.isin(np.arange(size), np.setdiff1d(now, channels))
+            theirs[name] = ~np.isin(was, channels)
+        with self._pruned.trial(ours), self._original.trial(theirs):
+            yield
