@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +78,7 @@ class AttenuateCallback(PruningCallback):
             `"scale"`: the same without the offset. `"kernel"`: always the
             kernel and bias; only for training from scratch if there are
             BatchNormalization layers.
+        run_dir: See `PruningCallback`.
 
     Raises:
         ValueError: At construction, an unknown name. When `fit` begins: see
@@ -113,12 +115,15 @@ class AttenuateCallback(PruningCallback):
         factor: Any = 0.5,
         target: str = "bn",
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.target = choice(target, type(self).__name__, "target", TARGETS)
         if criterion is None:
             norm = self._norm
             criterion = norm if target == "kernel" else Folded(norm)
-        super().__init__(criterion, reduce, schedule, allocation, data, recover)
+        super().__init__(
+            criterion, reduce, schedule, allocation, data, recover, run_dir
+        )
         self.factor = factors.get(factor)
         self._scaler: Any = None
         self._returned = 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import logging
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +29,7 @@ from kprune.pruning import OTHERS
 from kprune.pruning import Policy
 from kprune.pruning import choose
 from kprune.recovery import base as recoveries
+from kprune.runs import record as runs
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")
@@ -56,6 +60,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             have gone, before training goes on. See `kprune.prune`. Training
             goes on with the optimizer's slots as they are: repaired layers
             give what they gave, so that gradients stay what they were too.
+        run_dir: Folder in which each `fit` makes a new folder for its run: what
+            was asked and decided, every epoch, the models, and a report. See
+            `docs/runs.md`.
 
     Without `data`, what is not set is `"l1"`, `"global"` and no repair; with
     `data` it is what `kprune.prune` chooses.
@@ -70,7 +77,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     ```
     """
 
-    unsaved = ("data",)
+    unsaved = ("data", "run_dir")
 
     def __init__(
         self,
@@ -80,6 +87,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         allocation: Any = None,
         data: Any = None,
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         self.criterion = criterion
@@ -91,6 +99,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self.recover = recover
         if recover is not None:
             recoveries.get(recover)
+        self.run_dir = run_dir
+        self.method = _words(type(self).__name__.removesuffix("Callback"))
+        self._record: runs.Record | runs.Silence = runs.Silence()
         self._session: Session | None = None
         self._policy: Policy | None = None
         self._repair = recoveries.get([])
@@ -216,24 +227,34 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             print(session.graph.coverage)
         self.begin(session)
         self._look_around()
+        self._record = runs.start(self.run_dir, session, self._asked())
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         session = self.session
         self._checkpoints.look(self._met)
         self._epoch = epoch
         fraction = self.schedule.fraction(epoch, self.params.get("epochs"))
-        if self.finishes(epoch, last=False):
-            self.finish(session)
-        elif self.due(fraction):
-            self.act(session, fraction)
+        with self._record.failing():
+            if self.finishes(epoch, last=False):
+                self.finish(session)
+            elif self.due(fraction):
+                self.act(session, fraction)
+        self._record.decided(epoch, self.policy.scored)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.after_epoch(self.session)
         self._met = self.policy.met()
         if logs is not None:
             logs.update(self.status())
+        self._record.epoch(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
+        with self._record.failing():
+            self._end()
+        self._record.decided(self._epoch + 1, self.policy.scored)
+        self._record.finish()
+
+    def _end(self) -> None:
         session, policy = self.session, self.policy
         if self._epoch < 0:
             return  # Nothing was trained: fit(epochs=0), or a run that had ended.
@@ -261,6 +282,14 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 self.schedule,
             )
 
+    def _asked(self) -> runs.Asked:
+        """Return what a record of this training says was asked."""
+        given = {k: v for k, v in self._given.items() if k not in self.unsaved}
+        call = f"kprune.callbacks.{type(self).__name__}("
+        asked = self.policy.asked(self.method, call, given, self._repair)
+        more = {"schedule": self.schedule, "epochs": self.params.get("epochs")}
+        return dataclasses.replace(asked, parts={**asked.parts, **more})
+
     def _look_around(self) -> None:
         """Warn of other callbacks that will miss what this one does."""
         others = companions(self)
@@ -269,3 +298,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         )
         self._met = self.policy.met()
         self._checkpoints = BestCheckpoints(others)
+
+
+def _words(name: str) -> str:
+    """Return the name of a class as words with hyphens between them."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,6 +85,7 @@ class DuplicateCallback(PruningCallback):
         recover: How to repair the layers that stay when copies that have
             parted are removed in the end. See `kprune.prune`. Defaults to no
             repair.
+        run_dir: See `PruningCallback`.
 
     Raises:
         ValueError: When `fit` begins: see `PruneCallback`. At construction: it
@@ -117,9 +119,16 @@ class DuplicateCallback(PruningCallback):
         epoch: int = 0,
         merge: Merge | None = None,
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
-            criterion, reduce, OneShot(epoch), allocation, data, recover
+            criterion,
+            reduce,
+            OneShot(epoch),
+            allocation,
+            data,
+            recover,
+            run_dir,
         )
         self.copies = copies or Copies()
         self.merge = merge or Merge()

@@ -39,6 +39,7 @@ class PruneCallback(PruningCallback):
             `keras.utils.PyDataset` or a generator.
         recover: How to repair the layers that stay, each time that filters
             have gone, before training goes on. See `kprune.prune`.
+        run_dir: See `PruningCallback`.
 
     Without `data`, criterion, allocation and recovery that are not set are
     `"l1"`, `"global"` and none; with `data` they are what `kprune.prune`

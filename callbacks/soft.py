@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ class SoftPruneCallback(AttenuateCallback):
             `AttenuateCallback`.
         scale_slots: Also set to 0 what the optimizer remembers of the weights.
         recover: See `AttenuateCallback`.
+        run_dir: See `PruningCallback`.
 
     Raises:
         ValueError: See `AttenuateCallback`.
@@ -72,6 +74,7 @@ class SoftPruneCallback(AttenuateCallback):
         target: str = "scale",
         scale_slots: bool = False,
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         factor = factors.Constant(0.0, scale_slots=scale_slots)
         super().__init__(
@@ -83,4 +86,5 @@ class SoftPruneCallback(AttenuateCallback):
             factor,
             target,
             recover,
+            run_dir,
         )

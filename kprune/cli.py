@@ -13,6 +13,8 @@ from kprune.commands.export import export
 from kprune.commands.inspect import inspect
 from kprune.commands.latency import latency
 from kprune.commands.prune import prune
+from kprune.commands.replay import replay
+from kprune.commands.report import report
 from kprune.outputs import ending
 
 app = typer.Typer(
@@ -47,7 +49,7 @@ def _common(
     pass
 
 
-for _command in (demo, inspect, prune, export, bench):
+for _command in (demo, inspect, prune, export, bench, report, replay):
     app.command()(_command)
 app.add_typer(latency)
 

@@ -153,6 +153,35 @@ def deserialize(config: Mapping[str, Any], **unsaved: Any) -> Any:
     return found.from_config(config["config"], **unsaved)
 
 
+def recorded(value: Any) -> Any:
+    """Return an argument as what JSON can hold.
+
+    Args:
+        value: An argument of a part or of a function that takes parts.
+
+    Returns:
+        What `replayed` makes an equal value of; `{"code": text}` for what cannot
+        be written down, such as a lambda.
+    """
+    try:
+        return _plain(value, "The record", "argument")
+    except TypeError:
+        return {"code": code(value)}
+
+
+def replayed(value: Any) -> Any:
+    """Return what `recorded` was given, with lists in the place of arrays.
+
+    Raises:
+        ValueError: It could not be written down, or is not found.
+    """
+    if isinstance(value, Mapping) and value.keys() == {"code"}:
+        raise ValueError(
+            f"{value['code']} was not written down, only its name."
+        )
+    return _restored(value)
+
+
 def code(value: Any) -> str:
     """Return a value as the Python code that makes it, short enough to read.
 

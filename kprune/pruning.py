@@ -9,6 +9,7 @@ once: score, allocate, remove, repair.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.recovery import base as recoveries
 from kprune.registry import Registry
+from kprune.runs import record as runs
 from kprune.session import Session
 
 Vectors = dict[str, np.ndarray]
@@ -45,7 +47,7 @@ WITHOUT_DATA = Choice("l1", "global", "synthetic")
 OTHERS = Choice("l1", "global", [])
 
 
-def prune(
+def prune(  # noqa: PLR0913  each is a choice of its own
     model: keras.Model,
     criterion: Any = None,
     reduce: Mapping[str, float] | None = None,
@@ -53,6 +55,7 @@ def prune(
     data: Any = None,
     skip: Iterable[Any] | None = None,
     recover: Any = None,
+    run_dir: str | os.PathLike[str] | None = None,
 ) -> keras.Model:
     """Remove filters in one shot, without training.
 
@@ -103,6 +106,8 @@ def prune(
             model gives. Or an object of `kprune.recovery`, a function
             `f(session, before)`, or a list of these, in their order; `[]`
             repairs nothing.
+        run_dir: Folder in which to make a new folder for this run: what was
+            asked and decided, the models, and a report. See `docs/runs.md`.
 
     Returns:
         The masked model, compiled if `model` was. `kprune.rebuild` makes the
@@ -125,13 +130,21 @@ def prune(
     policy = Policy(session, chosen.criterion, reduce, chosen.allocation)
     policy.check()
     recoveries.check(chosen.recover, session)
-    with session.rollback():
+    given = {"criterion": criterion, "reduce": reduce, "allocation": allocation}
+    given |= {"skip": skip, "recover": recover}
+    name = chosen.criterion
+    method = name if isinstance(name, str) else type(policy.criterion).__name__
+    asked = policy.asked(method, "kprune.prune(model", given, chosen.recover)
+    record = runs.start(run_dir, session, asked, model, measures=True)
+    with record.failing(), session.rollback():
         alive = session.settle()
         before = session.snapshot()
         scores = policy.score(alive)
         masks = policy.allocate(scores, alive=alive)
         session.remove(masks)
         recoveries.repair(session, before, chosen.recover)
+    record.decided(0, policy.scored)
+    record.finish()
     return masked
 
 
@@ -228,6 +241,23 @@ class Policy:
             session, reduce, self.allocation, self.criterion
         )
         self.reduce = self._request.reduce
+        self.scored: tuple[Mapping[str, np.ndarray], Vectors] | None = None
+        """What was alive when filters were scored last, and the scores."""
+
+    def asked(
+        self, method: str, call: str, given: Mapping[str, Any], recover: Any
+    ) -> runs.Asked:
+        """Return what a record says of this policy.
+
+        Args:
+            method: See `kprune.runs.record.Asked`.
+            call: See there.
+            given: See there, `arguments`.
+            recover: How layers are repaired.
+        """
+        parts = {"criterion": self.criterion, "reduce": dict(self.reduce)}
+        parts |= {"allocation": self.allocation, "recover": recover}
+        return runs.Asked(method, call, given, parts)
 
     def check(self) -> None:
         """Raise what scoring or allocating would raise at the whole target."""
@@ -266,7 +296,9 @@ class Policy:
         """Return the scores of all prunable groups by name."""
         alive = self.session.alive() if alive is None else alive
         progress = self.request(alive=alive).progress()
-        return self.session.score(self.criterion, alive, progress)
+        scores = self.session.score(self.criterion, alive, progress)
+        self.scored = (alive, scores)
+        return scores
 
     def allocate(
         self,

@@ -134,6 +134,15 @@ LearningRate = Annotated[
 ]
 
 
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder in which to make a folder for this run: a record, the models "
+        "and report.html."
+    ),
+]
+
+
 @one_line_errors
 def prune(  # noqa: PLR0913  options of a command
     model: Annotated[
@@ -157,6 +166,7 @@ def prune(  # noqa: PLR0913  options of a command
     method: Method = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
+    run_dir: RunDir = None,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -199,6 +209,7 @@ def prune(  # noqa: PLR0913  options of a command
         "allocation": _allocation(allocation, round_to, latency_table, default),
         "recover": None if recover is None else _recover(recover),
     }
+    chosen["run_dir"] = run_dir
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
     with progress() as bars:

@@ -105,6 +105,11 @@ class Source:
         return None if self._whole is None else cuts.count(self._whole)
 
     @property
+    def arrays(self) -> Batch | None:
+        """All samples `(x, y, sample_weight)` as they are held; None for streams."""
+        return self._whole
+
+    @property
     def endless(self) -> bool:
         """Whether the data is known to have no end."""
         if _is_pydataset(self._data):

@@ -27,6 +27,9 @@ from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
 from kprune.graph.skipping import Skip
 
+LEFT_OUT = "was left out of wrap()"
+"""Ends the reason why channels of a masked model stay that the user named."""
+
 
 def trace(
     model: keras.Model, skip: Iterable[Any] | None = None
@@ -300,7 +303,7 @@ class Tracer:
 
     def _pin_left_out(self, layer: Any, arrays: list) -> None:
         for labels in arrays:
-            why = f"layer '{layer.name}' was left out of wrap()"
+            why = f"layer '{layer.name}' {LEFT_OUT}"
             self.ledger.slots.pin(labels, why)
 
 

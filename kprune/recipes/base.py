@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-import logging
+import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +19,14 @@ from kprune.allocation._api import DEFAULT_REDUCE
 from kprune.allocation._manual import Manual
 from kprune.arguments import did_you_mean
 from kprune.arguments import whole
+from kprune.callbacks import PruningCallback
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.parts import Part
 from kprune.recipes._page import page
+from kprune.recipes._promise import Promise
 from kprune.recovery import base as recoveries
 from kprune.registry import Registry
-
-_log = logging.getLogger("kprune")
 
 
 class Recipe(Part, abc.ABC):
@@ -45,6 +45,8 @@ class Recipe(Part, abc.ABC):
             before training goes on. See `kprune.prune`. Needs `data`. Defaults
             to what the callbacks do, which is nothing for all of kprune's own
             recipes.
+        run_dir: Folder in which each `fit` makes a new folder for its run. See
+            `kprune.prune`.
         **parts: Parts to replace, by the names in `defaults`.
 
     Example:
@@ -65,7 +67,7 @@ class Recipe(Part, abc.ABC):
     ```
     """
 
-    unsaved = ("data",)
+    unsaved = ("data", "run_dir")
 
     name = ""
     """What it is registered under."""
@@ -94,8 +96,10 @@ class Recipe(Part, abc.ABC):
         data: Any = None,
         epochs: int | None = None,
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
         **parts: Any,
     ) -> None:
+        self.run_dir = run_dir
         self.epochs = self._checked_epochs(epochs)
         self.data = data
         self.recover = recover
@@ -174,7 +178,11 @@ class Recipe(Part, abc.ABC):
     @functools.cached_property
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What to hand to `fit`: the same objects each time."""
-        return [_Promise(self.name, self.epochs), *self.actions()]
+        actions = self.actions()
+        for action in actions:
+            if self.run_dir is not None and isinstance(action, PruningCallback):
+                action.run_dir, action.method = self.run_dir, self.name
+        return [Promise(self.name, self.epochs), *actions]
 
     def __str__(self) -> str:
         return page(self)
@@ -234,29 +242,6 @@ def removal_epoch(epochs: int, share: float = 1 / 3) -> int:
 
 
 _SHORT = 60
-
-
-class _Promise(keras.callbacks.Callback):
-    """Says so if a run is not as long as the recipe was told."""
-
-    def __init__(self, recipe: str, epochs: int) -> None:
-        super().__init__()
-        self._recipe = recipe
-        self._epochs = epochs
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        epochs = self.params.get("epochs")
-        if epochs != self._epochs:
-            _log.warning(
-                "Recipe '%s' was made for %d epochs, but fit has epochs=%s: its "
-                "rounds do not spread as meant, and its target may not be reached. "
-                "Make it with kprune.recipe('%s', ..., epochs=%s).",
-                self._recipe,
-                self._epochs,
-                epochs,
-                self._recipe,
-                epochs,
-            )
 
 
 class _Function(Recipe):
@@ -343,6 +328,7 @@ def recipe(
     data: Any = None,
     epochs: int | None = None,
     recover: Any = None,
+    run_dir: str | os.PathLike[str] | None = None,
     **parts: Any,
 ) -> Recipe:
     """Return a published pruning system by its name, with its defaults.
@@ -360,6 +346,8 @@ def recipe(
         recover: How to repair the layers that stay, when filters have gone and
             before training goes on: `"reconstruct"` or another of
             `kprune.recovery.names()`, see `kprune.prune`. Needs `data`.
+        run_dir: Folder in which each `fit` makes a new folder for its run. See
+            `kprune.prune`.
         **parts: Parts to replace, by the names in the recipe's `defaults`:
             `criterion="taylor"`, `allocation="uniform"`,
             `schedule=kprune.Linear(end=20)` and so on.
@@ -392,6 +380,7 @@ def recipe(
         data=data,
         epochs=epochs,
         recover=recover,
+        run_dir=run_dir,
         **parts,
     )
     return made

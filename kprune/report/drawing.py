@@ -19,6 +19,7 @@ from kprune.report.boxes import Box
 from kprune.report.boxes import boxes_and_edges
 from kprune.report.inspection import inspection
 from kprune.report.layered import layered_layout
+from kprune.report.templating import template
 
 SUFFIXES = (".svg", ".html")
 BOX_HEIGHT = 22
@@ -56,29 +57,13 @@ def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_suffix(path, SUFFIXES, "A drawing")
     check_file(path)
-    templates = _templates()
+    page = template(f"drawing{path.suffix.lower()}", "Drawing a model")
     graph = trace(model)
     boxes, edges = boxes_and_edges(model, graph)
     view = _view(boxes, edges, inspection(model))
-    text = templates.get_template(f"drawing{path.suffix.lower()}").render(view)
+    text = page.render(view)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _templates() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError(
-            'Drawing a model needs jinja2: pip install "kprune[report]".'
-        ) from error
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("kprune.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _view(

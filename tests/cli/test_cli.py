@@ -307,3 +307,22 @@ def test_the_installed_script(saved):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("28 of 32 channels prunable")
+
+
+def test_a_run_of_the_command_is_recorded_and_replayed(
+    saved, x, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "x.npy", x)
+    given = [saved, tmp_path / "a.keras", "--data", tmp_path / "x.npy"]
+    given += ["--run-dir", tmp_path / "runs"]
+    words = ["/usr/bin/kprune", "prune", *map(str, given)]
+    monkeypatch.setattr("sys.argv", words)
+    assert run("prune", *given).exit_code == 0
+    record = json.loads((tmp_path / "runs/latest/run.json").read_text())
+    assert record["asked"]["repeat"] == " ".join(["kprune", *words[1:]])
+    again = [tmp_path / "runs", saved, tmp_path / "b.keras", *given[2:4]]
+    result = run("replay", *again)
+    assert result.exit_code == 0, result.output
+    models = [keras.models.load_model(tmp_path / f"{n}.keras") for n in "ab"]
+    for ours, theirs in zip(*(m.get_weights() for m in models), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)

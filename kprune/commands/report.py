@@ -1,0 +1,61 @@
+"""`kprune report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kprune.commands.options import Debug
+from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.start import start_keras
+
+
+@one_line_errors
+def report(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a run, or of several runs.")
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON instead; write no page."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run again, or compare runs.
+
+    The folder of a run gets a new `report.html`, made from its `run.json`. A
+    folder of runs gets a `report.html` that compares them.
+
+    Example: `kprune report runs/latest`
+
+    Example: `kprune report runs`
+    """
+    check_inputs(path)
+    start_keras()
+    import json
+
+    from rich.console import Console
+
+    from kprune.report.comparison import comparison_table
+    from kprune.report.comparison import summaries
+    from kprune.report.comparison import write_comparison
+    from kprune.report.pages.report import write
+    from kprune.runs.folder import RUN
+    from kprune.runs.schema import read_run
+
+    folder = path.parent if path.name == RUN else path
+    if (folder / RUN).is_file():
+        if as_json:
+            print(json.dumps(read_run(folder / RUN), indent=2))
+        else:
+            print(f"wrote {write(folder)}")
+        return
+    runs = summaries(folder)
+    if as_json:
+        print(json.dumps(runs, indent=2))
+        return
+    Console().print(comparison_table(runs))
+    print(f"wrote {write_comparison(folder)}")

@@ -1,0 +1,9 @@
+"""The folder of a run: what was asked, what was decided, what came out."""
+
+from kprune.runs.folder import RUN as RUN
+from kprune.runs.folder import find_run as find_run
+from kprune.runs.record import Record as Record
+from kprune.runs.record import annotate as annotate
+from kprune.runs.record import folder_of as folder_of
+from kprune.runs.record import start as start
+from kprune.runs.replay import replay as replay

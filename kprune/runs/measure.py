@@ -1,0 +1,103 @@
+"""What models give on the samples of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.data.source import Source
+from kprune.data.source import as_source
+from kprune.export.differences import Difference
+from kprune.export.differences import compare_outputs
+from kprune.graph import walk
+from kprune.graph.likeness import random_values
+from kprune.masking.state import no_gradients
+from kprune.session import Session
+
+SAMPLES = 64
+"""On how many samples outputs are compared."""
+
+BATCHES = 64
+"""Of how many batches metrics are measured, at most."""
+
+_OPEN = 32
+"""Size of axes of unknown size."""
+
+
+def samples_of(session: Session) -> Any:
+    """Return inputs to compare outputs on: samples in memory, or random ones.
+
+    Streams are not drawn from, see `data_words`.
+    """
+    source = session.source
+    if source is not None and source.arrays is not None:
+        return source.inputs(SAMPLES)
+    functional = walk.require_functional(session.masked)
+    rng = np.random.default_rng(0)
+    random = []
+    for tensor in functional.inputs:
+        batch, *sizes = tensor.shape
+        shape = [batch or 2, *(_OPEN if n is None else n for n in sizes)]
+        random.append(random_values(rng, tensor.dtype, shape))
+    return as_source(random, session.masked).inputs(SAMPLES)
+
+
+def outputs_of(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    """Return what a model gives in inference, as arrays."""
+    with no_gradients():
+        outputs = model(
+            keras.tree.map_structure(_tensor, inputs), training=False
+        )
+    return [
+        np.asarray(keras.ops.convert_to_numpy(y))
+        for y in keras.tree.flatten(outputs)
+    ]
+
+
+def difference(
+    before: list[np.ndarray], after: list[np.ndarray]
+) -> Difference | None:
+    """Return how far outputs lie apart; None where that cannot be said."""
+    try:
+        return compare_outputs(before, after)
+    except ValueError:
+        return None
+
+
+def metrics(model: keras.Model, source: Source | None) -> dict[str, float]:
+    """Return loss and compiled metrics on samples that are held in memory.
+
+    They are those of `evaluate` on the first `BATCHES` batches. Empty without a
+    compiled loss or without targets.
+    """
+    if source is None or source.arrays is None or source.arrays[1] is None:
+        return {}
+    if not model.compiled or model.loss is None:
+        return {}
+    batches = [
+        batch[: 2 + (batch[2] is not None)] for batch in source.batches(BATCHES)
+    ]
+    found = model.evaluate(_Batches(batches), verbose=0, return_dict=True)
+    model.reset_metrics()
+    return {name: float(value) for name, value in found.items()}
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches that are held in memory."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        super().__init__()
+        self._batches = batches
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+def _tensor(value: Any) -> Any:
+    return None if value is None else keras.ops.convert_to_tensor(value)

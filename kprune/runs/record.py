@@ -1,0 +1,376 @@
+"""The record of a run, written while it happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import importlib
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.cost import cost
+from kprune.parts import recorded
+from kprune.rebuild import rebuild
+from kprune.registry import modules
+from kprune.runs import describe
+from kprune.runs import measure
+from kprune.runs import schema
+from kprune.runs.folder import RUN
+from kprune.runs.folder import new_folder
+
+if TYPE_CHECKING:
+    from kprune.session import Session
+
+_log = logging.getLogger("kprune")
+_folders: weakref.WeakKeyDictionary[keras.Model, Path] = (
+    weakref.WeakKeyDictionary()
+)
+
+ORIGINAL, COMPACT = "original", "compact"
+"""The rows of results that every finished run has, and its models."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a run was asked to do.
+
+    Args:
+        method: In a word, for the name of the folder.
+        call: How it began, for the line that repeats it: `"kprune.prune(model"`.
+        arguments: What was given by name, samples left out. None was not given.
+        parts: What is used for it: criterion, allocation and so on.
+    """
+
+    method: str
+    call: str
+    arguments: Mapping[str, Any]
+    parts: Mapping[str, Any]
+
+
+def _harmless(method: Callable[..., None]) -> Callable[..., None]:
+    """Let a method of a record warn of what it would raise.
+
+    The training or pruning that is recorded is worth more than its record.
+    """
+
+    @functools.wraps(method)
+    def guarded(self: Record, *args: Any, **kwargs: Any) -> None:
+        try:
+            with describe.undisturbed():
+                method(self, *args, **kwargs)
+        except Exception as error:  # a model of anybody's may refuse anything
+            _log.warning("The record %s is incomplete: %s", self.folder, error)
+            self._note(f"{method.__name__}: {error}")
+
+    return guarded
+
+
+class Record:
+    """Writes `run.json` and the models into a new folder, as a run goes on.
+
+    The file is there from the beginning, and whole at any time. A run that was
+    killed leaves one whose status is `"running"`. What happens is only looked
+    at: a recorded run computes what it would compute otherwise.
+
+    Args:
+        root: Folder of all runs.
+        session: The masked model, as it is before anything is done.
+        asked: What was asked.
+        model: What the user gave. Defaults to the masked model.
+        measures: Compare outputs and metrics with those of the original.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        session: Session,
+        asked: Asked,
+        model: keras.Model | None = None,
+        measures: bool = False,
+    ) -> None:
+        self._session = session
+        self._clock = self._epoch_clock = time.monotonic()
+        self._measures = measures
+        self._inputs: Any = None
+        self._outputs: list[np.ndarray] = []
+        given = model or session.masked
+        self.folder = new_folder(root, given.name, asked.method)
+        self._kept = _counts(session)
+        arguments = {k: v for k, v in asked.arguments.items() if v is not None}
+        now = datetime.datetime.now(datetime.UTC)
+        self.run: dict[str, Any] = {
+            "kprune_run": schema.VERSION,
+            "status": schema.RUNNING,
+            "error": None,
+            "started": now.isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "method": asked.method,
+            "asked": {
+                "call": asked.call.partition("(")[0],
+                "arguments": {k: recorded(v) for k, v in arguments.items()},
+                "parts": {k: recorded(v) for k, v in asked.parts.items()},
+                "repeat": describe.repeat(
+                    asked.call, arguments, session.source is not None
+                ),
+            },
+            "seeds": describe.seeds(),
+            "versions": describe.versions(),
+            "model": describe.model_words(session.masked),
+            "data": describe.data_words(session.source),
+            "groups": describe.group_words(session.graph),
+            "events": [],
+            "epochs": [],
+            "results": [],
+            "checks": [],
+            "files": {},
+            "notes": [],
+        }
+        # The class of the user's model, not that of its copy.
+        self.run["model"]["kind"] = type(given).__name__
+        self._groups = {group["name"]: group for group in self.run["groups"]}
+        self._write()
+        self._begin(given)
+
+    @_harmless
+    def _begin(self, model: keras.Model) -> None:
+        session = self._session
+        row: dict[str, Any] = {}
+        if self._measures:
+            self._inputs = measure.samples_of(session)
+            self._outputs = measure.outputs_of(session.masked, self._inputs)
+            row = self._metrics()
+        self._result(ORIGINAL, cost(session.masked, session.graph), row)
+        self._save(ORIGINAL, model)
+        self._write()
+
+    @_harmless
+    def decided(
+        self, epoch: int, scored: tuple[Mapping[str, Any], ...] | None
+    ) -> None:
+        """Note which channels are left, if that has changed.
+
+        Args:
+            epoch: Before which epoch, from 0.
+            scored: For each group's name what was alive and its scores, when
+                channels were scored last.
+        """
+        kept = _counts(self._session)
+        if kept == self._kept:
+            return
+        self._kept = kept
+        for name, alive in self._session.alive().items():
+            group = self._groups[name]
+            group["removed"] = np.flatnonzero(~alive).tolist()
+            if scored is None or name not in scored[1]:
+                continue
+            eligible, scores = scored[0][name], scored[1][name]
+            known = group["scores"] or [None] * group["size"]
+            group["scores"] = [
+                float(f"{new:.6g}") if was else old
+                for was, new, old in zip(eligible, scores, known, strict=True)
+            ]
+        self.run["events"].append({"epoch": epoch, "kept": kept})
+        self._write()
+
+    @_harmless
+    def epoch(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
+        """Note what an epoch gave."""
+        now = time.monotonic()
+        self.run["epochs"].append(
+            {
+                "epoch": epoch,
+                "seconds": round(now - self._epoch_clock, 3),
+                "logs": {k: float(v) for k, v in (logs or {}).items()},
+            }
+        )
+        self._epoch_clock = now
+        self._write()
+
+    @_harmless
+    def finish(self) -> None:
+        """Measure and save the compact model, and write the report."""
+        session = self._session
+        _folders[session.masked] = self.folder
+        compact = rebuild(session.masked)
+        inputs = self._inputs
+        if inputs is None:
+            inputs = measure.samples_of(session)
+        masked = measure.outputs_of(session.masked, inputs)
+        rebuilt = measure.outputs_of(compact, inputs)
+        self._check("compact model against the masked one", masked, rebuilt)
+        if self._outputs:
+            what = "compact model against the original"
+            self._check(what, self._outputs, rebuilt)
+        row = self._metrics() if self._measures else {}
+        self._result(COMPACT, cost(session.masked, session.graph), row)
+        self._save(COMPACT, compact)
+        self._end(schema.FINISHED)
+
+    def fail(self, error: BaseException) -> None:
+        """Note what ended the run."""
+        self.run["error"] = f"{type(error).__name__}: {error}"
+        self._failed()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Return a context whose error ends the run, and is raised further."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    @_harmless
+    def _failed(self) -> None:
+        self._end(schema.FAILED)
+
+    def _end(self, status: str) -> None:
+        self.run["status"] = status
+        self._write()
+        write_pages(self.folder)
+
+    def _metrics(self) -> dict[str, Any]:
+        source = self._session.source
+        found = measure.metrics(self._session.masked, source)
+        if source is None or source.size is None or not found:
+            return {}
+        samples = min(source.size, measure.BATCHES * source.batch_size)
+        return {"metrics": found, "samples": samples}
+
+    def _result(self, name: str, found: Any, row: Mapping[str, Any]) -> None:
+        costs = {k: getattr(found, k) for k in ("macs", "params", "bytes")}
+        _merge(self.run["results"], {"name": name, **costs, **row})
+
+    def _check(
+        self, what: str, before: list[np.ndarray], after: list[np.ndarray]
+    ) -> None:
+        found = measure.difference(before, after)
+        self.run["checks"].append(
+            {
+                "what": what,
+                "difference": found and found.max_rel,
+                "agreement": found and found.top1,
+                "samples": len(before[0]),
+            }
+        )
+
+    def _save(self, name: str, model: keras.Model) -> None:
+        file = f"{name}.keras"
+        try:
+            model.save(self.folder / file)
+        except Exception as error:  # layers of one's own may lack a get_config
+            self._note(f"{file} could not be saved: {error}")
+        else:
+            self.run["files"][name] = file
+
+    def _note(self, text: str) -> None:
+        self.run["notes"].append(" ".join(text.split())[:500])
+
+    def _write(self) -> None:
+        self.run["seconds"] = round(time.monotonic() - self._clock, 3)
+        schema.write_run(self.folder / RUN, self.run)
+
+
+class Silence:
+    """Stands for a record where none is wanted."""
+
+    def decided(self, epoch: int, scored: Any) -> None:
+        """Do nothing."""
+
+    def epoch(self, epoch: int, logs: Any) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Return a context that does nothing."""
+        yield
+
+
+def start(
+    root: str | os.PathLike[str] | None,
+    session: Session,
+    asked: Asked,
+    model: keras.Model | None = None,
+    measures: bool = False,
+) -> Record | Silence:
+    """Return the record of a new run; see `Record`. No `root`, no record."""
+    if root is None:
+        return Silence()
+    with describe.undisturbed():
+        return Record(root, session, asked, model, measures)
+
+
+def folder_of(masked: keras.Model) -> Path | None:
+    """Return the folder of the finished run that pruned a masked model."""
+    return _folders.get(masked)
+
+
+def annotate(
+    folder: Path,
+    results: Iterable[Mapping[str, Any]] = (),
+    checks: Iterable[Mapping[str, Any]] = (),
+    files: Mapping[str, str] | None = None,
+) -> None:
+    """Add to a finished run what was found out afterwards, and write its report.
+
+    Args:
+        folder: Folder of the run.
+        results: Rows by `"name"`: `macs`, `params`, `bytes`, `latency` in
+            milliseconds, `metrics` on so many `samples`. They add to a row of
+            the same name.
+        checks: See `docs/runs.md`.
+        files: Files of the run, relative to its folder or absolute.
+
+    Raises:
+        ValueError: The record is damaged.
+    """
+    run = schema.read_run(folder / RUN)
+    for row in results:
+        _merge(run["results"], row)
+    run["checks"].extend(checks)
+    run["files"].update(files or {})
+    schema.write_run(folder / RUN, run)
+    write_pages(folder)
+
+
+def write_pages(folder: Path) -> None:
+    """Write what people read of a run, where the packages for it are there."""
+    for module in modules("pages").values():
+        try:
+            importlib.import_module(module).write(folder)
+        except ImportError as error:
+            _log.info("%s has no report: %s", folder, error)
+
+
+def _merge(rows: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
+    """Add a row, or what it says to the row of its name."""
+    for known in rows:
+        if known["name"] == row["name"]:
+            known.update({k: v for k, v in row.items() if v is not None})
+            return
+    empty = dict.fromkeys(("macs", "params", "bytes", "latency", "samples"))
+    rows.append({**empty, "metrics": {}, **row})
+
+
+def _counts(session: Session) -> dict[str, int]:
+    return {name: int(a.sum()) for name, a in session.alive().items()}
