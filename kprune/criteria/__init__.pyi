@@ -35,3 +35,5 @@ from kprune.criteria.taylor import Taylor as Taylor
 from kprune.criteria.whc import WHC as WHC
 from kprune.recovery.criteria.reconstruction import Reconstruction as Reconstruction
 from kprune.recovery.criteria.thinet import ThiNet as ThiNet
+from kprune.session.criteria.knockoff import Knockoff as Knockoff
+from kprune.session.criteria.knockoff import Mixture as Mixture

@@ -13,6 +13,7 @@ from kprune.recipes.hgs import HGS as HGS
 from kprune.recipes.msvfp import MSVFP as MSVFP
 from kprune.recipes.network_adjustment import NetworkAdjustment as NetworkAdjustment
 from kprune.recipes.orthoreg import OrthoReg as OrthoReg
+from kprune.recipes.scop import SCOP as SCOP
 from kprune.recipes.similarity import Similarity as Similarity
 from kprune.recipes.similarity_soft import SimilaritySoft as SimilaritySoft
 from kprune.recipes.snpfi import SNPFI as SNPFI

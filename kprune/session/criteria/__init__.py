@@ -1,0 +1,1 @@
+"""Criteria that run the model call by call."""

@@ -1,0 +1,334 @@
+"""Channels against what they make of inputs without content."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.arguments import number
+from kprune.arguments import whole
+from kprune.criteria.base import Criterion
+from kprune.criteria.base import Scores
+from kprune.criteria.base import by_length_elsewhere
+from kprune.criteria.base import describe
+from kprune.criteria.base import register
+from kprune.criteria.base import required
+from kprune.data.needs import require_loss
+from kprune.graph import walk
+from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import is_linear
+from kprune.masking.devices import undivided
+from kprune.session.gradients import structures
+from kprune.session.program import Call
+from kprune.session.program import Program
+
+if TYPE_CHECKING:
+    from kprune.graph import Group
+    from kprune.session.session import Session
+
+
+@register("knockoff")
+class Knockoff(Criterion):
+    """How much better a channel is than its knockoff, times its scale.
+
+    Beside each batch goes one of knockoffs: inputs like it in all that is no
+    content. Each dense or convolutional layer that makes a channel gives
+    `kappa * real + (1 - kappa) * knockoff` of it instead of the real one, and
+    the knockoffs pass unchanged. `kappa` begins at 0.5, is kept between 0 and 1
+    and learned by Adam so that the compiled loss falls, with all weights
+    frozen and batch normalisation in training mode. It is one number per
+    channel of the group, whatever layers make it. The score is `|gamma| * (2 *
+    kappa - 1)`, the mean `|gamma|` of the batch normalisations on the channel,
+    1 where there is none. From "SCOP: Scientific Control for Reliable Neural
+    Network Pruning" (Tang et al., arXiv 2010.10732), where a trained generator
+    makes knockoffs.
+
+    Here they are phase-randomised: the Fourier transform over the positions of
+    an input keeps its amplitudes, and those of its channels their phases to
+    each other; otherwise phases are drawn at random. Real inputs without
+    positions, and whole numbers, are shuffled among samples, feature by
+    feature. Neither is exchangeable with the inputs, as knockoffs in the strict
+    sense are. Groups that no such layer makes are scored by the rescaled
+    lengths of their filters; a log line names them.
+
+    Args:
+        steps: Batches to learn from; the data is gone through as often as it
+            takes. Without any, all scores are 0.
+        learning_rate: Of Adam.
+        seed: Of the knockoffs.
+
+    Example:
+
+    ```python
+    masked = kprune.prune(
+        model, "knockoff", allocation="uniform", data=(x_train, y_train)
+    )
+    ```
+    """
+
+    def __init__(
+        self, steps: int = 200, learning_rate: float = 0.004, seed: int = 0
+    ) -> None:
+        self.steps = whole(steps, "Knockoff", "steps", 0, of="batches")
+        self.learning_rate = number(
+            learning_rate, "Knockoff", "learning_rate", above=0
+        )
+        self.seed = seed
+
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
+
+    def scores(
+        self, groups: Sequence[Group], session: Session | None
+    ) -> Scores:
+        session = required(session, self)
+        found = self.kappas(groups, session)
+        scores = {
+            group.name: _scale(group) * (2.0 * found[group.name] - 1.0)
+            for group in groups
+            if group.name in found
+        }
+        return by_length_elsewhere(
+            scores,
+            groups,
+            describe(self),
+            "no dense or convolutional layer that makes them",
+        )
+
+    def kappas(
+        self, groups: Sequence[Group], session: Session
+    ) -> dict[str, np.ndarray]:
+        """Return what is learned of each group that can be mixed, `(size,)`.
+
+        Args:
+            groups: Groups of channels.
+            session: The model and its samples.
+        """
+        mixture = Mixture(session.masked, groups)
+        mixture.prepare(session.masked, self.learning_rate)
+        rng = np.random.default_rng(self.seed)
+        with undivided():
+            for x, y, weight in self._batches(session):
+                flat = walk.flat_inputs(mixture.functional, x)
+                # Pixels may be whole numbers, their knockoffs are not.
+                flat = [
+                    a.astype("float32") if a.dtype == np.uint8 else a
+                    for a in flat
+                ]
+                false = [knockoffs(a, rng) for a in flat]
+                mixture.train_on_batch([*flat, *false], y, weight)
+        return mixture.kappas()
+
+    def _batches(self, session: Session) -> Iterator[Any]:
+        done = 0
+        while done < self.steps:
+            for batch in session.samples.labelled(
+                f"Criterion {describe(self)}"
+            ):
+                yield batch
+                done += 1
+                if done == self.steps:
+                    return
+
+
+def knockoffs(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return inputs like these, but without their content.
+
+    Args:
+        x: Inputs `(n, ...)`. With positions and of real numbers, they get
+            random phases; all others are shuffled along the samples, each
+            feature by itself.
+        rng: Source of the draws.
+    """
+    first = keras.config.image_data_format() == "channels_first"
+    axes = tuple(range(2, x.ndim)) if first else tuple(range(1, x.ndim - 1))
+    if not axes or x.dtype.kind != "f":
+        return rng.permuted(x, axis=0)
+    sizes = [n if a == 0 or a in axes else 1 for a, n in enumerate(x.shape)]
+    # Of real noise: the turns of opposite frequencies are opposite.
+    noise = np.fft.fftn(rng.normal(size=sizes), axes=axes)
+    turn = noise / np.maximum(np.abs(noise), 1e-30)
+    turn[tuple(0 if a in axes else slice(None) for a in range(x.ndim))] = 1.0
+    spectrum = np.fft.fftn(x.astype("float64"), axes=axes)
+    return np.fft.ifftn(spectrum * turn, axes=axes).real.astype(x.dtype)
+
+
+class Mixture(keras.Model):
+    """A model in which channels are mixed with those of knockoffs.
+
+    Its inputs are those of the model, flat, and as many knockoffs. What learns
+    is the share of the real channels; nothing of the model changes.
+
+    Args:
+        masked: The masked model.
+        groups: Groups of channels.
+    """
+
+    def __init__(self, masked: keras.Model, groups: Sequence[Group]) -> None:
+        super().__init__(autocast=False, name="mixture")
+        program = Program(masked)
+        self.functional = program.functional
+        # Found by Keras, which so knows their variables.
+        self.parts = [
+            call.operation
+            for call in program.calls
+            if isinstance(call.operation, keras.layers.Layer)
+        ]
+        self._program = program
+        structure = structures(masked)[1]
+        self._pack = functools.partial(keras.tree.pack_sequence_as, structure)
+        self.output_names = masked.output_names
+        self._ranges: dict[str, range] = {}
+        self._sources: dict[int, np.ndarray] = {}
+        count = self._find_places(groups)
+        # One more, for channels that are not mixed.
+        self.kappa = self.add_weight(
+            shape=(count + 1,),
+            initializer="ones",
+            dtype="float32",
+            constraint=_Shares(),
+            name="kappa",
+        )
+        self.kappa.assign(np.append(np.full(count, 0.5, "float32"), 1.0))
+        self.built = True
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        return [self.kappa]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        return [self.kappa]
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        return [v for v in self.variables if v is not self.kappa]
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        return [v for v in self.weights if v is not self.kappa]
+
+    @property
+    def losses(self) -> list[Any]:
+        return []
+
+    @property
+    def metrics(self) -> list[Any]:
+        # Not those of the layers inside, which are the user's.
+        return self._get_own_metrics()
+
+    def prepare(self, model: keras.Model, learning_rate: float) -> None:
+        """Compile with the loss of a model.
+
+        Args:
+            model: The masked model, compiled.
+            learning_rate: Of the shares.
+        """
+        self.compile(
+            optimizer=keras.optimizers.Adam(
+                learning_rate, beta_1=0.5, beta_2=0.9
+            ),
+            loss=model.loss,
+            loss_weights=model._compile_loss._user_loss_weights,
+            jit_compile=model.jit_compile,
+            run_eagerly=model.run_eagerly,
+        )
+
+    def kappas(self) -> dict[str, np.ndarray]:
+        """Return the shares of the real channels by group name."""
+        values = ops.convert_to_numpy(self.kappa).astype("float64")
+        return {
+            name: values[np.array(places)]
+            for name, places in self._ranges.items()
+        }
+
+    def call(self, inputs: Any) -> Any:
+        program = self._program
+        count = len(program.inputs)
+        half = ops.shape(inputs[0])[0]
+        together = [
+            ops.concatenate([real, false])
+            for real, false in zip(inputs[:count], inputs[count:], strict=True)
+        ]
+        tensors = dict(zip(program.inputs, together, strict=True))
+        # What layers write ends in the scope. It replaces the one around it,
+        # and so has to know all values.
+        values = [(v, v.value) for v in self.variables]
+        with keras.StatelessScope(state_mapping=values):
+            for call in program.calls:
+                given = [tensors[slot] for slot in call.given]
+                outputs = _outputs(call, given)
+                sources = self._sources.get(id(call.layer))
+                if sources is not None:
+                    outputs = [self._mixed(call, outputs[0], sources, half)]
+                tensors.update(zip(call.outputs, outputs, strict=True))
+        return self._pack([tensors[slot][:half] for slot in program.outputs])
+
+    def _mixed(
+        self, call: Call, outputs: Any, sources: np.ndarray, half: Any
+    ) -> Any:
+        real, false = outputs[:half], outputs[half:]
+        first = getattr(call.layer, "data_format", "") == "channels_first"
+        shape = [1] * len(outputs.shape)
+        shape[1 if first else -1] = -1
+        share = ops.reshape(ops.take(self.kappa, sources), shape)
+        share = ops.cast(share, outputs.dtype)
+        mixed = share * real + (1.0 - share) * false
+        return ops.concatenate([mixed, false])
+
+    def _find_places(self, groups: Sequence[Group]) -> int:
+        """Note which channels have which share; return how many there are."""
+        count = 0
+        found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        outputs: dict[int, int] = {}
+        for group in groups:
+            shares = np.arange(count, count + group.size)
+            for member in group.producers:
+                if member.name == "bias" or not is_linear(member.layer):
+                    continue
+                self._ranges[group.name] = range(count, count + group.size)
+                outputs[id(member.layer)] = int(member.variable.shape[-1])
+                found.setdefault(id(member.layer), []).append(
+                    (member.index, shares)
+                )
+            if group.name in self._ranges:
+                count += group.size
+        for layer, places in found.items():
+            sources = np.full(outputs[layer], count)
+            for index, shares in places:
+                sources[index] = shares[:, None]
+            self._sources[layer] = sources
+        return count
+
+
+class _Shares(keras.constraints.Constraint):
+    """Keeps numbers between 0 and 1; the last one has no gradient."""
+
+    def __call__(self, w: Any) -> Any:
+        return ops.clip(w, 0.0, 1.0)
+
+
+def _outputs(call: Call, given: Sequence[Any]) -> list[Any]:
+    """Return what a call gives, batch normalisation alone in training mode."""
+    known = {id(t): v for t, v in zip(call.tensors, given, strict=True)}
+    args, kwargs = call.arguments.fill_in(known)
+    if getattr(call.layer, "_call_has_training_arg", False):
+        kwargs["training"] = is_batch_norm(call.layer)
+    return list(keras.tree.flatten(call.operation(*args, **kwargs)))
+
+
+def _scale(group: Group) -> np.ndarray:
+    """Return the mean size of the scales of batch normalisation, `(size,)`."""
+    found = [
+        np.abs(member.matrix().astype("float64")).mean(axis=1)
+        for member in group.scales
+        if member.name == "gamma" and is_batch_norm(member.layer)
+    ]
+    return np.mean(found, axis=0) if found else np.ones(group.size)
