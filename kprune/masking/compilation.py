@@ -52,8 +52,9 @@ def copy_compilation(
         )
         return
     lost: list[str] = []
+    optimizer = model.optimizer
     config = dict(model._compile_config.config)
-    config["optimizer"] = recreated(model.optimizer, lost)
+    config["optimizer"] = recreated(optimizer, lost)
     several = len(copy.outputs) > 1
     for name in ("metrics", "weighted_metrics"):
         config[name] = _metrics(config.get(name), lost, several)
@@ -69,10 +70,38 @@ def copy_compilation(
     if copy.optimizer is None:
         return
     if pairs is not None:
-        _copy_exclusions(model.optimizer, copy.optimizer, pairs)
+        _copy_exclusions(optimizer, copy.optimizer, pairs)
     copy.optimizer.build(copy.trainable_variables)
     if pairs is not None:
-        _copy_optimizer(model, copy, pairs, cut or (lambda _, value: value))
+        _copy_optimizer(optimizer, copy, pairs, cut or (lambda _, value: value))
+
+
+def recompile(model: keras.Model, known: Sequence[keras.Variable]) -> None:
+    """Compile a model as it is compiled, if it is, once it has new weights.
+
+    Args:
+        model: A model. Its optimizer goes on where it is.
+        known: Its variables without the new ones.
+    """
+    copy_compilation(model, model, [(v, v) for v in known])
+
+
+def exclude_from_decay(
+    optimizer: Any,
+    variables: Sequence[keras.Variable],
+    known: Sequence[keras.Variable],
+) -> None:
+    """Leave more variables out of weight decay.
+
+    Args:
+        optimizer: A `keras.Optimizer`; nothing is done to others.
+        variables: What to leave out, beside what is left out already.
+        known: All variables that may be left out already.
+    """
+    optimizer = base_optimizer(optimizer)
+    if isinstance(optimizer, keras.Optimizer):
+        pairs = [(v, v) for v in known]
+        _copy_exclusions(optimizer, optimizer, pairs, variables)
 
 
 def recreated(value: Any, lost: list[str]) -> Any:
@@ -132,30 +161,35 @@ def _metrics(metrics: Any, lost: list[str], several: bool) -> Any:
     return recreated(metrics, lost)
 
 
-def _copy_exclusions(old: Any, new: Any, pairs: Pairs) -> None:
-    """Leave out of weight decay what was left out."""
+def _copy_exclusions(
+    old: Any, new: Any, pairs: Pairs, more: Sequence[keras.Variable] = ()
+) -> None:
+    """Leave out of weight decay what was left out, and more."""
     old, new = base_optimizer(old), base_optimizer(new)
     excluded = getattr(old, "_exclude_from_weight_decay", None) or ()
     pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
-    if excluded or pattern:
+    if excluded or pattern or more:
         new.exclude_from_weight_decay(
             [
-                copy
-                for weight, copy in pairs
-                if old._var_key(weight) in excluded
+                *more,
+                *(
+                    copy
+                    for weight, copy in pairs
+                    if old._var_key(weight) in excluded
+                ),
             ],
             pattern and [pattern.pattern],
         )
 
 
 def _copy_optimizer(
-    model: keras.Model,
+    old: Any,
     copy: keras.Model,
     pairs: Pairs,
     cut: Callable[[keras.Variable, np.ndarray], np.ndarray],
 ) -> None:
-    """Continue the optimizer of `model` in `copy`, weight by weight."""
-    old, new = model.optimizer, copy.optimizer
+    """Continue an optimizer in `copy`, weight by weight."""
+    new = copy.optimizer
     # Iterations, learning rate, loss scale: what there is one of.
     for one, other in {(old, new), (base_optimizer(old), base_optimizer(new))}:
         known = vars(one)
@@ -182,6 +216,6 @@ def _copy_optimizer(
         logger.warning(
             "The optimizer of the copy of model '%s' starts afresh for %s: that "
             "of the model does not know these weights, or not in this shape.",
-            model.name,
+            copy.name,
             ", ".join(dict.fromkeys(fresh)),
         )

@@ -15,6 +15,8 @@ from kprune.graph.values import read
 from kprune.graph.walk import Transparent
 from kprune.masking.arguments import call_signature
 from kprune.masking.axis_vectors import AxisVectors
+from kprune.masking.gate import GatedInput
+from kprune.masking.gate import restored
 
 _Vectors = UserDict[tuple[int, int], keras.Variable]
 
@@ -44,6 +46,8 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             axis of every trainable weight, of kernels and biases alike.
         tensors: `{name: size}` of further masks, on axes of the layer's
             tensors: layers that compute across channels need them.
+        gates: Gates of groups that the layer reads, see
+            `kprune.masking.add_gates`.
         **kwargs: See `keras.layers.Layer`.
 
     Example:
@@ -61,6 +65,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         axes: Iterable[Iterable[int]] | None = None,
         filters: Iterable[Iterable[int]] | None = None,
         tensors: dict[str, int] | None = None,
+        gates: Iterable[Any] = (),
         **kwargs: Any,
     ):
         kwargs.setdefault("name", getattr(layer, "name", None))
@@ -74,6 +79,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         self._factors: _Vectors = UserDict()
         self._attenuations: _Vectors = UserDict()
         self._tensor_masks: dict[str, keras.Variable] = {}
+        self.gates: list[GatedInput] = restored(gates)
         self.supports_masking = layer.supports_masking
         # Layers that want their inputs in full precision get them so.
         self.autocast = layer.autocast
@@ -265,6 +271,8 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.observer is not None:
             self.observer(inputs)
+        for gate in self.gates:
+            inputs = gate(inputs)
         masked = {n for n, _ in self._masks}
         before = self.effective_values()
         # An inner scope replaces the outer one, so what the layer updates in
@@ -337,6 +345,9 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             None if self._filters is None else [list(p) for p in self._filters]
         )
         config["tensors"] = dict(self._tensors)
+        if self.gates:
+            save = keras.saving.serialize_keras_object
+            config["gates"] = [save(gate) for gate in self.gates]
         return config
 
 

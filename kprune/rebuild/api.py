@@ -22,6 +22,7 @@ from kprune.masking.compilation import Pairs
 from kprune.masking.compilation import copy_compilation
 from kprune.masking.devices import place_like
 from kprune.masking.devices import placed_like
+from kprune.masking.gating import require_no_gates
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import wrappers_by_layer
@@ -58,7 +59,8 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
         it is placed as `masked` is, as far as its sizes divide.
 
     Raises:
-        ValueError: If the model has no filter masks, or `merge` is negative.
+        ValueError: If the model has no filter masks, has gates that decide, or
+            `merge` is negative.
 
     Example:
 
@@ -68,6 +70,7 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
     ```
     """
     require_masked(masked, "rebuild()")
+    require_no_gates(masked, "rebuild()")
     graph = trace(masked)
     alive = {name: vector > 0 for name, vector in masks(masked, graph).items()}
     clones = _clones(masked, graph, alive, merge)

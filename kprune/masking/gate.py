@@ -1,0 +1,303 @@
+"""Gates: differentiable 0/1 masks of channels, one vector per group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src.saving import serialization_lib
+
+from kprune.arguments import number
+from kprune.arguments import whole
+from kprune.graph.values import read
+
+APART = 1_000_003
+"""Between the seeds of two groups, so that no run makes their draws meet."""
+
+
+class GroupGate(keras.layers.Layer):
+    """What all gates share: a group of channels, and a switch.
+
+    Every layer that reads the group has the same object, so that there is one
+    gate however many layers write and read a residual stream.
+
+    Args:
+        size: Channels of the group.
+        group: The group's name.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    why_not_static = (
+        "has gates that are open, which a rebuild would leave out. Turn them "
+        "into masks first: kprune.masking.close_gates(masked)."
+    )
+    """Why a model with this gate has no compact model, for messages."""
+
+    def __init__(self, size: int, group: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        owner = type(self).__name__
+        self.size = whole(size, owner, "size", of="channels")
+        self.group = group
+        # Called with the gate's values, each time that a layer reads them.
+        self.observer: Callable[[Any], None] | None = None
+        # A variable, not an attribute: training goes on without a new trace.
+        self.open = self._state("open", 1.0)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the gate is open, so that it decides; shut, it is 1."""
+        return bool(read(self.open) > 0)
+
+    @acts.setter
+    def acts(self, value: bool) -> None:
+        self.open.assign(float(value))
+
+    def learned(self) -> list[keras.Variable]:
+        """Return the variables that weight decay must leave alone."""
+        return []
+
+    def values(self, step: Any, training: bool | None) -> Any:
+        """Return the gate: `(size,)`, or `(samples, size)` if it is dynamic.
+
+        Args:
+            step: Number of the training step, a scalar tensor.
+            training: Whether this is one.
+        """
+        raise NotImplementedError
+
+    def call(self, step: Any, training: bool | None = None) -> Any:
+        values = self.values(step, training)
+        values = 1.0 + self.open.value * (values - 1.0)
+        if self.observer is not None:
+            self.observer(values)
+        return values
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size, "group": self.group}
+
+    def _state(self, name: str, value: float, *shape: int) -> keras.Variable:
+        return self.add_weight(
+            shape=shape,
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            name=name,
+        )
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Gate(GroupGate):
+    """One learned gate per channel, sampled while training.
+
+    In a training step, channel `j` is open where `logit_j + noise > 0`, with
+    logistic noise; that is the two-class Gumbel-softmax of Jang et al. (arXiv
+    1611.01144) and Maddison et al. (arXiv 1611.00712), whose two logits act by
+    their difference alone. Its gradient is that of
+    `sigmoid((logit_j + noise) / temperature)` (straight-through). Outside of
+    training there is no noise. The channel with the largest sum is open
+    whatever its sign.
+
+    Args:
+        size: Channels of the group.
+        group: The group's name.
+        start: All logits in the beginning; 2 opens 88 % of the samples.
+        seed: Of the noise.
+        decoder: Whether to have a `decoder`: a linear map of the group's
+            channels, trained with the model and in no way part of its outputs,
+            for losses that look at features.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        group: str = "",
+        start: float = 2.0,
+        seed: int = 0,
+        decoder: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size, group, **kwargs)
+        self.start = number(start, "Gate", "start")
+        self.seed = whole(seed, "Gate", "seed", least=0)
+        self.logits = self.add_weight(
+            shape=(size,),
+            initializer=keras.initializers.Constant(start),
+            autocast=False,
+            name="logits",
+        )
+        self.temperature = self._state("temperature", 1.0)
+        self._stream = _Stream(seed)
+        self.decoder: keras.layers.Dense | None = None
+        if decoder:
+            self.decoder = keras.layers.Dense(size, name="decoder")
+            self.decoder.build((None, size))
+        self.built = True
+
+    def learned(self) -> list[keras.Variable]:
+        return [self.logits]
+
+    def values(self, step: Any, training: bool | None) -> Any:
+        logits = self.logits.value
+        if training:
+            with self._stream.at(step) as seed:
+                uniform = keras.random.uniform(
+                    (self.size,), 1e-6, 1 - 1e-6, "float32", seed
+                )
+            noise = ops.log(uniform) - ops.log1p(-uniform)
+            logits = logits + ops.cast(noise, logits.dtype)
+        chosen = ops.logical_or(logits > 0, logits >= ops.max(logits))
+        hard = ops.cast(chosen, logits.dtype)
+        soft = ops.sigmoid(logits / self.temperature.value)
+        return hard + (soft - ops.stop_gradient(soft))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "start": self.start,
+            "seed": self.seed,
+            "decoder": self.decoder is not None,
+        }
+
+
+class _Stream(keras.random.SeedGenerator):
+    """Seeds that are the same for all who ask at the same step."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._step: Any = 0
+
+    def at(self, step: Any) -> _Stream:
+        self._step = step
+        return self
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._step = 0
+
+    def next(self, ordered: bool = True) -> Any:
+        first = self.state.value
+        step = ops.cast(self._step, first.dtype)
+        return first + ops.stack([ops.zeros_like(step), step])
+
+
+class Tied:
+    """Holds a gate out of sight of what writes files. See `GatedInput`."""
+
+    def __init__(self, gate: GroupGate) -> None:
+        self.gate = gate
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class GatedInput(keras.layers.Layer):
+    """Multiplies what a layer reads with the gate of a group.
+
+    A `FilterMask` has one for each gated group that its layer reads. All of
+    them count training steps, in step with each other, and draw noise by that
+    number: in one step, all who read a group see the same sample.
+
+    Args:
+        gate: The group's `GroupGate`.
+        index: For each position on the axis the channel of the group that is
+            there, or -1.
+        axis: Axis of the layer's input.
+        calls: How often a pass through the model calls the layer.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        gate: GroupGate,
+        index: Sequence[int],
+        axis: int,
+        calls: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tied = Tied(gate)
+        self._layers.append(gate)
+        self.index = tuple(int(n) for n in index)
+        self.axis = int(axis)
+        self.calls = int(calls)
+        # What is no channel of the group gets a 1 that is put behind them.
+        self._whole = self.index == tuple(range(gate.size))
+        self._positions = np.array(
+            [gate.size if n < 0 else n for n in self.index], "int32"
+        )
+        self.step = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False
+        )
+        self.built = True
+
+    # Files: each who reads a gate holds all of it. Keras would write it where it
+    # is first seen, and seek it where it is first seen in the loaded model, whose
+    # layers may come in another order.
+
+    def save_own_variables(self, store: Any) -> None:
+        for place, variable in enumerate(self._saved()):
+            store[str(place)] = read(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        variables = self._saved()
+        if len(store.keys()) != len(variables):
+            raise ValueError(
+                f"Layer '{self.name}' has {len(variables)} variables, but the "
+                f"file has {len(store.keys())} for it."
+            )
+        for place, variable in enumerate(variables):
+            variable.assign(store[str(place)])
+
+    def _saved(self) -> list[keras.Variable]:
+        return [self.step, *self.tied.gate.weights]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        step = self.step.value
+        values = self.tied.gate(step // self.calls)
+        if training:
+            self.step.assign(step + 1)
+        if not self._whole:
+            one = ops.ones_like(values[..., :1])
+            values = ops.concatenate([values, one], axis=-1)
+            values = ops.take(values, self._positions, axis=-1)
+        shape = [1] * len(inputs.shape)
+        shape[self.axis] = len(self.index)
+        if len(values.shape) > 1:
+            shape[0] = -1
+        return inputs * ops.cast(ops.reshape(values, shape), inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "gate": keras.saving.serialize_keras_object(self.tied.gate),
+            "tie": id(self.tied.gate),
+            "index": list(self.index),
+            "axis": self.axis,
+            "calls": self.calls,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> GatedInput:
+        config = dict(config)
+        # Keras forgets that objects are the same where they are so deep inside.
+        number = config.pop("tie")
+        gate = serialization_lib.get_shared_object(number)
+        if gate is None:
+            gate = keras.saving.deserialize_keras_object(config["gate"])
+            serialization_lib.record_object_after_deserialization(gate, number)
+        config["gate"] = gate
+        return cls(**config)
+
+
+def restored(readers: Iterable[Any]) -> list[GatedInput]:
+    """Return the gated inputs of a wrapper, made from configurations if need be."""
+    return [
+        keras.saving.deserialize_keras_object(r) if isinstance(r, dict) else r
+        for r in readers
+    ]

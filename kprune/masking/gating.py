@@ -1,0 +1,293 @@
+"""add_gates(), gates() and close_gates(): the gates of a masked model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from kprune.graph import walk
+from kprune.graph.call import Visit
+from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.group import Member
+from kprune.graph.tracer import trace
+from kprune.graph.values import read
+from kprune.masking.compilation import exclude_from_decay
+from kprune.masking.compilation import recompile
+from kprune.masking.devices import placed_like
+from kprune.masking.filter_mask import FilterMask
+from kprune.masking.gate import APART
+from kprune.masking.gate import Gate
+from kprune.masking.gate import GatedInput
+from kprune.masking.gate import GroupGate
+from kprune.masking.wrapping import filter_masks
+from kprune.masking.wrapping import masks
+from kprune.masking.wrapping import require_masked
+from kprune.masking.wrapping import set_masks
+from kprune.masking.wrapping import wrappers_by_layer
+
+Readers = list[tuple[FilterMask, list[int], int, int]]
+"""Wrappers whose layers read a group: with index, axis and calls of `GatedInput`."""
+
+
+def add_gates(
+    masked: keras.Model,
+    start: float = 2.0,
+    seed: int = 0,
+    decoders: Iterable[str] = (),
+    graph: ChannelGraph | None = None,
+) -> dict[str, Gate]:
+    """Give every group of channels a differentiable gate, to be trained.
+
+    The gate multiplies the channels where layers read them, after whatever
+    normalises or activates them, and once on each way. All that read a group
+    have the same gate, so a residual stream has one. If the model is compiled
+    it is compiled again: the optimizer goes on with its slots, and leaves the
+    gates out of weight decay. One that is compiled later must be told, see
+    `protect_gates`.
+
+    A group has no gate, and stays whole, where a layer computes across its
+    channels (layer normalisation) or reads them in a way that no one axis of
+    its input shows (attention heads).
+
+    Args:
+        masked: A model made by `kprune.wrap`, which is changed.
+        start: See `kprune.masking.Gate`.
+        seed: Of the noise.
+        decoders: Names of the groups whose gates have a `decoder`.
+        graph: `kprune.trace(masked)`, if you have it already.
+
+    Returns:
+        Group name -> `kprune.masking.Gate`.
+
+    Raises:
+        ValueError: The model is not wrapped, has gates already, or no group can
+            have one.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model)
+    kprune.masking.add_gates(masked)
+    masked.fit(train)                       # with a penalty on what is open
+    kprune.masking.close_gates(masked)
+    compact = kprune.rebuild(masked)
+    ```
+    """
+    require_masked(masked, "add_gates()")
+    graph = graph or trace(masked)
+    readers = gated_readers(masked, graph)
+    wanted = set(decoders)
+    made = {
+        name: Gate(
+            graph[name].size,
+            name,
+            start,
+            seed + APART * number,
+            name in wanted,
+        )
+        for number, name in enumerate(readers)
+    }
+    attach_gates(masked, made, readers)
+    return made
+
+
+def gated_readers(
+    masked: keras.Model, graph: ChannelGraph
+) -> dict[str, Readers]:
+    """Return who reads each group that can have a gate.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        graph: `kprune.trace(masked)`.
+    """
+    wrappers = wrappers_by_layer(masked)
+    visits: dict[int, list[Visit]] = {}
+    for visit in graph.visits.values():
+        visits.setdefault(id(walk.unwrap(visit.operation)), []).append(visit)
+    across = {
+        group.name
+        for need in graph.needs
+        for group in graph.groups_on(need.labels)
+    }
+    found = {}
+    for group in graph.prunable:
+        readers = {
+            id(m.layer): _reader(m, graph, wrappers, visits)
+            for m in group.consumers
+        }
+        read_well = [r for r in readers.values() if r is not None]
+        if readers and len(read_well) == len(readers):
+            if group.name not in across:
+                found[group.name] = read_well
+    return found
+
+
+def _reader(
+    member: Member,
+    graph: ChannelGraph,
+    wrappers: Mapping[int, FilterMask],
+    visits: Mapping[int, list[Visit]],
+) -> tuple[FilterMask, list[int], int, int] | None:
+    """Return how a layer reads a group, if one axis of its one input shows it."""
+    calls = visits.get(id(member.layer), [])
+    wrapper = wrappers.get(id(member.layer))
+    labels = graph.bindings[id(member.variable)].axes[member.axis].labels
+    length = member.variable.shape[member.axis]
+    if wrapper is None or member.feature_axis is None or len(labels) != 1:
+        return None
+    for visit in calls:
+        if len(visit.inputs) != 1:
+            return None
+        shape = visit.inputs[0].shape
+        axis = member.feature_axis % len(shape)
+        if shape[axis] != length:
+            return None
+    if not calls:
+        return None
+    index = np.full(length, -1)
+    index[member.index] = np.arange(len(member.index))[:, None]
+    return wrapper, index.tolist(), axis, len(calls)
+
+
+def attach_gates(
+    masked: keras.Model,
+    made: Mapping[str, GroupGate],
+    readers: Mapping[str, Readers],
+) -> None:
+    """Let the readers of groups multiply with gates, and compile again.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        made: Group name -> gate.
+        readers: See `gated_readers`.
+
+    Raises:
+        ValueError: The model has gates already, or there is none to attach.
+    """
+    if gates(masked):
+        raise ValueError(
+            f"Model '{masked.name}' has gates already. Use those of "
+            "kprune.masking.gates(masked), or wrap the original again."
+        )
+    if not made:
+        raise ValueError(
+            f"No group of model '{masked.name}' can have a gate: layers compute "
+            "across the channels of all groups, or read them in a way that no "
+            "one axis of their input shows. Prune by a criterion instead."
+        )
+    known = list(masked.variables)
+    with placed_like(masked):
+        for name, gate in made.items():
+            for wrapper, index, axis, calls in readers[name]:
+                reader = GatedInput(
+                    gate, index, axis, calls, dtype=wrapper.dtype_policy
+                )
+                extend(wrapper, [reader])
+    for layer in [masked, *masked._flatten_layers()]:
+        if hasattr(layer, "_torch_params"):
+            layer._track_variables()  # PyTorch would not reset their gradients
+    recompile(masked, known)
+    protect_gates(masked)
+
+
+def extend(wrapper: FilterMask, readers: list[GatedInput]) -> None:
+    """Add gated inputs to a wrapper that is built already."""
+    wrapper._tracker.unlock()
+    wrapper.gates = [*wrapper.gates, *readers]
+    wrapper._tracker.lock()
+
+
+def gates(masked: keras.Model) -> dict[str, GroupGate]:
+    """Return the gates of a model.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+
+    Returns:
+        Group name -> gate; empty if there are none.
+    """
+    return {
+        reader.tied.gate.group: reader.tied.gate
+        for wrapper in filter_masks(masked)
+        for reader in wrapper.gates
+    }
+
+
+def protect_gates(
+    masked: keras.Model, optimizer: keras.Optimizer | None = None
+) -> None:
+    """Leave the gates out of weight decay.
+
+    Weight decay would draw all gates towards being half open. kprune's
+    callbacks call this when training begins.
+
+    Args:
+        masked: A model with gates.
+        optimizer: Defaults to `masked.optimizer`.
+    """
+    optimizer = optimizer or getattr(masked, "optimizer", None)
+    learned = [v for g in gates(masked).values() for v in g.learned()]
+    exclude_from_decay(optimizer, learned, masked.trainable_variables)
+
+
+def close_gates(
+    masked: keras.Model, graph: ChannelGraph | None = None
+) -> dict[str, np.ndarray]:
+    """Turn gates into masks: what they shut is removed, and they act no more.
+
+    The model computes what it did (outside of training), and can be rebuilt.
+
+    Args:
+        masked: A model made by `add_gates`.
+        graph: `kprune.trace(masked)`, if you have it already.
+
+    Returns:
+        The masks of the groups that had a gate, see `kprune.masks`.
+
+    Raises:
+        ValueError: The model has no gates of its own, or they depend on the
+            input.
+    """
+    require_masked(masked, "close_gates()")
+    graph = graph or trace(masked)
+    known = gates(masked)
+    if not known or not all(isinstance(g, Gate) for g in known.values()):
+        raise ValueError(
+            f"Model '{masked.name}' has no gates that could become masks. "
+            "close_gates() is for models made by kprune.masking.add_gates()."
+        )
+    before = masks(masked, graph)
+    found = {}
+    for name, gate in acting_gates(masked).items():
+        logits = np.where(before[name] > 0, read(gate.logits), -np.inf)
+        open_ = (logits > 0) | (logits == logits.max())
+        found[name] = np.where(open_, before[name], 0).astype("float32")
+    set_masks(masked, found, graph)
+    for gate in known.values():
+        gate.acts = False
+    return {name: found.get(name, before[name]) for name in known}
+
+
+def acting_gates(masked: keras.Model) -> dict[str, GroupGate]:
+    """Return the gates that decide, rather than being 1.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+    """
+    return {name: gate for name, gate in gates(masked).items() if gate.acts}
+
+
+def require_no_gates(masked: keras.Model, owner: str) -> None:
+    """Raise if there are gates that a compact model could not have.
+
+    Args:
+        masked: A model made by `kprune.wrap`.
+        owner: The function that makes one.
+    """
+    for gate in acting_gates(masked).values():
+        raise ValueError(
+            f"{owner}: model '{masked.name}' {gate.why_not_static}"
+        )
