@@ -5,6 +5,7 @@ from kprune.callbacks.base import PruningCallback as PruningCallback
 from kprune.callbacks.cluster import ClusterCallback as ClusterCallback
 from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from kprune.callbacks.duplicate import Merge as Merge
+from kprune.callbacks.gate import GateCallback as GateCallback
 from kprune.callbacks.prune import PruneCallback as PruneCallback
 from kprune.callbacks.regularize import RegularizeCallback as RegularizeCallback
 from kprune.callbacks.soft import SoftPruneCallback as SoftPruneCallback

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -77,7 +78,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     ```
     """
 
-    unsaved = ("data", "run_dir")
+    unsaved: ClassVar[tuple[str, ...]] = ("data", "run_dir")
 
     def __init__(
         self,

@@ -48,6 +48,11 @@ class Terms:
         self._table = np.array(rows, dtype=int).reshape(len(rows), width)
         self._values = np.array(self._coefficients)
 
+    @property
+    def products(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients `(terms,)` and numbers of their axes `(terms, n)`."""
+        return self._values, self._table
+
     def each(self, lengths: np.ndarray) -> np.ndarray:
         """Return the value of every term: shape `(..., terms)`."""
         return self._values * lengths[..., self._table].prod(axis=-1)

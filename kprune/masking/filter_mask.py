@@ -84,7 +84,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         # Layers that want their inputs in full precision get them so.
         self.autocast = layer.autocast
         self._call_signature = call_signature(layer)
-        # Called with the layer's inputs in eager forward passes.
+        # Called with what the layer reads in eager forward passes, gates applied.
         self.observer: Callable[[Any], None] | None = None
 
     # -- building ----------------------------------------------------------
@@ -269,10 +269,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         return value.astype(variable.dtype, copy=False)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.observer is not None:
-            self.observer(inputs)
         for gate in self.gates:
             inputs = gate(inputs)
+        if self.observer is not None:
+            self.observer(inputs)
         masked = {n for n, _ in self._masks}
         before = self.effective_values()
         # An inner scope replaces the outer one, so what the layer updates in

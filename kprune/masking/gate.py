@@ -154,7 +154,19 @@ class Gate(GroupGate):
         chosen = ops.logical_or(logits > 0, logits >= ops.max(logits))
         hard = ops.cast(chosen, logits.dtype)
         soft = ops.sigmoid(logits / self.temperature.value)
-        return hard + (soft - ops.stop_gradient(soft))
+        values = hard + (soft - ops.stop_gradient(soft))
+        for variable in self.decoder.weights if self.decoder else []:
+            # Optimizers warn of weights that a loss does not depend on.
+            values = values + 0.0 * ops.sum(variable.value)
+        return values
+
+    def decoded(self, features: Any) -> Any:
+        """Return the decoder's map of features `(..., size)`."""
+        if self.decoder is None:
+            raise ValueError(
+                f"The gate of group '{self.group}' has no decoder."
+            )
+        return self.decoder(features)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -208,6 +220,7 @@ class GatedInput(keras.layers.Layer):
         index: For each position on the axis the channel of the group that is
             there, or -1.
         axis: Axis of the layer's input.
+        rank: How many axes the input has.
         calls: How often a pass through the model calls the layer.
         **kwargs: See `keras.layers.Layer`.
     """
@@ -217,6 +230,7 @@ class GatedInput(keras.layers.Layer):
         gate: GroupGate,
         index: Sequence[int],
         axis: int,
+        rank: int,
         calls: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -225,6 +239,7 @@ class GatedInput(keras.layers.Layer):
         self._layers.append(gate)
         self.index = tuple(int(n) for n in index)
         self.axis = int(axis)
+        self.rank = int(rank)
         self.calls = int(calls)
         # What is no channel of the group gets a 1 that is put behind them.
         self._whole = self.index == tuple(range(gate.size))
@@ -235,6 +250,11 @@ class GatedInput(keras.layers.Layer):
             shape=(), initializer="zeros", dtype="int32", trainable=False
         )
         self.built = True
+
+    @property
+    def shows(self) -> bool:
+        """Whether the last axis of the input is the group as it is."""
+        return self._whole and self.axis > 1 and self.axis == self.rank - 1
 
     # Files: each who reads a gate holds all of it. Keras would write it where it
     # is first seen, and seek it where it is first seen in the loaded model, whose
@@ -279,6 +299,7 @@ class GatedInput(keras.layers.Layer):
             "tie": id(self.tied.gate),
             "index": list(self.index),
             "axis": self.axis,
+            "rank": self.rank,
             "calls": self.calls,
         }
 

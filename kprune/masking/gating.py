@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,8 +29,8 @@ from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import set_masks
 from kprune.masking.wrapping import wrappers_by_layer
 
-Readers = list[tuple[FilterMask, list[int], int, int]]
-"""Wrappers whose layers read a group: with index, axis and calls of `GatedInput`."""
+Readers = list[tuple[FilterMask, dict[str, Any]]]
+"""Wrappers whose layers read a group: each with arguments of `GatedInput`."""
 
 
 def add_gates(
@@ -130,7 +131,7 @@ def _reader(
     graph: ChannelGraph,
     wrappers: Mapping[int, FilterMask],
     visits: Mapping[int, list[Visit]],
-) -> tuple[FilterMask, list[int], int, int] | None:
+) -> tuple[FilterMask, dict[str, Any]] | None:
     """Return how a layer reads a group, if one axis of its one input shows it."""
     calls = visits.get(id(member.layer), [])
     wrapper = wrappers.get(id(member.layer))
@@ -149,7 +150,12 @@ def _reader(
         return None
     index = np.full(length, -1)
     index[member.index] = np.arange(len(member.index))[:, None]
-    return wrapper, index.tolist(), axis, len(calls)
+    return wrapper, {
+        "index": index.tolist(),
+        "axis": axis,
+        "rank": len(shape),
+        "calls": len(calls),
+    }
 
 
 def attach_gates(
@@ -181,10 +187,9 @@ def attach_gates(
     known = list(masked.variables)
     with placed_like(masked):
         for name, gate in made.items():
-            for wrapper, index, axis, calls in readers[name]:
-                reader = GatedInput(
-                    gate, index, axis, calls, dtype=wrapper.dtype_policy
-                )
+            for wrapper, arguments in readers[name]:
+                dtype = wrapper.dtype_policy
+                reader = GatedInput(gate, dtype=dtype, **arguments)
                 extend(wrapper, [reader])
     for layer in [masked, *masked._flatten_layers()]:
         if hasattr(layer, "_torch_params"):

@@ -165,6 +165,16 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
             kernel.assign(read(kernel) / scale)
 
 
+def squashed(model: keras.Model) -> list[bool]:
+    """Return for each output whether it went through a softmax or sigmoid."""
+    outputs = walk.require_functional(model).outputs
+    ends = [(tensor, *_end(tensor)) for tensor in outputs]
+    return [
+        found is not tensor or layer is not None
+        for tensor, found, layer in ends
+    ]
+
+
 def _end(tensor: Any) -> tuple[Any, Any]:
     """Return what shows the logits, and the layer that must lose its activation."""
     squashing = (keras.activations.softmax, keras.activations.sigmoid)

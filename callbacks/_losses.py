@@ -1,0 +1,152 @@
+"""Losses that a callback adds to the compiled one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.cost.model import CostModel
+
+Loss = Callable[[Any, Any, Any, Any], Any]
+"""`f(x, y, y_pred, sample_weight)` -> a scalar."""
+
+
+class AddedLoss:
+    """Adds a loss to what a model minimises, as long as it is attached.
+
+    It is computed in the same step as the model's outputs, so that it may use
+    what observers of layers have seen in it. Evaluation goes without.
+
+    Args:
+        model: The model that `fit` was called on.
+        function: The loss.
+    """
+
+    def __init__(self, model: Any, function: Loss) -> None:
+        self._model = model
+        self._function = function
+
+    def attach(self) -> None:
+        """Add the loss; training is traced afresh."""
+        model, function = self._model, self._function
+        vars(model).pop("compute_loss", None)
+        original = model.compute_loss
+        told = model._compute_loss_has_training_arg
+
+        def compute_loss(
+            x: Any = None,
+            y: Any = None,
+            y_pred: Any = None,
+            sample_weight: Any = None,
+            training: bool = True,
+        ) -> Any:
+            more = {"training": training} if told else {}
+            loss = original(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **more
+            )
+            if not training:
+                return loss
+            added = function(x, y, y_pred, sample_weight)
+            return loss + ops.cast(added, loss.dtype)
+
+        vars(model)["compute_loss"] = compute_loss
+        self._trace()
+
+    def detach(self) -> None:
+        """Take the loss away again."""
+        if vars(self._model).pop("compute_loss", None) is not None:
+            self._trace()
+
+    def _trace(self) -> None:
+        if self._model.compiled:
+            self._model.make_train_function(force=True)
+
+
+def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:
+    """Return which share of a cost is left, with gradients to what is kept.
+
+    Args:
+        costs: The cost model.
+        name: `"macs"` or `"params"`.
+        kept: Channels that each group keeps, scalar tensors.
+    """
+    constants, slopes = costs.axis_functions()
+    counts = ops.stack([ops.cast(n, "float32") for n in kept])
+    lengths = ops.matmul(counts, slopes.astype("float32"))
+    lengths = lengths + constants.astype("float32")
+    coefficients, table = getattr(costs, name).products
+    factors = (coefficients / costs.full[name]).astype("float32")
+    products = ops.prod(ops.take(lengths, table.astype("int32")), axis=-1)
+    return ops.sum(factors * products)
+
+
+def budget_penalty(
+    costs: CostModel, reduce: Mapping[str, float], kept: Sequence[Any]
+) -> Any:
+    """Return the squared distances of the costs' shares from those asked for.
+
+    Args:
+        costs: The cost model.
+        reduce: Share of each cost to remove.
+        kept: See `cost_share`.
+    """
+    return sum(
+        ops.square(cost_share(costs, name, kept) - (1.0 - share))
+        for name, share in reduce.items()
+    )
+
+
+def divergence(
+    wanted: Any, given: Any, temperature: float, squashed: bool
+) -> Any:
+    """Return how far class scores are from those of a teacher.
+
+    The Kullback-Leibler divergence of softened probabilities, times the squared
+    temperature (Hinton et al., arXiv 1503.02531); of single outputs the mean
+    squared difference.
+
+    Args:
+        wanted: The teacher's outputs, `(samples, ..., classes)`.
+        given: The outputs.
+        temperature: What logits are divided by.
+        squashed: Whether outputs are probabilities.
+    """
+    if given.shape[-1] == 1:
+        return ops.mean(ops.square(wanted - given))
+    target, value = (
+        ops.log_softmax(_logits(y, squashed) / temperature, axis=-1)
+        for y in (wanted, given)
+    )
+    each = ops.sum(ops.exp(target) * (target - value), axis=-1)
+    return temperature**2 * ops.mean(each)
+
+
+def _logits(outputs: Any, squashed: bool) -> Any:
+    outputs = ops.cast(outputs, "float32")
+    return ops.log(ops.maximum(outputs, 1e-7)) if squashed else outputs
+
+
+def attention(features: Any) -> Any:
+    """Return where features are large: `(samples, places)`, of length 1 each.
+
+    Args:
+        features: `(samples, ..., channels)`.
+    """
+    features = ops.cast(features, "float32")
+    energy = ops.mean(ops.square(features), axis=-1)
+    flat = ops.reshape(energy, (-1, int(np.prod(energy.shape[1:]))))
+    return flat / ops.sqrt(
+        ops.sum(ops.square(flat), axis=-1, keepdims=True) + 1e-12
+    )
+
+
+def frozen(model: keras.Model, x: Any) -> list[Any]:
+    """Return what a model gives in inference mode, without gradients."""
+    outputs = keras.tree.flatten(model(x, training=False))
+    return [ops.stop_gradient(y) for y in outputs]

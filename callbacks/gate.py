@@ -1,0 +1,292 @@
+"""Pruning by learned gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from typing import ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.arguments import number
+from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import attention
+from kprune.callbacks._losses import budget_penalty
+from kprune.callbacks._losses import divergence
+from kprune.callbacks._losses import frozen
+from kprune.callbacks.base import PruningCallback
+from kprune.cost.model import TERMS
+from kprune.graph import Group
+from kprune.graph import walk
+from kprune.graph.values import read
+from kprune.masking import FilterMask
+from kprune.masking import Gate
+from kprune.masking import filter_masks
+from kprune.masking import gates
+from kprune.masking import is_masked
+from kprune.masking import protect_gates
+from kprune.masking import wrap
+from kprune.masking.state import no_gradients
+from kprune.rebuild import rebuild
+from kprune.recovery._pupils import squashed
+from kprune.session import Session
+
+
+class GateCallback(PruningCallback):
+    """Trains a gate for each channel, and removes those that open least.
+
+    The model must have gates (`kprune.masking.add_gates`). Until filters go,
+    channels are sampled by their gates, and the loss gains
+
+        penalty * sum over costs of (share left - share to leave)^2
+        + distillation * KL divergence from the teacher's softened outputs
+        + modelling * mean squared difference of attention maps
+
+    where shares are those of the sampled channels, with gradients to the gates.
+    An attention map is where features are large, `mean_c X^2` as a vector of
+    length 1 for each sample; that of what the gates leave of a group's features
+    is taken behind the gate's `decoder`, and compared with the teacher's. Gates
+    without a decoder have none. When the schedule says so, gates become masks:
+    the channels with the smallest logits go, as many as the target takes, and
+    training goes on with the compiled loss alone.
+
+    `logs` hold `open_gates`, the share of all gates that is open, beside
+    `pruned_macs` and `pruned_params`.
+
+    Args:
+        criterion: See `kprune.prune`. Defaults to `sigmoid(logit)` of the gates,
+            and 1 for channels that have none.
+        reduce: See `kprune.prune`; `"macs"` and `"params"`.
+        schedule: When gates become masks. See `PruneCallback`.
+        allocation: See `kprune.prune`.
+        data: See `PruneCallback`.
+        recover: See `PruneCallback`.
+        penalty: Weight of the penalty.
+        distillation: Weight of the divergence.
+        modelling: Weight of the attention maps.
+        softness: Temperature of the divergence.
+        temperature: Of the gates, in the first epoch and when they become
+            masks; in between it falls exponentially.
+        teacher: A model with the same inputs, outputs and names of layers.
+            Defaults to the model as it is when training begins, with all gates
+            open; give it to a run that is resumed.
+
+    Raises:
+        ValueError: At construction, a negative weight. When `fit` begins: the
+            model has no gates, or `reduce` has a cost that has no gradient.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model)
+    kprune.masking.add_gates(masked)
+    masked.fit(train, epochs=30, callbacks=[
+        GateCallback(reduce={"macs": 0.5}, schedule=kprune.OneShot(10))
+    ])
+    ```
+    """
+
+    unsaved: ClassVar[tuple[str, ...]] = ("data", "teacher")
+
+    def __init__(  # noqa: PLR0913  each is a choice of its own
+        self,
+        criterion: Any = None,
+        reduce: Mapping[str, float] | None = None,
+        schedule: Any = None,
+        allocation: Any = "global",
+        data: Any = None,
+        recover: Any = None,
+        penalty: float = 100.0,
+        distillation: float = 0.05,
+        modelling: float = 1000.0,
+        softness: float = 3.0,
+        temperature: tuple[float, float] = (1.0, 0.1),
+        teacher: Any = None,
+    ) -> None:
+        super().__init__(
+            criterion or self._openness,
+            reduce,
+            schedule,
+            allocation,
+            data,
+            recover,
+        )
+        owner = type(self).__name__
+        self.penalty = number(penalty, owner, "penalty", least=0)
+        self.distillation = number(distillation, owner, "distillation", least=0)
+        self.modelling = number(modelling, owner, "modelling", least=0)
+        self.softness = number(softness, owner, "softness", above=0)
+        first, last = temperature
+        self.temperature = (
+            number(first, owner, "temperature", above=0),
+            number(last, owner, "temperature", above=0),
+        )
+        self.teacher = teacher
+        self._gates: dict[str, Gate] = {}
+        self._kept: dict[str, Any] = {}
+        self._features: dict[str, Any] = {}
+        self._added: AddedLoss | None = None
+
+    def begin(self, session: Session) -> None:
+        masked = session.masked
+        self._gates = _gates_of(masked)
+        protect_gates(masked, session.optimizer)
+        foreign = set(self.policy.reduce) - set(TERMS)
+        if foreign:
+            raise ValueError(
+                f"Gates follow the gradients of costs, and {sorted(foreign)} have "
+                "none. reduce= takes 'macs' and 'params'."
+            )
+        if not any(gate.acts for gate in self._gates.values()):
+            return  # A run that is resumed after its gates became masks.
+        alive = session.alive()
+        self._kept = {name: float(v.sum()) for name, v in alive.items()}
+        for name, gate in self._gates.items():
+            gate.observer = _counter(self._kept, name, alive[name])
+        self._added = AddedLoss(self.model, self._loss_function(session))
+        self._added.attach()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        rounds = self.schedule.rounds(self.params.get("epochs"))
+        first, last = self.temperature
+        share = min(1.0, epoch / max(1, rounds[-1]))
+        for gate in self._gates.values():
+            gate.temperature.assign(first * (last / first) ** share)
+
+    def act(self, session: Session, fraction: float) -> None:
+        """Turn gates into masks."""
+        masks = self.choose(fraction)
+        if fraction >= 1:
+            self._shut()
+        self.remove(masks)
+
+    def status(self) -> dict[str, float]:
+        alive = self.session.alive()
+        opened = [
+            (alive[n] & (read(g.logits) > 0)) if g.acts else alive[n]
+            for n, g in self._gates.items()
+        ]
+        share = float(np.concatenate(opened).mean())
+        return {**super().status(), "open_gates": share}
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._release()
+        super().on_train_end(logs)
+
+    def _shut(self) -> None:
+        self._release()
+        for gate in self._gates.values():
+            gate.acts = False
+
+    def _release(self) -> None:
+        """Take away the loss and what looks on for it."""
+        if self._added is not None:
+            self._added.detach()
+            self._added = None
+            for wrapper in filter_masks(self.session.masked):
+                wrapper.observer = None
+        for gate in self._gates.values():
+            gate.observer = None
+        self._kept, self._features = {}, {}
+
+    def _openness(self, group: Group) -> np.ndarray:
+        gate = self._gates.get(group.name)
+        if gate is None:
+            return np.ones(group.size)
+        return 1 / (1 + np.exp(-read(gate.logits).astype("float64")))
+
+    def _loss_function(self, session: Session) -> Any:
+        """Return the loss that is added, see `AddedLoss`."""
+        costs, reduce = session.cost_model, dict(self.policy.reduce)
+        order = [group.name for group in session.groups]
+        stages = self._stages(session) if self.modelling else {}
+        compared = bool(self.distillation or stages)
+        teacher = self._make_teacher(session.masked) if compared else None
+        taught: dict[str, Any] = {}
+        if teacher is not None:
+            by_name = {w.name: w for w in filter_masks(teacher)}
+            for name, wrapper in stages.items():
+                wrapper.observer = _keeper(self._features, name)
+                by_name[wrapper.name].observer = _keeper(taught, name)
+            ends = squashed(teacher)
+
+        def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+            kept = [self._kept[name] for name in order]
+            total = self.penalty * budget_penalty(costs, reduce, kept)
+            if teacher is None:
+                return total
+            with no_gradients():
+                wanted = frozen(teacher, x)
+            given = keras.tree.flatten(y_pred)
+            for one, other, end in zip(wanted, given, ends, strict=True):
+                total = total + self.distillation * divergence(
+                    one, other, self.softness, end
+                )
+            for name in stages:
+                decoded = self._gates[name].decoded(self._features[name])
+                shown = ops.stop_gradient(attention(taught[name]))
+                difference = ops.square(attention(decoded) - shown)
+                share = self.modelling / len(stages)
+                total = total + share * ops.mean(difference)
+            return total
+
+        return loss
+
+    def _stages(self, session: Session) -> dict[str, FilterMask]:
+        """Return by group the last wrapper whose input shows its features."""
+        wrappers = {id(w.layer): w for w in filter_masks(session.masked)}
+        found: dict[str, FilterMask] = {}
+        for visit in session.graph.visits.values():
+            wrapper = wrappers.get(id(walk.unwrap(visit.operation)))
+            if wrapper is None:
+                continue
+            for reader in wrapper.gates:
+                gate = reader.tied.gate
+                if gate.decoder is not None and reader.shows:
+                    found[gate.group] = wrapper
+        return found
+
+    def _make_teacher(self, masked: keras.Model) -> keras.Model:
+        """Return a masked model, whose wrappers can be looked into."""
+        teacher = self.teacher
+        if teacher is None:
+            acting = [g for g in self._gates.values() if g.acts]
+            for gate in acting:
+                gate.acts = False
+            try:
+                teacher = rebuild(masked, merge=None)
+            finally:
+                for gate in acting:
+                    gate.acts = True
+        return teacher if is_masked(teacher) else wrap(teacher)
+
+
+def _gates_of(masked: keras.Model) -> dict[str, Gate]:
+    found = {n: g for n, g in gates(masked).items() if isinstance(g, Gate)}
+    if not found:
+        raise ValueError(
+            f"Model '{masked.name}' has no gates to train. Add them before `fit`: "
+            "kprune.masking.add_gates(masked)."
+        )
+    return found
+
+
+def _counter(counts: dict[str, Any], name: str, alive: np.ndarray) -> Any:
+    """Return an observer of a gate that notes how many channels are open."""
+
+    def observe(values: Any) -> None:
+        counts[name] = ops.sum(values * alive.astype("float32"))
+
+    return observe
+
+
+def _keeper(kept: dict[str, Any], name: str) -> Any:
+    """Return an observer of a layer that keeps what it reads."""
+
+    def observe(inputs: Any) -> None:
+        kept[name] = inputs
+
+    return observe

@@ -1,0 +1,91 @@
+"""Filters sampled by learned gates, under the eyes of a teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune import allocation
+from kprune import schedules
+from kprune.callbacks import GateCallback
+from kprune.graph import trace
+from kprune.masking import add_gates
+from kprune.masking import gates
+from kprune.masking.gating import gated_readers
+from kprune.recipes._page import before
+from kprune.recipes._page import during
+from kprune.recipes._page import tuning
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+from kprune.recipes.base import removal_epoch
+
+
+@register("kdfs")
+class KDFS(Recipe):
+    """Gates are trained with the weights; what opens least is removed.
+
+    Args:
+        reduce: See `kprune.recipe`; `"macs"` and `"params"`.
+        data: See `kprune.recipe`.
+        epochs: See `kprune.recipe`. 350 of 400 train the gates, or a third in
+            runs of fewer than 60.
+        **parts: `start`, the gates' logits in the beginning, and arguments of
+            `kprune.callbacks.GateCallback`: `schedule`, `allocation`,
+            `penalty`, `distillation`, `modelling`, `softness`, `temperature`,
+            `teacher`.
+    """
+
+    summary = (
+        "Each channel has a gate, which is sampled in every step and trained with "
+        "the weights: towards the loss, towards the budget, and towards the outputs "
+        "and features of the original. Those that open least are removed, and the "
+        "rest is fine-tuned."
+    )
+    citation = (
+        'S. Lin et al., "Filter Pruning for Efficient CNNs via Knowledge-driven '
+        'Differential Filter Sampler", 2023'
+    )
+    url = "https://arxiv.org/abs/2307.00198"
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {
+            "start": 2.0,
+            "schedule": schedules.OneShot(
+                removal_epoch(self.epochs, 350 / 400)
+            ),
+            "allocation": allocation.Global("none"),
+            "penalty": 100.0,
+            "distillation": 0.05,
+            "modelling": 1000.0,
+            "softness": 3.0,
+            "temperature": (1.0, 0.1),
+            "teacher": None,
+        }
+
+    def start(self, masked: keras.Model) -> None:
+        if gates(masked):
+            return
+        graph = trace(masked)
+        stages = [
+            graph[name]
+            for name, readers in gated_readers(masked, graph).items()
+            if any(arguments["rank"] > 2 for _, arguments in readers)
+        ]
+        streams = [g for g in stages if len(g.producers) > 1]
+        names = [group.name for group in streams or stages]
+        add_gates(masked, self.parts["start"], decoders=names, graph=graph)
+
+    def actions(self) -> list[keras.callbacks.Callback]:
+        parts = dict(self.parts)
+        parts.pop("start")
+        return [GateCallback(**parts, **self.task)]
+
+    def phases(self) -> list[tuple[str, str]]:
+        rounds = self.rounds
+        return [
+            (during(0, rounds[-1]), "training with sampled gates"),
+            (before(rounds), "what opens least goes, for good"),
+            *tuning(rounds[-1], self.epochs),
+        ]

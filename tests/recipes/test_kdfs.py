@@ -1,0 +1,118 @@
+"""KDFS: gates trained under a budget and a teacher, then removed."""
+
+import backends
+import keras
+import models
+import numpy as np
+import pytest
+from fitting import arrays
+from fitting import dataset
+from fitting import loss
+from fitting import small_net
+from harness import difference
+from harness import outputs
+
+import kprune
+from kprune.callbacks import GateCallback
+from kprune.callbacks._losses import attention
+from kprune.callbacks._losses import cost_share
+from kprune.callbacks._losses import divergence
+from kprune.cost.model import CostModel
+from kprune.graph.values import read
+from kprune.masking import gates
+
+
+def test_from_end_to_end():
+    recipe = kprune.recipe("kdfs", {"macs": 0.5}, epochs=2)
+    model = small_net(8)
+    masked = recipe.prepare(model)
+    masked.compile(
+        keras.optimizers.SGD(0.05, weight_decay=0.1),
+        loss(),
+        run_eagerly=keras.config.backend() != "jax",
+    )
+    decoders = [g.decoder for g in gates(masked).values() if g.decoder]
+    (decoder,) = decoders  # there is one residual stream
+    before = [np.array(v) for v in decoder.get_weights()]
+    history = masked.fit(
+        dataset(count=16), epochs=2, callbacks=recipe.callbacks, verbose=0
+    ).history
+    assert history["pruned_macs"][0] == 0 < history["open_gates"][0]
+    assert all(
+        (a != b).any()
+        for a, b in zip(before, decoder.get_weights(), strict=True)
+    )
+    for gate in gates(masked).values():
+        assert not gate.acts and np.ptp(read(gate.logits)) > 0
+        assert gate.observer is None
+    compact = kprune.rebuild(masked)
+    removed = 1 - kprune.cost(compact).macs / kprune.cost(model).macs
+    assert 0.5 <= removed == pytest.approx(history["pruned_macs"][1])
+    x, _ = arrays(8)
+    assert difference(outputs(masked, x), outputs(compact, x)) <= 1e-5
+    assert "compute_loss" not in vars(masked)
+
+
+def test_the_gates_with_the_smallest_logits_go():
+    recipe = kprune.recipe("kdfs", {"macs": 0.3}, epochs=2)
+    masked = recipe.prepare(small_net(8))
+    masked.compile("sgd", loss())
+    callback = recipe.callbacks[-1]
+    assert isinstance(callback, GateCallback)
+    for gate in gates(masked).values():
+        gate.logits.assign(np.arange(8.0) - 4)
+    callback.set_model(masked)
+    callback.set_params({"epochs": 2})
+    callback.on_train_begin()
+    callback.on_epoch_begin(1)
+    for mask in kprune.masks(masked).values():
+        assert (np.diff(mask) >= 0).all()
+    assert (kprune.masks(masked)["conv1"] == 0).any()
+
+
+def test_the_share_of_a_cost_is_that_of_the_cost_model():
+    costs = CostModel(kprune.trace(small_net(8)))
+    widths = [3.0, 5.0]
+    for name in ("macs", "params"):
+        expected = costs.evaluate(np.array(widths))[name] / costs.full[name]
+        share = float(read(cost_share(costs, name, widths)))
+        assert share == pytest.approx(expected, rel=1e-5)
+        whole = cost_share(costs, name, list(costs.sizes))
+        assert float(read(whole)) == pytest.approx(1, rel=1e-6)
+    width = keras.Variable(5.0)
+    (slope,) = backends.gradients(
+        lambda: cost_share(costs, "macs", [3.0, width.value]), [width]
+    )
+    rise = np.diff(costs.evaluate(np.array([[3, 5], [3, 6]]))["macs"])
+    assert float(slope) == pytest.approx(rise[0] / costs.full["macs"], rel=1e-4)
+
+
+def test_the_teacher_is_compared_by_probabilities_and_attention():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 4, 5)).astype("float32")
+    p, q = (
+        np.exp(z / 3) / np.exp(z / 3).sum(1, keepdims=True)
+        for z in (one, other)
+    )
+    expected = 9 * (p * np.log(p / q)).sum(1).mean()
+    found = float(read(divergence(one, other, 3.0, squashed=False)))
+    assert found == pytest.approx(expected, rel=1e-4)
+    softmax = [
+        np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (one, other)
+    ]
+    again = float(read(divergence(*softmax, 3.0, squashed=True)))
+    assert again == pytest.approx(expected, rel=1e-4)
+    features = rng.normal(size=(2, 3, 3, 4)).astype("float32")
+    energy = np.square(features).mean(-1).reshape(2, 9)
+    energy /= np.linalg.norm(energy, axis=1, keepdims=True)
+    np.testing.assert_allclose(read(attention(features)), energy, rtol=1e-4)
+
+
+def test_a_model_without_gates_is_told_how_to_get_them():
+    callback = GateCallback(None, {"macs": 0.5}, kprune.OneShot(1))
+    masked = kprune.wrap(models.dense_layers([4], 3))
+    masked.compile("sgd", loss())
+    callback.set_model(masked)
+    callback.set_params({"epochs": 2})
+    with pytest.raises(ValueError, match="add_gates"):
+        callback.on_train_begin()
