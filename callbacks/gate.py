@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 from typing import ClassVar
@@ -63,6 +64,7 @@ class GateCallback(PruningCallback):
         allocation: See `kprune.prune`.
         data: See `PruneCallback`.
         recover: See `PruneCallback`.
+        run_dir: See `PruningCallback`.
         penalty: Weight of the penalty.
         distillation: Weight of the divergence.
         modelling: Weight of the attention maps.
@@ -88,7 +90,7 @@ class GateCallback(PruningCallback):
     ```
     """
 
-    unsaved: ClassVar[tuple[str, ...]] = ("data", "teacher")
+    unsaved: ClassVar[tuple[str, ...]] = ("data", "run_dir", "teacher")
 
     def __init__(  # noqa: PLR0913  each is a choice of its own
         self,
@@ -98,6 +100,7 @@ class GateCallback(PruningCallback):
         allocation: Any = "global",
         data: Any = None,
         recover: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
         penalty: float = 100.0,
         distillation: float = 0.05,
         modelling: float = 1000.0,
@@ -112,6 +115,7 @@ class GateCallback(PruningCallback):
             allocation,
             data,
             recover,
+            run_dir,
         )
         owner = type(self).__name__
         self.penalty = number(penalty, owner, "penalty", least=0)
