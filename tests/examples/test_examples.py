@@ -13,7 +13,9 @@ from shared_data import ROOT
 from shared_data import shared_data
 
 import kprune
+from kprune.data import batches
 from kprune.data import load_cifar10
+from kprune.data import load_digits
 from kprune.data import normalize_cifar10
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
@@ -74,6 +76,73 @@ def test_transfer_learning(tmp_path):
     removed = re.search(r"([\d.]+) % fewer MACs", text)
     assert removed and 30 <= float(removed[1]) < 40
     assert (tmp_path / "transfer-learning" / "compact-int8.tflite").exists()
+
+
+# -- without labels --------------------------------------------------------
+
+
+def folder_of_digits(folder: Path, x: np.ndarray) -> Path:
+    """Write digits, which are numbers from 0 to 1, as images in two folders."""
+    for number, image in enumerate(255 * x):
+        path = folder / "even odd".split()[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(path, image, scale=False)
+    return folder
+
+
+def digits_model() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def test_a_folder_of_too_few_images_is_told(tmp_path):
+    example = load("prune_without_labels")
+    folder_of_digits(tmp_path, np.zeros((3, 8, 8, 1)))
+    with pytest.raises(SystemExit, match="holds 3 images; 32 are needed"):
+        example.read(tmp_path, digits_model(), 100)
+
+
+def test_images_of_a_folder_are_spread_and_have_the_size_of_the_model(
+    tmp_path,
+):
+    example = load("prune_without_labels")
+    shades = np.linspace(0, 1, 40).round(1)
+    folder_of_digits(
+        tmp_path, np.ones((40, 4, 6, 1)) * shades[:, None, None, None]
+    )
+    x = example.read(tmp_path, digits_model(), 33)
+    assert x.shape == (33, 8, 8, 1)
+    assert {0.0, 255.0} <= set(np.unique(x))
+
+
+@pytest.mark.slow
+def test_prune_without_labels(tmp_path):
+    (x, y), _, _ = load_digits()
+    model = digits_model()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.005), loss)
+    model.fit(batches(x, y, shuffle=True), epochs=15, verbose=0)
+    model.save(tmp_path / "digits.keras")
+    folder = folder_of_digits(tmp_path / "images", x[:400])
+    text = run(
+        tmp_path,
+        "prune_without_labels",
+        *("digits.keras", folder, "small.tflite"),
+        *("--scale", 1 / 255, "--reduce", "macs=0.4", "--quantize", "int8"),
+    )
+    assert (tmp_path / "small.tflite").read_bytes()[4:8] == b"TFL3"
+    before, after = re.search(r"MACs: +([\d,]+) -> ([\d,]+)", text).groups()
+    macs = [int(number.replace(",", "")) for number in (before, after)]
+    assert 0.55 * macs[0] < macs[1] <= 0.6 * macs[0]
+    kept = re.search(r"for ([\d.]+)% of 100 images", text)
+    assert kept and float(kept[1]) >= 85
 
 
 # -- CIFAR-10 ResNets ------------------------------------------------------

@@ -1,0 +1,325 @@
+r"""Torch-Pruning beside kprune: ResNet-8 of MLPerf Tiny, CIFAR-10.
+
+    python benchmarks/peers/run.py --data-dir ../shared/data/tfds \
+        --weights ../shared/data/models
+    python benchmarks/peers/run.py --list ...         # what is missing
+
+Both start from the same weights, prune the whole network at once to the same share
+of its MACs, and train on the same batches (order, flips and crops are made once and
+read by both) with the same SGD. Weight decay is 0, for PyTorch couples it to the
+gradient and Keras does not. Accuracy is measured right after pruning and after the
+last epoch, on `test[:5000]`, `test[5000:]` and all of test; seconds are those of
+pruning alone, on one thread.
+
+PyTorch and Torch-Pruning get an environment of their own, `.venv-peers`, which the
+first call makes. Each run writes `results/WAY-TARGET-SEED.json`; what is there is
+not run again. `docs/peers.md` is written from these at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Times are compared, and a peer of one thread with one of two says nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "methods"))
+
+import common
+import data
+import experiment
+import keras
+import numpy as np
+import page
+
+import kprune
+from kprune.report.measure import predict
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PEERS = ("torch==2.13.0", "torch-pruning==1.6.1")
+PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+RESULTS = HERE / "results"
+KPRUNE: dict[str, dict[str, Any]] = {
+    "kprune-default": {},
+    "kprune-l1": {"criterion": "l1"},
+    "kprune-taylor": {"criterion": "taylor"},
+    "kprune-random": {"criterion": "random"},
+}
+TORCH = ("torch-magnitude", "torch-bn-scale", "torch-taylor", "torch-random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting(experiment.Setting):
+    """What is equal for both. See `experiment.Setting`."""
+
+    depth: int = 8
+    epochs: int = 10
+    images: int = 3000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One run, and the file that tells of it."""
+
+    way: str
+    target: float
+    seed: int
+    path: Path
+
+    def done(self, setting: Setting) -> bool:
+        return common.done(self.path, setting.config())
+
+
+class Bench(experiment.Bench):
+    """What both sides start from, as files in a folder too."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        images: data.Images,
+        model: keras.Model,
+        folder: Path,
+    ) -> None:
+        super().__init__(setting, images, model)
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {v.path: np.asarray(v.numpy()) for v in model.weights}
+        np.savez(folder / "network.npz", **arrays)
+        np.savez(
+            folder / "test.npz",
+            x=images.x_test,
+            y=images.y_test,
+            scores=predict(model, self.x_test[:256], 256),
+        )
+
+    def batches(self, seed: int) -> Path:
+        """Return the file of all batches of a run, which is made if need be."""
+        path = self.folder / f"batches-{seed}.npz"
+        if path.exists():
+            return path
+        plain = dataclasses.replace(self.setting, depth=20)
+        made = data.Augmented(self.images, plain, seed)
+        # As bytes, which both sides turn into what their network takes.
+        made._prepare = np.asarray
+        found = []
+        for epoch in range(self.setting.epochs):
+            made._begin(epoch)
+            found += [made[step] for step in range(made.num_batches)]
+        x, y = (np.stack(arrays) for arrays in zip(*found, strict=True))
+        cx, cy = self.calibration(seed)
+        with common.replacing(path) as temporary:
+            np.savez(temporary, x=x, y=y, calibration_x=cx, calibration_y=cy)
+        return path
+
+    def run(self, task: Task) -> dict[str, Any]:
+        if task.way in TORCH:
+            return self.torch(task)
+        with np.load(self.batches(task.seed)) as arrays:
+            x, y = arrays["x"], arrays["y"]
+            samples = arrays["calibration_x"], arrays["calibration_y"]
+        keras.utils.set_random_seed(task.seed)
+        options = dict(KPRUNE[task.way])
+        if options.get("criterion") == "random":
+            options["criterion"] = kprune.criteria.Random(task.seed)
+        masked = kprune.wrap(self.model)
+        experiment.compile_model(masked, self.setting)
+        start = time.perf_counter()
+        kprune.prune(
+            masked, reduce={"macs": task.target}, data=samples, **options
+        )
+        compact = kprune.rebuild(masked)
+        seconds = time.perf_counter() - start
+        pruned = self.score(compact)
+        experiment.compile_model(compact, self.setting)
+        for images, labels in zip(x, y, strict=True):
+            compact.train_on_batch(self.setting.prepare(images), labels)
+        return self.told(
+            task,
+            pruned=pruned,
+            final=self.score(compact),
+            macs=kprune.cost(compact).macs,
+            params=kprune.cost(compact).params,
+            seconds=seconds,
+        )
+
+    def score(self, model: keras.Model) -> dict[str, float]:
+        scores = predict(model, self.x_test, experiment.BATCH)
+        return experiment.score(scores, self.images.y_test)
+
+    def torch(self, task: Task) -> dict[str, Any]:
+        answer = subprocess.run(
+            [
+                *(str(PYTHON), str(HERE / "torch_side.py")),
+                *("--way", task.way, "--target", str(task.target)),
+                *("--seed", str(task.seed), "--folder", str(self.folder)),
+                *("--batches", str(self.batches(task.seed))),
+                *("--learning-rate", str(self.setting.learning_rate)),
+                *("--momentum", str(self.setting.momentum)),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found = json.loads(answer.stdout)
+        hits = np.asarray(found.pop("pruned")), np.asarray(found.pop("final"))
+        scores = [
+            {
+                "test[:5000]": experiment.percent(right[data.CHOICE].mean()),
+                "test[5000:]": experiment.percent(right[data.REPORT].mean()),
+                "test": experiment.percent(right.mean()),
+            }
+            for right in hits
+        ]
+        return self.told(task, pruned=scores[0], final=scores[1], **found)
+
+    def told(
+        self, task: Task, macs: float, params: float, **found: Any
+    ) -> dict[str, Any]:
+        full = self.cost
+        return {
+            "way": task.way,
+            "target": task.target,
+            "seed": task.seed,
+            "setting": self.setting.config(),
+            "baseline": self.baseline,
+            "macs_removed": experiment.removed(macs, full.macs),
+            "params_removed": experiment.removed(params, full.params),
+            "versions": experiment.versions() | found.pop("versions", {}),
+            **found,
+        }
+
+
+def environment() -> None:
+    """Make the environment of the peers, unless it is there."""
+    if PYTHON.exists():
+        return
+    print(f"Installing {' and '.join(PEERS)}", flush=True)
+    venv.create(PYTHON.parents[1], with_pip=True)
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", *PEERS]
+    subprocess.run(command, check=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common.add_fields(parser, Setting)
+    common.add_places(parser, RESULTS)
+    add = parser.add_argument
+    ways = [*KPRUNE, *TORCH]
+    add("--ways", nargs="+", choices=ways, default=ways)
+    add("--target", type=float, nargs="+", default=[0.5])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--folder", type=Path, default=ROOT / "build" / "peers")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing; return how many runs failed."""
+    options = parse(arguments)
+    setting = common.from_options(Setting, options)
+    wanted = [
+        Task(way, t, seed, options.results / f"{way}-{100 * t:g}-{seed}.json")
+        for seed in options.seeds
+        for t in options.target
+        for way in options.ways
+    ]
+    missing = [task for task in wanted if not task.done(setting)]
+    print(f"{len(missing)} of {len(wanted)} runs are missing")
+    if options.list:
+        for task in missing:
+            print(f"  {task.path.stem}")
+        return 0
+    failed = 0
+    if missing:
+        if options.weights is None:
+            raise SystemExit(
+                "Pass --weights: the folder of mlperf_tiny_ic_resnet8.h5."
+            )
+        if any(task.way in TORCH for task in missing):
+            environment()
+        bench = Bench(
+            setting,
+            data.load(options.data_dir, options.images_npz),
+            common.pretrained(setting.depth, options.weights),
+            options.folder,
+        )
+        failed = common.run_missing(missing, setting, bench.run)
+    page_of(options.results)
+    return failed
+
+
+WAYS = {
+    "kprune-default": "kprune, the default: least output error, repaired",
+    "kprune-l1": 'kprune, `criterion="l1"`',
+    "kprune-taylor": 'kprune, `criterion="taylor"` (labels)',
+    "kprune-random": 'kprune, `criterion="random"`',
+    "torch-magnitude": "Torch-Pruning, `GroupMagnitudeImportance`",
+    "torch-bn-scale": "Torch-Pruning, `BNScaleImportance`",
+    "torch-taylor": "Torch-Pruning, `GroupTaylorImportance` (labels)",
+    "torch-random": "Torch-Pruning, `RandomImportance`",
+}
+
+
+def page_of(results: Path, target: Path = ROOT / "docs" / "peers.md") -> None:
+    """Write the page from the results that are there."""
+    found = [json.loads(p.read_text()) for p in sorted(results.glob("*.json"))]
+    if not found:
+        return
+    setting, base = found[0]["setting"], found[0]["baseline"]
+    lines = [
+        "# Beside Torch-Pruning",
+        "",
+        "ResNet-8 of MLPerf Tiny on CIFAR-10 "
+        f"({base['test[5000:]']:.2f} % on `test[5000:]`), pruned at once over all "
+        "layers, then trained for "
+        f"{setting['epochs']} epochs of {setting['images']} images "
+        f"(rate {setting['learning_rate']:g}, cosine): the same weights, batches "
+        "and steps for both. Both get "
+        f"{setting['calibration']} training images to choose by; only the ways "
+        "marked so use their labels. ± is the standard deviation over seeds; "
+        "seconds are those of pruning, on one thread. Command: "
+        "`benchmarks/peers/run.py`; this page is written by it.",
+        "",
+        "| way | MACs removed | right after | after training | seconds |"
+        " seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for run in found:
+        groups.setdefault((run["target"], run["way"]), []).append(run)
+    order = list(WAYS)
+    for (_, way), runs in sorted(
+        groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
+    ):
+        after, final = (
+            page.spread([run[key]["test[5000:]"] for run in runs])
+            for key in ("pruned", "final")
+        )
+        gone = 100 * np.mean([run["macs_removed"] for run in runs])
+        seconds = np.mean([run["seconds"] for run in runs])
+        lines.append(
+            f"| {WAYS[way]} | {gone:.1f} % | {after} | {final} "
+            f"| {seconds:.1f} | {len(runs)} |"
+        )
+    target.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main() > 0)

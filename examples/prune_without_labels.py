@@ -1,0 +1,131 @@
+"""A folder of images in, a smaller and verified TFLite file out. No labels.
+
+    python examples/prune_without_labels.py model.keras photos/ small.tflite
+    python examples/prune_without_labels.py model.keras photos/ small.tflite \
+        --reduce macs=0.6 --recover mimic --quantize int8
+
+The images are what the model is used on; some hundred of them do, a thousand is
+better, and folders within the folder do not matter. They are decoded and brought
+to the model's size, and no more: scaling belongs into the model, as a Rescaling or
+Normalization layer, or is named by --scale. Filters go where the outputs notice
+least, the layers that stay are refitted (`--recover mimic` trains some minutes on
+top, towards the outputs of the original), and a quarter of the images, which took
+no part in that, says how often both models agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import kprune
+from kprune.report.measure import predict
+
+FEWEST = 32
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+def read(folder: Path, model: keras.Model, most: int) -> np.ndarray:
+    """Return images `(n, height, width, channels)` of a folder, 0 to 255.
+
+    Args:
+        folder: Where they are, at any depth.
+        model: Its input says how large they become.
+        most: How many are read at most: evenly spread over the sorted names.
+
+    Raises:
+        SystemExit: There are fewer than 32, or the model does not take images.
+    """
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise SystemExit(f"A model of images is needed. Inputs: {shape}.")
+    _, height, width, channels = shape
+    if height is None or width is None:
+        raise SystemExit(
+            f"The model takes images of any size {shape}, so say which one: build "
+            "it with a fixed input."
+        )
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if len(paths) < FEWEST:
+        raise SystemExit(
+            f"{folder} holds {len(paths)} images; {FEWEST} are needed, and some "
+            "hundred are better."
+        )
+    chosen = np.linspace(0, len(paths) - 1, min(most, len(paths))).round()
+    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels]
+    return np.stack(
+        [
+            keras.utils.img_to_array(
+                keras.utils.load_img(
+                    paths[int(n)],
+                    color_mode=mode,
+                    target_size=(height, width),
+                    interpolation="bilinear",
+                    keep_aspect_ratio=True,
+                )
+            )
+            for n in chosen
+        ]
+    )
+
+
+def agreement(one: keras.Model, other: keras.Model, x: np.ndarray) -> float:
+    """Return the share of images for which both name the same class."""
+    first, second = (predict(m, x, 32).argmax(-1) for m in (one, other))
+    return float((first == second).mean())
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", type=Path, help="a file of Keras, .keras or .h5")
+    add("images", type=Path, help="a folder")
+    add("output", type=Path, help="the .tflite file to write")
+    add("--reduce", default="macs=0.5", help="cost=share to remove")
+    add("--recover", nargs="+", default=None, help="reconstruct, mimic, ...")
+    add("--quantize", default=None, choices=("float16", "dynamic", "int8"))
+    add("--scale", type=float, default=1.0, help="images are multiplied by it")
+    add("--most", type=int, default=1365, help="images that are read")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    model = kprune.load(options.model)
+    x = options.scale * read(options.images, model, options.most)
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    held_back, samples = x[: len(x) // 4], x[len(x) // 4 :]
+    cost, share = options.reduce.split("=")
+    masked = kprune.prune(
+        model,
+        reduce={cost: float(share)},
+        data=samples,
+        recover=options.recover,
+    )
+    compact = kprune.rebuild(masked)
+    before, after = kprune.cost(model), kprune.cost(compact)
+    agree = agreement(model, compact, held_back)
+    print(f"MACs:       {before.macs:,} -> {after.macs:,}")
+    print(f"Parameters: {before.params:,} -> {after.params:,}")
+    print(
+        f"The same class as before for {agree:.1%} of {len(held_back)} images that "
+        "pruning did not see"
+    )
+    print(
+        kprune.export(
+            compact, options.output, options.quantize, calibration=samples[:256]
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
