@@ -90,6 +90,7 @@ class ModelInputs:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self._probed = False
         sequential = isinstance(model, keras.Sequential)
         self._structure = model.inputs[0] if sequential else model.input
         keys: dict[int, str] = {}
@@ -192,7 +193,8 @@ class ModelInputs:
         """Raise if inputs hold NaN or infinity that the model cannot take.
 
         A model may replace such values: what counts is that its outputs are
-        finite.
+        finite. Those of the first samples are looked at in any case, for they
+        overflow where samples lack the scaling that the model was trained with.
 
         Args:
             x: Matched inputs.
@@ -210,7 +212,7 @@ class ModelInputs:
             where = None if leaf is None else first_not_finite(leaf)
             if leaf is None or where is None:
                 continue
-            if self._finite_outputs(leaves):
+            if self._finite_outputs(leaves, self._doubtful(leaves)):
                 return False
             raise ValueError(
                 f"`{argument}` holds {leaf[where]} in sample {start + where[0]} of "
@@ -218,16 +220,30 @@ class ModelInputs:
                 f"'{self._model.name}' are not finite there. Leave such samples "
                 "out, or replace the values, for example with numpy.nan_to_num."
             )
+        if start == 0 and not self._probed:
+            first = slice(self._model.inputs[0].shape[0] or PROBED)
+            if not self._finite_outputs(leaves, first):
+                raise ValueError(
+                    f"Model '{self._model.name}' gives NaN or infinite outputs for "
+                    f"the first samples of `{argument}`, whose inputs are finite. "
+                    "Scale and preprocess them as for its training; if they are, "
+                    "look at its weights."
+                )
+            self._probed = True
         return True
 
-    def _finite_outputs(self, leaves: Sequence[Any]) -> bool:
+    def _doubtful(self, leaves: Sequence[Any]) -> np.ndarray:
         arrays = [leaf for leaf in leaves if leaf is not None]
         doubtful = np.zeros(len(arrays[0]), bool)
         for array in arrays:
             if array.dtype.kind in "fV":
                 bad = ~np.isfinite(array.astype("float32", copy=False))
                 doubtful |= bad.reshape(len(bad), -1).any(axis=1)
-        rows = np.flatnonzero(doubtful)[:PROBED]
+        return np.flatnonzero(doubtful)[:PROBED]
+
+    def _finite_outputs(
+        self, leaves: Sequence[Any], rows: slice | np.ndarray
+    ) -> bool:
         x = keras.tree.pack_sequence_as(
             self._structure, [a if a is None else a[rows] for a in leaves]
         )

@@ -86,3 +86,10 @@ def test_samples_that_a_model_can_take(recover):
     assert all(np.isfinite(w).all() for w in masked.get_weights())
     with pytest.raises(ValueError, match="`data` holds nan in sample 0"):
         kprune.prune(net(), reduce={"macs": 0.4}, data=x, recover=recover)
+
+
+def test_finite_samples_whose_outputs_overflow_are_refused():
+    model = net(layers.Rescaling(1e20))
+    kprune.prune(model, reduce={"macs": 0.4}, data=1e-20 * samples())
+    with pytest.raises(ValueError, match="first samples of `data`, whose inp"):
+        kprune.prune(model, reduce={"macs": 0.4}, data=1e25 * samples())
