@@ -15,6 +15,7 @@ from kprune.commands.latency import latency
 from kprune.commands.prune import prune
 from kprune.commands.replay import replay
 from kprune.commands.report import report
+from kprune.commands.sweep import sweep
 from kprune.outputs import ending
 
 app = typer.Typer(
@@ -49,7 +50,7 @@ def _common(
     pass
 
 
-for _command in (demo, inspect, prune, export, bench, report, replay):
+for _command in (demo, inspect, prune, export, bench, report, replay, sweep):
     app.command()(_command)
 app.add_typer(latency)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.data.arrays import Batch
 from kprune.data.source import Source
 from kprune.data.source import as_source
 from kprune.export.differences import Difference
@@ -66,30 +68,39 @@ def difference(
         return None
 
 
-def metrics(model: keras.Model, source: Source | None) -> dict[str, float]:
+def metrics(
+    model: keras.Model, source: Source | None, steps: int | None = BATCHES
+) -> dict[str, float]:
     """Return loss and compiled metrics on samples that are held in memory.
 
-    They are those of `evaluate` on the first `BATCHES` batches. Empty without a
-    compiled loss or without targets.
+    They are those of `evaluate`. Empty without a compiled loss or without targets.
+
+    Args:
+        model: Any model.
+        source: The samples.
+        steps: On the first so many batches; `None` for all.
     """
     if source is None or source.arrays is None or source.arrays[1] is None:
         return {}
     if not model.compiled or model.loss is None:
         return {}
-    batches = [
-        batch[: 2 + (batch[2] is not None)] for batch in source.batches(BATCHES)
-    ]
-    found = model.evaluate(_Batches(batches), verbose=0, return_dict=True)
+    found = model.evaluate(
+        Batches(source.batches(steps)), verbose=0, return_dict=True
+    )
     model.reset_metrics()
     return {name: float(value) for name, value in found.items()}
 
 
-class _Batches(keras.utils.PyDataset):
-    """Batches that are held in memory."""
+class Batches(keras.utils.PyDataset):
+    """Batches that are held in memory.
 
-    def __init__(self, batches: list[Any]) -> None:
+    Args:
+        batches: Tuples `(x, y, sample_weight)`, the weights perhaps None.
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
         super().__init__()
-        self._batches = batches
+        self._batches = [b[: 2 + (b[2] is not None)] for b in batches]
 
     @property
     def num_batches(self) -> int:

@@ -15,7 +15,10 @@ import kprune
 from kprune.__about__ import __version__
 from kprune.commands.prune import parse_reduce
 
-COMMANDS = ("demo", "inspect", "prune", "export", "bench")
+COMMANDS = (
+    *("demo", "inspect", "prune", "export", "bench"),
+    *("report", "replay", "sweep"),
+)
 
 
 # -- help, version, usage --------------------------------------------------

@@ -1,0 +1,129 @@
+"""`kprune sweep`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
+
+from kprune.commands.options import Debug
+from kprune.commands.options import one_line_errors
+from kprune.commands.paths import check_inputs
+from kprune.commands.prune import parse_reduce
+from kprune.commands.start import start_keras
+from kprune.outputs import check_file
+from kprune.outputs import check_suffix
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@one_line_errors
+def sweep(  # noqa: PLR0913  options of a command
+    model: Annotated[
+        Path, typer.Argument(help="Trained model, a .keras file.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Samples to prune and train with: .npz, x and y."),
+    ],
+    validation: Annotated[
+        Path, typer.Option(help="Samples to compare on: .npz with x and y.")
+    ],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipes and criteria with commas between them, or default."
+        ),
+    ] = None,
+    reduce: Annotated[
+        str, typer.Option(help="What to remove: macs=0.3,0.5,0.7.")
+    ] = "macs=0.3,0.5,0.7",
+    hours: Annotated[
+        float, typer.Option(help="Time after which no trial begins.")
+    ] = 1.0,
+    epochs: Annotated[
+        int, typer.Option(min=2, help="Epochs that recipes train for.")
+    ] = 10,
+    run_dir: Annotated[
+        Path, typer.Option(help="Folder of the runs, one for each trial.")
+    ] = Path("runs"),
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an Optuna storage, which several machines can share. "
+            "Defaults to study.db in the folder of the runs."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study in the storage.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every trial.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copy the best model to this .keras file; with several targets, "
+            "to one file each, with the target in its name."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Try methods and targets on one model, and compare the results.
+
+    Starting it again goes on where it ended. The same command in several
+    processes, with one storage, shares the work.
+
+    Example: `kprune sweep model.keras --data train.npz --validation val.npz
+    --methods default,l1,attenuation --reduce macs=0.3,0.5 --hours 1`
+    """
+    key, _, shares = reduce.partition("=")
+    wanted = [parse_reduce(f"{key}={part}")[key] for part in shares.split(",")]
+    check_inputs(model, data, validation)
+    if out is not None:
+        check_suffix(out, (".keras",), "The best model")
+        check_file(out)
+    start_keras()
+    from rich.console import Console
+
+    import kprune
+    from kprune.commands.arrays import load_arrays
+    from kprune.commands.files import load_model
+    from kprune.report.comparison import write_comparison
+    from kprune.report.sweeps import sweep_table
+    from kprune.sweep import METHODS
+
+    study = kprune.sweep(
+        load_model(model),
+        METHODS if methods is None else methods.split(","),
+        {key: wanted},
+        load_arrays(data),
+        load_arrays(validation),
+        hours=hours,
+        epochs=epochs,
+        run_dir=run_dir,
+        storage=storage,
+        name=name,
+        seed=seed,
+    )
+    Console().print(sweep_table(study))
+    if out is not None:
+        _copy(study, out)
+    print(f"wrote {write_comparison(run_dir)}")
+
+
+def _copy(study: optuna.Study, out: Path) -> None:
+    """Copy the best model of each target."""
+    from kprune.outputs import atomic_file
+    from kprune.report.sweeps import targets
+    from kprune.sweep import best_model
+
+    found = targets(study)
+    for target in found:
+        words = "-".join(f"{k}{v:g}" for k, v in target.items())
+        path = out if len(found) == 1 else out.with_stem(f"{out.stem}-{words}")
+        with atomic_file(path) as temporary:
+            shutil.copyfile(best_model(study, target), temporary)
+        print(f"wrote {path}")

@@ -1,0 +1,81 @@
+"""The trials of a sweep as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from kprune.parts import code
+from kprune.report import units
+from kprune.report.run import metric
+from kprune.sweep import best_model
+from kprune.sweep import finished
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def targets(study: optuna.Study) -> list[dict[str, float]]:
+    """Return the targets that a trial has met, in their order."""
+    found: list[dict[str, float]] = []
+    for trial in finished(study):
+        if trial.user_attrs["target"] not in found:
+            found.append(trial.user_attrs["target"])
+    return sorted(found, key=lambda target: sorted(target.items()))
+
+
+def sweep_table(study: optuna.Study) -> Table:
+    """Return all trials, by target and the best first, as a table.
+
+    The best of each target is marked by a star: they are the points of the
+    frontier of quality and cost.
+    """
+    name = study.user_attrs["metric"]
+    original = metric(name, study.user_attrs["original"])
+    table = Table(title=f"original: {name} {original}", title_justify="left")
+    for column in ("", "target", "method", "parts"):
+        table.add_column(column)
+    for column in (name, "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    winners = {
+        best_model(study, target).parent.name for target in targets(study)
+    }
+    for trial in sorted(_shown(study), key=lambda t: _order(study, t)):
+        table.add_row(*map(Text, _cells(trial, name, winners)))
+    return table
+
+
+def _shown(study: optuna.Study) -> list[Any]:
+    trials = study.get_trials(deepcopy=False)
+    return [t for t in trials if "method" in t.user_attrs]
+
+
+def _order(study: optuna.Study, trial: Any) -> tuple[Any, ...]:
+    done = trial.state.name == "COMPLETE"
+    sign = 1 if study.direction.name == "MINIMIZE" else -1
+    target = sorted(trial.user_attrs["target"].items())
+    return target, not done, sign * trial.value if done else 0.0
+
+
+def _cells(trial: Any, name: str, winners: set[str]) -> tuple[str, ...]:
+    asked = trial.user_attrs
+    run = Path(asked.get("run", "")).name
+    done = trial.state.name == "COMPLETE"
+    ended = {"PRUNED": "ended early", "FAIL": "failed", "COMPLETE": ""}
+    took = trial.duration
+    return (
+        "*" if done and run in winners else "",
+        ", ".join(f"{k}={v:g}" for k, v in asked["target"].items()),
+        asked["method"],
+        code(asked["parts"]) if asked["parts"] else "",
+        metric(name, trial.value)
+        if done
+        else ended.get(trial.state.name, "open"),
+        units.MISSING if took is None else f"{took.total_seconds():.0f} s",
+        run or asked.get("error", ""),
+    )

@@ -1,0 +1,136 @@
+"""A sweep tries what was asked, goes on where it ended, and hands out the best."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from cli.running import run
+from fitting import arrays
+from runs.running import compiled
+
+import kprune
+from kprune.sweep import finished
+
+TARGET = {"macs": 0.4}
+
+
+def swept(folder, methods, **options):
+    x, y = arrays(64)
+    return kprune.sweep(
+        compiled(),
+        methods,
+        {"macs": [0.4]},
+        (x[:40], y[:40]),
+        (x[40:], y[40:]),
+        run_dir=folder,
+        epochs=2,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, swept(folder, ["attenuation", "l1"])
+
+
+def methods(study):
+    return [trial.user_attrs["method"] for trial in study.trials]
+
+
+def test_every_combination_is_a_run(study):
+    folder, found = study
+    assert methods(found) == ["l1", "attenuation"]
+    x, y = arrays(64)
+    for trial in finished(found):
+        compact = keras.models.load_model(
+            f"{trial.user_attrs['run']}/compact.keras"
+        )
+        assert kprune.cost(compact).macs <= 0.6 * kprune.cost(compiled()).macs
+        scores = compact.predict_on_batch(x[40:])
+        accuracy = np.mean(scores.argmax(-1) == y[40:])
+        assert trial.value == pytest.approx(accuracy, abs=1e-6)
+    assert len(finished(found)) == 2
+    assert len(list(folder.glob("*/report.html"))) == 3  # with `latest`
+
+
+def test_the_best_is_handed_out(study):
+    _, found = study
+    path = kprune.best_model(found, TARGET)
+    best = max(finished(found), key=lambda trial: trial.value)
+    assert str(path.parent) == best.user_attrs["run"]
+    with pytest.raises(ValueError, match="No trial of the sweep has finished"):
+        kprune.best_model(found, {"macs": 0.9})
+
+
+def test_it_goes_on_with_what_is_new(study):
+    folder, found = study
+    numbers = [trial.number for trial in finished(found)]
+    again = swept(folder, ["l1", "random", "attenuation"])
+    assert methods(again) == ["l1", "attenuation", "random"]
+    assert [trial.number for trial in finished(again)] == [*numbers, 2]
+
+
+def test_training_that_loses_ends_early(tmp_path, study):
+    import optuna
+
+    _, found = study
+    other = optuna.create_study(direction="maximize", pruner=found.pruner)
+    for value, target in ((0.9, TARGET), (0.1, {"macs": 0.7})):
+        trial = optuna.create_trial(
+            value=value,
+            intermediate_values={0: value},
+            user_attrs={"target": target},
+        )
+        other.add_trial(trial)
+    results = []
+    for target in (TARGET, {"macs": 0.7}):
+        trial = other.ask()
+        trial.set_user_attr("target", target)
+        trial.report(0.5, 0)
+        results.append(trial.should_prune())
+    assert results == [True, False]
+
+
+def test_wrong_names_are_refused_before_anything_runs(tmp_path):
+    for wrong, text in (
+        (["l11"], "Did you mean 'l1'"),
+        (["l1"], "no metric 'f1'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            swept(tmp_path / "runs", wrong, metric="f1")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_table_and_writes_the_best(tmp_path):
+    x, y = arrays(48)
+    compiled().save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    given = [
+        "--data",
+        tmp_path / "data.npz",
+        "--validation",
+        tmp_path / "data.npz",
+    ]
+    given += [
+        "--methods",
+        "l1",
+        "--reduce",
+        "macs=0.4",
+        "--out",
+        tmp_path / "b.keras",
+    ]
+    result = run(
+        "sweep",
+        tmp_path / "model.keras",
+        *given,
+        "--run-dir",
+        tmp_path / "runs",
+    )
+    assert result.exit_code == 0, result.output
+    assert "macs=0.4" in result.output
+    smaller = keras.models.load_model(tmp_path / "b.keras")
+    assert kprune.cost(smaller).macs <= 0.6 * kprune.cost(compiled()).macs
+    assert (tmp_path / "runs" / "report.html").is_file()
