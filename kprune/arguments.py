@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
 import os
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -22,9 +24,42 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
         For example `"Did you mean 'l1'? Known names: 'l1', 'l2'."`.
     """
     names = [str(choice) for choice in known]
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    hint = suggestion(name, names)
     return f"{hint}Known names: {', '.join(map(repr, names)) or 'none'}."
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """Return a question that offers close matches; empty if there are none.
+
+    Args:
+        name: What came.
+        known: What is accepted.
+
+    Returns:
+        For example `"Did you mean 'l1'? "`.
+    """
+    names = [str(choice) for choice in known]
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def absent(path: str | os.PathLike[str], what: str = "file") -> Exception:
+    """Return an error for something that does not exist, with what is near.
+
+    Args:
+        path: What came.
+        what: What was expected, for the message: `"file"`.
+
+    Returns:
+        A `FileNotFoundError` to raise.
+    """
+    place = Path(path)
+    siblings: list[str] = []
+    with contextlib.suppress(OSError):
+        siblings = sorted(os.listdir(place.parent))
+    hint = suggestion(place.name, siblings)
+    text = f"There is no {what} {os.fspath(path)!r}. {hint}"
+    return FileNotFoundError(text.rstrip())
 
 
 def as_number(value: object) -> float:

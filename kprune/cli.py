@@ -58,4 +58,4 @@ app.add_typer(latency)
 def main() -> None:
     """Run the command line. This is the entry point of the `kprune` script."""
     with ending():
-        app()
+        app(prog_name="kprune")

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kprune.arguments import suggestion
+
 FOLDER = "saved_model"
 """The format of a path without suffix; others are called by their suffix."""
 
@@ -67,9 +69,10 @@ def format_name(path: str | os.PathLike[str], names: Iterable[str]) -> str:
     name = suffix[1:] if suffix else FOLDER
     if name not in names:
         known = ", ".join(f".{n}" for n in sorted(names) if n != FOLDER)
+        close = suggestion(suffix, [f".{n}" for n in names if n != FOLDER])
         raise ValueError(
-            f"Unknown export format {suffix!r} of {os.fspath(path)!r}. Expected a "
-            f"path ending in {known}, or a folder without suffix for a SavedModel."
+            f"Unknown export format {suffix!r} of {os.fspath(path)!r}. {close}Expected "
+            f"a path ending in {known}, or a folder without suffix for a SavedModel."
         )
     return name
 

@@ -329,7 +329,7 @@ WAYS = [
 
 def readers() -> dict[str, Callable[[pathlib.Path], object]]:
     import kprune
-    from kprune.commands.arrays import load_arrays
+    from kprune.data.files import load_arrays
     from kprune.data.source import Source
     from kprune.latency import load
     from kprune.latency import predict

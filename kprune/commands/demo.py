@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Json
 from kprune.commands.options import one_line_errors
 from kprune.commands.start import start_keras
 from kprune.outputs import check_folder
@@ -35,6 +36,7 @@ def demo(
             help="Train for 2 + 2 epochs only: a try-out of the installation.",
         ),
     ] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train, prune, rebuild and export a small network, in about a minute.
@@ -62,6 +64,18 @@ def demo(
     if quick:
         settings = DemoSettings(reduce, seed, epochs=2, tune_epochs=2)
     result = run_demo(out, settings)
+    if as_json:
+        import dataclasses
+
+        from kprune.commands.outcome import print_json
+
+        rows = [dataclasses.asdict(row) for row in result.evaluation.rows]
+        facts = {
+            "equality": result.deployment.equality,
+            "untrained": result.one_shot,
+        }
+        print_json({"models": rows, **facts})
+        return
     console = Console()
     print_result(console, result.evaluation, result.deployment)
     console.print(

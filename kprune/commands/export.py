@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,20 @@ from typing import Any
 
 import typer
 
+from kprune.commands.line import CommandLine
+from kprune.commands.options import FORMS
+from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import ImageSize
+from kprune.commands.options import Json
 from kprune.commands.options import Overwrite
+from kprune.commands.options import Pixels
+from kprune.commands.options import Validation
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_model_output
+from kprune.commands.samples import Data
+from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 
 
@@ -33,14 +43,30 @@ class InputsAndOutputs(StrEnum):
     int8 = "int8"
 
 
+_LITERT = (".tflite", ".h")
+
+FORMATS = {
+    "quantize": _LITERT,
+    "epochs": _LITERT,
+    "clusters": _LITERT,
+    "io_dtype": _LITERT,
+    "opset": (".onnx",),
+    "batch_size": (*_LITERT, ".onnx"),
+}
+"""Files that options go with; the formats themselves need Keras."""
+
 Calibration = Annotated[
     Path | None,
-    typer.Option(help="Typical inputs for int8: .npz with x, or .npy."),
+    typer.Option(
+        help="Typical inputs for int8, in any form of --data; by default those of "
+        "--data."
+    ),
 ]
-Data = Annotated[
+DataOption = Annotated[
     Path | None,
     typer.Option(
-        help="Training data for --quantize qat and --clusters: .npz with x and y."
+        help="Samples to measure accuracy on, to calibrate int8, and to train on "
+        f"with --quantize qat and --clusters: {FORMS}."
     ),
 ]
 Epochs = Annotated[
@@ -101,7 +127,11 @@ def export(  # noqa: PLR0913  options of a command
         typer.Option(help="Number format of a .tflite or .h file."),
     ] = None,
     calibration: Calibration = None,
-    data: Data = None,
+    data: DataOption = None,
+    validation: Validation = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
     epochs: Epochs = None,
     clusters: Clusters = None,
     io_dtype: IoDtype = None,
@@ -109,9 +139,7 @@ def export(  # noqa: PLR0913  options of a command
     batch_size: BatchSize = None,
     tolerance: Tolerance = None,
     original: Original = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON.")
-    ] = False,
+    as_json: Json = False,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -119,55 +147,89 @@ def export(  # noqa: PLR0913  options of a command
 
     A model that still holds masks is rebuilt first. Training needs the optional
     packages of `pip install "kprune[tfmot]"`, and goes by the loss that the model
-    was saved with.
+    was saved with. With labelled samples, accuracy of model and file is shown.
 
     Example: `kprune export model.keras model.tflite --quantize int8
-    --calibration x.npy`
+    --data photos`
 
     Example: `kprune export model.keras model.tflite --quantize qat
     --data train.npz --epochs 3`
     """
     _check(quantize, calibration, data)
-    inputs = (model, calibration, data, original)
-    check_inputs(*inputs)
+    given = {
+        "quantize": quantize,
+        "epochs": epochs,
+        "clusters": clusters,
+        "io_dtype": io_dtype,
+        "opset": opset,
+        "batch_size": batch_size,
+    }
+    check_format(
+        out, {name for name, value in given.items() if value is not None}
+    )
+    check_inputs(model, original)
+    reading = (data_dir, image_size, pixels)
+    typical = Data()
+    if calibration is not None:
+        typical = find_data(calibration, None, *reading)
+    found = Data()
+    if calibration is None or data is not None or validation is not None:
+        found = find_data(data, validation, *reading)
+    inputs = (model, original, *found.files, *typical.files)
     check_model_output(out, inputs, overwrite)
     start_keras()
-    import json
+    from kprune.commands.exporting import Exporting
+    from kprune.commands.outcome import advise
+    from kprune.commands.outcome import lines_json
+    from kprune.commands.outcome import lines_table
+    from kprune.commands.outcome import print_json
+    from kprune.commands.outcome import print_table
 
-    import kprune
-    from kprune.commands.arrays import load_arrays
-    from kprune.commands.files import load_model
-    from kprune.report.progress import progress
-    from kprune.report.progress import step
+    passed: dict[str, Any] = {
+        "epochs": epochs,
+        "clusters": clusters,
+        "io_dtype": None if io_dtype is None else io_dtype.value,
+        "opset": opset,
+        "tolerance": tolerance,
+        "original": original,
+    }
+    options = {k: v for k, v in passed.items() if v is not None}
+    if batch_size is not None:
+        options["batch_size"] = batch_size or None
+    asked = {
+        "--data": data,
+        "--validation": validation,
+        "--data-dir": data_dir,
+        "--image-size": image_size,
+        "--pixels": pixels,
+        "--quantize": quantize,
+    }
+    command = CommandLine(("export", model, out), asked)
+    work = Exporting(model, found, typical, command)
+    kind = None if quantize is None else quantize.value
+    report = work.write(out, kind, options)
+    lines = work.lines(out, original)
+    if as_json:
+        scored = lines_json(lines, work.size)
+        warnings = [each.to_dict() for each in work.warnings]
+        print_json({**report.to_dict(), **scored, "warnings": warnings})
+    else:
+        print(report)
+        if lines:
+            print_table(lines_table(lines))
+    advise(work.warnings)
 
-    with progress() as bars:
-        with step(bars, "loading"):
-            keras_model = load_model(model)
-            samples = (
-                None if calibration is None else load_arrays(calibration)[0]
+
+def check_format(out: Path, options: Iterable[str]) -> None:
+    """Raise ValueError for options that the format of a file does not have."""
+    for name in options:
+        suffixes = FORMATS[name]
+        if out.suffix not in suffixes:
+            kind = f"A {out.suffix} file" if out.suffix else "A SavedModel"
+            raise ValueError(
+                f"{kind} has no option {name!r}; it goes with "
+                f"{' or '.join(suffixes)}."
             )
-            pairs = None if data is None else load_arrays(data)
-            given: dict[str, Any] = {
-                "data": pairs,
-                "epochs": epochs,
-                "clusters": clusters,
-                "io_dtype": None if io_dtype is None else io_dtype.value,
-                "opset": opset,
-                "tolerance": tolerance,
-                "original": original,
-            }
-            options = {k: v for k, v in given.items() if v is not None}
-            if batch_size is not None:
-                options["batch_size"] = batch_size or None
-        with step(bars, f"writing {out.name}"):
-            report = kprune.export(
-                keras_model,
-                out,
-                quantize=None if quantize is None else quantize.value,
-                calibration=samples,
-                **options,
-            )
-    print(json.dumps(report.to_dict(), indent=2) if as_json else report)
 
 
 def _check(

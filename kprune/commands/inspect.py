@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Json
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
@@ -17,9 +18,7 @@ from kprune.commands.start import start_keras
 @one_line_errors
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead.")
-    ] = False,
+    as_json: Json = False,
     graph: Annotated[
         Path | None,
         typer.Option(help="Draw the layers, coloured by group: .svg or .html."),

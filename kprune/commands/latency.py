@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Json
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
@@ -54,6 +55,7 @@ def profile(
     ] = None,
     dtype: DtypeOption = Dtype.float32,
     threads: Threads = 1,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure what a model's operators take on this machine.
@@ -69,6 +71,7 @@ def profile(
     start_keras()
     import kprune
     from kprune.commands.files import load_model
+    from kprune.commands.outcome import print_json
     from kprune.latency.device import table_path
     from kprune.report import units
     from kprune.report.latency import latency_summary
@@ -79,6 +82,11 @@ def profile(
         loaded, dtype=dtype.value, threads=threads, table=path
     )
     predicted = kprune.latency.predict(loaded, measured)
+    if as_json:
+        print_json(
+            {"table": path, "predicted": predicted, **measured.to_dict()}
+        )
+        return
     print(latency_summary(measured))
     print(f"predicted for {model.name}: {units.milliseconds(predicted)}")
     print(f"table: {path}")
@@ -92,6 +100,7 @@ def files(
         Path, typer.Argument(help="Folder to write; empty, or not there yet.")
     ],
     dtype: DtypeOption = Dtype.float32,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write the files that a phone or a board has to time, and a script.
@@ -107,14 +116,20 @@ def files(
     start_keras()
     import kprune
     from kprune.commands.files import load_model
+    from kprune.commands.outcome import print_json
 
     written = kprune.latency.write_files(load_model(model), folder, dtype.value)
+    steps = {
+        "next, for an Android phone": "BENCHMARK=path/to/benchmark_model sh "
+        f"{folder / 'measure.sh'}",
+        "then": f"kprune latency read {folder} --device NAME --out table.json",
+    }
+    if as_json:
+        print_json({"wrote": written, "commands": list(steps.values())})
+        return
     print(f"wrote {written}")
-    print(
-        f"next, for an Android phone: BENCHMARK=path/to/benchmark_model sh "
-        f"{folder / 'measure.sh'}"
-    )
-    print(f"then: kprune latency read {folder} --device NAME --out table.json")
+    for when, command in steps.items():
+        print(f"{when}: {command}")
 
 
 @latency.command()
@@ -131,6 +146,7 @@ def read(
     threads: Annotated[
         int, typer.Option(min=1, help="THREADS that measure.sh was run with.")
     ] = 1,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make a table of what benchmark_model printed on the device.
@@ -141,10 +157,14 @@ def read(
     check_output(out, SUFFIXES, "A latency table", [folder / "manifest.json"])
     start_keras()
     import kprune
+    from kprune.commands.outcome import print_json
     from kprune.report.latency import latency_summary
 
     table = kprune.latency.read_logs(folder, device, threads)
     table.save(out)
+    if as_json:
+        print_json({"wrote": out, **table.to_dict()})
+        return
     print(latency_summary(table))
     print(f"wrote {out}")
 
@@ -153,6 +173,7 @@ def read(
 @one_line_errors
 def show(
     table: Annotated[Path, typer.Argument(help="A table, .json.")],
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what a table holds: device, steps, models, and every operator.
@@ -166,9 +187,13 @@ def show(
     from rich.console import Console
 
     import kprune
+    from kprune.commands.outcome import print_json
     from kprune.report.latency import latency_rows
     from kprune.report.latency import latency_summary
 
     loaded = kprune.latency.load(table)
+    if as_json:
+        print_json(loaded.to_dict())
+        return
     print(latency_summary(loaded))
     Console().print(latency_rows(loaded))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from kprune.arguments import absent
 from kprune.outputs import FOLDER
 from kprune.outputs import SAVED_MODEL
 from kprune.outputs import check_file
@@ -25,7 +26,7 @@ def check_inputs(*paths: Path | None) -> None:
     """
     for path in paths:
         if path is not None and not path.exists():
-            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+            raise absent(path)
 
 
 def check_model_output(

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Annotated
 from typing import Any
 
 import typer
 
+from kprune.arguments import suggestion
+from kprune.commands.choices import ROUNDED
+from kprune.commands.choices import check_allocation
+from kprune.commands.choices import check_targets_given
+from kprune.commands.choices import check_training
+from kprune.commands.line import CommandLine
+from kprune.commands.needs import check_needs
+from kprune.commands.options import FORMS
 from kprune.commands.options import NONE
+from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import ImageSize
+from kprune.commands.options import Json
 from kprune.commands.options import Overwrite
+from kprune.commands.options import Pixels
+from kprune.commands.options import Validation
+from kprune.commands.options import complete
 from kprune.commands.options import known
 from kprune.commands.options import listed
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_model_output
+from kprune.commands.resume import Resumable
+from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
-
-if TYPE_CHECKING:
-    import keras
+from kprune.outputs import check_folder
 
 KEYS = ("macs", "params", "latency")
-
-ROUNDED = ("global", "similarity", "uniform")
-"""Allocations that `--round-to` goes with."""
 
 EPOCHS = 20
 """Epochs of training with a method."""
@@ -55,8 +65,9 @@ def parse_reduce(text: str) -> dict[str, float]:
     except ValueError:
         share = -1.0
     if key not in KEYS or not 0 < share < 1:
+        hint = "" if key in KEYS else suggestion(key, KEYS)
         raise typer.BadParameter(
-            f"received {text!r}, expected the share to remove, above 0 and below "
+            f"received {text!r}. {hint}Expected the share to remove, above 0 and below "
             "1: macs=0.5, params=0.5 or latency=0.5.",
             param_hint="--reduce",
         )
@@ -69,6 +80,7 @@ Criterion = Annotated[
         help=f"How filters are scored: {listed('criteria')}. By default "
         "reconstruction with --data and l1 without, or what the method has.",
         callback=known("criteria"),
+        autocompletion=complete("criteria"),
     ),
 ]
 Allocation = Annotated[
@@ -77,6 +89,7 @@ Allocation = Annotated[
         help=f"How the cut is shared out: {listed('allocation')}. By default "
         "output_error with --data and global without, or what the method has.",
         callback=known("allocation"),
+        autocompletion=complete("allocation"),
     ),
 ]
 RoundTo = Annotated[
@@ -95,11 +108,11 @@ LatencyTable = Annotated[
         "where it lacks the model."
     ),
 ]
-Data = Annotated[
+DataOption = Annotated[
     Path | None,
     typer.Option(
-        help="Samples for --method, and to choose filters and repair layers by: "
-        ".npz with x (and y, for a method), or .npy."
+        help="Samples to choose filters and repair layers by, to train on with "
+        f"--method, and to measure accuracy on: {FORMS}."
     ),
 ]
 Recover = Annotated[
@@ -109,6 +122,7 @@ Recover = Annotated[
         f"{listed('recovery')}; several with commas, or none. By default "
         "what goes with the criterion: reconstruct, with --data alone.",
         callback=known("recovery", several=True),
+        autocompletion=complete("recovery", several=True),
     ),
 ]
 Method = Annotated[
@@ -117,6 +131,7 @@ Method = Annotated[
         help=f"Train with a published method: {listed('recipes')}. Needs --data "
         "with x and y.",
         callback=known("recipes"),
+        autocompletion=complete("recipes"),
     ),
 ]
 Epochs = Annotated[
@@ -161,12 +176,17 @@ def prune(  # noqa: PLR0913  options of a command
     allocation: Allocation = None,
     round_to: RoundTo = None,
     latency_table: LatencyTable = None,
-    data: Data = None,
+    data: DataOption = None,
+    validation: Validation = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
     recover: Recover = None,
     method: Method = None,
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
     run_dir: RunDir = None,
+    as_json: Json = False,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -175,10 +195,14 @@ def prune(  # noqa: PLR0913  options of a command
     Without `--method` there is no training on labels: give some hundred
     unlabelled samples as `--data`, by which filters are chosen and layers
     repaired. With it the model trains on `--data`, by the loss and optimizer it
-    was saved with, while filters go.
+    was saved with, while filters go. Interrupted by Ctrl-C, it goes on from the
+    last epoch when the same command runs again.
+
+    With labels, accuracy before and after is shown; without, how often the
+    pruned model agrees with the original.
 
     Example: `kprune prune model.keras small.keras --reduce macs=0.5
-    --data images.npy`
+    --data photos`
 
     Example: `kprune prune model.keras small.keras --reduce latency=0.5`
 
@@ -186,21 +210,49 @@ def prune(  # noqa: PLR0913  options of a command
     --data train.npz --epochs 30`
     """
     target = parse_reduce(reduce)
-    _check_options(method, data, epochs, learning_rate)
-    _check_allocation(target, method, allocation, round_to, latency_table)
-    inputs = (model, data, latency_table)
-    check_inputs(*inputs)
-    check_model_output(out, inputs, overwrite)
+    check_training(method, data, epochs, learning_rate)
+    check_allocation(target, method, allocation, round_to, latency_table)
+    given = {
+        "--reduce": reduce,
+        "--criterion": criterion,
+        "--allocation": allocation,
+        "--round-to": round_to,
+        "--latency-table": latency_table,
+        "--data": data,
+        "--validation": validation,
+        "--data-dir": data_dir,
+        "--image-size": image_size,
+        "--pixels": pixels,
+        "--recover": recover,
+        "--method": method,
+        "--epochs": epochs,
+        "--learning-rate": learning_rate,
+        "--run-dir": run_dir,
+        "--overwrite": overwrite or None,
+    }
+    command = CommandLine(("prune", model, out), given)
+    check_inputs(model, latency_table)
+    found = find_data(data, validation, data_dir, image_size, pixels)
+    check_targets_given(method, found)
+    named = {
+        "criteria": criterion,
+        "allocation": allocation,
+        "recovery": recover,
+    }
+    check_needs(named, found)
+    if run_dir is not None and run_dir.exists():
+        check_folder(run_dir)
+    check_model_output(out, (model, *found.files, latency_table), overwrite)
+    resumable = None if method is None else Resumable(out, str(command))
     start_keras()
-    import kprune
-    from kprune.commands.arrays import load_arrays
-    from kprune.commands.files import load_model
-    from kprune.commands.training import train
+    from kprune.commands.outcome import advise
+    from kprune.commands.outcome import lines_table
+    from kprune.commands.outcome import print_json
+    from kprune.commands.outcome import print_table
+    from kprune.commands.pruning import Pruning
     from kprune.export.formats import check_writable
     from kprune.pruning import WITH_DATA
     from kprune.pruning import WITHOUT_DATA
-    from kprune.report.progress import progress
-    from kprune.report.progress import step
 
     best = data is not None and criterion in (None, WITH_DATA.criterion)
     default = (WITH_DATA if best else WITHOUT_DATA).allocation
@@ -212,112 +264,17 @@ def prune(  # noqa: PLR0913  options of a command
     chosen["run_dir"] = run_dir
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
-    with progress() as bars:
-        with step(bars, "loading"):
-            original = load_model(model)
-            x, y = (None, None) if data is None else load_arrays(data)
-        if method is None:
-            with step(bars, "pruning"):
-                samples = x if y is None else (x, y)
-                masked = kprune.prune(
-                    original, reduce=target, data=samples, **parts
-                )
-        else:
-            epochs = epochs or EPOCHS
-            recipe = kprune.recipe(method, target, (x, y), epochs, **parts)
-            masked = train(original, recipe, bars, learning_rate)
-        with step(bars, "rebuilding"):
-            compact = kprune.rebuild(masked)
-        with step(bars, f"writing {out.name}"):
-            kprune.export(compact, out)
-    _print({"original": (original, model), out.name: (compact, out)})
-    print(f"wrote {out}")
-
-
-def _print(written: dict[str, tuple[keras.Model, Path]]) -> None:
-    """Print a table of models and their files."""
-    from rich.console import Console
-
-    import kprune
-    from kprune.export.sizes import path_size
-    from kprune.report.rows import Row
-    from kprune.report.rows import rows_table
-
-    rows = []
-    for name, (network, path) in written.items():
-        cost = kprune.cost(network)
-        rows.append(
-            Row(name, cost.macs, cost.params, bytes=path_size(path).plain)
-        )
-    Console().print(rows_table(rows))
-
-
-def _check_options(
-    method: str | None,
-    data: Path | None,
-    epochs: int | None,
-    learning_rate: float | None,
-) -> None:
-    """Raise typer.BadParameter for options that do not go together."""
-    if method is not None and data is None:
-        raise typer.BadParameter(
-            "training needs samples with targets: --data train.npz, written by "
-            'np.savez("train.npz", x=x, y=y).',
-            param_hint="--method",
-        )
-    if learning_rate is not None and not learning_rate > 0:
-        raise typer.BadParameter(
-            f"received {learning_rate}, expected a number above 0.",
-            param_hint="--learning-rate",
-        )
-    given = {"--epochs": epochs, "--learning-rate": learning_rate}
-    for option, value in given.items():
-        if method is None and value is not None:
-            raise typer.BadParameter(
-                "there is no training without --method, for example --method "
-                "attenuation.",
-                param_hint=option,
-            )
-
-
-def _check_allocation(
-    target: dict[str, float],
-    method: str | None,
-    allocation: str | None,
-    round_to: int | None,
-    table: Path | None,
-) -> None:
-    """Raise typer.BadParameter for allocations that cannot be made."""
-    if table is not None and "latency" not in target:
-        raise typer.BadParameter(
-            "a table of latencies is used with --reduce latency=0.5.",
-            param_hint="--latency-table",
-        )
-    option = "--latency-table" if round_to is None else "--round-to"
-    if (
-        method is not None
-        and allocation is None
-        and (round_to is not None or table is not None)
-    ):
-        raise typer.BadParameter(
-            f"method {method} has an allocation of its own; say which one to use "
-            f"instead: --allocation {' or '.join(ROUNDED)}.",
-            param_hint=option,
-        )
-    if round_to is None:
-        return
-    if "latency" in target:
-        raise typer.BadParameter(
-            "--reduce latency=... chooses widths by the steps that were measured; "
-            "leave --round-to out.",
-            param_hint=option,
-        )
-    if (allocation or "global") not in ROUNDED:
-        raise typer.BadParameter(
-            f"received --allocation {allocation}, expected one of "
-            f"{', '.join(ROUNDED)}.",
-            param_hint=option,
-        )
+    work = Pruning(model, out, found, command)
+    masked = work.prune(
+        target, parts, method, epochs or EPOCHS, learning_rate, resumable
+    )
+    result = work.finish(masked)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_table(lines_table(result.lines))
+        print(f"wrote {out}")
+    advise(result.warnings)
 
 
 def _recover(names: str) -> Any:

@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
+from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import ImageSize
+from kprune.commands.options import Json
 from kprune.commands.options import Overwrite
+from kprune.commands.options import Pixels
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_model_output
+from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 
 
 @one_line_errors
-def replay(
+def replay(  # noqa: PLR0913  options of a command
     run: Annotated[Path, typer.Argument(help="run.json, or folder of a run.")],
     model: Annotated[
         Path, typer.Argument(help="Model that the run began with.")
@@ -28,6 +33,10 @@ def replay(
         Path | None,
         typer.Option(help="Samples that the run had, if it repaired by them."),
     ] = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
+    as_json: Json = False,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
@@ -38,15 +47,20 @@ def replay(
 
     Example: `kprune replay runs/latest model.keras small.keras --data x.npy`
     """
-    inputs = (run, model, data)
-    check_inputs(*inputs)
-    check_model_output(out, inputs, overwrite)
+    check_inputs(run, model)
+    found = find_data(data, None, data_dir, image_size, pixels)
+    check_model_output(out, (run, model, *found.files), overwrite)
     start_keras()
     import kprune
-    from kprune.commands.arrays import load_arrays
     from kprune.commands.files import load_model
+    from kprune.commands.outcome import print_json
 
-    samples = None if data is None else load_arrays(data)[0]
-    masked = kprune.replay(run, load_model(model), samples)
-    kprune.export(kprune.rebuild(masked), out)
-    print(f"wrote {out}")
+    original = load_model(model)
+    samples = found.samples(original)
+    x = None if samples is None else samples.x
+    masked = kprune.replay(run, original, x)
+    report = kprune.export(kprune.rebuild(masked), out)
+    if as_json:
+        print_json({"wrote": out, "export": report.to_dict()})
+    else:
+        print(f"wrote {out}")

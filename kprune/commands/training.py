@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import keras
+
+from kprune.commands.resume import Resumable
 from kprune.data import batches
 from kprune.report.progress import FitProgress
 
 if TYPE_CHECKING:
-    import keras
     from rich.progress import Progress
 
     from kprune.recipes import Recipe
@@ -20,6 +22,7 @@ def train(
     model: keras.Model,
     recipe: Recipe,
     bars: Progress,
+    resumable: Resumable,
     learning_rate: float | None = None,
 ) -> keras.Model:
     """Train a model by a recipe, on the samples that the recipe has.
@@ -28,6 +31,7 @@ def train(
         model: Compiled model.
         recipe: From `kprune.recipe`, with `data=(x, y)`.
         bars: Display for the progress.
+        resumable: Where the state after each epoch is kept.
         learning_rate: A constant learning rate, with which the optimizer starts
             afresh. None goes on with the optimizer as it is.
 
@@ -42,7 +46,7 @@ def train(
     ```python
     recipe = kprune.recipe("attenuation", data=(x, y), epochs=20)
     with progress() as bars:
-        masked = train(model, recipe, bars)
+        masked = train(model, recipe, bars, Resumable(out, command))
     ```
     """
     x, y = recipe.data
@@ -63,11 +67,13 @@ def train(
         model.compile_from_config(config)
     masked = recipe.prepare(model)
     bar = FitProgress(bars, recipe.name, ("loss", "pruned_macs"))
-    masked.fit(
-        batches(x, y, BATCH_SIZE, shuffle=True),
-        epochs=recipe.epochs,
-        callbacks=[*recipe.callbacks, bar],
-        verbose=0,
-        shuffle=False,
-    )
+    with resumable.kept() as folder:
+        backup = keras.callbacks.BackupAndRestore(str(folder))
+        masked.fit(
+            batches(x, y, BATCH_SIZE, shuffle=True),
+            epochs=recipe.epochs,
+            callbacks=[*recipe.callbacks, backup, bar],
+            verbose=0,
+            shuffle=False,
+        )
     return masked

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
 def batches(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Any,
+    y: Any,
     batch_size: int = 64,
     shuffle: bool = False,
     seed: int = 0,
@@ -26,8 +24,8 @@ def batches(
     The order and the augmentation depend on `seed` and on the epoch alone.
 
     Args:
-        x: Inputs `(n, ...)`.
-        y: Targets `(n, ...)`.
+        x: Inputs `(n, ...)`, or a list or dictionary of these.
+        y: Targets `(n, ...)`, or a list or dictionary of these.
         batch_size: Integer, examples per batch; the last may be smaller.
         shuffle: Whether to visit the examples in a new order every epoch.
         seed: Integer, for the order and the augmentation.
@@ -51,13 +49,18 @@ def batches(
     """
     import tensorflow as tf
 
-    if len(x) != len(y):
+    from kprune.data.arrays import count
+
+    size, targets = count(x, "x"), count(y, "y")
+    if size != targets:
         raise ValueError(
-            f"x holds {len(x)} examples and y {len(y)}; pass one target per input."
+            f"x holds {size} examples and y {targets}; pass one target per input."
         )
-    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    # A list would be stacked to one array.
+    pair = tuple(tuple(a) if isinstance(a, list) else a for a in (x, y))
+    dataset = tf.data.Dataset.from_tensor_slices(pair)
     if shuffle:
-        dataset = dataset.shuffle(len(x), seed=seed)
+        dataset = dataset.shuffle(size, seed=seed)
     dataset = dataset.batch(batch_size)
     if augment is not None:
         seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)

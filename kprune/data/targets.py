@@ -53,6 +53,39 @@ def check_targets(
             check(target, output.shape, one, f"`{argument}`", owner)
 
 
+def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
+    """Return class indices as one-hot vectors, or the reverse, for a loss.
+
+    Args:
+        targets: NumPy array, or a structure of them.
+        model: The model whose output they belong to.
+        loss: Loss in any form that `compile` takes. Defaults to the model's.
+
+    Returns:
+        The targets of a model with one output, in the form that the loss takes;
+        any others as they are.
+    """
+    loss = getattr(model, "loss", None) if loss is None else loss
+    pairs = list(_pairs(targets, model, loss))
+    if len(model.outputs) != 1 or len(pairs) != 1:
+        return targets
+    output, one, array = pairs[0]
+    kind = _CHECKS.get((_name(one) or "").lower().replace("_", ""))
+    classes = output.shape[-1]
+    if classes in (None, 1) or getattr(one, "axis", -1) != -1:
+        return targets
+    alike = array.ndim == len(output.shape) and array.shape[-1] == classes
+    if kind is _class_indices:
+        return array.argmax(-1) if alike else targets
+    if kind is None or alike or array.dtype.kind not in "iub":
+        return targets
+    indices = array[..., 0] if array.ndim == len(output.shape) else array
+    fits = indices.ndim == len(output.shape) - 1 and indices.size
+    if not fits or indices.min() < 0 or indices.max() >= classes:
+        return targets
+    return keras.utils.to_categorical(indices, classes)
+
+
 def check_weights(weights: Any, argument: str) -> None:
     """Raise unless sample weights are finite numbers.
 

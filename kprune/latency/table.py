@@ -142,7 +142,13 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON; the file appears whole or not at all."""
-        data = {
+        text = _lines(self.to_dict())
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, "utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a file of it holds, for JSON."""
+        return {
             "kprune_latency": FORMAT,
             "device": self.device,
             "runtime": self.runtime,
@@ -162,9 +168,6 @@ class LatencyTable:
                 for name, layout in self._layouts.items()
             },
         }
-        text = _lines(data)
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, "utf-8")
 
     def described(self) -> str:
         """Return how messages call it: by its file, if it came from one."""

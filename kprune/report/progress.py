@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress
+from rich.progress import TaskID
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
@@ -20,7 +22,8 @@ def progress(console: Console | None = None) -> Progress:
 
     Args:
         console: Where the bars are drawn. Defaults to standard error, so that
-            standard output holds results only.
+            standard output holds results only. If that is a file or a pipe, each
+            step is a line of plain text.
 
     Returns:
         `rich.progress.Progress`, for `FitProgress` and `step`.
@@ -33,6 +36,8 @@ def progress(console: Console | None = None) -> Progress:
         model.fit(train, epochs=5, verbose=0, callbacks=[bar])
     ```
     """
+    if console is None and not sys.stderr.isatty():
+        return LineProgress(console=Console(stderr=True), disable=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -41,6 +46,24 @@ def progress(console: Console | None = None) -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console or Console(stderr=True),
     )
+
+
+class LineProgress(Progress):
+    """Writes a line when a step is done, without control characters."""
+
+    def update(self, task_id: TaskID, *args: Any, **changes: Any) -> None:
+        """Take over the changes of a task; say so if a step of it is done."""
+        super().update(task_id, *args, **changes)
+        if changes.get("completed") is None:
+            return
+        task = self._tasks[task_id]
+        many = task.total is not None and task.total > 1
+        done = f" {task.completed:.0f}/{task.total:.0f}" if many else ""
+        line = (
+            f"{task.description}{done}, {task.elapsed or 0:.1f} s  "
+            f"{task.fields.get('note', '')}"
+        )
+        print(line.rstrip(), file=self.console.file, flush=True)
 
 
 class FitProgress(keras.callbacks.Callback):

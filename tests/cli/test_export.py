@@ -11,6 +11,8 @@ from cli.running import assert_fails
 from cli.running import run
 
 import kprune
+from kprune.commands.export import FORMATS
+from kprune.export.formats.base import registry
 from kprune.export.runtime import open_runtime
 
 
@@ -93,3 +95,15 @@ def test_export_options_of_other_formats_are_refused(saved, tmp_path):
     assert_fails(result, "no option 'opset'")
     result = run("export", saved, tmp_path / "m.onnx", "--io-dtype", "int8")
     assert_fails(result, "no option 'io_dtype'")
+
+
+def test_options_are_those_of_the_formats():
+    for name in registry.names:
+        chosen = registry.get(name)
+        for option, suffixes in FORMATS.items():
+            has = (
+                len(chosen.quantize) > 1
+                if option == "quantize"
+                else option in chosen.options
+            )
+            assert has == (chosen.suffix in suffixes), (name, option)

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from kprune.commands.arrays import load_arrays
+from kprune.data.files import load_arrays
 
 
 def npz(**arrays):

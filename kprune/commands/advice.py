@@ -1,0 +1,235 @@
+"""What the scores of a model suggest to do, with the command to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from kprune.commands.line import CommandLine
+from kprune.data import pixels
+from kprune.report import units
+
+if TYPE_CHECKING:
+    from kprune.commands.scoring import Score
+    from kprune.commands.scoring import Scorer
+
+LOSS = 0.02
+"""Share of accuracy whose loss is worth a repair or training."""
+
+AGREEMENT = 0.95
+"""Share of samples that a pruned model should put where the original does."""
+
+BETTER = 0.2
+"""By how much another range or numbering must be right more often to be named."""
+
+EPOCHS = 20
+"""Epochs of training that are advised."""
+
+TRIED = 64
+"""Images on which other ranges of pixels are tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """A warning, and the way out.
+
+    Args:
+        message: What was seen, and what to do.
+        command: Command line that does it, or None.
+    """
+
+    message: str
+    command: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain strings, for JSON."""
+        return dataclasses.asdict(self)
+
+    def print(self) -> None:
+        """Print it on standard error."""
+        print(f"kprune: warning: {self.message}", file=sys.stderr)
+        if self.command is not None:
+            print(f"  {self.command}", file=sys.stderr)
+
+
+def near_chance(score: Score, classes: np.ndarray | None) -> bool:
+    """Return whether a classifier recognises hardly more than a guess would.
+
+    Classes count alike, so that it is not taken for knowledge that one of them
+    is frequent.
+
+    Args:
+        score: What it scores.
+        classes: Class of each sample.
+    """
+    if classes is None or score.recall is None:
+        return False
+    counts = np.unique(classes, return_counts=True)[1]
+    if len(counts) < 2:
+        return False
+    guess = 1 / len(counts)
+    error = np.sqrt(guess * (1 - guess) * np.mean(1 / counts) / len(counts))
+    return bool(score.recall <= guess + 2 * error)
+
+
+def about_original(
+    scorer: Scorer, score: Score, command: CommandLine
+) -> list[Advice]:
+    """Return what is suspicious about the samples, as the original sees them.
+
+    Args:
+        scorer: Samples and model.
+        score: What the original scores.
+        command: The command that runs.
+    """
+    classes, names = scorer.classes, scorer.samples.classes
+    found: list[Advice] = []
+    outputs = scorer.reference[0].shape[-1]
+    if names is not None and 1 < len(names) != outputs > 1:
+        found.append(
+            Advice(
+                f"{scorer.samples.name} has {len(names)} classes, the model "
+                f"{outputs} outputs. Classes are numbered in the order of their names."
+            )
+        )
+    if classes is None or score.accuracy is None:
+        return found
+    reason = _other_numbers(scorer, score.accuracy) or _other_range(
+        scorer, command
+    )
+    right = (
+        f"The original model is right for {units.percent(score.accuracy)} only"
+    )
+    if reason is not None:
+        found.append(Advice(f"{right}: {reason.message}", reason.command))
+    elif near_chance(score, classes):
+        found.append(
+            Advice(
+                f"{right}, hardly more than a guess. Are these the samples that it "
+                "was trained for, scaled as then, with the classes in the same order?"
+            )
+        )
+    return found
+
+
+def _other_numbers(scorer: Scorer, accuracy: float) -> Advice | None:
+    """Say so if another numbering of the classes would be right more often."""
+    from scipy.optimize import linear_sum_assignment
+
+    scores, classes = scorer.reference[0], scorer.classes
+    number = scores.shape[1]
+    if classes is None or number < 2 or len(classes) < 5 * number:
+        return None
+    table = np.zeros((number, number), "int64")
+    np.add.at(table, (classes, scores.argmax(axis=1)), 1)
+    rows, columns = linear_sum_assignment(-table)
+    if table[rows, columns].sum() / len(classes) - accuracy < BETTER:
+        return None
+    moved = [
+        (table[r, c], r, c)
+        for r, c in zip(rows, columns, strict=True)
+        if r != c
+    ]
+    _, row, column = max(moved)
+    names = scorer.samples.classes
+    label = f"{row}" if names is None else f"{row} ({names[row]!r})"
+    return Advice(
+        f"its classes seem to be in another order than the labels. Label {label}, for "
+        f"example, mostly gets output {column}. With the order of training it would "
+        f"be {units.percent(table[rows, columns].sum() / len(classes))}."
+    )
+
+
+def _other_range(scorer: Scorer, command: CommandLine) -> Advice | None:
+    """Say so if the model would be right more often with other pixels."""
+    from kprune.commands.samples import predictor
+
+    samples, classes = scorer.samples, scorer.classes
+    if np.ndim(samples.x) != 4 or classes is None:
+        return None
+    step = max(1, len(classes) // TRIED)
+    some, labels = samples.x[::step][:TRIED], classes[::step][:TRIED]
+    mode = samples.mode if samples.pixels else pixels.guess_range(some)
+    raw = pixels.unscaled(some, mode)
+    if raw is None:
+        return None
+    modes = pixels.candidates(raw, pixels.channels_first(raw))
+    right = pixels.accuracies(raw, labels, predictor(scorer.original), modes)
+    if not right:
+        return None
+    best = max(right, key=lambda other: right[other])
+    if right[best] - right[mode] < BETTER:
+        return None
+    text = (
+        f"its pixels seem to be in another range ({pixels.MODES[mode]}) than in "
+        f"training. In the range {pixels.MODES[best]} it is right for "
+        f"{units.percent(right[best])} of {len(labels)} samples."
+    )
+    if samples.pixels or mode == "raw":
+        return Advice(text, command.with_options(pixels=best))
+    return Advice(f"{text} Save them so.")
+
+
+def about_result(
+    scorer: Scorer,
+    before: Score,
+    after: Score,
+    command: CommandLine,
+    repaired: bool = False,
+) -> list[Advice]:
+    """Return what to do about a pruned model that lost accuracy.
+
+    Args:
+        scorer: Samples and original model.
+        before: What the original scores.
+        after: What the pruned model scores.
+        command: The command that pruned it.
+        repaired: Whether its layers were repaired.
+    """
+    lost = _loss(scorer, before, after)
+    if lost is None:
+        return []
+    given = command.options
+    plain = {"criterion": None, "allocation": None, "recover": None}
+    model = scorer.original
+    changes: dict[str, Any]
+    if "--data" not in given:
+        way = "Give samples, by which filters are chosen and layers repaired."
+        changes = {**plain, "data": given["--validation"]}
+    elif "--method" in given:
+        way = "Train for longer, or remove less."
+        changes = {"epochs": 2 * int(given.get("--epochs", EPOCHS))}
+    elif not repaired:
+        way, changes = "Let layers be repaired.", plain
+    elif scorer.labelled and model.compiled and model.loss is not None:
+        way = "Train while filters go, or remove less."
+        changes = {**plain, "method": "attenuation", "epochs": EPOCHS}
+    elif given.get("--recover") != "mimic":
+        way = "Train it to give what the original gives, or remove less."
+        changes = {"recover": "mimic"}
+    else:
+        return [Advice(f"{lost} Remove less, or give more samples.")]
+    return [Advice(f"{lost} {way}", command.with_options(**changes))]
+
+
+def _loss(scorer: Scorer, before: Score, after: Score) -> str | None:
+    """Return in words what was lost; None for little."""
+    if before.accuracy is not None and after.accuracy is not None:
+        right = units.percent(after.accuracy)
+        low = near_chance(after, scorer.classes)
+        if low and not near_chance(before, scorer.classes):
+            return f"The pruned model is right for {right}, hardly more than a guess."
+        if before.accuracy - after.accuracy > LOSS:
+            points = 100 * (before.accuracy - after.accuracy)
+            return f"The pruned model lost {points:.1f} points of accuracy."
+        return None
+    if after.agreement is not None and after.agreement < AGREEMENT:
+        return (
+            "The pruned model chooses the class of the original for "
+            f"{units.percent(after.agreement)} of the samples only."
+        )
+    return None

@@ -1,0 +1,89 @@
+"""Options of `kprune prune` that do not go together, told before Keras is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kprune.commands.samples import Data
+
+ROUNDED = ("global", "similarity", "uniform")
+"""Allocations that `--round-to` goes with."""
+
+
+def check_targets_given(method: str | None, data: Data) -> None:
+    """Raise ValueError if there is certainly nothing to train on."""
+    if method is not None and data.train is not None and data.train.unlabelled:
+        raise ValueError(
+            f"{data.train.given!r} holds inputs alone, but training needs targets "
+            'too: a folder for each class, or np.savez("train.npz", x=x, y=y).'
+        )
+
+
+def check_training(
+    method: str | None,
+    data: Path | None,
+    epochs: int | None,
+    learning_rate: float | None,
+) -> None:
+    """Raise typer.BadParameter for options that do not go together."""
+    if method is not None and data is None:
+        raise typer.BadParameter(
+            "training needs samples with targets: --data train.npz, written by "
+            'np.savez("train.npz", x=x, y=y).',
+            param_hint="--method",
+        )
+    if learning_rate is not None and not learning_rate > 0:
+        raise typer.BadParameter(
+            f"received {learning_rate}, expected a number above 0.",
+            param_hint="--learning-rate",
+        )
+    given = {"--epochs": epochs, "--learning-rate": learning_rate}
+    for option, value in given.items():
+        if method is None and value is not None:
+            raise typer.BadParameter(
+                "there is no training without --method, for example --method "
+                "attenuation.",
+                param_hint=option,
+            )
+
+
+def check_allocation(
+    target: dict[str, float],
+    method: str | None,
+    allocation: str | None,
+    round_to: int | None,
+    table: Path | None,
+) -> None:
+    """Raise typer.BadParameter for allocations that cannot be made."""
+    if table is not None and "latency" not in target:
+        raise typer.BadParameter(
+            "a table of latencies is used with --reduce latency=0.5.",
+            param_hint="--latency-table",
+        )
+    option = "--latency-table" if round_to is None else "--round-to"
+    if (
+        method is not None
+        and allocation is None
+        and (round_to is not None or table is not None)
+    ):
+        raise typer.BadParameter(
+            f"method {method} has an allocation of its own; say which one to use "
+            f"instead: --allocation {' or '.join(ROUNDED)}.",
+            param_hint=option,
+        )
+    if round_to is None:
+        return
+    if "latency" in target:
+        raise typer.BadParameter(
+            "--reduce latency=... chooses widths by the steps that were measured; "
+            "leave --round-to out.",
+            param_hint=option,
+        )
+    if (allocation or "global") not in ROUNDED:
+        raise typer.BadParameter(
+            f"received --allocation {allocation}, expected one of "
+            f"{', '.join(ROUNDED)}.",
+            param_hint=option,
+        )

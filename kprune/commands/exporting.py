@@ -1,0 +1,108 @@
+"""The work of `kprune export`, once everything is checked and Keras is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kprune
+from kprune.commands import advice
+from kprune.commands.advice import Advice
+from kprune.commands.files import load_model
+from kprune.commands.line import CommandLine
+from kprune.commands.outcome import Line
+from kprune.commands.pruning import make_scorer
+from kprune.commands.samples import Data
+from kprune.export.report import ExportReport
+from kprune.masking import is_masked
+from kprune.report import units
+from kprune.report.progress import progress
+from kprune.report.progress import step
+
+_RUN = (".tflite", ".onnx")
+
+
+class Exporting:
+    """One model on its way into a file for deployment.
+
+    Args:
+        model: File of the model.
+        data: Samples to train on and to measure accuracy on.
+        typical: What `--calibration` names.
+        command: The command that runs.
+    """
+
+    def __init__(
+        self, model: Path, data: Data, typical: Data, command: CommandLine
+    ) -> None:
+        self._bars = progress()
+        self._command = command
+        with self._bars as bars, step(bars, "loading"):
+            loaded = load_model(model)
+            self.model = loaded
+            self.samples = data.samples(loaded)
+            checked = data.checked(loaded, self.samples)
+            self.calibration = typical.samples(loaded) or self.samples
+        option = "--validation" if data.train is None else "--data"
+        self.scorer, self.warnings = make_scorer(checked, loaded, option)
+        self.report: ExportReport | None = None
+
+    @property
+    def size(self) -> int | None:
+        """How many samples are scored on."""
+        return None if self.scorer is None else self.scorer.samples.size
+
+    def write(
+        self, out: Path, quantize: str | None, options: dict[str, Any]
+    ) -> ExportReport:
+        """Write the file and verify it. See `kprune.export`."""
+        samples, typical = self.samples, self.calibration
+        trains = quantize == "qat" or "clusters" in options
+        if trains and samples is not None:
+            options = {**options, "data": (samples.x, samples.y)}
+        with self._bars as bars, step(bars, f"writing {out.name}"):
+            self.report = kprune.export(
+                self.model,
+                out,
+                quantize=quantize,
+                calibration=None if typical is None else typical.x,
+                **options,
+            )
+        return self.report
+
+    def lines(self, out: Path, original: Path | None = None) -> list[Line]:
+        """Return what model and file score; nothing without samples.
+
+        Args:
+            out: The file that was written.
+            original: A file of the unpruned model, or None.
+        """
+        if self.scorer is None or self.report is None:
+            return []
+        with self._bars as bars, step(bars, "measuring"):
+            model = self.model
+            before = self.scorer.model(model)
+            compact = kprune.rebuild(model) if is_masked(model) else model
+            after = self.scorer.file(compact, out)
+            lines = [
+                Line.of(model.name, model, before),
+                Line(out.name, file=self.report.size, score=after),
+            ]
+            if original is not None and original.suffix in _RUN:
+                score = self.scorer.outputs(self.scorer.run(original), compact)
+                size = self.report.size_before
+                lines.insert(0, Line(original.name, file=size, score=score))
+        self.warnings += advice.about_original(
+            self.scorer, before, self._command
+        )
+        pair = (before.accuracy, after.accuracy)
+        if None not in pair and pair[0] - pair[1] > advice.LOSS:  # type: ignore[operator]
+            self.warnings.append(
+                Advice(
+                    f"{out.name} is right for {units.percent(after.accuracy)}, the "
+                    f"model for {units.percent(before.accuracy)}. Calibrate with more "
+                    "typical inputs, train with --quantize qat, or use dynamic or "
+                    "float16."
+                )
+            )
+        return lines

@@ -1,0 +1,36 @@
+"""The command that runs, as text."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+
+class CommandLine:
+    """The command that runs, from which others are made.
+
+    Args:
+        words: Command and arguments: `("prune", model, out)`.
+        options: Its options; None for those that were not given.
+    """
+
+    def __init__(
+        self, words: Sequence[object], options: dict[str, Any]
+    ) -> None:
+        self._words = [str(word) for word in words]
+        self.options = {k: v for k, v in options.items() if v is not None}
+
+    def with_options(self, **changes: Any) -> str:
+        """Return the command with some options set, or left out where None."""
+        given = {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
+        words = ["kprune", *self._words]
+        for option, value in {**self.options, **given}.items():
+            if value is True:
+                words.append(option)
+            elif value is not None:
+                words += [option, str(value)]
+        return shlex.join(words)
+
+    def __str__(self) -> str:
+        return self.with_options()

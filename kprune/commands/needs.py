@@ -1,0 +1,150 @@
+"""What a named part needs, read from its source: importing it would take Keras."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from kprune.commands.samples import Data
+from kprune.registry import modules
+
+LABELS = "labels"
+SAMPLES = "samples"
+
+_CALLS = {"require_loss": LABELS, "require_data": SAMPLES}
+_FLAGS = {"needs_loss": LABELS, "needs_data": SAMPLES}
+_WORDS = {
+    LABELS: "measures the loss, which takes samples with targets",
+    SAMPLES: "runs the model on samples",
+}
+
+
+def check_needs(parts: dict[str, str | None], data: Data) -> None:
+    """Raise if a part needs samples that are not given.
+
+    Args:
+        parts: Names of parts, several with commas between them, by their folder.
+        data: What the user named as data.
+
+    Raises:
+        ValueError: It names the part.
+    """
+    for kind, given in parts.items():
+        for name in (given or "").split(","):
+            need = needs(kind, name) if name in modules(kind) else None
+            if need is None:
+                continue
+            if data.train is None:
+                lack = "give --data"
+            elif need == LABELS and data.train.unlabelled:
+                lack = f"{data.train.given!r} has no targets"
+            else:
+                continue
+            raise ValueError(f"{name!r} {_WORDS[need]}: {lack}.")
+
+
+@functools.cache
+def needs(kind: str, name: str) -> str | None:
+    """Return what a part needs to run.
+
+    Args:
+        kind: Folder of the parts, `"criteria"`.
+        name: Name of the part.
+
+    Returns:
+        `"labels"`, `"samples"` or None.
+    """
+    module = modules(kind)[name]
+    for node in _classes(module).values():
+        if any(
+            _registers(decorator, name) for decorator in node.decorator_list
+        ):
+            return _need(list(_ancestry(module, node)))
+    return None
+
+
+def _need(ancestry: list[ast.ClassDef]) -> str | None:
+    for flag, need in _FLAGS.items():
+        values = (_value(node, flag) for node in ancestry)
+        if next((value for value in values if value is not None), False):
+            return need
+    for node in ancestry:
+        check = next(
+            (f for f in node.body if getattr(f, "name", "") == "check"), None
+        )
+        if check is None:
+            continue
+        called = {
+            getattr(call.func, "id", getattr(call.func, "attr", ""))
+            for call in ast.walk(check)
+            if isinstance(call, ast.Call)
+        }
+        for function, need in _CALLS.items():
+            if function in called:
+                return need
+        if "super" not in called:
+            return None
+    return None
+
+
+def _value(node: ast.ClassDef, name: str) -> bool | None:
+    """Return the constant that a class sets an attribute to."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and isinstance(
+            statement.value, ast.Constant
+        ):
+            names = [getattr(target, "id", "") for target in statement.targets]
+            if name in names:
+                return bool(statement.value.value)
+    return None
+
+
+def _registers(decorator: ast.expr, name: str) -> bool:
+    return (
+        isinstance(decorator, ast.Call)
+        and bool(decorator.args)
+        and getattr(decorator.args[0], "value", None) == name
+    )
+
+
+def _ancestry(module: str, node: ast.ClassDef) -> Iterator[ast.ClassDef]:
+    """Yield a class and those it derives from, within kprune."""
+    yield node
+    for base in node.bases:
+        name = getattr(base, "id", "")
+        if name in _classes(module):
+            yield from _ancestry(module, _classes(module)[name])
+        elif name in _imports(module):
+            other = _imports(module)[name]
+            if name in _classes(other):
+                yield from _ancestry(other, _classes(other)[name])
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    root = Path(__file__).parents[1]
+    path = root.joinpath(*module.split(".")[1:])
+    file = path.with_suffix(".py")
+    text = (file if file.exists() else path / "__init__.py").read_text("utf-8")
+    return ast.parse(text)
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    return {
+        n.name: n for n in _tree(module).body if isinstance(n, ast.ClassDef)
+    }
+
+
+@functools.cache
+def _imports(module: str) -> dict[str, str]:
+    """Return the modules of kprune from which names are imported."""
+    return {
+        alias.asname or alias.name: statement.module
+        for statement in _tree(module).body
+        if isinstance(statement, ast.ImportFrom)
+        and (statement.module or "").startswith("kprune.")
+        for alias in statement.names
+    }  # type: ignore[misc]

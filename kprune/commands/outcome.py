@@ -1,0 +1,162 @@
+"""What a command did to a model: costs, sizes and scores, before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import kprune
+from kprune.commands.advice import Advice
+from kprune.commands.scoring import Score
+from kprune.export.original import measure_original
+from kprune.report import units
+
+SHARES = ("acc", "accuracy", "agreement", "auc", "precision", "recall")
+"""Metrics that are written in percent, alone or as the end of a name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One model or file.
+
+    Args:
+        name: What it is called: `"original"`.
+        macs: Multiply-accumulates of one sample.
+        params: Number of parameters.
+        weights: Bytes of these in float32. What a training file holds besides,
+            such as the state of an optimizer, does not count.
+        file: Bytes of an exported file that a runtime loads.
+        score: What it scores.
+        extra: Cells of further columns.
+    """
+
+    name: str
+    macs: float | None = None
+    params: int | None = None
+    weights: int | None = None
+    file: int | None = None
+    score: Score = dataclasses.field(default_factory=Score)
+    extra: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, model: keras.Model, score: Score | None) -> Line:
+        """Return the line of a Keras model."""
+        cost = kprune.cost(model)
+        weights = measure_original(model).size
+        return cls(
+            name, cost.macs, cost.params, weights, score=score or Score()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `results` of `run.json` holds of a model, for JSON."""
+        return {
+            "name": self.name,
+            "macs": self.macs,
+            "params": self.params,
+            "bytes": self.weights if self.file is None else self.file,
+            "latency": None,
+            "metrics": self.score.metrics,
+        }
+
+    def check(self) -> dict[str, Any] | None:
+        """Return what `checks` of `run.json` holds, where outputs were compared."""
+        if self.score.difference is None:
+            return None
+        return {
+            "what": f"{self.name} against original",
+            "difference": self.score.difference,
+            "agreement": self.score.agreement,
+        }
+
+    def cells(self) -> dict[str, str]:
+        """Return the text of each column that has one."""
+        found = {
+            **self.extra,
+            "MACs": units.count(self.macs),
+            "parameters": units.count(self.params),
+            "weights": units.size(self.weights),
+            "file": units.size(self.file),
+            **{k: metric(k, v) for k, v in self.score.metrics.items()},
+        }
+        if self.score.accuracy is None:
+            found["same class"] = units.percent(self.score.agreement)
+        if not self.score.metrics and self.score.agreement is None:
+            found["difference"] = units.percent(self.score.difference)
+        return {k: v for k, v in found.items() if v != units.MISSING}
+
+
+def metric(name: str, value: float) -> str:
+    """Write a metric: a share in percent, anything else with four digits."""
+    share = name.split("_")[-1] in SHARES or name.startswith("top")
+    return units.percent(value) if share and value <= 1 else f"{value:.4g}"
+
+
+def lines_json(
+    lines: Sequence[Line], samples: int | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return lines as `results` and `checks` of `run.json`.
+
+    Args:
+        lines: Models and files.
+        samples: On how many samples they were measured.
+    """
+    found = [check for line in lines if (check := line.check()) is not None]
+    return {
+        "results": [{**line.to_dict(), "samples": samples} for line in lines],
+        "checks": [{**check, "samples": samples} for check in found],
+    }
+
+
+def lines_table(lines: Sequence[Line]) -> Table:
+    """Lay out lines as a table, without columns that nobody filled."""
+    filled = [line.cells() for line in lines]
+    order = [
+        *(name for line in lines for name in line.extra),
+        *("MACs", "parameters", "weights", "file"),
+        *(name for line in lines for name in line.score.metrics),
+        *("same class", "difference"),
+    ]
+    columns = [
+        c for c in dict.fromkeys(order) if any(c in cells for cells in filled)
+    ]
+    table = Table()
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for line, cells in zip(lines, filled, strict=True):
+        # Text, so that a name in brackets is not taken for markup.
+        texts = (Text(cells.get(c, units.MISSING)) for c in columns)
+        table.add_row(Text(line.name), *texts)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table; into a file or a pipe, as wide as it is."""
+    console = Console()
+    if not sys.stdout.isatty():
+        wanted = console.measure(
+            table, options=console.options.update(width=1000)
+        )
+        console = Console(width=max(console.width, wanted.maximum))
+    console.print(table)
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print a result as JSON; numbers that are not finite become null."""
+    text = json.dumps(result, indent=2, default=str, allow_nan=True)
+    plain = json.loads(text, parse_constant=lambda name: None)
+    print(json.dumps(plain, indent=2))
+
+
+def advise(advice: Sequence[Advice]) -> None:
+    """Print warnings on standard error."""
+    for each in advice:
+        each.print()

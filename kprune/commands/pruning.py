@@ -1,0 +1,222 @@
+"""The work of `kprune prune`, once everything is checked and Keras is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import kprune
+from kprune.__about__ import __version__
+from kprune.commands import advice
+from kprune.commands.advice import Advice
+from kprune.commands.files import load_model
+from kprune.commands.line import CommandLine
+from kprune.commands.outcome import Line
+from kprune.commands.outcome import lines_json
+from kprune.commands.resume import Resumable
+from kprune.commands.samples import Data
+from kprune.commands.samples import note
+from kprune.commands.scoring import Score
+from kprune.commands.scoring import Scorer
+from kprune.commands.training import train
+from kprune.data.reading import Samples
+from kprune.pruning import WITH_DATA
+from kprune.report.progress import progress
+from kprune.report.progress import step
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command did.
+
+    Args:
+        command: The command line.
+        lines: Models and files, the original first.
+        samples: What was scored on, or None.
+        labelled: Whether these have targets.
+        warnings: What to do now.
+        facts: Anything else, for JSON.
+    """
+
+    command: str
+    lines: list[Line]
+    samples: Samples | None = None
+    labelled: bool = False
+    warnings: list[Advice] = dataclasses.field(default_factory=list)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings, lists and dictionaries, for JSON."""
+        data: dict[str, Any] | None = None
+        if self.samples is not None:
+            data = {
+                "name": self.samples.name,
+                "samples": self.samples.size,
+                "labelled": self.labelled,
+            }
+        return {
+            "kprune": __version__,
+            "command": self.command,
+            **lines_json(self.lines, data and data["samples"]),
+            "data": data,
+            "warnings": [each.to_dict() for each in self.warnings],
+            **self.facts,
+        }
+
+
+def make_scorer(
+    samples: Samples | None, model: keras.Model, option: str
+) -> tuple[Scorer | None, list[Advice]]:
+    """Return what scores on samples; without labels that the loss cannot take.
+
+    Args:
+        samples: Samples, or None.
+        model: The original model.
+        option: The option they come from, for messages.
+
+    Raises:
+        ValueError: The model cannot take the samples.
+    """
+    if samples is None:
+        return None, []
+    if samples.y is not None:
+        try:
+            return Scorer(samples, model, option), []
+        except ValueError as error:
+            unlabelled = dataclasses.replace(samples, y=None)
+            scorer = Scorer(unlabelled, model, option)
+            text = f"Accuracy is not measured. {error}"
+            return scorer, [Advice(text)]
+    return Scorer(samples, model, option), []
+
+
+class Pruning:
+    """One model on its way from a file to a smaller file.
+
+    Args:
+        model: File of the model.
+        out: File to write.
+        data: What the user named as samples.
+        command: The command that runs.
+    """
+
+    def __init__(
+        self, model: Path, out: Path, data: Data, command: CommandLine
+    ) -> None:
+        self.out = out
+        self.data = data
+        self.command = command
+        self.repaired = False
+        self.trained = False
+        self._bars = progress()
+        with self._bars, step(self._bars, "loading"):
+            self.original = load_model(model)
+            self.samples = data.samples(self.original)
+            checked = data.checked(self.original, self.samples)
+        option = "--validation" if data.train is None else "--data"
+        self.scorer, self.warnings = make_scorer(checked, self.original, option)
+
+    @functools.cached_property
+    def before(self) -> Score | None:
+        """What the original scores."""
+        if self.scorer is None:
+            return None
+        return self.scorer.model(self.original)
+
+    def prune(
+        self,
+        target: Mapping[str, float],
+        parts: Mapping[str, Any],
+        method: str | None,
+        epochs: int,
+        learning_rate: float | None,
+        resumable: Resumable | None,
+    ) -> keras.Model:
+        """Return the masked model, pruned at once or while it trains."""
+        self.trained = method is not None
+        self.repaired = _repairs(parts, self.samples is not None)
+        with self._bars as bars:
+            with step(bars, "measuring the original"):
+                if self.scorer is not None and self.before is not None:
+                    self.warnings += advice.about_original(
+                        self.scorer, self.before, self.command
+                    )
+            pair = None
+            if self.samples is not None:
+                pair = (self.samples.x, self.samples.y)
+            if method is None or resumable is None:
+                with step(bars, "pruning"):
+                    plain = (
+                        pair if pair is None or pair[1] is not None else pair[0]
+                    )
+                    return kprune.prune(
+                        self.original, reduce=target, data=plain, **parts
+                    )
+            if resumable.begun:
+                note(f"going on with the run in {str(resumable.folder)!r}")
+            recipe = kprune.recipe(method, target, pair, epochs, **parts)
+            return train(self.original, recipe, bars, resumable, learning_rate)
+
+    def finish(self, masked: keras.Model) -> Result:
+        """Rebuild, write and measure."""
+        before = self.before
+        after = on_file = None
+        with self._bars as bars:
+            with step(bars, "rebuilding"):
+                compact = kprune.rebuild(masked)
+            with step(bars, f"writing {self.out.name}"):
+                report = kprune.export(compact, self.out)
+            runs = self.out.suffix != ".keras"
+            if self.scorer is not None:
+                with step(bars, "measuring"):
+                    after = self.scorer.model(compact)
+                    if runs:
+                        on_file = self.scorer.file(compact, self.out)
+        name = "pruned" if runs else self.out.name
+        lines = [
+            Line.of("original", self.original, before),
+            Line.of(name, compact, after),
+        ]
+        if runs:
+            file = Line(
+                self.out.name, file=report.size, score=on_file or Score()
+            )
+            lines.append(file)
+        if self.scorer is None or before is None or after is None:
+            note(
+                "without --data or --validation nothing is known of accuracy, and "
+                "filters are chosen by their weights alone"
+            )
+        else:
+            self.warnings += advice.about_result(
+                self.scorer, before, after, self.command, self.repaired
+            )
+            if self.trained and self.scorer.labelled and not self.data.apart:
+                note(
+                    "measured on the samples that it was trained on; give others as "
+                    "--validation"
+                )
+        labelled = self.scorer is not None and self.scorer.labelled
+        return Result(
+            str(self.command),
+            lines,
+            self.scorer.samples if self.scorer else None,
+            labelled,
+            self.warnings,
+            {"wrote": str(self.out), "export": report.to_dict()},
+        )
+
+
+def _repairs(parts: Mapping[str, Any], data: bool) -> bool:
+    """Return whether layers are repaired on samples. See `kprune.prune`."""
+    if "recover" in parts:
+        return bool(parts["recover"])
+    criterion = parts.get("criterion", WITH_DATA.criterion)
+    if "criterion" not in parts and "allocation" in parts:
+        return data and parts["allocation"] == WITH_DATA.allocation
+    return data and criterion == WITH_DATA.criterion

@@ -1,0 +1,223 @@
+"""The samples that the user names: found at once, read when a model is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import typer
+
+from kprune.arguments import suggestion
+from kprune.data import places
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+    from kprune.data.inputs import Input
+    from kprune.data.places import Place
+    from kprune.data.reading import Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What the options `--data`, `--validation` and so on ask for.
+
+    Args:
+        train: Where the samples of `--data` are, or None.
+        validation: Where those are on which accuracy is measured, or None.
+        apart: Whether these are other samples than those of `--data`.
+        image_size: Height and width, or None.
+        pixels: Range of pixels, or None for what the model says.
+    """
+
+    train: Place | None = None
+    validation: Place | None = None
+    apart: bool = False
+    image_size: tuple[int, int] | None = None
+    pixels: str | None = None
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """What is read."""
+        found = (self.train, self.validation)
+        return tuple(None if place is None else place.path for place in found)
+
+    def samples(self, model: keras.Model) -> Samples | None:
+        """Return the samples of `--data`, as the model takes them."""
+        if self.train is None:
+            return None
+        return self._read(self.train, places.TRAIN, model)
+
+    def checked(
+        self, model: keras.Model, samples: Samples | None = None
+    ) -> Samples | None:
+        """Return the samples on which accuracy is measured.
+
+        Args:
+            model: The model that takes them.
+            samples: Those of `--data`, if they have been read.
+        """
+        if self.validation is None:
+            return None
+        if not self.apart and samples is not None:
+            return samples
+        part = places.VALIDATION if self.apart else places.TRAIN
+        return self._read(self.validation, part, model)
+
+    def _read(self, place: Place, part: str, model: keras.Model) -> Samples:
+        from kprune.data.inputs import ModelInputs
+        from kprune.data.targets import as_loss_wants
+
+        inputs = ModelInputs(model).inputs
+        samples = self.read(place, part, inputs, predictor(model), model)
+        if samples.y is None:
+            return samples
+        return dataclasses.replace(samples, y=as_loss_wants(samples.y, model))
+
+    def read(
+        self,
+        place: Place,
+        part: str,
+        inputs: Sequence[Input],
+        predict: Callable[[np.ndarray], np.ndarray],
+        model: keras.Model | None = None,
+    ) -> Samples:
+        """Return samples with their pixels in the range that a model takes.
+
+        Args:
+            place: Where they are.
+            part: `"train"` or `"validation"`.
+            inputs: What the model takes.
+            predict: Function of inputs that returns outputs.
+            model: The model, or None for an exported file.
+        """
+        from kprune.data import pixels
+        from kprune.data.reading import read_samples
+
+        samples = read_samples(place, inputs, part, self.image_size)
+        raw = samples.pixels or getattr(samples.x, "dtype", None) == np.uint8
+        if np.ndim(samples.x) != 4 or not (raw or self.pixels):
+            return samples
+        if self.pixels:
+            mode, why = self.pixels, "as asked for"
+        else:
+            mode, why = pixels.choose_range(
+                samples.x, samples.y, predict, model
+            )
+        if why == pixels.GUESS and not samples.pixels:
+            return samples  # as they came
+        note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}")
+        first = pixels.channels_first(samples.x)
+        x = pixels.scaled(samples.x, mode, first)
+        return dataclasses.replace(samples, x=x, mode=mode)
+
+
+def describe(samples: Samples) -> str:
+    """Return in words what was read."""
+    kind = "images" if samples.pixels else "samples"
+    text = f"{samples.size} {kind} of {samples.name}"
+    if samples.classes:
+        text += f" in {len(samples.classes)} classes"
+    return text
+
+
+def note(text: str) -> None:
+    """Print something that is good to know, on standard error."""
+    print(f"kprune: note: {text}", file=sys.stderr)
+
+
+def predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of inputs that returns the first output."""
+    import keras
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        outputs = keras.tree.flatten(model(x, training=False))
+        found: np.ndarray = keras.ops.convert_to_numpy(outputs[0])
+        return found
+
+    return predict
+
+
+def find_data(
+    data: Path | None,
+    validation: Path | None = None,
+    data_dir: Path | None = None,
+    image_size: str | None = None,
+    pixels: str | None = None,
+) -> Data:
+    """Check what is named as data, before anything heavy is imported.
+
+    Args:
+        data: Option `--data`.
+        validation: Option `--validation`. By default what `data` sets apart for
+            it, or else `data` itself.
+        data_dir: Option `--data-dir`.
+        image_size: Option `--image-size`.
+        pixels: Option `--pixels`.
+
+    Raises:
+        FileNotFoundError: There is no such file, folder or data set.
+        ValueError: It is of a kind that cannot be read.
+        typer.BadParameter: An option makes no sense.
+    """
+    given = {
+        "--image-size": image_size,
+        "--pixels": pixels,
+        "--data-dir": data_dir,
+    }
+    for option, value in given.items():
+        if value is not None and data is None and validation is None:
+            raise typer.BadParameter(
+                "says how to read --data or --validation; give one of them.",
+                param_hint=option,
+            )
+    train, other = (
+        None if given is None else places.find_place(given, data_dir)
+        for given in (data, validation)
+    )
+    apart = other is not None or (train is not None and train.has_validation)
+    return Data(
+        train, other or train, apart, parse_image_size(image_size), pixels
+    )
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """Read `"224"` or `"224x160"`, height first.
+
+    Raises:
+        typer.BadParameter: The text does not read like that.
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdigit() and int(p) for p in parts):
+        raise typer.BadParameter(
+            f"received {text!r}, expected height and width: 224x160, or 224 for both.",
+            param_hint="--image-size",
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def check_pixels(value: str | None) -> str | None:
+    """Raise unless `--pixels` is the name of a range."""
+    if value is not None and value not in PIXELS:
+        raise typer.BadParameter(
+            f"received {value!r}. {suggestion(value, PIXELS)}Known names: "
+            f"{', '.join(PIXELS)}."
+        )
+    return value
+
+
+def offer_pixels(incomplete: str) -> list[str]:
+    """Return what a shell offers for `--pixels`."""
+    return [name for name in PIXELS if name.startswith(incomplete)]
+
+
+PIXELS = ("raw", "unit", "tf", "torch", "caffe")
+"""Ranges of pixels, see `kprune.data.pixels.MODES`, which needs Keras."""

@@ -1,0 +1,290 @@
+"""What models and exported files score on the user's samples."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.data.pipeline import batches
+from kprune.data.reading import Samples
+from kprune.data.source import Source
+from kprune.export.differences import compare_outputs
+from kprune.export.formats import Job
+from kprune.export.formats import format_for
+from kprune.export.runtime import available_threads
+from kprune.export.runtime import open_runtime
+from kprune.export.signature import ModelSignature
+
+BATCH_SIZE = 64
+
+_RIGHT = ("acc", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What one model or file scores.
+
+    Args:
+        metrics: What `model.evaluate` gives, by name. Where a classifier has no
+            accuracy among its metrics, it is added.
+        agreement: Share of samples put into the class that the original chooses;
+            None where there is no such comparison.
+        difference: Largest difference from the outputs of the original, as a
+            share of the largest output.
+        recall: Mean over the classes of the share that is recognised.
+    """
+
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    agreement: float | None = None
+    difference: float | None = None
+    recall: float | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of samples that is right, where it was measured."""
+        for name, value in self.metrics.items():
+            if name in _RIGHT or name.endswith("_accuracy"):
+                return value
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, for JSON."""
+        return dataclasses.asdict(self)
+
+
+class Scorer:
+    """Scores models and files on the same samples.
+
+    Args:
+        samples: Samples as the models take them.
+        original: The model that others are compared with.
+        option: Where the samples come from, for messages: `"--data"`.
+
+    Raises:
+        ValueError: The model cannot take the samples, or its loss the targets.
+
+    Example:
+
+    ```python
+    scorer = Scorer(samples, model)
+    scorer.model(model).metrics  # {"loss": 0.31, "accuracy": 0.91}
+    scorer.file(compact, Path("model.tflite")).accuracy
+    ```
+    """
+
+    def __init__(
+        self, samples: Samples, original: keras.Model, option: str = "--data"
+    ) -> None:
+        self.samples = samples
+        self.labelled = samples.y is not None
+        pair = samples.x if samples.y is None else (samples.x, samples.y)
+        self.source = Source(pair, BATCH_SIZE, original, option)
+        if self.labelled:
+            self.source.check_targets()
+        self.original = original
+
+    @functools.cached_property
+    def reference(self) -> list[np.ndarray]:
+        """The outputs of the original."""
+        return self._predict(self.original)
+
+    @functools.cached_property
+    def classes(self) -> np.ndarray | None:
+        """Class indices `(n,)`; None where the targets are something else."""
+        return class_indices(self.samples.y, self.reference)
+
+    def model(self, model: keras.Model) -> Score:
+        """Return what a Keras model scores: that of `model.evaluate`."""
+        same = model is self.original
+        outputs = self.reference if same else self._predict(model)
+        return self._score(outputs, self._evaluate(model), same)
+
+    def run(self, path: Path) -> list[np.ndarray]:
+        """Return the outputs of a file with one input, on its own runtime."""
+        runtime = open_runtime(path, available_threads())
+        x = keras.tree.flatten(self.source.inputs(self.samples.size))
+        if len(runtime.inputs) != 1 or len(x) != 1:
+            raise ValueError(
+                f"{str(path)!r} has {len(runtime.inputs)} inputs; samples can be "
+                "matched with one only."
+            )
+        (spec,) = runtime.inputs
+        outputs = runtime.run_batched({spec.name: x[0].astype(spec.dtype)})
+        return [outputs[spec.name] for spec in runtime.outputs]
+
+    def file(self, model: keras.Model, path: Path) -> Score:
+        """Return what a file scores that was exported from a model.
+
+        Args:
+            model: The model, from which the names of inputs and outputs and the
+                compiled metrics come.
+            path: The file or folder.
+        """
+        job = Job(ModelSignature(model))
+        outputs = format_for(path).run(job, path, self._inputs(job.signature))
+        return self.outputs(outputs, model)
+
+    def outputs(
+        self, outputs: Sequence[np.ndarray], model: keras.Model | None
+    ) -> Score:
+        """Return what outputs score, by the metrics of a model if there is one."""
+        metrics: dict[str, float] = {}
+        if model is not None and self.labelled and _is_compiled(model):
+            # What cannot be loaded without its code is left out.
+            with contextlib.suppress(TypeError, ValueError):
+                metrics = self._metrics_of(outputs, model)
+        return self._score(outputs, metrics)
+
+    def _score(
+        self,
+        outputs: Sequence[np.ndarray],
+        metrics: dict[str, float],
+        same: bool = False,
+    ) -> Score:
+        score = Score(metrics)
+        if not same:
+            found = compare_outputs(self.reference, outputs)
+            score = Score(metrics, found.top1, found.max_rel)
+        if self.classes is None:
+            return score
+        right = chosen(outputs[0]) == self.classes
+        recall = float(
+            np.mean(
+                [
+                    right[self.classes == c].mean()
+                    for c in np.unique(self.classes)
+                ]
+            )
+        )
+        if score.accuracy is None:
+            metrics = {**metrics, "accuracy": float(right.mean())}
+        return dataclasses.replace(score, metrics=metrics, recall=recall)
+
+    def _evaluate(self, model: keras.Model) -> dict[str, float]:
+        """Return what `model.evaluate` gives."""
+        if not self.labelled or not _is_compiled(model):
+            return {}
+        for _ in self.source.labelled("Measuring accuracy"):
+            pass  # looked at, in the words of kprune
+        x = self.source.inputs(self.samples.size)
+        return _evaluate(model, x, self.samples.y)
+
+    def _predict(self, model: keras.Model) -> list[np.ndarray]:
+        parts = [
+            keras.tree.flatten(model.predict_on_batch(x))
+            for x, _, _ in self.source.batches()
+        ]
+        return [
+            np.concatenate([keras.ops.convert_to_numpy(a) for a in arrays])
+            for arrays in zip(*parts, strict=True)
+        ]
+
+    def _inputs(self, signature: ModelSignature) -> list[np.ndarray]:
+        flat = keras.tree.flatten(self.source.inputs(self.samples.size))
+        return [
+            array.astype(spec.dtype)
+            for array, spec in zip(flat, signature.inputs, strict=True)
+        ]
+
+    def _metrics_of(
+        self, outputs: Sequence[np.ndarray], model: keras.Model
+    ) -> dict[str, float]:
+        """Let a model of nothing but outputs be evaluated by these metrics."""
+        sequential = isinstance(model, keras.Sequential)
+        structure = model.outputs[0] if sequential else model.output
+        ends = [
+            (
+                keras.Input(t.shape[1:], dtype=t.dtype),
+                t._keras_history.operation,
+            )
+            for t in keras.tree.flatten(structure)
+        ]
+        named = [
+            keras.layers.Identity(name=end.name, dtype=start.dtype)(start)
+            for start, end in ends
+        ]
+        same = keras.Model(
+            [start for start, _ in ends],
+            keras.tree.pack_sequence_as(structure, named),
+        )
+        config = {**model.get_compile_config(), "optimizer": "sgd"}
+        same.compile_from_config(config)
+        metrics = _evaluate(same, list(outputs), self.samples.y)
+        # `evaluate` adds the penalties on weights, which a file does not have.
+        penalties = sum(map(float, model.losses))
+        if "loss" in metrics and penalties:
+            metrics["loss"] += penalties
+        return metrics
+
+
+class FileScorer(Scorer):
+    """Scores exported files alone, by accuracy and agreement with the first.
+
+    Args:
+        samples: Samples as the files take them.
+        first: The file that others are compared with.
+        option: Where the samples come from, for messages.
+    """
+
+    def __init__(self, samples: Samples, first: Path, option: str) -> None:
+        self.samples = samples
+        self.labelled = samples.y is not None
+        pair = samples.x if samples.y is None else (samples.x, samples.y)
+        self.source = Source(pair, BATCH_SIZE, None, option)
+        self._first = first
+
+    @functools.cached_property
+    def reference(self) -> list[np.ndarray]:
+        """The outputs of the first file."""
+        return self.run(self._first)
+
+
+def _evaluate(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
+    # A pipeline, for `evaluate` can stall on arrays.
+    logs = model.evaluate(
+        batches(x, y, BATCH_SIZE), verbose=0, return_dict=True
+    )
+    return {name: float(value) for name, value in logs.items()}
+
+
+def _is_compiled(model: keras.Model) -> bool:
+    return bool(model.compiled) and model.loss is not None
+
+
+def class_indices(
+    y: np.ndarray | None, outputs: Sequence[np.ndarray]
+) -> np.ndarray | None:
+    """Return targets as class indices; None if the model is no classifier.
+
+    Args:
+        y: Targets, indices or one-hot.
+        outputs: What the model gives for the same samples.
+    """
+    if y is None or len(outputs) != 1 or outputs[0].ndim != 2:
+        return None
+    number = outputs[0].shape[1]
+    if y.ndim == 2 and y.shape[1] == number > 1:
+        one_hot = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
+        return y.argmax(axis=1) if one_hot else None
+    flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if flat.ndim != 1 or flat.dtype.kind not in "iubf":
+        return None
+    most = max(number - 1, 1)
+    if flat.min() < 0 or flat.max() > most or (flat != np.trunc(flat)).any():
+        return None
+    return flat.astype("int64")
+
+
+def chosen(output: np.ndarray) -> np.ndarray:
+    """Return the class of each sample, of scores `(n, classes)` or `(n, 1)`."""
+    if output.shape[1] > 1:
+        return output.argmax(axis=1)
+    probabilities = 0 <= output.min() and output.max() <= 1
+    return (output[:, 0] > (0.5 if probabilities else 0.0)).astype("int64")

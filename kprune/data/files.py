@@ -1,0 +1,247 @@
+"""Samples in NumPy files and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kprune.arguments import absent
+from kprune.data.inputs import BATCH
+from kprune.data.inputs import Input
+
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading bytes that are no arrays, or not all of them, ends in."""
+
+TARGETS = ("y", "label", "labels", "class", "target", "targets")
+"""Names of a column that holds targets."""
+
+_SAVE = 'np.savez("data.npz", x=x, y=y)'
+
+
+def load_arrays(
+    path: Path, ending: str | None = None, inputs: Sequence[Input] = ()
+) -> tuple[Any, np.ndarray | None]:
+    """Load inputs, and targets where there are any, from NumPy files.
+
+    Args:
+        path: A `.npy` file with the inputs alone, or a `.npz` file: arrays `x`
+            and perhaps `y`; `x_train` and `y_train`; one array for each name of
+            several inputs; or arrays of any name, one of which fits the input.
+        ending: Ending of the names that is preferred, `"train"`.
+        inputs: What the model takes, for arrays of other names.
+
+    Returns:
+        Inputs `(n, ...)`, or a dictionary of these, and targets `(n, ...)` or
+        None.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a NumPy file, is damaged, holds Python objects, or
+            has no inputs.
+
+    Example:
+
+    ```python
+    np.savez("train.npz", x=x_train, y=y_train)
+    x, y = load_arrays(Path("train.npz"))
+    ```
+    """
+    if not path.is_file():
+        raise absent(path)
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as file:
+        with _named(path):
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content, None
+            names = sorted(content)
+        for end in ("" if ending is None else f"_{ending}", "", "_train"):
+            if f"x{end}" in names:
+                chosen = (f"x{end}", f"y{end}")
+                found = _read(path, content, [n for n in chosen if n in names])
+                return found[chosen[0]], found.get(chosen[1])
+        if inputs:
+            pair = _fitting(path, content, names, inputs)
+            if pair is not None:
+                return pair
+    raise ValueError(
+        f"{str(path)!r} holds the arrays {names}; expected `x` (inputs) and "
+        f"perhaps `y` (targets): {_SAVE}."
+    )
+
+
+def _fitting(
+    path: Path,
+    content: Mapping[str, Any],
+    names: Sequence[str],
+    inputs: Sequence[Input],
+) -> tuple[Any, np.ndarray | None] | None:
+    """Return the arrays that fit the inputs, and the only others left."""
+    own = [each.name for each in inputs]
+    if set(own) <= set(names):
+        found = _read(path, content, names)
+        x: Any = {n: found[n] for n in own} if len(own) > 1 else found[own[0]]
+        size = len(found[own[0]])
+        taken = set(own)
+    elif len(inputs) == 1:
+        found = _read(path, content, names)
+        fits = [
+            n for n, a in found.items() if BATCH in inputs[0].readings(a.shape)
+        ]
+        if len(fits) > 1:
+            raise ValueError(
+                f"{str(path)!r} holds {len(fits)} arrays that fit the model's input: "
+                f"{fits}. Name the one to use `x`: {_SAVE}."
+            )
+        if not fits:
+            return None
+        x, size, taken = found[fits[0]], len(found[fits[0]]), set(fits)
+    else:
+        return None
+    others = [
+        n
+        for n, a in found.items()
+        if n not in taken and np.shape(a)[:1] == (size,)
+    ]
+    y = next((n for n in TARGETS if n in others), None)
+    if y is None and len(others) == 1:
+        y = others[0]
+    return x, None if y is None else found[y]
+
+
+def _read(
+    path: Path, content: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    with _named(path):
+        found = {name: content[name] for name in names}
+        # NumPy hands on a file in the archive that is no array as bytes.
+        if not all(isinstance(a, np.ndarray) for a in found.values()):
+            raise ValueError("not an array")
+        return found
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say of what went wrong in reading which file it was."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{str(path)!r} is not a NumPy file of plain arrays, or is damaged. "
+            f"Write one with {_SAVE}."
+        ) from error
+
+
+def load_table(
+    path: Path, inputs: Sequence[Input]
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+    """Load a table of numbers, one sample a row.
+
+    Args:
+        path: A `.csv` file. Its first row may name the columns. Targets are the
+            column called `label`, `target`, `class` or `y`; without such a
+            name the last column, if there is one more than the model takes.
+        inputs: What the model takes; its one input is filled from the other
+            columns, in their order.
+
+    Returns:
+        Inputs `(n, ...)`, targets `(n,)` or None, and the names of the classes
+        where targets are words; they are numbered in alphabetical order.
+
+    Raises:
+        ValueError: The number of columns does not fit, or a cell is no number.
+
+    Example:
+
+    ```python
+    x, y, classes = load_table(Path("iris.csv"), ModelInputs(model).inputs)
+    ```
+    """
+    if len(inputs) != 1 or None in inputs[0].shape:
+        raise ValueError(
+            f"{str(path)!r} is a table, which fills one input of known size. Give "
+            f"this model arrays: {_SAVE}."
+        )
+    shape = tuple(int(n or 0) for n in inputs[0].shape)
+    width = math.prod(shape)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if not rows:
+        raise ValueError(f"{str(path)!r} is empty.")
+    first = 0 if all(map(_is_number, rows[0][:-1])) else 1
+    names = [cell.strip().lower() for cell in rows[0]] if first else []
+    columns = len(rows[0])
+    target = next((names.index(n) for n in TARGETS if n in names), None)
+    if target is None and columns == width + 1:
+        target = width
+    if columns != width + (target is not None):
+        raise ValueError(
+            f"{str(path)!r} has {columns} columns; the model takes {width} "
+            "numbers a sample, and one more column may hold the targets (called "
+            "label, target, class or y, or the last)."
+        )
+    values, labels = [], []
+    for number, row in enumerate(rows[first:], first + 1):
+        if len(row) != columns:
+            raise ValueError(
+                f"Row {number} of {str(path)!r} has {len(row)} columns instead of "
+                f"{columns}."
+            )
+        if target is not None:
+            labels.append(row.pop(target).strip())
+        values.append(_numbers(row, path, number))
+    x = np.array(values, "float32").reshape(-1, *shape)
+    if target is None:
+        return x, None, None
+    if all(map(_is_number, labels)):
+        y = np.array(list(map(float, labels)))
+        whole = bool(np.all(y == np.trunc(y)))
+        return x, y.astype("int64" if whole else "float32"), None
+    classes, indices = np.unique(labels, return_inverse=True)
+    return x, indices.astype("int64"), tuple(map(str, classes))
+
+
+def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
+    try:
+        return list(map(float, row))
+    except ValueError:
+        cell = next(c for c in row if not _is_number(c))
+        raise ValueError(
+            f"Row {number} of {str(path)!r} holds {cell!r} where a number is expected."
+        ) from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,202 @@
+"""Images in folders and in data sets of TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kprune.data.inputs import Input
+from kprune.data.places import class_folders
+
+_MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The images that a model takes.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        channels: 1 for grey, 3 for colours, 4 with transparency.
+        first: Whether the axis of channels comes first.
+    """
+
+    height: int
+    width: int
+    channels: int
+    first: bool = False
+
+    def arranged(self, images: np.ndarray) -> np.ndarray:
+        """Return images `(n, height, width, channels)` with their axes in order."""
+        return np.moveaxis(images, -1, 1) if self.first else images
+
+
+def frame_of(
+    inputs: Sequence[Input], size: tuple[int, int] | None, given: str
+) -> Frame:
+    """Return which images a model takes.
+
+    Args:
+        inputs: The model's inputs.
+        size: Height and width, for a model that takes any.
+        given: Where the images are, for messages.
+
+    Raises:
+        ValueError: The model takes no images, or it is not known how large.
+    """
+    shape = inputs[0].shape if len(inputs) == 1 else ()
+    if len(shape) != 3 or not {shape[0], shape[-1]} & set(_MODES):
+        taken = ", ".join(f"{each.name} {each.shape}" for each in inputs)
+        raise ValueError(
+            f"{given!r} holds images, which this model does not take: its inputs are "
+            f"{taken}. Give arrays instead: np.savez('data.npz', x=x, y=y)."
+        )
+    first = shape[-1] not in _MODES
+    channels = int((shape[0] if first else shape[-1]) or 0)
+    height, width = shape[1:] if first else shape[:2]
+    if size is not None:
+        for asked, wanted in zip(size, (height, width), strict=True):
+            if wanted not in (None, asked):
+                raise ValueError(
+                    f"The model takes images of {height}x{width} pixels. Leave "
+                    f"--image-size {size[0]}x{size[1]} out."
+                )
+        height, width = size
+    if height is None or width is None:
+        raise ValueError(
+            "The model takes images of any size: say which one to scale those of "
+            f"{given!r} to, for example --image-size 224x224."
+        )
+    return Frame(int(height), int(width), channels, first)
+
+
+def load_folder(
+    folder: Path, frame: Frame
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+    """Read the images of a folder, as `keras.utils.image_dataset_from_directory` does.
+
+    Args:
+        folder: It holds a folder for each class, or images alone.
+        frame: The size that images are scaled to.
+
+    Returns:
+        Images, float32 from 0 to 255; class indices `(n,)` or None; and the
+        names of the classes, in alphabetical order.
+
+    Raises:
+        ValueError: A file is no image; it is named.
+    """
+    import keras
+
+    classes = tuple(class_folders(folder))
+    dataset = keras.utils.image_dataset_from_directory(
+        str(folder),
+        labels="inferred" if classes else None,
+        label_mode="int" if classes else None,
+        color_mode=_MODES[frame.channels],
+        batch_size=_BATCH,
+        image_size=(frame.height, frame.width),
+        shuffle=False,
+        verbose=False,
+    )
+    files = list(dataset.file_paths)
+    shape = (len(files), frame.height, frame.width, frame.channels)
+    images = np.empty(shape, "float32")
+    labels = np.empty(len(files), "int64")
+    start = 0
+    try:
+        for batch in dataset.as_numpy_iterator():
+            x, y = batch if classes else (batch, 0)
+            images[start : start + len(x)] = x
+            labels[start : start + len(x)] = y
+            start += len(x)
+    except Exception as error:
+        raise ValueError(
+            f"{(_damaged(files) or str(folder))!r} is not an image that can be read."
+        ) from error
+    return frame.arranged(images), labels if classes else None, classes or None
+
+
+def _damaged(files: Sequence[str]) -> str | None:
+    import tensorflow as tf
+
+    for file in files:
+        try:
+            tf.io.decode_image(tf.io.read_file(file))
+        except Exception:
+            return file
+    return None
+
+
+def load_dataset(
+    folder: Path,
+    split: str,
+    inputs: Sequence[Input],
+    size: tuple[int, int] | None,
+) -> tuple[Any, np.ndarray, tuple[str, ...] | None]:
+    """Read a split of a data set that TensorFlow Datasets has prepared.
+
+    Args:
+        folder: Folder of one version of it.
+        split: A split, or a slice such as `"test[:500]"`.
+        inputs: The model's inputs. Images are scaled to their size.
+        size: Height and width, for a model that takes any.
+
+    Returns:
+        Inputs, targets `(n, ...)`, and the names of the classes or None.
+
+    Raises:
+        ImportError: TensorFlow Datasets is not installed.
+        ValueError: The data set is not one of pairs.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{str(folder)!r} is read by TensorFlow Datasets, which is not "
+            'installed. Run: pip install "kprune[data]"'
+        ) from error
+    builder = tfds.builder_from_directory(folder)
+    keys = builder.info.supervised_keys
+    if keys is None:
+        raise ValueError(
+            f"Data set {builder.name!r} does not say what its inputs and targets "
+            "are. Read it in Python, and give arrays: np.savez('data.npz', x=x, y=y)."
+        )
+    pictures = isinstance(builder.info.features[keys[0]], tfds.features.Image)
+    frame = frame_of(inputs, size, builder.name) if pictures else None
+    examples = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        as_supervised=True,
+        # Order matters: figures are reported on slices of a split.
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),
+    )
+    xs, ys = [], []
+    for x, y in examples:
+        xs.append(x.numpy() if frame is None else _resized(x, frame))
+        ys.append(y.numpy())
+    names = getattr(builder.info.features[keys[1]], "names", None)
+    images = np.stack(xs)
+    if frame is not None:
+        images = frame.arranged(images)
+    return images, np.stack(ys), tuple(names) if names else None
+
+
+def _resized(image: Any, frame: Frame) -> np.ndarray:
+    import tensorflow as tf
+
+    if image.shape[-1] != frame.channels and frame.channels == 1:
+        image = tf.image.rgb_to_grayscale(image)
+    elif image.shape[-1] == 1 and frame.channels == 3:
+        image = tf.image.grayscale_to_rgb(image)
+    if tuple(image.shape[:2]) != (frame.height, frame.width):
+        image = tf.image.resize(image, (frame.height, frame.width))
+    found: np.ndarray = tf.cast(image, tf.float32).numpy()
+    return found

@@ -1,0 +1,227 @@
+"""How the pixels of images in files become what a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+MODES = {
+    "raw": "0 to 255",
+    "unit": "0 to 1",
+    "tf": "-1 to 1",
+    "torch": "0 to 1, then normalised by the mean and deviation of ImageNet",
+    "caffe": "blue first, less the mean of ImageNet",
+}
+"""Ranges of pixels; the last three as `keras.applications` has them."""
+
+GUESS = "a guess, for nothing in the model says which range it takes"
+"""The reason where there is none."""
+
+_ARITHMETIC = ("Divide", "Multiply", "Rescaling", "Subtract", "TrueDivide")
+_PROBED = 64
+_CLEAR = 0.2
+"""Share of samples by which one range must be right more often than others."""
+
+
+def scaled(images: np.ndarray, mode: str, first: bool = False) -> np.ndarray:
+    """Return images with their pixels in another range.
+
+    Args:
+        images: Array `(n, height, width, channels)` from 0 to 255.
+        mode: One of `MODES`.
+        first: Whether the axis of channels comes first.
+
+    Returns:
+        float32 array of the same shape.
+    """
+    images = images.astype("float32")
+    if mode == "raw":
+        return images
+    if mode == "unit":
+        images /= 255.0
+        return images
+    result: np.ndarray = keras.applications.imagenet_utils.preprocess_input(
+        images,
+        data_format="channels_first" if first else "channels_last",
+        mode=mode,
+    )
+    return result
+
+
+def candidates(images: np.ndarray, first: bool = False) -> list[str]:
+    """Return the ranges that images can have; colours are needed for some."""
+    colours = images.shape[1 if first else -1] == 3
+    return [m for m in MODES if colours or m not in ("torch", "caffe")]
+
+
+def channels_first(images: np.ndarray) -> bool:
+    """Return whether the axis of channels comes before height and width."""
+    return images.shape[-1] not in (1, 3, 4)
+
+
+def choose_range(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    predict: Callable[[np.ndarray], np.ndarray],
+    model: keras.Model | None = None,
+) -> tuple[str, str]:
+    """Choose the range of pixels that a model was trained on.
+
+    A `Rescaling` layer behind the input says that it is 0 to 255. Otherwise the
+    first layer that holds statistics (`Normalization`, `BatchNormalization`)
+    says which range gives such values. Without one, labels do: the range in
+    which the model is right most often.
+
+    Args:
+        images: Some hundred images `(n, ...)` from 0 to 255.
+        labels: Class indices `(n,)`, or None.
+        predict: Function of scaled images that returns the outputs.
+        model: The model, or None for an exported file.
+
+    Returns:
+        A key of `MODES`, and the reason in words.
+    """
+    if model is not None and _rescales(model):
+        return "raw", "the model scales them itself"
+    first = channels_first(images)
+    modes = candidates(images, first)
+    # Not the first ones: folders are read class by class.
+    step = max(1, len(images) // _PROBED)
+    images = images[::step][:_PROBED]
+    if model is not None:
+        distances = _distances(model, images, modes, first)
+        if distances:
+            best = min(distances, key=lambda mode: distances[mode])
+            return best, "as the statistics in the model suggest"
+    if labels is not None:
+        labels = labels[::step][:_PROBED]
+        right = accuracies(images, labels, predict, modes)
+        ordered = sorted(right, key=lambda mode: -right[mode])
+        if ordered and right[ordered[0]] - right[ordered[1]] >= _CLEAR:
+            return ordered[
+                0
+            ], "the range in which the model is right most often"
+    return "unit", GUESS
+
+
+def accuracies(
+    images: np.ndarray,
+    labels: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    modes: list[str],
+) -> dict[str, float]:
+    """Return for each range how often a classifier is right.
+
+    Args:
+        images: Images `(n, ...)` from 0 to 255.
+        labels: Class indices `(n,)`.
+        predict: Function of scaled images that returns the outputs.
+        modes: Ranges to try.
+
+    Returns:
+        Shares between 0 and 1; nothing if the outputs are no class scores.
+    """
+    found = {}
+    for mode in modes:
+        scores = predict(scaled(images, mode, channels_first(images)))
+        if scores.ndim != 2 or scores.shape[1] < 2 or labels.ndim != 1:
+            return {}
+        found[mode] = float(np.mean(scores.argmax(-1) == labels))
+    return found
+
+
+def _operations(model: keras.Model) -> Iterator[tuple[Any, keras.Model]]:
+    """Yield the operations of a model in order, nested models opened."""
+    sequential = isinstance(model, keras.Sequential)
+    for operation in model.layers if sequential else model.operations:
+        nested = isinstance(operation, keras.Model)
+        if nested and getattr(operation, "inputs", None):
+            yield from _operations(operation)
+        else:
+            yield operation, model
+
+
+def _rescales(model: keras.Model) -> bool:
+    """Return whether arithmetic comes before the first weights."""
+    for operation, _ in _operations(model):
+        if type(operation).__name__ in _ARITHMETIC:
+            return True
+        if getattr(operation, "weights", None) and not _is_seed(operation):
+            return False
+    return False
+
+
+def _is_seed(operation: Any) -> bool:
+    # Random flips and the like have the state of a generator as a weight.
+    return not operation.trainable_weights and not hasattr(operation, "mean")
+
+
+def _distances(
+    model: keras.Model, images: np.ndarray, modes: list[str], first: bool
+) -> dict[str, float]:
+    """Return how far each range is from the first statistics of the model."""
+    for operation, owner in _operations(model):
+        statistics = _statistics(operation)
+        if statistics is None:
+            continue
+        if len(owner.inputs) != 1 or not _takes(owner, images):
+            return {}
+        mean, variance, axis = statistics
+        before = keras.Model(owner.inputs[0], operation.input)
+        found = {}
+        for mode in modes:
+            values = keras.ops.convert_to_numpy(
+                before(scaled(images, mode, first), training=False)
+            )
+            others = tuple(
+                n for n in range(values.ndim) if n != axis % values.ndim
+            )
+            apart = (values.mean(others) - mean) ** 2 / variance
+            wider = np.abs(np.log((values.var(others) + 1e-9) / variance))
+            found[mode] = float(np.mean(apart + wider))
+        return found
+    return {}
+
+
+def _takes(model: keras.Model, images: np.ndarray) -> bool:
+    shape = model.inputs[0].shape
+    return len(shape) == images.ndim and all(
+        n in (None, m) for n, m in zip(shape[1:], images.shape[1:], strict=True)
+    )
+
+
+def _statistics(layer: Any) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Return mean, variance and axis; None for other layers, and untrained ones."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        pair = (layer.moving_mean, layer.moving_variance)
+        axis = layer.axis
+    elif isinstance(layer, keras.layers.Normalization) and layer.axis == (-1,):
+        pair, axis = (layer.mean, layer.variance), -1
+    else:
+        return None
+    mean, variance = (keras.ops.convert_to_numpy(v).reshape(-1) for v in pair)
+    if not mean.any() and (variance == 1).all():
+        return None
+    return mean, variance + 1e-9, axis
+
+
+def guess_range(images: np.ndarray) -> str:
+    """Return the range that images seem to be in; empty for none of `MODES`."""
+    low, high = float(images.min()), float(images.max())
+    if low >= 0:
+        return "raw" if 1.5 < high <= 255 else "unit" if high <= 1 else ""
+    return "tf" if -1 <= low and high <= 1 else ""
+
+
+def unscaled(images: np.ndarray, mode: str) -> np.ndarray | None:
+    """Return pixels from 0 to 255 again; None for ranges of ImageNet."""
+    images = images.astype("float32")
+    if mode == "raw":
+        return images
+    if mode == "unit":
+        return images * 255.0
+    return (images + 1.0) * 127.5 if mode == "tf" else None

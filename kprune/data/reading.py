@@ -1,0 +1,91 @@
+"""From a place to samples that a model takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kprune.data import images
+from kprune.data import places
+from kprune.data.files import load_arrays
+from kprune.data.files import load_table
+from kprune.data.inputs import Input
+from kprune.data.places import Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What was read.
+
+    Args:
+        x: Inputs `(n, ...)`, or a dictionary of these by the input's name.
+        y: Targets `(n, ...)` or None.
+        name: Where they come from, for people.
+        classes: Names of the classes, in the order of their numbers, or None.
+        pixels: Whether `x` was read from images.
+        mode: The range that their pixels are in, see `kprune.data.pixels.MODES`.
+    """
+
+    x: Any
+    y: np.ndarray | None
+    name: str
+    classes: tuple[str, ...] | None = None
+    pixels: bool = False
+    mode: str = "raw"
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        first = (
+            next(iter(self.x.values())) if isinstance(self.x, dict) else self.x
+        )
+        return len(first)
+
+
+def read_samples(
+    place: Place,
+    inputs: Sequence[Input],
+    part: str = places.TRAIN,
+    image_size: tuple[int, int] | None = None,
+) -> Samples:
+    """Read samples into memory.
+
+    Args:
+        place: Where they are.
+        inputs: What the model takes.
+        part: `"train"` or `"validation"`, where the place tells them apart.
+        image_size: Height and width that images are scaled to, for a model
+            that takes any.
+
+    Returns:
+        The samples. Images are as in their files, from 0 to 255.
+
+    Raises:
+        ValueError: They do not fit the model, or a file is damaged.
+
+    Example:
+
+    ```python
+    inputs = ModelInputs(model).inputs
+    samples = read_samples(find_place("photos"), inputs)
+    ```
+    """
+    own = place.own_name(part)
+    name = (
+        place.given if own is None or place.split else f"{place.given} ({own})"
+    )
+    if place.kind == places.ARRAYS:
+        return Samples(*load_arrays(place.path, own, inputs), name)
+    if place.kind == places.TABLE:
+        x, y, classes = load_table(place.path, inputs)
+        return Samples(x, y, name, classes)
+    if place.kind == places.IMAGES:
+        frame = images.frame_of(inputs, image_size, place.given)
+        found = images.load_folder(place.folder(part), frame)
+        return Samples(found[0], found[1], name, found[2], pixels=True)
+    split = place.split or own or "all"
+    x, y, classes = images.load_dataset(place.path, split, inputs, image_size)
+    return Samples(x, y, name, classes, pixels=np.ndim(x) == 4)

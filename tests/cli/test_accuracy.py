@@ -1,0 +1,193 @@
+"""What the commands say of accuracy, and what they advise."""
+
+from __future__ import annotations
+
+import json
+
+import colours
+import keras
+import numpy as np
+import pytest
+from cli.running import run
+
+import kprune
+from kprune.commands.advice import about_result
+from kprune.commands.line import CommandLine
+from kprune.commands.samples import find_data
+from kprune.commands.scoring import Score
+from kprune.commands.scoring import Scorer
+from kprune.data.reading import Samples
+from kprune.export.runtime import open_runtime
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return colours.write_folder(tmp_path / "photos", *colours.images())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Takes the place of the model in conftest.py."""
+    path = tmp_path / "model.keras"
+    colours.model().save(path)
+    return path
+
+
+def unit_images(count=24):
+    x, labels = colours.images(count)
+    return (x / 255).astype("float32"), labels
+
+
+def evaluated(path):
+    loaded = keras.saving.load_model(path)
+    return loaded.evaluate(*unit_images(), verbose=0, return_dict=True)
+
+
+def right(path):
+    """Accuracy of an exported file, on its own runtime."""
+    runtime = open_runtime(path)
+    x, labels = unit_images()
+    (scores,) = runtime.run_batched({runtime.inputs[0].name: x}).values()
+    return float((scores.argmax(-1) == labels).mean())
+
+
+def test_prune_shows_the_accuracy_of_each_model_and_file(
+    saved, photos, tmp_path
+):
+    out, same = tmp_path / "small.tflite", tmp_path / "small.keras"
+    prune = ("prune", saved, "--data", photos, "--criterion", "l1")
+    result = run(*prune, out, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    original, pruned, exported = told["results"]
+    truth = evaluated(saved)
+    for name, value in original["metrics"].items():
+        assert value == pytest.approx(truth[name], abs=1e-6)
+    assert truth["accuracy"] == pytest.approx(20 / 24)
+    assert exported["metrics"]["accuracy"] == pytest.approx(right(out))
+    assert exported["bytes"] == out.stat().st_size
+    assert told["data"]["labelled"] and told["data"]["samples"] == 24
+    # Weights count, the state of the optimizer does not.
+    assert original["bytes"] == 4 * colours.model().count_params()
+    assert pruned["bytes"] == 4 * pruned["params"]
+    result = run(*prune, same)
+    after = evaluated(same)
+    assert pruned["metrics"]["loss"] == pytest.approx(after["loss"], abs=1e-5)
+    for accuracy in (truth["accuracy"], after["accuracy"]):
+        assert f"{100 * accuracy:.2f} %" in result.stdout
+    assert "pixels 0 to 1, as the statistics" in result.stderr
+
+
+def test_without_labels_agreement_is_shown(saved, tmp_path):
+    np.save(tmp_path / "x.npy", unit_images()[0])
+    result = run(
+        *("prune", saved, tmp_path / "s.keras", "--data", tmp_path / "x.npy"),
+        *("--criterion", "l1"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "same class" in result.stdout and "accuracy" not in result.stdout
+
+
+def test_without_data_it_is_said_that_nothing_is_known(saved, tmp_path):
+    given = ("--recover", "none", "--criterion", "l1")
+    result = run("prune", saved, tmp_path / "s.keras", *given)
+    assert "nothing is known of accuracy" in result.stderr
+
+
+def test_one_hot_targets_are_what_the_loss_wants(saved, photos, tmp_path):
+    colours.model(loss="categorical_crossentropy").save(saved)
+    data = find_data(photos)
+    model = keras.saving.load_model(saved)
+    found = Scorer(data.samples(model), model).model(model)
+    assert found.metrics["accuracy"] == pytest.approx(20 / 24)
+
+
+# -- advice ------------------------------------------------------------------
+
+
+def test_a_wrong_range_and_another_order_are_told(saved, tmp_path):
+    x, labels = colours.images(48)
+    data = {
+        "raw.npz": (x.astype("float32"), labels),
+        "order.npz": (x.astype("float32") / 255, 1 - labels),
+    }
+    told = []
+    for name, (inputs, targets) in data.items():
+        np.savez(tmp_path / name, x=inputs, y=targets)
+        given = ("--data", tmp_path / name, "--criterion", "l1")
+        result = run("prune", saved, tmp_path / "s.keras", *given)
+        told.append(" ".join(result.stderr.split()))
+    assert "in another range (0 to 255)" in told[0]
+    assert f"--data {tmp_path}/raw.npz --pixels unit" in told[0]
+    assert "right for 16.67 % only" in told[1]
+    assert "order of training it would be 83.33 %" in told[1]
+
+
+def scorer(labelled=True):
+    x, labels = unit_images(240)
+    samples = Samples(x, labels if labelled else None, "photos")
+    return Scorer(samples, colours.model())
+
+
+def score(accuracy):
+    return Score({"accuracy": accuracy}, recall=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("after", "options", "repaired", "words"),
+    [
+        (0.94, {"--data": "d"}, False, ()),
+        (0.8, {"--data": "d", "--criterion": "l1"}, False,
+         ("lost 15.0 points", "repaired", "c.keras --data d")),
+        (0.8, {"--data": "d"}, True,
+         ("lost 15.0 points", "--data d --method attenuation --epochs 20")),
+        (0.5, {"--data": "d"}, True, ("hardly more than a guess",)),
+        (0.8, {"--data": "d", "--method": "hgs", "--epochs": 9}, True,
+         ("longer", "--method hgs --epochs 18")),
+        (0.8, {"--validation": "v"}, False, ("--validation v --data v",)),
+    ],
+)  # fmt: skip
+def test_what_is_advised_after_a_loss(after, options, repaired, words):
+    command = CommandLine(("prune", "m.keras", "c.keras"), options)
+    found = about_result(scorer(), score(0.95), score(after), command, repaired)
+    assert len(found) == (1 if words else 0)
+    for word in words:
+        assert word in f"{found[0].message} {found[0].command}"
+
+
+def test_without_labels_it_is_advised_to_mimic():
+    command = CommandLine(("prune", "m.keras", "c.keras"), {"--data": "d"})
+    (found,) = about_result(
+        scorer(labelled=False), Score(), Score(agreement=0.7), command, True
+    )
+    assert "70.00 %" in found.message
+    assert found.command.endswith("--data d --recover mimic")
+
+
+# -- export and bench --------------------------------------------------------
+
+
+def test_export_shows_the_accuracy_of_model_and_file(saved, photos, tmp_path):
+    out = tmp_path / "model.tflite"
+    export = ("export", saved, out, "--data", photos, "--quantize", "int8")
+    told = json.loads(run(*export, "--json").stdout)
+    model, file = told["results"]
+    assert model["metrics"]["accuracy"] == pytest.approx(20 / 24)
+    assert file["metrics"]["accuracy"] == pytest.approx(right(out))
+    assert told["data"] == "calibration data"
+
+
+def test_bench_shows_the_accuracy_of_files_and_models(
+    saved, photos, tmp_path, monkeypatch
+):
+    out = tmp_path / "model.tflite"
+    kprune.export(keras.saving.load_model(saved), out)
+    original = kprune.benchmark
+    monkeypatch.setattr(
+        kprune, "benchmark", lambda m, threads: original(m, runs=10, seconds=0)
+    )
+    for file in (saved, out):
+        (model,) = json.loads(
+            run("bench", file, "--data", photos, "--json").stdout
+        )["models"]
+        assert model["score"]["metrics"]["accuracy"] == pytest.approx(20 / 24)

@@ -1,0 +1,183 @@
+"""Exit codes, interruption, progress in logs, completion."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from cli.running import run
+from fitting import arrays
+from fitting import loss
+from fitting import small_net
+
+from kprune.commands import inspect
+from kprune.commands import training
+
+
+@pytest.fixture
+def files(tmp_path):
+    net = small_net(8)
+    net.compile(keras.optimizers.SGD(0.05), loss(), metrics=["accuracy"])
+    net.save(tmp_path / "model.keras")
+    x, y = arrays(32)
+    np.savez(tmp_path / "train.npz", x=x, y=y)
+    return tmp_path
+
+
+def prune(files, *more):
+    return run(
+        *("prune", files / "model.keras", files / "small.keras"),
+        *("--data", files / "train.npz", "--method", "similarity"),
+        *("--epochs", 3, *more),
+    )
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C in the third epoch, and a record of the epochs that began."""
+
+    begun: list[int]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(epoch)
+        if epoch == 2 and self.begun == [0, 1, 2]:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on(files, monkeypatch):
+    Interrupt.begun = []
+    bar = training.FitProgress
+
+    def bars(*arguments):
+        return keras.callbacks.CallbackList([bar(*arguments), Interrupt()])
+
+    monkeypatch.setattr(training, "FitProgress", bars)
+    result = prune(files)
+    assert result.exit_code == 130
+    assert "the same command goes on" in result.stderr.splitlines()[-1]
+    assert not (files / "small.keras").exists()
+    other = prune(files, "--learning-rate", 0.01)
+    assert other.exit_code == 1 and "of another command" in other.stderr
+    assert prune(files).exit_code == 0
+    assert Interrupt.begun == [0, 1, 2, 2]
+    assert not (files / "small.keras.resume").exists()
+    assert (files / "small.keras").exists()
+
+
+def test_ctrl_c_before_that_leaves_nothing(files, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "fit", interrupted)
+    before = sorted(os.listdir(files))
+    assert prune(files).exit_code == 130
+    assert sorted(os.listdir(files)) == before
+    monkeypatch.setattr(inspect, "start_keras", interrupted)
+    result = run("inspect", files / "model.keras")
+    assert result.exit_code == 130
+    assert result.stderr == "kprune: interrupted.\n"
+
+
+def test_progress_in_a_log_is_lines_of_text(files):
+    result = prune(files)
+    lines = result.stderr.splitlines()
+    assert result.stderr.isascii() and "\r" not in result.stderr
+    (epoch,) = [line for line in lines if line.startswith("similarity 2/3")]
+    assert "loss " in epoch
+    assert any(line.startswith("rebuilding, ") for line in lines)
+
+
+# -- processes that load no Keras --------------------------------------------
+
+
+def kprune(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "kprune", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_module_is_the_command():
+    result = kprune("prune", "modle.keras", "b.keras", "--criterion", "taylr")
+    assert result.returncode == 2
+    assert "Usage: kprune prune" in result.stderr
+    assert "Did you mean 'taylor'" in " ".join(result.stderr.split())
+
+
+def test_completion_knows_commands_options_and_names():
+    def offered(line):
+        words = line.split(" ")
+        told = kprune(
+            _KPRUNE_COMPLETE="complete_bash",
+            COMP_WORDS=line,
+            COMP_CWORD=str(len(words) - 1),
+        )
+        return told.stdout.split()
+
+    assert offered("kprune pru") == ["prune"]
+    assert "--criterion" in offered("kprune prune --crit")
+    assert offered("kprune prune --method atten") == ["attenuation"]
+    assert "bn,mimic" in offered("kprune prune --recover bn,mi")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_an_exit_code(number):
+    code = (
+        "import os, kprune.cli\n"
+        "def app(**options): os.kill(os.getpid(), %d)\n"
+        "kprune.cli.app = app\nkprune.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code % number])
+    assert done.returncode == 128 + number
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("inspct a.keras", 2, "Did you mean 'inspect'"),
+        ("inspect modle.keras", 1, "Did you mean 'model.keras'"),
+        ("prune model.keras b.keras --redcue macs=0.5", 2, "--reduce"),
+        ("prune model.keras b.keras --reduce mac=0.5", 2, "'macs'"),
+        ("prune model.keras b.keras --data photo", 1, "Did you mean 'photos'"),
+        ("prune model.keras b.keras --criterion taylor", 1, "give --data"),
+        ("prune model.keras b.keras --data d.npy --criterion taylor", 1,
+         "has no targets"),
+        ("prune model.keras b.keras --data d.npy --method hgs", 1,
+         "needs targets"),
+        ("prune model.keras b.keras --image-size 8", 2, "--data"),
+        ("prune model.keras b.keras --data d.npy --image-size 8by8", 2, "224"),
+        ("prune model.keras b.keras --data d.npy --pixels unti", 2, "'unit'"),
+        ("export model.keras b.tflte", 1, "Did you mean '.tflite'"),
+        ("export model.keras b.onnx --quantize int8 --data d.npy", 1, "onnx"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_keras_is_loaded(
+    arguments, code, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.jpg").touch()
+    (tmp_path / "model.keras").touch()
+    np.save("d.npy", np.zeros(2))
+    from kprune.commands import export
+    from kprune.commands import prune as command
+
+    stop = types.SimpleNamespace(called=False)
+
+    def loads():
+        stop.called = True
+        raise AssertionError("Keras is loaded")
+
+    for module in (command, export, inspect):
+        monkeypatch.setattr(module, "start_keras", loads)
+    result = run(*arguments.split())
+    told = " ".join(result.output.replace("│", "").split())
+    assert result.exit_code == code, told
+    assert said in told and not stop.called

@@ -1,0 +1,225 @@
+"""Samples as people have them: folders, tables, arrays and prepared data sets."""
+
+from __future__ import annotations
+
+import json
+
+import colours
+import numpy as np
+import pytest
+from shared_data import shared_data
+
+from kprune.data import load_cifar10
+from kprune.data import pixels
+from kprune.data.inputs import Input
+from kprune.data.places import find_place
+from kprune.data.reading import read_samples
+
+IMAGE = [Input("image", (8, 8, 3), "float32")]
+
+
+def read(given, inputs, **options):
+    return read_samples(find_place(given), inputs, **options)
+
+
+# -- folders -----------------------------------------------------------------
+
+
+def test_a_folder_of_class_folders(tmp_path):
+    x, labels = colours.images(10)
+    folder = colours.write_folder(tmp_path / "photos", x, labels)
+    found = read(folder, IMAGE)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(found.x, x[order])
+    np.testing.assert_array_equal(found.y, labels[order])
+    assert found.classes == ("blue", "red") and found.pixels
+    # Where the model takes any size, images are scaled to the one asked for.
+    any_size = [Input("image", (None, None, 1), "float32")]
+    assert read(folder, any_size, image_size=(4, 6)).x.shape == (10, 4, 6, 1)
+    with pytest.raises(ValueError, match="--image-size"):
+        read(folder, any_size)
+    with pytest.raises(ValueError, match="images, which this model does not"):
+        read(folder, [Input("row", (4,), "float32")])
+
+
+def test_parts_of_a_folder_and_images_without_labels(tmp_path):
+    x, labels = colours.images(6)
+    colours.write_folder(tmp_path / "train", x[:4], labels[:4])
+    colours.write_folder(tmp_path / "val", x[4:], labels[4:])
+    assert find_place(tmp_path).has_validation
+    assert read(tmp_path, IMAGE).size == 4
+    assert read(tmp_path, IMAGE, part="validation").size == 2
+    flat = read(tmp_path / "train" / "red", IMAGE)
+    assert flat.y is None and flat.size == 2
+    assert find_place(tmp_path / "train" / "red").unlabelled
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    folder = colours.write_folder(tmp_path / "photos", *colours.images(4))
+    (folder / "red" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"red/broken\.png' is not an image"):
+        read(folder, IMAGE)
+
+
+# -- arrays ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "part", "expected"),
+    [
+        (("x", "y"), "train", (0, 1)),
+        (("x", "y"), "validation", (0, 1)),
+        (("x_train", "y_train", "x_test", "y_test"), "train", (0, 1)),
+        (("x_train", "y_train", "x_test", "y_test"), "validation", (2, 3)),
+        (("images", "labels"), "train", (0, 1)),
+        (("image", "whatever"), "train", (0, 1)),
+        (("pictures", "names", "label"), "train", (0, 2)),
+        (("pictures",), "train", (0, None)),
+    ],
+)
+def test_arrays_that_fit(tmp_path, names, part, expected):
+    x, labels = colours.images(4)
+    arrays = [x, labels, x[:2], labels[:2]]
+    if names[0] == "pictures":
+        arrays = [x, labels + 5, labels]
+    np.savez(tmp_path / "d.npz", **dict(zip(names, arrays, strict=False)))
+    found = read(tmp_path / "d.npz", IMAGE, part=part)
+    one, other = expected
+    np.testing.assert_array_equal(found.x, arrays[one])
+    wanted = None if other is None else arrays[other]
+    np.testing.assert_array_equal(found.y, wanted)
+
+
+def test_arrays_of_several_inputs_and_arrays_that_fit_twice(tmp_path):
+    two = [Input("a", (3,), "float32"), Input("b", (2,), "float32")]
+    np.savez(
+        tmp_path / "d.npz", a=np.ones((4, 3)), b=np.ones((4, 2)), y=[1] * 4
+    )
+    found = read(tmp_path / "d.npz", two)
+    assert sorted(found.x) == ["a", "b"] and found.size == 4
+    np.testing.assert_array_equal(found.y, [1] * 4)
+    np.savez(tmp_path / "d.npz", p=np.ones((4, 3)), q=np.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"2 arrays that fit .*\['p', 'q'\]"):
+        read(tmp_path / "d.npz", two[:1])
+
+
+# -- tables ------------------------------------------------------------------
+
+ROWS = [Input("row", (2,), "float32")]
+
+
+@pytest.mark.parametrize(
+    ("text", "x", "y", "classes"),
+    [
+        ("1,2\n3,4\n", [[1, 2], [3, 4]], None, None),
+        ("1,2,0\n3,4,1\n", [[1, 2], [3, 4]], [0, 1], None),
+        ("a,label,b\n1,0,2\n3,1,4\n", [[1, 2], [3, 4]], [0, 1], None),
+        ("1,2,wet\n3,4,dry\n", [[1, 2], [3, 4]], [1, 0], ("dry", "wet")),
+        ("a,b,price\n1,2,0.5\n3,4,1\n", [[1, 2], [3, 4]], [0.5, 1], None),
+    ],
+)
+def test_tables(tmp_path, text, x, y, classes):
+    (tmp_path / "t.csv").write_text(text)
+    found = read(tmp_path / "t.csv", ROWS)
+    np.testing.assert_array_equal(found.x, x)
+    np.testing.assert_array_equal(found.y, y)
+    assert found.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2\n3\n", "Row 2 .* has 1 columns instead of 2"),
+        ("1,2\nx,4\n", "Row 2 .* holds 'x' where a number"),
+        ("1,2,3,4\n", "has 4 columns; the model takes 2"),
+        ("", "is empty"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path, text, said):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path / "t.csv", ROWS)
+
+
+def test_a_row_fills_an_image(tmp_path):
+    (tmp_path / "t.csv").write_text("label,a,b,c,d\n7,1,2,3,4\n")
+    found = read(tmp_path / "t.csv", [Input("image", (2, 2, 1), "float32")])
+    np.testing.assert_array_equal(found.x[0, ..., 0], [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(found.y, [7])
+
+
+# -- data sets ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_prepared_data_set():
+    folder = shared_data("tfds")
+    inputs = [Input("image", (32, 32, 3), "float32")]
+    place = find_place("cifar10:test[:12]", folder)
+    assert place.split == "test[:12]" and not place.has_validation
+    found = read_samples(place, inputs)
+    x, y = load_cifar10("test[:12]", folder)
+    np.testing.assert_array_equal(found.x, x)
+    np.testing.assert_array_equal(found.y, y)
+    assert found.classes[3] == "cat" and found.pixels
+    assert find_place("cifar10", folder).parts == {
+        "train": "train",
+        "validation": "test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("photo", "no data set of that name .*Did you mean 'photos'"),
+        ("flower", "Did you mean 'flowers'"),
+        ("data.npy", "no file 'data.npy'. Did you mean 'data.npz'"),
+        ("flowers:tset", "no split 'tset'. Did you mean 'test'"),
+        ("text.txt", "Cannot read data from 'text.txt'"),
+        ("empty", "no images in 'empty'"),
+    ],
+)
+def test_what_is_not_there_is_suggested(tmp_path, monkeypatch, given, said):
+    monkeypatch.chdir(tmp_path)
+    colours.write_folder(tmp_path / "photos", *colours.images(2))
+    (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    np.savez("data.npz", x=np.ones(3))
+    place = tmp_path / "sets" / "flowers" / "1.0.0"
+    place.mkdir(parents=True)
+    splits = {"splits": [{"name": "test"}, {"name": "train"}]}
+    (place / "dataset_info.json").write_text(json.dumps(splits))
+    with pytest.raises((FileNotFoundError, ValueError), match=said):
+        find_place(given, tmp_path / "sets")
+
+
+# -- pixels ------------------------------------------------------------------
+
+
+def chosen(model, x, labels=None):
+    def predict(x):
+        return np.asarray(model(x, training=False))
+
+    return pixels.choose_range(x, labels, predict, model)[0]
+
+
+def test_the_range_of_pixels_is_what_the_model_says():
+    x, labels = colours.images(24)
+    assert chosen(colours.model(scale=255.0), x) == "unit"
+    assert chosen(colours.model(scale=1.0), x) == "raw"
+    assert chosen(colours.model(rescale=True), x) == "raw"
+    # Statistics as built say nothing; how often the model is right does.
+    model = colours.model()
+    norm = model.get_layer("norm")
+    mean, variance = norm.get_weights()[2:]
+    scale = np.sqrt(variance)
+    norm.set_weights([1 / scale, -mean / scale, 0 * mean, variance**0])
+    assert chosen(model, x, labels) == "unit"
+
+
+@pytest.mark.parametrize("mode", ["raw", "unit", "tf"])
+def test_ranges_are_there_and_back(mode):
+    x = colours.images(4)[0]
+    there = pixels.scaled(x, mode)
+    assert pixels.guess_range(there) == mode
+    np.testing.assert_allclose(pixels.unscaled(there, mode), x, atol=1e-4)
