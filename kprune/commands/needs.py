@@ -141,10 +141,12 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 @functools.cache
 def _imports(module: str) -> dict[str, str]:
     """Return the modules of kprune from which names are imported."""
-    return {
-        alias.asname or alias.name: statement.module
-        for statement in _tree(module).body
-        if isinstance(statement, ast.ImportFrom)
-        and (statement.module or "").startswith("kprune.")
-        for alias in statement.names
-    }  # type: ignore[misc]
+    found = {}
+    for statement in _tree(module).body:
+        source = getattr(statement, "module", None) or ""
+        if isinstance(statement, ast.ImportFrom) and source.startswith(
+            "kprune."
+        ):
+            for alias in statement.names:
+                found[alias.asname or alias.name] = source
+    return found

@@ -62,7 +62,7 @@ class Result:
         return {
             "kprune": __version__,
             "command": self.command,
-            **lines_json(self.lines, data and data["samples"]),
+            **lines_json(self.lines, None if data is None else data["samples"]),
             "data": data,
             "warnings": [each.to_dict() for each in self.warnings],
             **self.facts,
