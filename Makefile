@@ -107,6 +107,7 @@ lint: $(VENV)/.installed-dev  ## Check style, format, types and layers
 
 format: $(VENV)/.installed-dev  ## Fix style and format in place
 	@$(BIN)/python .ci/lists.py
+	@$(BIN)/python .ci/placing.py
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

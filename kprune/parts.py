@@ -18,6 +18,9 @@ from typing import Self
 MOST = 10_000
 """Elements that an array in a configuration has at most."""
 
+EVIDENCE = ("weights", "activations", "gradients", "loss", "gates")
+"""What parts choose filters by. Gates are learned."""
+
 SHOWN = 6
 """Elements of an array, a list or a dictionary that `code` shows at most."""
 

@@ -120,6 +120,13 @@ class Allocation(Part, abc.ABC):
     criteria: tuple[Any, ...] = ()
     """Criteria beside the user's that `solve` scores with."""
 
+    @property
+    def decides_by(self) -> tuple[str, ...]:
+        """What it looks at beside scores and costs: of `kprune.parts.EVIDENCE`."""
+        if self.needs_loss:
+            return ("loss",)
+        return ("activations",) if self.needs_data else ()
+
     def costs(self, session: Session) -> CostModel:
         """Return the costs of a model that can be reduced."""
         return session.cost_model

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class ActivationCriterion(Criterion):
     """Means over samples and positions of what the consumers of a channel read."""
 
+    decides_by = ("activations",)
+
     def __init__(self, steps: int | None = None) -> None:
         self.steps = count_or_all(
             steps, type(self).__name__, "steps", "batches"
@@ -92,6 +94,8 @@ class MapCriterion(Criterion):
     Args:
         samples: How many samples to look at, the first ones; `None` for all.
     """
+
+    decides_by = ("activations",)
 
     def __init__(self, samples: int | None) -> None:
         self.samples = count_or_all(

@@ -108,6 +108,8 @@ def _call(function: Callable[[Any], Any], values: Any) -> np.ndarray:
 class GaussianCriterion(Criterion):
     """Scores channels by what a batch normalisation says of their activations."""
 
+    decides_by = ("weights",)
+
     @abc.abstractmethod
     def statistic(self, found: Moments) -> np.ndarray:
         """Return the scores `(size,)` of channels with these moments."""

@@ -40,6 +40,8 @@ class GradientCriterion(Criterion):
         steps: Batches to use; `None` for all.
     """
 
+    decides_by = ("gradients",)
+
     def __init__(self, steps: int | None = None) -> None:
         self.steps = count_or_all(
             steps, type(self).__name__, "steps", "batches"
@@ -62,6 +64,8 @@ class SampleGradientCriterion(Criterion):
         samples: How many samples are drawn; `None` for all of `data`.
         seed: Of the draw.
     """
+
+    decides_by = ("gradients",)
 
     def __init__(self, samples: int | None = 256, seed: int = 0) -> None:
         self.samples = count_or_all(

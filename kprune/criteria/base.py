@@ -29,6 +29,9 @@ Scores = dict[str, np.ndarray]
 class Criterion(Part, abc.ABC):
     """Tells how much each channel of each group matters; larger = keep."""
 
+    decides_by: tuple[str, ...] = ()
+    """What scores follow from: some of `kprune.parts.EVIDENCE`."""
+
     @abc.abstractmethod
     def check(self, session: Session | None) -> None:
         """Raise now what `scores` would lack later.
@@ -63,6 +66,8 @@ class Criterion(Part, abc.ABC):
 
 class GroupCriterion(Criterion):
     """A criterion that looks at one group's weights and at nothing else."""
+
+    decides_by = ("weights",)
 
     @abc.abstractmethod
     def score(self, group: Group) -> np.ndarray:

@@ -38,6 +38,8 @@ class BNScale(Criterion):
     ```
     """
 
+    decides_by = ("weights",)
+
     def check(self, session: Session | None) -> None:
         return None
 

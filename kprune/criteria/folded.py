@@ -47,6 +47,8 @@ class Folded(Criterion):
     ```
     """
 
+    decides_by = ("weights",)
+
     def __init__(self, criterion: Any = "l1") -> None:
         inner = get(criterion)
         if not isinstance(inner, GroupCriterion):

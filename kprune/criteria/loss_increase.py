@@ -68,6 +68,8 @@ class LossIncrease(Criterion):
     ```
     """
 
+    decides_by = ("loss",)
+
     def __init__(
         self,
         samples: int | None = 1000,

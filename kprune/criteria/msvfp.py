@@ -49,6 +49,10 @@ class Switch(Criterion):
         self.after = get(after)
         self.share = arguments.share(share, "Switch", "share")
 
+    @property
+    def decides_by(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.before.decides_by + self.after.decides_by
+
     def at(self, progress: float) -> Criterion:
         now = self.before if progress < self.share else self.after
         return now.at(progress)

@@ -62,6 +62,8 @@ class Shapley(Criterion):
     ```
     """
 
+    decides_by = ("loss",)
+
     def __init__(
         self,
         samples: int | None = 256,

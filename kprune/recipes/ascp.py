@@ -37,6 +37,10 @@ class ASCP(Recipe):
         'Neural Networks", 2022'
     )
     url = "https://arxiv.org/abs/2206.08186"
+    when = (
+        "Many epochs and no samples to choose by: nothing is cut off, filters "
+        "become alike."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class Attenuation(Recipe):
         '"Convolutional Neural Network Pruning Using Filter Attenuation", ICIP 2020'
     )
     url = "https://arxiv.org/abs/2002.03299"
+    when = (
+        "Many epochs and batch normalisation: weak filters fade, and those "
+        "that grow strong again stay."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

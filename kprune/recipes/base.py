@@ -22,6 +22,7 @@ from kprune.arguments import whole
 from kprune.callbacks import PruningCallback
 from kprune.masking import is_masked
 from kprune.masking import wrap
+from kprune.parts import EVIDENCE
 from kprune.parts import Part
 from kprune.recipes._page import page
 from kprune.recipes._promise import Promise
@@ -57,6 +58,7 @@ class Recipe(Part, abc.ABC):
         summary = "The shortest filters go, the same share of each layer."
         citation = "Li et al., ICLR 2017"
         url = "https://arxiv.org/abs/1608.08710"
+        when = "Nothing but a trained model, and epochs to fine-tune."
 
         @property
         def defaults(self):
@@ -86,6 +88,12 @@ class Recipe(Part, abc.ABC):
 
     default_reduce: Mapping[str, float] = DEFAULT_REDUCE
     """What `reduce` is where it is not given."""
+
+    learns: tuple[str, ...] = ()
+    """What decides beside the parts, of `kprune.parts.EVIDENCE`."""
+
+    when = ""
+    """When to take it, in a sentence."""
 
     untargeted = "Removes what the allocation says"
     """What it does where `reduce` is empty, for `print`."""
@@ -175,6 +183,28 @@ class Recipe(Part, abc.ABC):
         self.start(masked)
         return masked
 
+    @property
+    def decides_by(self) -> tuple[str, ...]:
+        """What filters are chosen by: some of `kprune.parts.EVIDENCE`."""
+        found = set(self.learns)
+        for name, part in self.parts.items():
+            resolve = _RESOLVED.get(name)
+            part = part if resolve is None or part is None else resolve(part)
+            found.update(getattr(part, "decides_by", ()))
+            for other in getattr(part, "criteria", ()):
+                found.update(criteria.get(other).decides_by)
+        return tuple(name for name in EVIDENCE if name in found)
+
+    @property
+    def needs(self) -> str:
+        """What it takes as `data`: `"labels"`, `"images"` or `""`."""
+        try:
+            self._check_data()
+        except ValueError:
+            labels = {"gradients", "loss"}.intersection(self.decides_by)
+            return "labels" if labels else "images"
+        return ""
+
     @functools.cached_property
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What to hand to `fit`: the same objects each time."""
@@ -242,6 +272,9 @@ def removal_epoch(epochs: int, share: float = 1 / 3) -> int:
 
 
 _SHORT = 60
+
+_RESOLVED = {"criterion": criteria.get, "allocation": allocations.get}
+"""Parts that may be names."""
 
 
 class _Function(Recipe):

@@ -32,6 +32,10 @@ class BNImportance(HardRecipe):
         'You Which Filter is Important", WACV 2022'
     )
     url = "https://arxiv.org/abs/2112.01155"
+    when = (
+        "Nothing but a trained model with batch normalisation, and all "
+        "epochs to fine-tune."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

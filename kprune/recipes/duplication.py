@@ -37,6 +37,10 @@ class Duplication(Recipe):
     )
     citation = "Ikuta, Yata and Manabe, filter duplication, IWAIT 2024"
     url = "https://doi.org/10.1117/12.3018876"
+    when = (
+        "You want to know how redundant each layer is: its allocation can "
+        "be printed."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

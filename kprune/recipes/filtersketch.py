@@ -36,6 +36,10 @@ class FilterSketch(HardRecipe):
         'for Network Pruning", 2020'
     )
     url = "https://arxiv.org/abs/2001.08514"
+    when = (
+        "A long run at a full learning rate, which begins anew from small "
+        "layers."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -38,6 +38,9 @@ class HGS(PenalisedRecipe):
         'Regularization for Deep Convolutional Neural Networks", 2020'
     )
     url = "https://arxiv.org/abs/2011.02389"
+    when = (
+        "As `msvfp`, filter by filter; the penalty needs a long run to matter."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class MSVFP(HardRecipe):
         "Sciences 13(1):316, 2023"
     )
     url = "https://doi.org/10.3390/app13010316"
+    when = (
+        "You distrust scores and have labels and time: each step is the one "
+        "that costs least loss."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

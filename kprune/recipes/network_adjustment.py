@@ -51,6 +51,10 @@ class NetworkAdjustment(Recipe):
         'Channel Search Guided by FLOPs Utilization Ratio", CVPR 2020'
     )
     url = "https://arxiv.org/abs/2004.02767"
+    when = (
+        "The model is fast enough, and should be more accurate at the same "
+        "MACs."
+    )
     default_reduce: Mapping[str, float] = {}
     untargeted = "Keeps the MACs"
 

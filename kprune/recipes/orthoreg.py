@@ -39,6 +39,10 @@ class OrthoReg(PenalisedRecipe):
         "2020"
     )
     url = "https://arxiv.org/abs/2009.05014"
+    when = (
+        "Labels for one pass, and a run that is long enough for filters to "
+        "become orthogonal."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class Similarity(HardRecipe):
     removal = "the filters most similar to others go, for good"
     citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
     url = "https://doi.org/10.3389/fnbot.2023.1132679"
+    when = (
+        "No samples to choose by, and layers that look redundant: what "
+        "resembles others goes."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class SimilaritySoft(Recipe):
     )
     citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
     url = "https://doi.org/10.3389/fnbot.2023.1132679"
+    when = (
+        "As `similarity`, with many epochs and batch normalisation: the "
+        "choice is revised in each."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

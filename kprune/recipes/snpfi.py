@@ -39,6 +39,10 @@ class SNPFI(HardRecipe):
         'Filter-wise Interactions", 2023'
     )
     url = "https://arxiv.org/abs/2307.00758"
+    when = (
+        "Labels and much time before training: it measures how filters work "
+        "together."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class ReaderCriterion(Criterion):
             statistics use at most.
     """
 
+    decides_by = ("activations",)
+
     def __init__(self, samples: int = 1024, rows: int = ROWS) -> None:
         owner = type(self).__name__
         self.samples = whole(samples, owner, "samples", of="samples")
