@@ -2,6 +2,7 @@
 
 from kprune.callbacks.attenuate import AttenuateCallback as AttenuateCallback
 from kprune.callbacks.base import PruningCallback as PruningCallback
+from kprune.callbacks.binarize import BinarizeCallback as BinarizeCallback
 from kprune.callbacks.cluster import ClusterCallback as ClusterCallback
 from kprune.callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from kprune.callbacks.duplicate import Merge as Merge

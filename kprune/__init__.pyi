@@ -1,6 +1,7 @@
 """All that `import kprune` offers; `kprune.lazy` imports it when it is needed."""
 
 from kprune import allocation as allocation
+from kprune import binary as binary
 from kprune import callbacks as callbacks
 from kprune import criteria as criteria
 from kprune import duplication as duplication

@@ -2,6 +2,7 @@
 
 from ..callbacks.attenuate import AttenuateCallback as AttenuateCallback
 from ..callbacks.base import PruningCallback as PruningCallback
+from ..callbacks.binarize import BinarizeCallback as BinarizeCallback
 from ..callbacks.cluster import ClusterCallback as ClusterCallback
 from ..callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from ..callbacks.duplicate import Merge as Merge

@@ -104,6 +104,8 @@ def test_callbacks(name):
     if name == "RegularizeCallback":
         penalty = kprune.regularizers.HierarchicalGroupSparsity(mix=0.25)
         callback = cls(penalty, until=3)
+    elif name == "BinarizeCallback":
+        callback = cls(kprune.binary.BinaryFilters(block=2))
     else:
         # Parts stay what they are, at any depth.
         rounds = kprune.allocation.Rounds(3, kprune.allocation.Uniform(2))

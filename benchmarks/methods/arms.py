@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 import kprune
+from kprune.binary import BinaryFilters
 from kprune.callbacks import Merge
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import SoftPruneCallback
@@ -141,12 +142,14 @@ class Arm:
         parts: Function of a `Run`: the recipe's parts that differ from its
             defaults. Some parts draw numbers, so they are made for each run.
         control: Whether it is there only to be compared with.
+        whole: Whether no MACs are asked to go, so that one target is enough.
     """
 
     title: str
     base: str | type[Recipe]
     parts: Callable[[Run], dict[str, Any]] = lambda run: {}
     control: bool = False
+    whole: bool = False
 
     def recipe(
         self, reduce: Mapping[str, float], data: Any, run: Run
@@ -178,7 +181,7 @@ BEST = WITH_DATA._asdict()
 
 # Letters are those of the duplication experiment, see the page.
 ARMS = {
-    UNPRUNED: Arm("not pruned", Unpruned, control=True),
+    UNPRUNED: Arm("not pruned", Unpruned, control=True, whole=True),
     "hard-uniform-l1": Arm(
         "hard, uniform, L1 (A)", Hard, lambda run: {"allocation": "uniform"}
     ),
@@ -244,6 +247,22 @@ ARMS = {
     "bn-importance": Arm("batch normalisation alone", "bn-importance"),
     "orthoreg": Arm("OrthoReg", "orthoreg"),
     "filtersketch": Arm("FilterSketch", "filtersketch"),
+    "snpfi": Arm("SNPFI", "snpfi"),
+    "ascp": Arm("ASCP", "ascp"),
+    "network-adjustment": Arm("Network Adjustment", "network-adjustment"),
+    "network-adjustment-same": Arm(
+        "Network Adjustment, the same MACs", "network-adjustment", whole=True
+    ),
+    "cross-filter": Arm(
+        "cross-filter, a scale for 4 filters", "cross-filter", whole=True
+    ),
+    "cross-filter-each": Arm(
+        "binary filters, a scale for each",
+        "cross-filter",
+        lambda run: {"form": BinaryFilters(1)},
+        control=True,
+        whole=True,
+    ),
     "duplication-b": Arm(
         "tolerance + hard L1 (B)",
         Hard,

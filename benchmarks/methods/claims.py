@@ -59,7 +59,10 @@ class Claim:
     grows: bool = False
 
 
+ADJUSTMENT = "Chen et al., CVPR 2020"
+ASCP = "Niu et al., 2022"
 BN = "Oh et al., WACV 2022"
+CROSS_FILTER = "Lyu et al., 2020"
 ORTHOREG = "Lubana et al., 2020"
 SKETCH = "Lin et al., 2020"
 ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
@@ -68,6 +71,7 @@ HGS = "Mitsuno and Kurita, 2020"
 MSVFP = "Ghimire and Kim, 2023"
 SFP = "He et al., IJCAI 2018"
 SIMILARITY = "Wu et al., 2023"
+SNPFI = "Tang et al., 2023"
 A, B = "hard-uniform-l1", "duplication-b"
 
 CLAIMS = (
@@ -145,6 +149,32 @@ CLAIMS = (
         "orthoreg",
         "later-global-l1",
     ),
+    Claim(
+        "Filters drawn together and merged: better than set to 0 again and again",
+        ASCP,
+        "ascp",
+        "soft",
+    ),
+    Claim(
+        "Other widths at the same MACs: better than the same training without",
+        ADJUSTMENT,
+        "network-adjustment-same",
+        "unpruned",
+    ),
+    Claim(
+        "Widths by utilisation of MACs: better than the same share everywhere",
+        ADJUSTMENT,
+        "network-adjustment",
+        "hard-uniform-l1",
+    ),
+    Claim(
+        "Binary filters, 4 of which share a scale: at most 0.3 points behind a "
+        "scale for each",
+        CROSS_FILTER,
+        "cross-filter",
+        "cross-filter-each",
+        allowance=0.3,
+    ),
     *(
         Claim(f"{title}: better than random filters", source, arm, versus)
         for title, source, arm, versus in (
@@ -157,6 +187,9 @@ CLAIMS = (
             ("Batch normalisation alone", BN, "bn-importance", "random"),
             ("OrthoReg", ORTHOREG, "orthoreg", "later-random"),
             ("FilterSketch", SKETCH, "filtersketch", "random"),
+            ("SNPFI", SNPFI, "snpfi", "random"),
+            ("ASCP", ASCP, "ascp", "later-random"),
+            ("Network Adjustment", ADJUSTMENT, "network-adjustment", "random"),
         )
     ),
     Claim(

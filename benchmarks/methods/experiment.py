@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import kprune
+from kprune import binary
 from kprune.data import normalize_cifar10
 from kprune.parts import code
 from kprune.report.measure import accuracy
@@ -263,6 +264,7 @@ class Bench:
             "final": score(scores, images.y_test),
             "macs": self._cost(cost, "macs"),
             "params": self._cost(cost, "params"),
+            "memory": self._memory(compact),
             "kept": {
                 group: int((mask > 0).sum())
                 for group, mask in kprune.masks(masked).items()
@@ -278,6 +280,16 @@ class Bench:
                 "fit": round(fitted - prepared, 2),
             },
             "versions": versions(),
+        }
+
+    def _memory(self, compact: keras.Model) -> dict[str, float]:
+        """Bytes of weights in theory, signs as bits; see `kprune.binary`."""
+        before = binary.figures(self.model).plain / 8
+        after = binary.figures(compact).bits / 8
+        return {
+            "before": before,
+            "after": after,
+            "removed": removed(after, before),
         }
 
     def _cost(self, cost: Any, key: str) -> dict[str, float]:

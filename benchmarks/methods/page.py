@@ -39,7 +39,8 @@ Accuracies are top-1 in percent, of the compact model that `kprune.rebuild` make
 ± is the standard deviation over seeds. "Right after" is the accuracy on
 `test[:5000]` when the last filters had gone and no training had followed; where
 filters go little by little, or are near 0 before, that is not the price of all of
-them at once.
+them at once. Memory is that of the weights in float32, but for kernels of which the
+signs and some scales are enough (`kprune.binary.figures`).
 
 Commands and options are in `benchmarks/methods/run.py`, what each way does in
 `benchmarks/methods/arms.py`, every epoch of every run in
@@ -153,10 +154,13 @@ def budget(results: list[Result]) -> str:
 
 
 def table(results: list[Result]) -> list[str]:
+    # Runs with an earlier version did not say what weights take.
+    memory = any("memory" in result for result in results)
     lines = [
-        "| | seeds | MACs removed | parameters removed | right after | "
+        "| | seeds | MACs removed | parameters removed | "
+        f"{'memory removed | ' if memory else ''}right after | "
         "`test[5000:]` | `test` | `test`, change |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"|---|--:|--:|--:|--:|--:|--:|--:|{'--:|' if memory else ''}",
     ]
     for runs in by_arm(results).values():
 
@@ -171,6 +175,7 @@ def table(results: list[Result]) -> list[str]:
             str(len(runs)),
             gone(runs, "macs"),
             gone(runs, "params"),
+            *([gone(runs, "memory")] if memory else []),
             spread(after) if after else "",
             spread(each(lambda r: r["final"]["test[5000:]"])),
             spread(each(lambda r: r["final"]["test"])),
@@ -182,6 +187,8 @@ def table(results: list[Result]) -> list[str]:
 
 def gone(runs: list[Result], cost: str) -> str:
     """Which share of a cost is gone, as a mean in percent."""
+    if any(cost not in run for run in runs):
+        return ""
     return f"{statistics.fmean(100 * r[cost]['removed'] for r in runs):.1f} %"
 
 

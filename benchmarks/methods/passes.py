@@ -5,8 +5,9 @@
 
 Every convolution and dense layer counts the samples that it is called with, in the
 proportion of its MACs, so that a pass that begins in the middle of the model, or that
-masks filters, counts as the part of it that is computed. All functions run eagerly for
-that. The model is small: four convolutions in a row, each with a batch normalisation.
+masks filters, counts as the part of it that is computed. The count is part of the
+computation, so that it holds in compiled functions too. The model is small: four
+convolutions in a row, each with a batch normalisation.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PATH = Path(__file__).parents[2] / "docs" / "methods" / "passes.json"
 WIDTHS = (8, 16)
 SAMPLES, BATCH, EPOCHS = 64, 32, 6
 REDUCE = {"macs": 0.5}
+KINDS = ("forward", "gradients", "training")
 
 
 def network(width: int) -> keras.Model:
@@ -46,7 +48,7 @@ def network(width: int) -> keras.Model:
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(4, name="head")(x))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.01), loss)
+    model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=False)
     return model
 
 
@@ -62,16 +64,27 @@ class Counter:
         self._shares = {
             layer.name: layer.macs / cost.macs for layer in cost.table
         }
-        self.training = False
-        self.counts = {"forward": 0.0, "gradients": 0.0, "training": 0.0}
+        self.training = tf.Variable(False, trainable=False)
+        self._counts = tf.Variable(np.zeros(len(KINDS)), trainable=False)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Passes by kind."""
+        values = self._counts.numpy().tolist()
+        return dict(zip(KINDS, values, strict=True))
 
     def see(self, layer: Any, inputs: Any) -> None:
-        if not tf.is_tensor(inputs) or not hasattr(inputs, "numpy"):
+        """Count one call of a layer, whenever it is computed."""
+        if not tf.is_tensor(inputs):
             return
-        kind = "gradients" if record.could_possibly_record() else "forward"
-        kind = "training" if self.training else kind
+        kind = KINDS.index(
+            "gradients" if record.could_possibly_record() else "forward"
+        )
+        kind = tf.where(self.training, KINDS.index("training"), kind)
         share = self._shares.get(layer.name, 0.0)
-        self.counts[kind] += share * int(inputs.shape[0])
+        passes = share * tf.cast(tf.shape(inputs)[0], "float64")
+        counted = tf.one_hot(kind, len(KINDS), dtype="float64")
+        self._counts.assign_add(passes * counted)
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
@@ -102,11 +115,11 @@ class Switch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._begins:
-            self._counter.training = True
+            self._counter.training.assign(True)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self._begins:
-            self._counter.training = False
+            self._counter.training.assign(False)
 
 
 def measure(name: str, width: int) -> dict[str, float]:
@@ -130,20 +143,16 @@ def measure(name: str, width: int) -> dict[str, float]:
     options.autotune.enabled = False
     counter = Counter(model)
     recipe = kprune.recipe(name, REDUCE, (x, y), EPOCHS)
-    tf.config.run_functions_eagerly(True)
-    try:
-        with counter.counting():
-            masked = recipe.prepare(model)
-            switches = Switch(counter, False), Switch(counter, True)
-            masked.fit(
-                data.with_options(options),
-                epochs=EPOCHS,
-                callbacks=[switches[0], *recipe.callbacks, switches[1]],
-                shuffle=False,
-                verbose=0,
-            )
-    finally:
-        tf.config.run_functions_eagerly(False)
+    with counter.counting():
+        masked = recipe.prepare(model)
+        switches = Switch(counter, False), Switch(counter, True)
+        masked.fit(
+            data.with_options(options),
+            epochs=EPOCHS,
+            callbacks=[switches[0], *recipe.callbacks, switches[1]],
+            shuffle=False,
+            verbose=0,
+        )
     counts = counter.counts
     return {
         "forward": round(counts["forward"] / SAMPLES, 3),

@@ -76,8 +76,7 @@ def tasks(options: argparse.Namespace, setting: Setting) -> list[Task]:
     for seed in options.seeds:
         for target in options.target:
             for arm in arms.find(options.arms):
-                # Nothing is removed, so that one target is enough.
-                share = 0.0 if arm == arms.UNPRUNED else target
+                share = 0.0 if arms.ARMS[arm].whole else target
                 name = f"{arm}-{100 * share:.4g}-{seed}.json"
                 path = options.results / setting.name / name
                 found.setdefault(path, Task(arm, share, seed, path))

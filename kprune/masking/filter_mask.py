@@ -85,6 +85,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         self.autocast = layer.autocast
         self._call_signature = call_signature(layer)
         # Called with what the layer reads in eager forward passes, gates applied.
+        # By number of a weight, what it acts as in the place of its masked value,
+        # while training sees it in another number format.
+        self.forms: UserDict[int, Callable[[Any], Any]] = UserDict()
+        # Called with the layer's inputs in eager forward passes.
         self.observer: Callable[[Any], None] | None = None
 
     # -- building ----------------------------------------------------------
@@ -220,7 +224,9 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         """Return weight `index` as a tensor, masks and factor applied."""
         value = self.layer.weights[index].value
         scale = self._scale(index, value.dtype)
-        return value if scale is None else value * scale
+        value = value if scale is None else value * scale
+        form = self.forms.get(index)
+        return value if form is None else form(value)
 
     def _scale(self, index: int, dtype: Any) -> Any:
         """Return what weight `index` is multiplied with, broadcastable, or None."""
@@ -237,7 +243,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
                     scale = vector if scale is None else scale * vector
         return scale
 
-    def _unscaled(self, index: int, value: Any) -> Any:
+    def unscaled(self, index: int, value: Any) -> Any:
         """Return the weight that masks and factors turn into `value`.
 
         A layer that assigns to a masked weight in its call (spectral
@@ -285,7 +291,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             value = scope.get_current_value(variable)
             if value is not start[id(variable)]:
                 variable.assign(
-                    self._unscaled(n, value) if n in masked else value
+                    self.unscaled(n, value) if n in masked else value
                 )
         for loss in scope.losses:
             outer = scope.original_scope

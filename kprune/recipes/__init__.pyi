@@ -7,6 +7,7 @@ from kprune.recipes.base import names as names
 from kprune.recipes.base import recipe as recipe
 from kprune.recipes.base import register as register
 from kprune.recipes.bn_importance import BNImportance as BNImportance
+from kprune.recipes.cross_filter import CrossFilter as CrossFilter
 from kprune.recipes.duplication import Duplication as Duplication
 from kprune.recipes.filtersketch import FilterSketch as FilterSketch
 from kprune.recipes.hgs import HGS as HGS

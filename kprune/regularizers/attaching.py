@@ -107,7 +107,7 @@ def attach(
         kernel.regularizer = Attached(
             penalty, kernel.regularizer, wrapper, weights.index(id(kernel))
         )
-    _compile_again(model)
+    compile_again(model)
     return [layer.name for layer in chosen]
 
 
@@ -128,16 +128,22 @@ def detach(model: keras.Model) -> list[str]:
                 variable.regularizer = regularizer.former
                 names.append(outer.name)
     if names:
-        _compile_again(model)
+        compile_again(model)
     return names
 
 
-def _compile_again(model: keras.Model) -> None:
-    """Make steps that are compiled already see the other penalties.
+def compile_again(
+    model: keras.Model, steps: Iterable[str] = ("train", "test")
+) -> None:
+    """Make steps that are compiled already see what layers compute now.
 
     At once, since `fit` may be running.
+
+    Args:
+        model: A model that was compiled.
+        steps: `"train"`, `"test"` and `"predict"`, or some of these.
     """
-    for step in ("train", "test"):
+    for step in steps:
         if getattr(model, f"{step}_function", None) is not None:
             getattr(model, f"make_{step}_function")(force=True)
 

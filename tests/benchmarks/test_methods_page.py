@@ -271,3 +271,12 @@ def test_nothing_is_claimed_without_runs(tmp_path):
     text = written(tmp_path, [result("nobody", 80.0)])
     assert "In short" not in text
     assert text.count("\n- ") == len(claims.CLAIMS)
+
+
+def test_memory_has_a_column_where_runs_tell_of_it():
+    runs = [result("a", 80.0), result("b", 81.0, memory={"removed": 0.96})]
+    head, _, first, second = page.table(runs)
+    assert "| memory removed |" in head
+    assert first.count("|") == second.count("|") == head.count("|")
+    assert "| 96.0 % |" in second
+    assert "memory" not in page.table(runs[:1])[0]

@@ -32,7 +32,7 @@ class KerasFile(Format):
         model = job.signature.model
         loaded = keras.models.load_model(
             path,
-            custom_objects=_custom_classes(model),
+            custom_objects=custom_classes(model),
             compile=False,
             # A Lambda's code is refused in safe mode. This file was written a
             # moment ago from this process, so nothing foreign is executed.
@@ -46,7 +46,7 @@ class KerasFile(Format):
 
     def notes(self, job: Job) -> list[str]:
         notes = []
-        custom = sorted(_custom_classes(job.signature.model))
+        custom = sorted(custom_classes(job.signature.model))
         if custom:
             notes.append(
                 f"loading it needs the custom classes {', '.join(custom)}"
@@ -66,7 +66,8 @@ def _has_lambda(model: keras.Model) -> bool:
     return any(type(layer) is keras.layers.Lambda for layer in _layers(model))
 
 
-def _custom_classes(model: keras.Model) -> dict[str, type]:
+def custom_classes(model: keras.Model) -> dict[str, type]:
+    """Return the classes of layers that are not Keras' own, by name."""
     classes = {type(layer) for layer in _layers(model)}
     return {
         cls.__name__: cls

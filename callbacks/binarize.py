@@ -1,0 +1,55 @@
+"""Training through binary filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kprune.binary import BinaryFilters
+from kprune.binary import attach
+from kprune.binary import detach
+from kprune.callbacks._fitting import require_fit
+from kprune.masking import trained_part
+from kprune.parts import Part
+from kprune.regularizers.attaching import compile_again
+
+_STEPS = ("train", "test", "predict")
+
+
+class BinarizeCallback(keras.callbacks.Callback, Part):
+    """Trains a masked model through binary filters with shared scales.
+
+    While `fit` runs, layers compute with binary kernels, and gradients reach
+    the weights behind them; when it ends, the weights are what they act as, so
+    that `kprune.rebuild` gives a model of binary kernels. A run that was killed
+    goes on from any checkpoint. List this callback behind those that prune.
+
+    Args:
+        form: A `kprune.binary.BinaryFilters`. Defaults to blocks of 4 filters.
+
+    Raises:
+        ValueError: When `fit` begins: the model is not wrapped, or has no
+            kernel that could be binary.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model)
+    masked.fit(train, epochs=30, callbacks=[BinarizeCallback()])
+    kprune.export(masked, "model.binary")
+    ```
+    """
+
+    def __init__(self, form: BinaryFilters | None = None) -> None:
+        super().__init__()
+        self.form = BinaryFilters() if form is None else form
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        require_fit(self)
+        attach(trained_part(self.model), self.form)
+        compile_again(self.model, _STEPS)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        detach(trained_part(self.model))
+        compile_again(self.model, _STEPS)

@@ -1,0 +1,144 @@
+"""Files that hold a model with binary kernels.
+
+A file is: 8 bytes that name the format, 4 bytes with the length of the index (little
+endian), the index (JSON, deflated: the model's configuration and the shape and form of
+each weight), then the weights one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kprune.binary.codec import Binary
+from kprune.binary.codec import decode
+from kprune.binary.codec import encode
+from kprune.graph.values import read
+from kprune.outputs import atomic_file
+
+MAGIC = b"kpbin\x00\x00\x01"
+
+
+def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model, kernels of one magnitude per run of filters as bits.
+
+    All weights come back exactly, those of other kernels too. What the model
+    is compiled with is not written.
+
+    Args:
+        model: A built model.
+        path: The file.
+
+    Raises:
+        TypeError: A weight is of a data type that NumPy does not have.
+    """
+    entries, parts = [], []
+    for variable in model.weights:
+        value = np.ascontiguousarray(read(variable))
+        dtype = value.dtype.newbyteorder("<")
+        if value.dtype.kind not in "fiub":
+            raise TypeError(
+                f"Weight '{variable.path}' is of type {value.dtype}, which this "
+                "format cannot hold. Write a `.keras` file instead."
+            )
+        found = encode(value)
+        entry: dict[str, Any] = {"shape": value.shape, "dtype": dtype.str}
+        if found is None:
+            parts.append(value.astype(dtype).tobytes())
+        else:
+            entry["runs"] = int(found.scales.size)
+            parts += [
+                found.lengths.tobytes(),
+                found.scales.astype(dtype).tobytes(),
+                found.signs.tobytes(),
+            ]
+        entries.append(entry)
+    index = json.dumps({"model": model.to_json(), "weights": entries})
+    packed = zlib.compress(index.encode("utf-8"), 9)
+    head = MAGIC + struct.pack("<I", len(packed)) + packed
+    with atomic_file(Path(path)) as temporary:
+        Path(temporary).write_bytes(head + b"".join(parts))
+
+
+def load(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Read a model that `save` wrote: an ordinary Keras model, not compiled.
+
+    No code in a file is run.
+
+    Args:
+        path: The file.
+        custom_objects: Classes of your own by name.
+
+    Raises:
+        ValueError: The file is of another kind, or damaged.
+
+    Example:
+
+    ```python
+    kprune.export(compact, "model.binary")
+    model = kprune.binary.load("model.binary")
+    ```
+    """
+    content = Path(path).read_bytes()
+    start = len(MAGIC) + 4
+    if content[: len(MAGIC)] != MAGIC or len(content) < start:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no file of binary kernels. kprune.load opens "
+            "`.keras` and HDF5 files."
+        )
+    (length,) = struct.unpack("<I", content[len(MAGIC) : start])
+    try:
+        index = json.loads(zlib.decompress(content[start : start + length]))
+        values = _values(index["weights"], content[start + length :])
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged: {error}. Export it again."
+        ) from error
+    model = keras.models.model_from_json(
+        index["model"], dict(custom_objects or {})
+    )
+    model.set_weights(values)
+    return model
+
+
+def _values(entries: list[dict[str, Any]], content: bytes) -> list[np.ndarray]:
+    """Return the weights that a file holds behind its index.
+
+    Raises:
+        ValueError: The file is longer or shorter than they are.
+    """
+    place = 0
+
+    def take(dtype: np.dtype, count: int) -> np.ndarray:
+        nonlocal place
+        if not count:
+            return np.zeros(0, dtype)
+        found = np.frombuffer(content, dtype, count, place)
+        place += found.nbytes
+        return found
+
+    values = []
+    for entry in entries:
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        count = int(np.prod(shape))
+        if "runs" not in entry:
+            values.append(take(dtype, count).reshape(shape))
+            continue
+        lengths = take(np.dtype("<u2"), entry["runs"])
+        scales = take(dtype, entry["runs"])
+        signs = take(np.dtype("u1"), -(-count // 8))
+        values.append(decode(Binary(shape, signs, scales, lengths)))
+    if place != len(content):
+        raise ValueError(f"{len(content) - place} bytes are left over")
+    return values
