@@ -64,7 +64,7 @@ def row(name: str, passes: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(found.decides_by),
         NEEDS[found.needs],
         _cell([_counted(cost) for cost in widths.values()], " / "),
-        _cell([f"{cost['training']:.3g}" for cost in widths.values()], " / "),
+        _cell([_short(cost["training"]) for cost in widths.values()], " / "),
         last.removeprefix("epochs ") if what == "fine-tuning" else "",
         found.when,
     )
@@ -73,10 +73,15 @@ def row(name: str, passes: dict[str, Any]) -> tuple[str, ...]:
 def _counted(cost: dict[str, float]) -> str:
     """Return passes in words, those with gradients too."""
     plain, gradients = cost["forward"], cost["gradients"]
-    words = [f"{plain:.3g}"] if plain >= LEAST else []
+    words = [_short(plain)] if plain >= LEAST else []
     if gradients >= LEAST:
-        words.append(f"{gradients:.3g} with gradients")
+        words.append(f"{_short(gradients)} with gradients")
     return " + ".join(words) or "0"
+
+
+def _short(number: float) -> str:
+    """Return a number with three digits that count."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 LEAST = 0.1

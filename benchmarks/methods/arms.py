@@ -249,6 +249,8 @@ ARMS = {
     "filtersketch": Arm("FilterSketch", "filtersketch"),
     "snpfi": Arm("SNPFI", "snpfi"),
     "ascp": Arm("ASCP", "ascp"),
+    "kdfs": Arm("KDFS", "kdfs"),
+    "scop": Arm("SCOP", "scop"),
     "network-adjustment": Arm("Network Adjustment", "network-adjustment"),
     "network-adjustment-same": Arm(
         "Network Adjustment, the same MACs", "network-adjustment", whole=True

@@ -68,7 +68,9 @@ SKETCH = "Lin et al., 2020"
 ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
 DUPLICATION = "Ikuta et al., IWAIT 2024"
 HGS = "Mitsuno and Kurita, 2020"
+KDFS = "Lin et al., 2023"
 MSVFP = "Ghimire and Kim, 2023"
+SCOP = "Tang et al., NeurIPS 2020"
 SFP = "He et al., IJCAI 2018"
 SIMILARITY = "Wu et al., 2023"
 SNPFI = "Tang et al., 2023"
@@ -188,6 +190,8 @@ CLAIMS = (
             ("OrthoReg", ORTHOREG, "orthoreg", "later-random"),
             ("FilterSketch", SKETCH, "filtersketch", "random"),
             ("SNPFI", SNPFI, "snpfi", "random"),
+            ("KDFS", KDFS, "kdfs", "later-random"),
+            ("SCOP", SCOP, "scop", "random"),
             ("ASCP", ASCP, "ascp", "later-random"),
             ("Network Adjustment", ADJUSTMENT, "network-adjustment", "random"),
         )

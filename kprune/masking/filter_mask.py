@@ -84,11 +84,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         # Layers that want their inputs in full precision get them so.
         self.autocast = layer.autocast
         self._call_signature = call_signature(layer)
-        # Called with what the layer reads in eager forward passes, gates applied.
         # By number of a weight, what it acts as in the place of its masked value,
         # while training sees it in another number format.
         self.forms: UserDict[int, Callable[[Any], Any]] = UserDict()
-        # Called with the layer's inputs in eager forward passes.
+        # Called with what the layer reads in eager forward passes, gates applied.
         self.observer: Callable[[Any], None] | None = None
 
     # -- building ----------------------------------------------------------

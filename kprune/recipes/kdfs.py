@@ -47,6 +47,11 @@ class KDFS(Recipe):
         'Differential Filter Sampler", 2023'
     )
     url = "https://arxiv.org/abs/2307.00198"
+    when = (
+        "A long run with labels, which should find the widths by itself under the "
+        "eyes of the original."
+    )
+    learns = ("gates",)
 
     @property
     def defaults(self) -> dict[str, Any]:

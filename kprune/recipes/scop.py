@@ -38,6 +38,10 @@ class SCOP(HardRecipe):
         "NeurIPS 2020"
     )
     url = "https://arxiv.org/abs/2010.10732"
+    when = (
+        "Labels, and doubt whether a filter that is active tells anything of an "
+        "image."
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:

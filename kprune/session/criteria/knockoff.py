@@ -73,6 +73,8 @@ class Knockoff(Criterion):
     ```
     """
 
+    decides_by = ("gradients",)
+
     def __init__(
         self, steps: int = 200, learning_rate: float = 0.004, seed: int = 0
     ) -> None:
