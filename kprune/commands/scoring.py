@@ -134,13 +134,20 @@ class Scorer:
     def outputs(
         self, outputs: Sequence[np.ndarray], model: keras.Model | None
     ) -> Score:
-        """Return what outputs score, by the metrics of a model if there is one."""
+        """Return what outputs score, by the metrics of a model if there is one.
+
+        Keras takes a cross-entropy from the logits behind a softmax, which a file
+        does not have: its loss is not the same, and counts for want of metrics only.
+        """
         metrics: dict[str, float] = {}
         if model is not None and self.labelled and _is_compiled(model):
             # What cannot be loaded without its code is left out.
             with contextlib.suppress(TypeError, ValueError):
                 metrics = self._metrics_of(outputs, model)
-        return self._score(outputs, metrics)
+        score = self._score(outputs, metrics)
+        if len(score.metrics) > 1:
+            score.metrics.pop("loss", None)
+        return score
 
     def _score(
         self,
@@ -216,12 +223,7 @@ class Scorer:
         )
         config = {**model.get_compile_config(), "optimizer": "sgd"}
         same.compile_from_config(config)
-        metrics = _evaluate(same, list(outputs), self.samples.y)
-        # `evaluate` adds the penalties on weights, which a file does not have.
-        penalties = sum(map(float, model.losses))
-        if "loss" in metrics and penalties:
-            metrics["loss"] += penalties
-        return metrics
+        return _evaluate(same, list(outputs), self.samples.y)
 
 
 class FileScorer(Scorer):

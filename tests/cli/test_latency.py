@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import fake_device
 import keras
 import pytest
@@ -120,6 +122,8 @@ def test_show_lists_the_operators(table):
     assert "a fake, litert, float32, 1 thread" in result.stdout
     for text in ("CONV_2D", "FULLY_CONNECTED", "MEAN", "time"):
         assert text in result.stdout
+    told = run("latency", "show", table, "--json").stdout
+    assert json.loads(told) == json.loads(table.read_text())
     assert run("latency", "show", table.with_name("no.json")).exit_code == 1
 
 

@@ -7,6 +7,7 @@ from keras import layers
 from keras import losses
 
 from kprune.data.source import Source
+from kprune.data.targets import as_loss_wants
 
 X = np.zeros((6, 4), "float32")
 CLASSES = np.array([0, 1, 2, 0, 1, 2])
@@ -162,3 +163,24 @@ def test_missing_targets_and_another_loss():
         list(Source(X, model=net).labelled("sweep"))
     with pytest.raises(ValueError, match="class indices"):
         list(Source((X, ONE_HOT), model=net).labelled("sweep", loss=SPARSE))
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "wanted"),
+    [
+        (SPARSE, ONE_HOT, CLASSES),
+        (SPARSE, CLASSES, CLASSES),
+        ("categorical_crossentropy", CLASSES, ONE_HOT),
+        ("categorical_crossentropy", CLASSES[:, None], ONE_HOT),
+        ("binary_crossentropy", CLASSES, ONE_HOT),
+        ("mse", CLASSES, ONE_HOT),
+        ("mse", CLASSES / 2, CLASSES / 2),
+        ("categorical_crossentropy", CLASSES + 1, CLASSES + 1),
+        (None, CLASSES, CLASSES),
+    ],
+)
+def test_targets_become_what_the_loss_wants(loss, given, wanted):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    if loss is not None:
+        net.compile(loss=loss)
+    np.testing.assert_array_equal(as_loss_wants(given, net), wanted)
