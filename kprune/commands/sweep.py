@@ -9,10 +9,16 @@ from typing import Annotated
 
 import typer
 
+from kprune.commands.options import FORMS
+from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import ImageSize
+from kprune.commands.options import Json
+from kprune.commands.options import Pixels
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.prune import parse_reduce
+from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 from kprune.outputs import check_file
 from kprune.outputs import check_suffix
@@ -28,11 +34,18 @@ def sweep(  # noqa: PLR0913  options of a command
     ],
     data: Annotated[
         Path,
-        typer.Option(help="Samples to prune and train with: .npz, x and y."),
+        typer.Option(help=f"Samples to prune and train with: {FORMS}."),
     ],
     validation: Annotated[
-        Path, typer.Option(help="Samples to compare on: .npz with x and y.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Samples to compare on, in any form of --data. By default the "
+            "part that --data sets apart."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +82,7 @@ def sweep(  # noqa: PLR0913  options of a command
             "to one file each, with the target in its name."
         ),
     ] = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Try methods and targets on one model, and compare the results.
@@ -81,7 +95,13 @@ def sweep(  # noqa: PLR0913  options of a command
     """
     key, _, shares = reduce.partition("=")
     wanted = [parse_reduce(f"{key}={part}")[key] for part in shares.split(",")]
-    check_inputs(model, data, validation)
+    check_inputs(model)
+    found = find_data(data, validation, data_dir, image_size, pixels)
+    if not found.apart:
+        raise typer.BadParameter(
+            f"{str(data)!r} sets no samples apart to compare on; give them.",
+            param_hint="--validation",
+        )
     if out is not None:
         check_suffix(out, (".keras",), "The best model")
         check_file(out)
@@ -89,18 +109,24 @@ def sweep(  # noqa: PLR0913  options of a command
     from rich.console import Console
 
     import kprune
-    from kprune.commands.arrays import load_arrays
     from kprune.commands.files import load_model
+    from kprune.commands.outcome import print_json
+    from kprune.report.comparison import summaries
     from kprune.report.comparison import write_comparison
     from kprune.report.sweeps import sweep_table
     from kprune.sweep import METHODS
 
+    original = load_model(model)
+    pairs = [
+        None if one is None else (one.x, one.y)
+        for one in (found.samples(original), found.checked(original))
+    ]
     study = kprune.sweep(
-        load_model(model),
+        original,
         METHODS if methods is None else methods.split(","),
         {key: wanted},
-        load_arrays(data),
-        load_arrays(validation),
+        pairs[0],
+        pairs[1],
         hours=hours,
         epochs=epochs,
         run_dir=run_dir,
@@ -108,22 +134,28 @@ def sweep(  # noqa: PLR0913  options of a command
         name=name,
         seed=seed,
     )
+    copies = [] if out is None else _copy(study, out)
+    page = write_comparison(run_dir)
+    if as_json:
+        print_json({"runs": summaries(run_dir), "wrote": [*copies, page]})
+        return
     Console().print(sweep_table(study))
-    if out is not None:
-        _copy(study, out)
-    print(f"wrote {write_comparison(run_dir)}")
+    for path in (*copies, page):
+        print(f"wrote {path}")
 
 
-def _copy(study: optuna.Study, out: Path) -> None:
-    """Copy the best model of each target."""
+def _copy(study: optuna.Study, out: Path) -> list[Path]:
+    """Copy the best model of each target; return the files."""
     from kprune.outputs import atomic_file
     from kprune.report.sweeps import targets
     from kprune.sweep import best_model
 
     found = targets(study)
+    paths = []
     for target in found:
         words = "-".join(f"{k}{v:g}" for k, v in target.items())
         path = out if len(found) == 1 else out.with_stem(f"{out.stem}-{words}")
         with atomic_file(path) as temporary:
             shutil.copyfile(best_model(study, target), temporary)
-        print(f"wrote {path}")
+        paths.append(path)
+    return paths
