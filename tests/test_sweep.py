@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -134,3 +139,34 @@ def test_the_command_prints_the_table_and_writes_the_best(tmp_path):
     smaller = keras.models.load_model(tmp_path / "b.keras")
     assert kprune.cost(smaller).macs <= 0.6 * kprune.cost(compiled()).macs
     assert (tmp_path / "runs" / "report.html").is_file()
+
+
+def states(url):
+    import optuna
+
+    try:
+        (summary,) = optuna.get_all_study_summaries(url)
+    except (ValueError, optuna.exceptions.StorageInternalError):
+        return []
+    study = optuna.load_study(study_name=summary.study_name, storage=url)
+    return [(t.state.name, t.user_attrs.get("target")) for t in study.trials]
+
+
+@pytest.mark.slow
+def test_of_four_processes_two_are_killed_and_nothing_is_lost(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    script = [sys.executable, Path(__file__).with_name("sweeping.py"), tmp_path]
+    slow = [subprocess.Popen([*script, "60"]) for _ in range(2)]
+    deadline = time.monotonic() + 120
+    while [s for s, _ in states(url)].count("RUNNING") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    for process in slow:
+        process.kill()
+        process.wait()
+    assert all(state != "COMPLETE" for state, _ in states(url))
+    quick = [subprocess.Popen([*script, "0"]) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in quick] == [0, 0]
+    found = states(url)
+    assert [s for s, _ in found].count("FAIL") == 2
+    assert [s for s, _ in found].count("COMPLETE") == 6

@@ -23,6 +23,12 @@ def inspect(
         Path | None,
         typer.Option(help="Draw the layers, coloured by group: .svg or .html."),
     ] = None,
+    pruned_by: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="Folder of a run: show what it kept of each group."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.
@@ -31,8 +37,10 @@ def inspect(
     together: its size, where it sits, and the MACs and parameters that touch it.
 
     Example: `kprune inspect model.keras --graph model.svg`
+
+    Example: `kprune inspect model.keras --run runs/latest --graph model.html`
     """
-    check_inputs(model)
+    check_inputs(model, pruned_by)
     if graph is not None:
         check_output(graph, (".svg", ".html"), "A drawing", [model])
     start_keras()
@@ -43,6 +51,10 @@ def inspect(
     from kprune.report.inspection import inspection_text
 
     loaded = load_model(model)
+    if pruned_by is not None:
+        from kprune.runs import show
+
+        loaded = show(pruned_by, loaded)
     if graph is not None:
         from kprune.report.drawing import draw
 

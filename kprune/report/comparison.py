@@ -117,4 +117,5 @@ def _pictures(runs: list[dict[str, Any]]) -> list[str]:
             f"{name} of {names[model]} over its cost",
         )
         for (model, name), methods in kinds.items()
+        if sum(map(len, methods.values())) > 1
     ]

@@ -12,6 +12,7 @@ import numpy as np
 from kprune.graph.tracer import LEFT_OUT
 from kprune.loading import load
 from kprune.masking import is_masked
+from kprune.masking import set_masks
 from kprune.masking import wrap
 from kprune.parts import replayed
 from kprune.recovery import base as recoveries
@@ -69,9 +70,7 @@ def replay(
                 "kprune.replay(run, model)."
             )
         model = load(file.parent / record["files"][ORIGINAL])
-    masked = model
-    if not is_masked(model, "replay()"):
-        masked = wrap(model, _skipped(record) or None)
+    masked = _wrapped(record, model)
     session = Session(masked, data)
     masks = _masks(record, session)
     repair = _repair(record)
@@ -83,6 +82,29 @@ def replay(
         session.remove(masks)
         recoveries.repair(session, before, repair)
     return masked
+
+
+def show(run: str | os.PathLike[str], model: keras.Model) -> keras.Model:
+    """Return a model with the masks of a run, and its weights as they were.
+
+    Args:
+        run: See `replay`.
+        model: See `replay`. A masked one gets other masks.
+
+    Raises:
+        FileNotFoundError: There is no such run.
+        ValueError: The model has other groups of channels.
+    """
+    record = read_run(find_run(run))
+    masked = _wrapped(record, model)
+    set_masks(masked, _masks(record, Session(masked)))
+    return masked
+
+
+def _wrapped(record: dict[str, Any], model: keras.Model) -> keras.Model:
+    if is_masked(model, "replay()"):
+        return model
+    return wrap(model, _skipped(record) or None)
 
 
 def _skipped(record: dict[str, Any]) -> list[str]:

@@ -329,3 +329,8 @@ def test_a_run_of_the_command_is_recorded_and_replayed(
     models = [keras.models.load_model(tmp_path / f"{n}.keras") for n in "ab"]
     for ours, theirs in zip(*(m.get_weights() for m in models), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    shown = run("inspect", saved, "--run", tmp_path / "runs", "--json").stdout
+    left = {g["name"]: g["kept"] for g in json.loads(shown)["groups"]}
+    assert left == {
+        g["name"]: g["size"] - len(g["removed"]) for g in record["groups"]
+    }

@@ -1,0 +1,37 @@
+"""A process of a sweep: `python sweeping.py FOLDER SECONDS`, slowed down by SECONDS."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+import kprune
+
+
+def main(folder: str, seconds: float) -> None:
+    from fitting import arrays
+    from runs.running import compiled
+
+    module = importlib.import_module("kprune.sweep")
+    module._BEAT = 1
+    pruned = module._pruned
+
+    def slow(trial, setting):
+        time.sleep(seconds)
+        return pruned(trial, setting)
+
+    module._pruned = slow
+    shares = [0.2, 0.3, 0.4]
+    kprune.sweep(
+        compiled(),
+        ["l1", "l2"],
+        {"macs": shares},
+        arrays(),
+        arrays(),
+        run_dir=folder,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))
