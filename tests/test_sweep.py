@@ -156,17 +156,20 @@ def states(url):
 def test_of_four_processes_two_are_killed_and_nothing_is_lost(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     script = [sys.executable, Path(__file__).with_name("sweeping.py"), tmp_path]
-    slow = [subprocess.Popen([*script, "60"]) for _ in range(2)]
-    deadline = time.monotonic() + 120
-    while [s for s, _ in states(url)].count("RUNNING") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    for process in slow:
-        process.kill()
-        process.wait()
+    slow = [subprocess.Popen([*script, "600"]) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 300
+        while [s for s, _ in states(url)].count("RUNNING") < 2:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in slow)
+            time.sleep(3)
+    finally:
+        for process in slow:
+            process.kill()
+            process.wait()
     assert all(state != "COMPLETE" for state, _ in states(url))
     quick = [subprocess.Popen([*script, "0"]) for _ in range(2)]
-    assert [process.wait(timeout=240) for process in quick] == [0, 0]
+    assert [process.wait(timeout=300) for process in quick] == [0, 0]
     found = states(url)
     assert [s for s, _ in found].count("FAIL") == 2
     assert [s for s, _ in found].count("COMPLETE") == 6
