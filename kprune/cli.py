@@ -21,7 +21,8 @@ from kprune.outputs import ending
 app = typer.Typer(
     name="kprune",
     help="Structured (filter) pruning for Keras 3: smaller, faster models.",
-    epilog="Example: kprune inspect model.keras",
+    epilog="Example: kprune inspect model.keras. Exit codes: 0 done, 1 failed, 2 wrong "
+    "usage, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
