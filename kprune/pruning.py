@@ -23,7 +23,7 @@ from kprune import criteria
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
 from kprune.latency.allocation.latency import Latency
-from kprune.latency.allocation.latency import latency_aware
+from kprune.latency.allocation.ram import device_aware
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.recovery import base as recoveries
@@ -236,7 +236,7 @@ class Policy:
     ) -> None:
         self.session = session
         self.criterion = session.criterion(criterion)
-        self.allocation = latency_aware(allocations.get(allocation), reduce)
+        self.allocation = device_aware(allocations.get(allocation), reduce)
         self._request = allocations.request(
             session, reduce, self.allocation, self.criterion
         )

@@ -124,7 +124,15 @@ def test_the_core_needs_all_but_what_exports():
 def test_every_extra_is_part_of_all():
     metadata = importlib.metadata.metadata("kprune")
     extras = set(metadata.get_all("Provides-Extra"))
-    assert extras == {"onnx", "tfmot", "data", "report", "all", "dev"}
+    assert extras == {
+        "onnx",
+        "ethos",
+        "tfmot",
+        "data",
+        "report",
+        "all",
+        "dev",
+    }
     requirements = metadata.get_all("Requires-Dist")
     (everything,) = [r for r in requirements if r.endswith('extra == "all"')]
     listed = everything.partition("[")[2].partition("]")[0].split(",")

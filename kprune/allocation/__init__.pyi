@@ -23,4 +23,5 @@ from kprune.duplication.allocation.fur import FUR as FUR
 from kprune.duplication.allocation.importance import Importance as Importance
 from kprune.duplication.allocation.tolerance import Tolerance as Tolerance
 from kprune.latency.allocation.latency import Latency as Latency
+from kprune.latency.allocation.ram import Ram as Ram
 from kprune.recovery.allocation.output_error import OutputError as OutputError

@@ -75,10 +75,10 @@ def check_allocation(
         )
     if round_to is None:
         return
-    if "latency" in target:
+    if {"latency", "ram"} & target.keys():
         raise typer.BadParameter(
-            "--reduce latency=... chooses widths by the steps that were measured; "
-            "leave --round-to out.",
+            "--reduce latency=... and ram=... choose widths by what they save on "
+            "the device; leave --round-to out.",
             param_hint=option,
         )
     if (allocation or "global") not in ROUNDED:

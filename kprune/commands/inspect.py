@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Dtype
 from kprune.commands.options import Json
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
@@ -29,6 +30,16 @@ def inspect(
             "--run", help="Folder of a run: show what it kept of each group."
         ),
     ] = None,
+    ram: Annotated[
+        bool,
+        typer.Option(
+            "--ram",
+            help="Say where the peak of activation memory is, and what it holds.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Number format that --ram counts in.")
+    ] = Dtype.int8,
     debug: Debug = False,
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.
@@ -39,6 +50,8 @@ def inspect(
     Example: `kprune inspect model.keras --graph model.svg`
 
     Example: `kprune inspect model.keras --run runs/latest --graph model.html`
+
+    Example: `kprune inspect model.keras --ram`
     """
     check_inputs(model, pruned_by)
     if graph is not None:
@@ -60,4 +73,11 @@ def inspect(
 
         draw(loaded, graph)
     data = inspection(loaded)
-    print(json.dumps(data, indent=2) if as_json else inspection_text(data))
+    text = inspection_text(data)
+    if ram:
+        from kprune.report.memory import memory_peak
+        from kprune.report.memory import memory_text
+
+        data["ram"] = memory_peak(loaded, dtype.value)
+        text += "\n\n" + memory_text(data["ram"])
+    print(json.dumps(data, indent=2) if as_json else text)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kprune.commands.options import Debug
+from kprune.commands.options import Dtype
+from kprune.commands.options import DtypeOption
 from kprune.commands.options import Json
+from kprune.commands.options import RuntimeOption
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
@@ -28,17 +30,7 @@ latency = typer.Typer(
 SUFFIXES = (".json",)
 
 
-class Dtype(StrEnum):
-    """Number formats of a table."""
-
-    float32 = "float32"
-    int8 = "int8"
-
-
 Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
-DtypeOption = Annotated[
-    Dtype, typer.Option(help="Number format that the model will run in.")
-]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
@@ -53,17 +45,20 @@ def profile(
             "this machine's, in the user's cache folder."
         ),
     ] = None,
-    dtype: DtypeOption = Dtype.float32,
+    runtime: RuntimeOption = None,
+    dtype: DtypeOption = None,
     threads: Threads = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure what a model's operators take on this machine.
+    """Measure what a model's operators take on this machine, or on an NPU.
 
     Nothing else should run meanwhile. What the table has already is not measured
-    again.
+    again. Times of Ethos-U are estimated by Arm's compiler.
 
     Example: `kprune latency profile model.keras --table laptop.json`
+
+    Example: `kprune latency profile model.keras --runtime ethos-u55-128`
     """
     check_inputs(model)
     if table is not None:
@@ -72,14 +67,19 @@ def profile(
     import kprune
     from kprune.commands.files import load_model
     from kprune.commands.outcome import print_json
+    from kprune.latency import runtimes
     from kprune.latency.device import table_path
     from kprune.report import units
     from kprune.report.latency import latency_summary
 
+    device = runtimes.get(runtime or "litert")
+    number_format = dtype.value if dtype else device.dtypes[0]
     loaded = load_model(model)
-    path = table or table_path("litert", dtype.value, threads)
+    path = table or table_path(
+        device.name, number_format, threads, device.device
+    )
     measured = kprune.latency.profile(
-        loaded, dtype=dtype.value, threads=threads, table=path
+        loaded, device, number_format, threads, path
     )
     predicted = kprune.latency.predict(loaded, measured)
     if as_json:
@@ -99,7 +99,7 @@ def files(
     folder: Annotated[
         Path, typer.Argument(help="Folder to write; empty, or not there yet.")
     ],
-    dtype: DtypeOption = Dtype.float32,
+    dtype: DtypeOption = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -118,7 +118,10 @@ def files(
     from kprune.commands.files import load_model
     from kprune.commands.outcome import print_json
 
-    written = kprune.latency.write_files(load_model(model), folder, dtype.value)
+    number_format = (dtype or Dtype.float32).value
+    written = kprune.latency.write_files(
+        load_model(model), folder, number_format
+    )
     steps = {
         "next, for an Android phone": "BENCHMARK=path/to/benchmark_model sh "
         f"{folder / 'measure.sh'}",

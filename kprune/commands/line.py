@@ -28,6 +28,8 @@ class CommandLine:
         for option, value in {**self.options, **given}.items():
             if value is True:
                 words.append(option)
+            elif isinstance(value, list):
+                words += [word for one in value for word in (option, str(one))]
             elif value is not None:
                 words += [option, str(value)]
         return shlex.join(words)

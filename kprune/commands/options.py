@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 from typing import TypeVar
@@ -79,6 +80,30 @@ FORMS = (
     "data set of TensorFlow Datasets (cifar10, cifar10:test[:500])"
 )
 """What `--data` takes, for the help of commands."""
+
+
+class Dtype(StrEnum):
+    """Number formats that a model runs in."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        help="Number format that the model will run in. By default the first "
+        "that the runtime has: float32, for an NPU int8."
+    ),
+]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model will run on: litert, onnxruntime, or an Ethos-U by "
+        "Vela's name, ethos-u55-128, perhaps with a memory mode, "
+        "ethos-u55-128/Sram_Only."
+    ),
+]
 
 NONE = "none"
 """What stands for no part at all."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from kprune.arguments import suggestion
 from kprune.commands.choices import ROUNDED
 from kprune.commands.choices import check_allocation
 from kprune.commands.choices import check_targets_given
@@ -19,10 +18,12 @@ from kprune.commands.options import FORMS
 from kprune.commands.options import NONE
 from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import DtypeOption
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
 from kprune.commands.options import Overwrite
 from kprune.commands.options import Pixels
+from kprune.commands.options import RuntimeOption
 from kprune.commands.options import Validation
 from kprune.commands.options import complete
 from kprune.commands.options import known
@@ -33,45 +34,13 @@ from kprune.commands.paths import check_model_output
 from kprune.commands.resume import Resumable
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
+from kprune.commands.targets import check_device
+from kprune.commands.targets import on_device
+from kprune.commands.targets import parse_reduce
 from kprune.outputs import check_folder
-
-KEYS = ("macs", "params", "latency")
 
 EPOCHS = 20
 """Epochs of training with a method."""
-
-
-def parse_reduce(text: str) -> dict[str, float]:
-    """Read `macs=0.5` into `{"macs": 0.5}`.
-
-    Args:
-        text: Quantity and removed share, joined by `=`.
-
-    Returns:
-        Dictionary for the argument `reduce` of `kprune.prune`.
-
-    Raises:
-        typer.BadParameter: The text does not read like that.
-
-    Example:
-
-    ```python
-    parse_reduce("macs=0.5")  # {"macs": 0.5}
-    ```
-    """
-    key, _, value = text.partition("=")
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if key not in KEYS or not 0 < share < 1:
-        hint = "" if key in KEYS else suggestion(key, KEYS)
-        raise typer.BadParameter(
-            f"received {text!r}. {hint}Expected the share to remove, above 0 and below "
-            "1: macs=0.5, params=0.5 or latency=0.5.",
-            param_hint="--reduce",
-        )
-    return {key: share}
 
 
 Criterion = Annotated[
@@ -167,15 +136,20 @@ def prune(  # noqa: PLR0913  options of a command
         Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
     ],
     reduce: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="What to remove: macs=0.5, params=0.5 or latency=0.5."
+            help="What to remove: macs=0.5, params=0.5, latency=0.5 or ram=0.5 "
+            "(the most memory of activations at any moment); once for each. By "
+            "default macs=0.5.",
+            show_default=False,
         ),
-    ] = "macs=0.5",
+    ] = None,
     criterion: Criterion = None,
     allocation: Allocation = None,
     round_to: RoundTo = None,
     latency_table: LatencyTable = None,
+    runtime: RuntimeOption = None,
+    dtype: DtypeOption = None,
     data: DataOption = None,
     validation: Validation = None,
     data_dir: DataDir = None,
@@ -206,18 +180,25 @@ def prune(  # noqa: PLR0913  options of a command
 
     Example: `kprune prune model.keras small.keras --reduce latency=0.5`
 
+    Example: `kprune prune model.keras small.keras --reduce latency=0.5 --reduce
+    ram=0.4 --runtime ethos-u55-128`
+
     Example: `kprune prune model.keras small.keras --method attenuation
     --data train.npz --epochs 30`
     """
-    target = parse_reduce(reduce)
+    reduce = reduce or ["macs=0.5"]
+    target = parse_reduce(*reduce)
     check_training(method, data, epochs, learning_rate)
     check_allocation(target, method, allocation, round_to, latency_table)
+    check_device(target, method and not allocation, runtime, dtype)
     given = {
         "--reduce": reduce,
         "--criterion": criterion,
         "--allocation": allocation,
         "--round-to": round_to,
         "--latency-table": latency_table,
+        "--runtime": runtime,
+        "--dtype": dtype and dtype.value,
         "--data": data,
         "--validation": validation,
         "--data-dir": data_dir,
@@ -258,7 +239,11 @@ def prune(  # noqa: PLR0913  options of a command
     default = (WITH_DATA if best else WITHOUT_DATA).allocation
     chosen: dict[str, Any] = {
         "criterion": criterion,
-        "allocation": _allocation(allocation, round_to, latency_table, default),
+        "allocation": on_device(
+            target, allocation or default, latency_table, runtime, dtype
+        )
+        if latency_table or runtime or dtype
+        else _allocation(allocation, round_to),
         "recover": None if recover is None else _recover(recover),
     }
     chosen["run_dir"] = run_dir
@@ -283,16 +268,10 @@ def _recover(names: str) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
-def _allocation(
-    name: str | None, round_to: int | None, table: Path | None, default: str
-) -> Any:
+def _allocation(name: str | None, round_to: int | None) -> Any:
     """Return the allocation for `kprune.prune`, None for the default."""
-    if round_to is not None:
-        from kprune.allocation.base import registry
+    if round_to is None:
+        return name
+    from kprune.allocation.base import registry
 
-        return registry.get(name or "global", round_to=round_to)
-    if table is not None:
-        from kprune.latency import Latency
-
-        return Latency(table, name or default)
-    return name
+    return registry.get(name or "global", round_to=round_to)

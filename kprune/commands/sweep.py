@@ -17,9 +17,9 @@ from kprune.commands.options import Json
 from kprune.commands.options import Pixels
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
-from kprune.commands.prune import parse_reduce
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
+from kprune.commands.targets import parse_reduce
 from kprune.outputs import check_file
 from kprune.outputs import check_suffix
 

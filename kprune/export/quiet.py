@@ -10,6 +10,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
 
 from kprune.session.muting import muted
 
@@ -28,12 +29,15 @@ _CONVERTER_WARNINGS = (
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(stdout: bool = False) -> Iterator[None]:
     """Hold back what TensorFlow's C++ code and converters print.
 
     The converters write to file descriptor 2 from C++, which no Python logger
     can stop. The text goes to the logger `kprune` at level DEBUG; with that
     level enabled nothing is held back at all.
+
+    Args:
+        stdout: Hold back what is printed to file descriptor 1 too.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -44,23 +48,25 @@ def quiet() -> Iterator[None]:
         for name in ("tensorflow", "absl", "tf2onnx"):
             stack.enter_context(muted(logging.getLogger(name), logging.ERROR))
         if not logger.isEnabledFor(logging.DEBUG):
-            stack.enter_context(_stderr_held_back())
+            stack.enter_context(_held_back(sys.stderr, 2))
+            if stdout:
+                stack.enter_context(_held_back(sys.stdout, 1))
         yield
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def _held_back(stream: TextIO, descriptor: int) -> Iterator[None]:
     with _lock, tempfile.TemporaryFile() as sink:
-        sys.stderr.flush()
+        stream.flush()
         try:
-            saved = os.dup(2)
+            saved = os.dup(descriptor)
         except OSError:  # A process may run without a standard error.
             yield
             return
-        os.dup2(sink.fileno(), 2)
+        os.dup2(sink.fileno(), descriptor)
         try:
             yield
         finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
+            stream.flush()
+            os.dup2(saved, descriptor)
             os.close(saved)

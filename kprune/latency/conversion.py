@@ -9,6 +9,7 @@ file tells which groups of channels it belongs to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from fractions import Fraction
 import keras
 import numpy as np
 
-from kprune.cost.model import CostModel
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
 from kprune.export.formats import format_for
@@ -30,6 +30,8 @@ from kprune.graph import trace
 from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
 from kprune.latency.layout import Width
+from kprune.latency.probes import functions
+from kprune.latency.probes import probes
 from kprune.masking import TemporaryMasks
 from kprune.rebuild.api import rebuild
 from kprune.tflite import Operator
@@ -39,9 +41,6 @@ from kprune.tflite import Place
 KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """Operators that can be made at any width: all of it is in their tensors."""
 
-_FEWEST = 0.25
-_TRIES = 300
-_PROBES = (2, 3, 4)
 _CALIBRATION = 4
 
 Lengths = tuple[int, ...]
@@ -72,18 +71,22 @@ class Conversion:
     Args:
         masked: A model made by `kprune.wrap`.
         dtype: `"float32"` or `"int8"`.
+        io_dtype: Number format of inputs and outputs.
 
     Raises:
         RuntimeError: Keras runs on another backend than TensorFlow.
         ValueError: The model cannot be converted.
     """
 
-    def __init__(self, masked: keras.Model, dtype: str) -> None:
+    def __init__(
+        self, masked: keras.Model, dtype: str, io_dtype: str = "float32"
+    ) -> None:
         check_backend(format_for("model.tflite"))
         self._masked = masked
         self._graph: ChannelGraph = trace(masked)
         self._dtype = dtype
-        self._functions = _functions(self._graph)
+        self._io_dtype = io_dtype
+        self._functions = functions(self._graph)
         self.kept = probes(self._graph, self._functions)
         self.contents = [self._convert(kept) for kept in self.kept]
         self.files = [OperatorFile(content) for content in self.contents]
@@ -100,6 +103,59 @@ class Conversion:
         ]
         self.layout = Layout(tuple(shape.placed for shape in self._shapes))
 
+    def whole(self, kept: np.ndarray) -> bytes:
+        """Return a file of the whole model with so many channels per group.
+
+        Args:
+            kept: `(groups,)` channels that each group keeps.
+        """
+        return self._resized(kept) if self._resizes else self._convert(kept)
+
+    def tensor_axes(self) -> dict[int, dict[int, Width]]:
+        """Return the axes that vary, by the numbers of tensors in the file.
+
+        Raises:
+            ValueError: They do not follow from the channels that groups keep.
+        """
+        if self._axes is None:
+            raise ValueError(
+                f"The tensors of model '{self._masked.name}' do not follow from the "
+                "channels that its groups keep, so that its memory cannot be "
+                "predicted. Reduce its MACs instead."
+            )
+        found: dict[int, dict[int, Width]] = {}
+        for (position, (slot, axis)), width in self._axes.items():
+            index = self.files[0].index(position, slot)
+            found.setdefault(index, {})[axis] = width
+        return found
+
+    @functools.cached_property
+    def _axes(self) -> dict[tuple[int, Place], Width] | None:
+        """All axes that vary; None where one follows from no width."""
+        found = {}
+        for position in range(len(self._shapes)):
+            seen = [file.operators[position] for file in self.files]
+            for place, lengths in _varying(seen).items():
+                width = self._width({place: lengths})
+                if width is None:
+                    return None
+                found[position, place] = width[0]
+        return found
+
+    @functools.cached_property
+    def _resizes(self) -> bool:
+        """Whether a file that is resized is what would be converted."""
+        return self._axes is not None and all(
+            _alike(OperatorFile(self._resized(kept)), file)
+            for kept, file in zip(self.kept, self.files, strict=True)
+        )
+
+    def _resized(self, kept: np.ndarray) -> bytes:
+        axes = self._axes or {}
+        return self.files[0].resized(
+            {place: int(width.of(kept)) for place, width in axes.items()}
+        )
+
     def _convert(self, kept: np.ndarray) -> bytes:
         vectors = {
             group.name: np.arange(group.size) < count
@@ -108,17 +164,7 @@ class Conversion:
         with TemporaryMasks(self._masked, self._graph)(vectors):
             # Weights may be alike, for example 0, and are not asked about.
             compact = rebuild(self._masked, merge=None)
-        signature = ModelSignature(compact)
-        int8 = self._dtype == "int8"
-        with float32_compute(compact):
-            return convert(
-                Job(
-                    signature,
-                    "int8" if int8 else None,
-                    random_samples(signature, _CALIBRATION) if int8 else None,
-                    {"batch_size": 1, "io_dtype": "float32"},
-                )
-            )
+        return file_of(compact, self._dtype, self._io_dtype)
 
     # -- what varies ---------------------------------------------------------
 
@@ -279,54 +325,22 @@ class Conversion:
                 yield (*widths, file.cut(position))
 
 
-def probes(
-    graph: ChannelGraph, functions: tuple[np.ndarray, np.ndarray]
-) -> list[np.ndarray]:
-    """Return kept counts that tell all widths of a model apart.
+def file_of(compact: keras.Model, dtype: str, io_dtype: str) -> bytes:
+    """Return the `.tflite` file of a model, calibrated on random samples.
 
     Args:
-        graph: The model's channels.
-        functions: Constants `(widths,)` and slopes `(groups, widths)`.
-
-    Returns:
-        `(groups,)` counts: all channels, then random ones.
+        compact: A plain model.
+        dtype: `"float32"` or `"int8"`.
+        io_dtype: Number format of inputs and outputs.
     """
-    sizes = np.array([group.size for group in graph.prunable])
-    rng = np.random.default_rng(0)
-    best, most = [sizes], 0
-    for count in _PROBES:
-        for _ in range(_TRIES):
-            drawn = [
-                rng.integers(np.ceil(_FEWEST * sizes).astype(int), sizes + 1)
-                for _ in range(count)
-            ]
-            told = _told_apart([sizes, *drawn], functions)
-            if told > most:
-                best, most = [sizes, *drawn], told
-            if most == functions[0].size:
-                return best
-    return best
-
-
-def _told_apart(
-    kept: list[np.ndarray], functions: tuple[np.ndarray, np.ndarray]
-) -> int:
-    """Return how many widths differ, whatever they are multiplied by."""
-    values = functions[0] + np.array(kept) @ functions[1]
-    directions = np.round(values / values[0], 9)
-    return int(np.unique(directions, axis=1).shape[1])
-
-
-def _functions(graph: ChannelGraph) -> tuple[np.ndarray, np.ndarray]:
-    """Return all widths of a model that vary and are not in proportion."""
-    constants, slopes = CostModel(graph).axis_functions()
-    varying = slopes.any(axis=0)
-    table = np.vstack([constants, slopes])[:, varying]
-    sizes = np.array([1, *(group.size for group in graph.prunable)])
-    shares = table / (sizes @ table)
-    _, first = np.unique(np.round(shares, 12), axis=1, return_index=True)
-    table = table[:, np.sort(first)]
-    return table[0], table[1:]
+    signature = ModelSignature(compact)
+    int8 = dtype == "int8"
+    samples = random_samples(signature, _CALIBRATION) if int8 else None
+    options = {"batch_size": 1, "io_dtype": io_dtype}
+    with float32_compute(compact):
+        return convert(
+            Job(signature, "int8" if int8 else None, samples, options)
+        )
 
 
 def _varying(seen: Sequence[Operator]) -> dict[Place, Lengths]:
@@ -338,6 +352,15 @@ def _varying(seen: Sequence[Operator]) -> dict[Place, Lengths]:
             if len(set(lengths)) > 1:
                 found[slot, axis] = lengths
     return found
+
+
+def _alike(one: OperatorFile, other: OperatorFile) -> bool:
+    """Return whether operators, shapes and what they are told of shapes agree."""
+    return one.operators == other.operators and all(
+        one.integers(position) == other.integers(position)
+        for position, op in enumerate(one.operators)
+        if op.kind not in KERNELS
+    )
 
 
 def _last_output(op: Operator) -> Place:

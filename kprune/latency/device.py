@@ -12,20 +12,23 @@ def device_name() -> str:
     return f"{_processor()}, {platform.machine()}"
 
 
-def table_path(runtime: str, dtype: str, threads: int) -> Path:
-    """Return where the table of this machine is kept.
+def table_path(
+    runtime: str, dtype: str, threads: int, device: str | None = None
+) -> Path:
+    """Return where the table of a device is kept.
 
     Args:
         runtime: `"litert"`.
         dtype: `"float32"` or `"int8"`.
         threads: CPU threads.
+        device: In words. Defaults to this machine.
 
     Returns:
         A path in the user's cache folder, which need not exist.
     """
     import platformdirs
 
-    name = f"{device_name()}-{runtime}-{dtype}-{threads}"
+    name = f"{device or device_name()}-{runtime}-{dtype}-{threads}"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     folder: Path = platformdirs.user_cache_path("kprune")
     return folder / "latency" / f"{slug}.json"

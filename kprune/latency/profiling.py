@@ -18,11 +18,12 @@ import keras
 
 from kprune.graph import trace
 from kprune.latency import runtimes
+from kprune.latency.context import fill_in_context
 from kprune.latency.conversion import Conversion
 from kprune.latency.curve import find_step
-from kprune.latency.device import device_name
 from kprune.latency.device import table_path
 from kprune.latency.layout import fingerprint
+from kprune.latency.runtimes.base import Runtime
 from kprune.latency.table import ONE_BY_ONE
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
@@ -51,8 +52,8 @@ Measure = Callable[[bytes, int, int, float], float]
 
 def profile(
     model: keras.Model,
-    runtime: str = "litert",
-    dtype: str = "float32",
+    runtime: Any = "litert",
+    dtype: str | None = None,
     threads: int = 1,
     table: LatencyTable | str | os.PathLike[str] | None = None,
 ) -> LatencyTable:
@@ -69,8 +70,12 @@ def profile(
 
     Args:
         model: A functional `keras.Model`, masked or not.
-        runtime: `"litert"`, the LiteRT interpreter.
-        dtype: `"float32"`, or `"int8"` for a fully quantised model.
+        runtime: `"litert"`, the LiteRT interpreter; `"onnxruntime"`; one of Arm's
+            Ethos-U by Vela's name, `"ethos-u55-128"`, perhaps with a memory
+            mode, `"ethos-u55-128/Sram_Only"`; or one of
+            `kprune.latency.runtimes`.
+        dtype: `"float32"`, or `"int8"` for a fully quantised model. Defaults to
+            the first that the runtime has.
         threads: CPU threads.
         table: Where to keep measurements: a `LatencyTable`, or the path of
             its JSON file, which need not exist. The file is written while it
@@ -95,24 +100,26 @@ def profile(
     kprune.latency.predict(model, table)        # ms, of the whole model
     ```
     """
+    device = runtimes.get(runtime)
+    runtime, dtype = device.name, dtype or device.dtypes[0]
     check_setting(runtime, dtype, threads)
-    measure = runtimes.get(runtime).measure
+    measure = device.measure
     if isinstance(table, LatencyTable):
-        _check_table(table, runtime, dtype, threads)
-        fill(table, model, measure)
+        check_table(table, runtime=runtime, dtype=dtype, threads=threads)
+        fill(table, model, measure, device)
         return table
-    path = Path(table or table_path(runtime, dtype, threads))
+    path = Path(table or table_path(runtime, dtype, threads, device.device))
     path.parent.mkdir(parents=True, exist_ok=True)
     check_file(path)
     with one_writer(path):
         table = (
             load(path)
             if path.exists()
-            else LatencyTable(device_name(), runtime, dtype, threads)
+            else LatencyTable(device.device, runtime, dtype, threads)
         )
-        _check_table(table, runtime, dtype, threads)
+        check_table(table, runtime=runtime, dtype=dtype, threads=threads)
         with _kept(table, path) as timer:
-            fill(table, model, timer(measure))
+            fill(table, model, timer(measure), device)
     return table
 
 
@@ -126,7 +133,7 @@ def _kept(
         A decorator of the function that measures.
     """
     saved = time.monotonic()
-    measured = 0
+    measured, size = 0, table.size
 
     def decorate(measure: Measure) -> Measure:
         def timer(*arguments: Any) -> float:
@@ -143,7 +150,7 @@ def _kept(
     try:
         yield decorate
     finally:
-        if measured:
+        if measured or table.size > size:
             table.save(path)
 
 
@@ -172,13 +179,19 @@ def one_writer(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
+def fill(
+    table: LatencyTable,
+    model: keras.Model,
+    timer: Measure,
+    runtime: Runtime | None = None,
+) -> bool:
     """Measure what a table lacks to predict the latency of a model.
 
     Args:
         table: Changed in place.
         model: The model.
         timer: `timer(content, threads, runs, seconds) -> milliseconds`.
+        runtime: What is timed, for what it says of itself.
 
     Returns:
         Whether nothing was lacking.
@@ -191,6 +204,18 @@ def fill(table: LatencyTable, model: keras.Model, timer: Measure) -> bool:
     name = fingerprint(graph, table.dtype)
     if table.layout(name) is not None and table.wholes(name):
         return True
+    if runtime is not None and runtime.operators is not None:
+        fill_in_context(
+            table,
+            name,
+            Conversion(masked, table.dtype, runtime.io_dtype),
+            runtime.operators,
+            runtime.step,
+            lambda found: track(
+                found, f"Compiling {masked.name}", transient=True
+            ),
+        )
+        return False
     conversion = Conversion(masked, table.dtype)
 
     def measure(task: Task) -> None:
@@ -258,11 +283,18 @@ def _steps(
     )
 
 
-def _check_table(
-    table: LatencyTable, runtime: str, dtype: str, threads: int
-) -> None:
-    wanted = {"runtime": runtime, "dtype": dtype, "threads": threads}
-    other = {k: v for k, v in wanted.items() if getattr(table, k) != v}
+def check_table(table: LatencyTable, **wanted: Any) -> None:
+    """Raise unless a table is of some setting.
+
+    Args:
+        table: The table.
+        **wanted: `runtime`, `dtype` and `threads`; None for any.
+    """
+    other = {
+        k: v
+        for k, v in wanted.items()
+        if v is not None and getattr(table, k) != v
+    }
     if other:
         raise ValueError(
             f"The table is of {', '.join(f'{k}={getattr(table, k)!r}' for k in other)}"

@@ -225,8 +225,13 @@ def check_setting(runtime: str, dtype: str, threads: int) -> None:
     Raises:
         ValueError: An unknown runtime or number format, or no thread.
     """
-    choice(runtime, "A table of latencies", "runtime", runtimes.names())
+    found = runtimes.get(runtime)
     choice(dtype, "A table of latencies", "dtype", DTYPES)
+    if dtype not in found.dtypes:
+        raise ValueError(
+            f"Runtime {runtime!r} runs {' and '.join(found.dtypes)}. Received: "
+            f"dtype={dtype!r}."
+        )
     whole(threads, "A table of latencies", "threads", exact=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,23 @@ class OperatorFile:
         ]
         return Operator(self._file.kind(op), _options(op), tuple(tensors))
 
+    def integers(self, position: int) -> list[bytes]:
+        """Return the whole numbers that an operator is given, such as a shape."""
+        tensors = [
+            self._graph.tensors[index]
+            for index in _used(self._graph.operators[position])
+        ]
+        return [
+            bytes(data)
+            for tensor in tensors
+            if dtype_names()[tensor.type] in ("INT32", "INT64")
+            and (data := self._file.constant(tensor)) is not None
+        ]
+
+    def index(self, position: int, slot: int) -> int:
+        """Return the number of the tensor in a slot of an operator."""
+        return _used(self._graph.operators[position])[slot]
+
     def _tensor(self, index: int, output: bool) -> Tensor:
         tensor = self._graph.tensors[index]
         return Tensor(
@@ -109,8 +127,7 @@ class OperatorFile:
         model.buffers = [schema().BufferT()]
         graph.tensors = []
         places: dict[int, int] = {}
-        used = [i for i in [*source.inputs, *source.outputs] if i >= 0]
-        for slot, index in enumerate(used):
+        for slot, index in enumerate(_used(source)):
             if index not in places:
                 places[index] = len(graph.tensors)
                 mine = {
@@ -131,6 +148,67 @@ class OperatorFile:
         graph.operators = [op]
         model.subgraphs = [graph]
         return pack(model)
+
+    def resized(self, lengths: Mapping[tuple[int, Place], int]) -> bytes:
+        """Return the whole file with other axis lengths.
+
+        Args:
+            lengths: Position of an operator, place of an axis -> new length; see
+                `cut` for constants.
+
+        Returns:
+            Bytes of a `.tflite` file.
+        """
+        changed: dict[int, dict[int, int]] = {}
+        for (position, (slot, axis)), length in lengths.items():
+            index = _used(self._graph.operators[position])[slot]
+            changed.setdefault(index, {})[axis] = length
+        model, graph = copy.copy(self._file.model), copy.copy(self._graph)
+        model.buffers = [*model.buffers]
+        graph.tensors = [*graph.tensors]
+        for index, axes in changed.items():
+            graph.tensors[index] = self._copy(index, axes, model.buffers)
+        graph.operators = [
+            self._reshaped(op, graph.tensors, model.buffers)
+            for op in graph.operators
+        ]
+        model.subgraphs = [graph, *self._file.graphs[1:]]
+        return pack(model)
+
+    def named(self, names: Sequence[str]) -> bytes:
+        """Return the file with the first result of each operator renamed.
+
+        Args:
+            names: One per operator.
+        """
+        model, graph = copy.copy(self._file.model), copy.copy(self._graph)
+        graph.tensors = [*graph.tensors]
+        for op, name in zip(graph.operators, names, strict=True):
+            tensor = copy.copy(graph.tensors[op.outputs[0]])
+            tensor.name = name.encode()
+            graph.tensors[op.outputs[0]] = tensor
+        model.subgraphs = [graph, *self._file.graphs[1:]]
+        return pack(model)
+
+    def _reshaped(self, op: Any, tensors: list[Any], buffers: list[Any]) -> Any:
+        """Let a reshape say the shape that it now has."""
+        if self._file.kind(op) != "RESHAPE":
+            return op
+        target = tensors[op.outputs[0]].shape
+        if len(op.inputs) > 1 and op.inputs[1] >= 0:
+            tensor = copy.copy(tensors[op.inputs[1]])
+            buffer = schema().BufferT()
+            buffer.data = np.frombuffer(
+                np.array(target, np.int32).tobytes(), np.uint8
+            )
+            tensor.buffer = len(buffers)
+            buffers.append(buffer)
+            tensors[op.inputs[1]] = tensor
+        changed = copy.copy(op)
+        if op.builtinOptions is not None:
+            changed.builtinOptions = copy.copy(op.builtinOptions)
+            changed.builtinOptions.newShape = target
+        return changed
 
     def _copy(
         self, index: int, lengths: Mapping[int, int], buffers: list[Any]
@@ -154,6 +232,11 @@ class OperatorFile:
         if after != before:
             tensor.quantization = _requantized(source.quantization, after)
         return tensor
+
+
+def _used(op: Any) -> list[int]:
+    """Return the tensors that an operator's slots stand for."""
+    return [int(i) for i in [*op.inputs, *op.outputs] if i >= 0]
 
 
 def _indices(numbers: Any) -> np.ndarray:

@@ -72,6 +72,8 @@ def test_wrong_usage_is_exit_code_2(arguments):
 )
 def test_reduce(text, expected):
     assert parse_reduce(text) == expected
+    both = parse_reduce(text, "ram=0.4")
+    assert both == {**expected, "ram": 0.4}
 
 
 # -- inspect ---------------------------------------------------------------

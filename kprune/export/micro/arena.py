@@ -55,6 +55,41 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Lifetime:
+    """When a tensor of the arena is alive.
+
+    Args:
+        tensor: Its number in the subgraph; of scratch memory the number of the
+            tensor that is written with it.
+        itemsize: Bytes per element.
+        first: Step that writes it; the inputs are there in step 0.
+        last: Last step that reads it.
+        scratch: Whether it is scratch memory.
+    """
+
+    tensor: int
+    itemsize: int
+    first: int
+    last: int
+    scratch: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """An operator that runs while much is alive.
+
+    Args:
+        operator: Its kind, `"CONV_2D"`, and the name of what it writes.
+        size: Bytes alive.
+        tensors: Name and bytes of each tensor that is alive, the largest first.
+    """
+
+    operator: str
+    size: int
+    tensors: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Arena:
     """Estimate of the tensor arena, in bytes.
 
@@ -142,6 +177,64 @@ def estimate_arena(content: bytes) -> Arena:
     )
 
 
+def lifetimes(content: bytes) -> list[Lifetime]:
+    """Return what the arena of a `.tflite` file has to hold, and when.
+
+    Args:
+        content: The flatbuffer, without loops or branches.
+
+    Returns:
+        Activations, then scratch memory; operator n runs in step n + 1.
+
+    Raises:
+        ValueError: The file has loops or branches.
+    """
+    file = Flatbuffer(content)
+    if len(file.graphs) > 1:
+        raise ValueError(
+            "The memory of a model with loops or branches (recurrent layers) is "
+            "not told tensor by tensor."
+        )
+    lives = _Lives(file)
+    lives.walk(0)
+    return lives.lifetimes()
+
+
+def fullest(content: bytes) -> list[Moment]:
+    """Return the moments at which most bytes are alive, several if they tie.
+
+    Args:
+        content: The flatbuffer, without loops or branches.
+    """
+    file = Flatbuffer(content)
+    graph = file.graphs[0]
+    lives = lifetimes(content)
+    sizes = [
+        _aligned(life.itemsize * math.prod(shape(graph.tensors[life.tensor])))
+        for life in lives
+    ]
+    moments = []
+    for step, op in enumerate(graph.operators, start=1):
+        alive = [
+            (f"{_name(graph, life.tensor)}{' (scratch)' * life.scratch}", size)
+            for life, size in zip(lives, sizes, strict=True)
+            if life.first <= step <= life.last
+        ]
+        alive.sort(key=lambda entry: -entry[1])
+        title = f"{file.kind(op)} {_name(graph, int(op.outputs[0]))}"
+        total = sum(size for _, size in alive)
+        moments.append(Moment(title, total, tuple(alive)))
+    most = max((moment.size for moment in moments), default=0)
+    return [moment for moment in moments if moment.size == most]
+
+
+def _name(graph: Any, index: int) -> str:
+    """Return a tensor's name; of several that were fused the last."""
+    name: bytes = graph.tensors[index].name or b""
+    parts = name.decode("utf-8", "replace").split(";")
+    return parts[-1] or f"tensor {index}"
+
+
 class _Lives:
     """From when to when each tensor of a model is alive.
 
@@ -189,6 +282,28 @@ class _Lives:
             for number, index in sorted(self._first)
             if index >= 0 and not self._fixed(number, index)
         ] + self._scratch
+
+    def lifetimes(self) -> list[Lifetime]:
+        """Return what `buffers` are of, for a file with one subgraph."""
+        graph = self._file.graphs[0]
+        found = [
+            Lifetime(
+                index,
+                self._widths[graph.tensors[index].type],
+                self._first[0, index],
+                self._last[0, index],
+            )
+            for _, index in sorted(self._first)
+            if index >= 0 and not self._fixed(0, index)
+        ]
+        for op, buffer in zip(graph.operators, self._scratch, strict=True):
+            if buffer.size:
+                found.append(
+                    Lifetime(
+                        int(op.outputs[0]), 4, buffer.first, buffer.last, True
+                    )
+                )
+        return found
 
     def persistent(self) -> int:
         """Return the bytes that grow with the model and are never reused."""

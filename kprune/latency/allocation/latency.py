@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from kprune import allocation as allocations
@@ -18,7 +17,9 @@ from kprune.cost.model import CostModel
 from kprune.latency.model import KEY
 from kprune.latency.model import LatencyModel
 from kprune.latency.model import TimedCostModel
+from kprune.latency.profiling import check_table
 from kprune.latency.profiling import profile
+from kprune.latency.runtimes.base import get
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import load
 from kprune.session import Session
@@ -41,12 +42,15 @@ class Latency(Allocation):
         allocation: The allocation that says what a channel is worth:
             `"global"`, `"uniform"`, `"similarity"`, `"output_error"`, an object
             or a function.
-        dtype: Number format of the default table, `"float32"` or `"int8"`.
-        threads: CPU threads of the default table.
-        runtime: Runtime of the default table, see `kprune.latency.profile`.
+        dtype: Number format, `"float32"` or `"int8"`. Defaults to the first that
+            the runtime has.
+        threads: CPU threads. Defaults to 1.
+        runtime: What the model will run on, see `kprune.latency.profile`.
+            Defaults to `"litert"`. With a `table`, these three may be given if
+            they are what the table is of.
 
     Raises:
-        ValueError: An allocation that cannot tell.
+        ValueError: An allocation that cannot tell; a table of another setting.
 
     Example:
 
@@ -63,28 +67,47 @@ class Latency(Allocation):
         self,
         table: LatencyTable | str | os.PathLike[str] | None = None,
         allocation: Any = "global",
-        dtype: str = "float32",
-        threads: int = 1,
-        runtime: str = "litert",
+        dtype: str | None = None,
+        threads: int | None = None,
+        runtime: Any = None,
     ) -> None:
         self.table = table
-        self.allocation = _limited(allocations.get(allocation))
+        self.allocation = limited(allocations.get(allocation))
         self.dtype = dtype
         self.threads = threads
         self.runtime = runtime
+        if isinstance(table, LatencyTable):
+            self._agree(table)
 
     def costs(self, session: Session) -> CostModel:
         table, graph = self.table, session.graph
         if table is None:
             table = profile(
                 session.masked,
-                self.runtime,
+                self.runtime or "litert",
                 dtype=self.dtype,
-                threads=self.threads,
+                threads=self.threads or 1,
             )
         elif not isinstance(table, LatencyTable):
             table = load(table)
+            self._agree(table)
         return TimedCostModel(graph, LatencyModel(graph, table))
+
+    def _agree(self, table: LatencyTable) -> None:
+        runtime = None if self.runtime is None else get(self.runtime).name
+        check_table(
+            table, runtime=runtime, dtype=self.dtype, threads=self.threads
+        )
+
+    def setting(self) -> tuple[str, str]:
+        """Return the runtime and the number format that it is of."""
+        table = self.table
+        if table is None:
+            device = get(self.runtime or "litert")
+            return device.name, self.dtype or device.dtypes[0]
+        if not isinstance(table, LatencyTable):
+            table = load(table)
+        return table.runtime, table.dtype
 
     def check(self, request: Request) -> None:
         check_reachable(
@@ -110,38 +133,27 @@ class Latency(Allocation):
         )
 
 
-def latency_aware(
-    allocation: Allocation, reduce: Mapping[str, float] | None
-) -> Allocation:
-    """Return an allocation that can meet the targets.
+def limited(allocation: Allocation, key: str = KEY) -> LimitedAllocation:
+    """Return an allocation that says what channels are worth.
 
     Args:
         allocation: The user's.
-        reduce: The targets; where `"latency"` is among them, the allocation
-            is put into a `Latency` with this machine's table.
+        key: The target, for messages.
 
     Raises:
-        ValueError: A latency is wanted, and the allocation cannot tell what a
-            channel is worth.
+        ValueError: It does not say that, or rounds.
     """
-    wanted = isinstance(reduce, Mapping) and KEY in reduce
-    if not wanted or isinstance(allocation, Latency):
-        return allocation
-    return Latency(allocation=allocation)
-
-
-def _limited(allocation: Allocation) -> LimitedAllocation:
     round_to = getattr(allocation, "round_to", 1)
     if round_to != 1:
         raise ValueError(
-            'A target such as reduce={"latency": 0.5} chooses widths by the steps '
-            "that were measured. Leave `round_to` out of "
+            f'A target such as reduce={{"{key}": 0.5}} chooses widths by what they '
+            "save on the device. Leave `round_to` out of "
             f"{type(allocation).__name__}. Received: round_to={round_to}."
         )
     if isinstance(allocation, LimitedAllocation):
         return allocation
     raise ValueError(
-        'A target such as reduce={"latency": 0.5} needs an allocation that says '
+        f'A target such as reduce={{"{key}": 0.5}} needs an allocation that says '
         'what each channel is worth: "global", "uniform", "similarity", '
         '"output_error", or a function f(scores) -> priorities. Received: '
         f"{type(allocation).__name__}."

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
+from typing import ClassVar
 
+from kprune.arguments import choice
+from kprune.latency.device import device_name
 from kprune.parts import Part
 from kprune.registry import Registry
 
 
 class Runtime(Part, abc.ABC):
     """Runs small files, each with one operator or a few, and times them."""
+
+    variants: ClassVar[tuple[str, ...]] = ()
+    """What may follow the registered name: `"u55-128"` of `"ethos-u55-128"`."""
+
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "int8")
+    """Number formats that it runs; the first is the default."""
+
+    io_dtype: ClassVar[str] = "float32"
+    """Number format of the inputs and outputs of int8 files."""
+
+    step: ClassVar[int] = 1
+    """Channels that are worked on at once, of a runtime that tells `operators`."""
+
+    name = ""
+    """How tables call it: what `get` makes it of."""
+
+    @property
+    def device(self) -> str:
+        """The device in words."""
+        return device_name()
 
     @abc.abstractmethod
     def measure(
@@ -24,6 +49,19 @@ class Runtime(Part, abc.ABC):
             runs: Timed runs at least.
             seconds: Time spent on timed runs at least.
         """
+
+    block: ClassVar[int] = 1
+    """What channels are rounded up to in memory, of a runtime that tells it."""
+
+    memory: Callable[[bytes], float] | None = None
+    """Returns the bytes that a whole `.tflite` file takes while it runs."""
+
+    operators: Callable[[bytes], Sequence[float]] | None = None
+    """Returns the milliseconds of each operator of a whole `.tflite` file.
+
+    Where a runtime defines it, operators are not cut out: they are seen beside
+    their neighbours, as compilers that fuse and prefetch need it.
+    """
 
 
 class FunctionRuntime(Runtime):
@@ -50,16 +88,30 @@ def get(identifier: Any) -> Runtime:
     """Return a runtime.
 
     Args:
-        identifier: A registered name such as `"litert"`, a `Runtime`, or a
-            function `f(content, threads, runs, seconds) -> milliseconds`.
+        identifier: A registered name such as `"litert"`, for some with a variant
+            and an option, `"ethos-u55-128"` or `"ethos-u55-128/Sram_Only"`; a
+            `Runtime`; or a function
+            `f(content, threads, runs, seconds) -> milliseconds`.
 
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
-    runtime: Runtime = registry.get(identifier)
+    if not isinstance(identifier, str) or identifier in registry.names:
+        runtime: Runtime = registry.get(identifier)
+    else:
+        name, *options = identifier.split("/")
+        choice(name, "A latency", "runtime", names())
+        family, _, variant = name.partition("-")
+        runtime = registry.factory(family)(variant, *options)
+    if isinstance(identifier, str):
+        runtime.name = identifier
     return runtime
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
-    return registry.names
+    """Return all names that `get` knows; of variants, in place of the family's."""
+    found = []
+    for name in registry.names:
+        variants = getattr(registry.factory(name), "variants", ())
+        found += [f"{name}-{variant}" for variant in variants] or [name]
+    return found

@@ -1,0 +1,219 @@
+"""The memory of activations as a function of how many channels groups keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kprune.cost.model import CostModel
+from kprune.export.micro.arena import ALIGNMENT
+from kprune.export.micro.arena import estimate_arena
+from kprune.export.micro.arena import lifetimes
+from kprune.graph import ChannelGraph
+from kprune.latency.conversion import Conversion
+from kprune.latency.layout import Width
+from kprune.latency.runtimes.base import Runtime
+from kprune.tflite import Flatbuffer
+from kprune.tflite import shape
+
+KEY = "ram"
+
+
+class Memory:
+    """Bytes that a model's activations take at any moment.
+
+    A moment is an operator that runs: its inputs, its output and whatever waits
+    for a later one are alive. The most that is alive at any moment is what no plan
+    can do without; the plan itself, or a compiler's, is asked for one width at a
+    time.
+
+    Args:
+        conversion: The model.
+        runtime: Whose memory counts. Defaults to kprune's plan of the arena of
+            TensorFlow Lite Micro.
+    """
+
+    def __init__(
+        self, conversion: Conversion, runtime: Runtime | None = None
+    ) -> None:
+        self._conversion = conversion
+        self._known: dict[tuple[int, ...], float] = {}
+        self._tell: Callable[[bytes], float] | None = (
+            None if runtime is None else runtime.memory
+        )
+        content = conversion.contents[0]
+        file = Flatbuffer(content)
+        graph = file.graphs[0]
+        axes = conversion.tensor_axes()
+        block = 1 if runtime is None else runtime.block
+        self.stairs = frozenset() if block == 1 else frozenset({KEY})
+        outside = {int(n) for n in (*graph.inputs, *graph.outputs)}
+        spans, sizes = [], []
+        for life in lifetimes(content):
+            inside = block if life.tensor not in outside else 1
+            dims = shape(graph.tensors[life.tensor])
+            mine = axes.get(life.tensor, {})
+            sizes.append(_Size(dims, mine, life.itemsize, inside))
+            spans.append((life.first, life.last))
+        if runtime is not None:
+            # Weights are loaded while the operator before runs.
+            for number, op in enumerate(graph.operators):
+                for index in map(int, op.inputs):
+                    data = file.constant(graph.tensors[index])
+                    if data is not None:
+                        dims = shape(graph.tensors[index])
+                        each = max(1, len(data) // max(1, int(np.prod(dims))))
+                        mine = axes.get(index, {})
+                        sizes.append(_Size(dims, mine, each, 1))
+                        spans.append((number, number + 1))
+        self._sizes = sizes
+        first, last = np.array(spans).T
+        steps = np.arange(last.max() + 1)[:, None]
+        self._alive = ((first <= steps) & (steps <= last)).astype(float)
+        self._scale = 1.0
+        full = np.asarray(conversion.kept[0])
+        if not self(full):
+            raise ValueError(
+                "The device keeps all activations elsewhere: it takes no such "
+                "memory that could be reduced. Choose another memory mode."
+            )
+        self._scale = self(full) / float(self.moments(full[None]).max())
+
+    def moments(self, kept: np.ndarray) -> np.ndarray:
+        """Return estimated bytes alive at each moment.
+
+        Args:
+            kept: `(n, groups)` channels that each group keeps.
+
+        Returns:
+            `(n, moments)`.
+        """
+        sizes = np.stack([size.of(kept) for size in self._sizes], axis=-1)
+        return self._scale * (sizes @ self._alive.T)
+
+    def __call__(self, kept: np.ndarray) -> float:
+        """Return the bytes that the plan, or the compiler, takes.
+
+        Args:
+            kept: `(groups,)` channels that each group keeps.
+        """
+        key = tuple(int(n) for n in kept)
+        if key not in self._known:
+            content = self._conversion.whole(np.array(key))
+            self._known[key] = (
+                float(estimate_arena(content).planned)
+                if self._tell is None
+                else self._tell(content)
+            )
+        return self._known[key]
+
+
+class _Size:
+    """Bytes of a tensor.
+
+    Args:
+        dims: Its shape in the unpruned model.
+        axes: Axes that vary.
+        itemsize: Bytes per element.
+        block: What the device rounds channels up to.
+    """
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        axes: Mapping[int, Width],
+        itemsize: int,
+        block: int,
+    ) -> None:
+        self._channels = len(dims) - 1
+        self._block = block if len(dims) == 4 else 1
+        self._axes = axes
+        fixed = [
+            self._blocks(n, a) for a, n in enumerate(dims) if a not in axes
+        ]
+        self._bytes = itemsize * int(np.prod(fixed))
+
+    def _blocks(self, length: Any, axis: int) -> Any:
+        block = self._block if axis == self._channels else 1
+        # Few channels are not worth a block, and are stored as they are.
+        whole = -(-length // block) * block
+        return np.where(2 * length < block, length, whole)
+
+    def of(self, kept: np.ndarray) -> np.ndarray:
+        """Return `(n,)` bytes for `(n, groups)` kept channels."""
+        size = np.full(len(kept), self._bytes)
+        for axis, width in self._axes.items():
+            size = size * self._blocks(width.of(kept), axis)
+        return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class RamCostModel(CostModel):
+    """Costs of a model, the memory of its activations among them.
+
+    Args:
+        graph: The model's channels.
+        memory: Its memory.
+        base: Its other costs.
+    """
+
+    maxima = frozenset({KEY})
+
+    def __init__(
+        self, graph: ChannelGraph, memory: Memory, base: CostModel
+    ) -> None:
+        super().__init__(graph)
+        self.memory = memory
+        self.base = base
+        self.stairs = base.stairs | memory.stairs
+
+    def evaluate(self, kept: Any) -> dict[str, Any]:
+        """Return the cost, with `"ram"` in bytes.
+
+        Of many counts at once the memory is estimated by the fullest moment.
+        """
+        kept = np.asarray(kept)
+        costs = self.base.evaluate(kept)
+        if kept.ndim == 1:
+            return {**costs, KEY: self.memory(kept)}
+        return {**costs, KEY: self.memory.moments(kept).max(axis=-1)}
+
+    def excess(
+        self, kept: Any, ceilings: Mapping[str, float]
+    ) -> dict[str, Any]:
+        others = {n: c for n, c in ceilings.items() if n != KEY}
+        found = self.base.excess(kept, others) if others else {}
+        if KEY in ceilings:
+            kept = np.asarray(kept)
+            over = self.memory.moments(np.atleast_2d(kept)) - ceilings[KEY]
+            sums = np.maximum(over, 0.0).sum(axis=-1)
+            found[KEY] = sums if kept.ndim > 1 else sums[0]
+        return found
+
+    def savings(
+        self,
+        kept: np.ndarray,
+        group: int,
+        widths: np.ndarray,
+        ceilings: Mapping[str, float],
+    ) -> dict[str, np.ndarray]:
+        found = {}
+        if KEY in ceilings:
+            only = {KEY: ceilings[KEY]}
+            found = super().savings(kept, group, widths, only)
+        others = {n: c for n, c in ceilings.items() if n != KEY}
+        if others:
+            found |= self.base.savings(kept, group, widths, others)
+            refused = np.any([s == -np.inf for s in found.values()], axis=0)
+            found = {n: np.where(refused, -np.inf, s) for n, s in found.items()}
+        return found
+
+    def near(self, group: int, names: Iterable[str]) -> Collection[int]:
+        names = set(names)
+        if KEY in names:
+            return range(len(self.sizes))
+        return self.base.near(group, names)

@@ -1,0 +1,206 @@
+"""Arm's Ethos-U, as its compiler Vela estimates it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+from kprune.arguments import choice
+from kprune.export.quiet import quiet
+from kprune.latency.runtimes.base import Runtime
+from kprune.latency.runtimes.base import register
+from kprune.tflite import OperatorFile
+
+MEMORY_MODES = (
+    "Sram_Only",
+    "Shared_Sram",
+    "Dedicated_Sram",
+    "Dedicated_Sram_256KB",
+    "Dedicated_Sram_384KB",
+    "Dedicated_Sram_512KB",
+)
+
+_KIB = 1024
+_NAMED = re.compile(r"operator(\d+)(?!\d)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What Vela says of a file.
+
+    Args:
+        milliseconds: One inference.
+        sram: Bytes of SRAM.
+        flash: Bytes of flash, on the chip and beside it.
+        rows: Per operator that it made: the name of its result, and its cycles.
+    """
+
+    milliseconds: float
+    sram: int
+    flash: int
+    rows: tuple[tuple[str, int], ...]
+
+
+@register("ethos")
+class Ethos(Runtime):
+    """Ethos-U55, U65 or U85: what Arm's compiler Vela estimates, in no time.
+
+    Nothing is run: Vela counts cycles, at its clock and memory bandwidth of the
+    configuration. It lays operators out side by side, loads the weights of one
+    while another runs, and fuses; so operators are seen in the whole model.
+    Needs the extra `ethos`.
+
+    Args:
+        variant: A configuration by Vela's own name, less `ethos-`: `"u55-128"`.
+        memory_mode: One of Vela's, `"Sram_Only"`. Defaults to the
+            configuration's own.
+
+    Raises:
+        ValueError: An unknown configuration or memory mode.
+
+    Example:
+
+    ```python
+    runtime = kprune.latency.runtimes.Ethos("u65-256", "Dedicated_Sram")
+    kprune.latency.profile(model, runtime=runtime, dtype="int8")
+    ```
+    """
+
+    variants: ClassVar[tuple[str, ...]] = (
+        "u55-32",
+        "u55-64",
+        "u55-128",
+        "u55-256",
+        "u65-256",
+        "u65-512",
+        "u85-128",
+        "u85-256",
+        "u85-512",
+        "u85-1024",
+        "u85-2048",
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    io_dtype: ClassVar[str] = "int8"
+    step: ClassVar[int] = 8
+    block: ClassVar[int] = 16
+
+    def __init__(
+        self, variant: str = "u55-128", memory_mode: str | None = None
+    ) -> None:
+        self.variant = choice(variant, "Ethos", "variant", self.variants)
+        if memory_mode is not None:
+            choice(memory_mode, "Ethos", "memory_mode", MEMORY_MODES)
+        self.memory_mode = memory_mode
+        self.name = f"ethos-{variant}" + (
+            "" if memory_mode is None else f"/{memory_mode}"
+        )
+
+    @property
+    def device(self) -> str:
+        import importlib.metadata
+
+        _vela()
+        version = importlib.metadata.version("ethos-u-vela")
+        mode = f", {self.memory_mode}" if self.memory_mode else ""
+        return f"Arm Ethos-{self.variant.upper()}{mode}, Vela {version}"
+
+    def measure(
+        self, content: bytes, threads: int, runs: int, seconds: float
+    ) -> float:
+        # What Vela leaves to the CPU takes no cycles of the NPU.
+        return max(self.compile(content).milliseconds, 1e-6)
+
+    def operators(self, content: bytes) -> Sequence[float]:
+        file = OperatorFile(content)
+        named = file.named([f"operator{n}" for n in range(len(file.operators))])
+        compiled = self.compile(named)
+        cycles = [0.0] * len(file.operators)
+        position = 0
+        for name, count in compiled.rows:
+            # What one operator was taken apart into follows on it.
+            found = _NAMED.search(name)
+            position = int(found[1]) if found else position
+            cycles[position] += count
+        total = sum(cycles) or 1.0
+        return [compiled.milliseconds * count / total for count in cycles]
+
+    def memory(self, content: bytes) -> float:
+        return float(self.compile(content).sram)
+
+    def compile(self, content: bytes) -> Compiled:
+        """Return what Vela says of a `.tflite` file.
+
+        Args:
+            content: The file.
+
+        Raises:
+            ImportError: The extra `ethos` is missing.
+            RuntimeError: Vela refuses the file.
+        """
+        vela = _vela()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.tflite"
+            path.write_bytes(content)
+            arguments = [
+                str(path),
+                "--accelerator-config",
+                f"ethos-{self.variant}",
+                "--output-dir",
+                folder,
+                "--verbose-performance",
+            ]
+            if self.memory_mode is not None:
+                arguments += ["--memory-mode", self.memory_mode]
+            said = io.StringIO()
+            with quiet(stdout=True), contextlib.redirect_stdout(said):
+                try:
+                    failed = vela.main(arguments)
+                except (Exception, SystemExit) as error:
+                    raise _refused(self.name, str(error)) from error
+            summaries = sorted(Path(folder).glob("*_summary_*.csv"))
+            if failed or not summaries:
+                raise _refused(self.name, said.getvalue())
+            (summary,) = _rows(summaries[0])
+            layers = [
+                row
+                for file in Path(folder).glob("*per-layer.csv")
+                for row in _rows(file)
+            ]
+        flash = ("on_chip_flash_memory_used", "off_chip_flash_memory_used")
+        return Compiled(
+            1e3 * float(summary["inference_time"]),
+            round(_KIB * float(summary["sram_memory_used"])),
+            round(_KIB * sum(float(summary[key]) for key in flash)),
+            tuple((row["Name"], int(row["Op Cycles"])) for row in layers),
+        )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _refused(name: str, said: str) -> RuntimeError:
+    text = " ".join(said.split())[-300:]
+    return RuntimeError(
+        f"Vela cannot compile the model for {name!r}: {text or 'no reason given'}"
+    )
+
+
+def _vela() -> Any:
+    try:
+        from ethosu.vela import vela
+    except ImportError as error:
+        raise ImportError(
+            "Latencies of Ethos-U are estimated by Arm's compiler Vela. Install it "
+            'with `pip install "kprune[ethos]"`.'
+        ) from error
+    return vela

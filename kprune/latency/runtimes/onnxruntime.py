@@ -1,0 +1,49 @@
+"""ONNX Runtime on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from kprune.export.benchmark import random_inputs
+from kprune.export.benchmark import time_runs
+from kprune.export.formats import format_for
+from kprune.export.quiet import quiet
+from kprune.export.runtime import OnnxRuntime as Session
+from kprune.latency.runtimes.base import Runtime
+from kprune.latency.runtimes.base import register
+from kprune.latency.runtimes.litert import QUANTILE
+
+
+@register("onnxruntime")
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU, in float32. Needs the extra `onnx`.
+
+    Operators are converted from LiteRT by tf2onnx; the file that `kprune.export`
+    writes comes from Keras, and may transpose elsewhere. Times are the lower
+    quartile of all runs.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+
+    def measure(
+        self, content: bytes, threads: int, runs: int, seconds: float
+    ) -> float:
+        format_for("model.onnx").require()
+        import tf2onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "operator.tflite"
+            path.write_bytes(content)
+            converted = path.with_suffix(".onnx")
+            with quiet():
+                proto, _ = tf2onnx.convert.from_tflite(str(path))
+            converted.write_bytes(proto.SerializeToString())
+            runtime = Session(converted, threads)
+            runtime.prepare(random_inputs(runtime))
+            time_runs(runtime.invoke, 3, seconds / 10)
+            times = time_runs(runtime.invoke, runs, seconds)
+        return float(np.quantile(times, QUANTILE))

@@ -1,0 +1,62 @@
+"""Runtimes beside LiteRT: the one that docs/latency.md writes, ONNX Runtime."""
+
+import re
+from pathlib import Path
+
+import keras
+import pytest
+from keras import layers
+
+import kprune
+from kprune.latency import Latency
+from kprune.latency import runtimes
+from kprune.latency.conversion import file_of
+
+pytestmark = pytest.mark.tensorflow
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "latency.md"
+
+
+def test_the_worked_example(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtimes.base.registry, "_factories", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (source,) = re.findall(
+        r'```python\n("""my_npu\.py.*?)```', PAGE.read_text("utf-8"), re.S
+    )
+    exec(compile(source, "my_npu.py", "exec"), {"__name__": "my_npu"})
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(96, 3, activation="relu"),
+            layers.Conv2D(64, 3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4),
+        ]
+    )
+    masked = kprune.prune(
+        model, "l1", {"latency": 0.4}, Latency(runtime="my-npu")
+    )
+    npu = runtimes.get("my-npu")
+    before, after = (
+        npu.measure(file_of(m, "int8", "int8"), 1, 1, 0.0)
+        for m in (model, kprune.rebuild(masked))
+    )
+    assert after <= 0.6 * before * 1.01
+
+
+def test_onnx_runtime_has_a_time_of_its_own():
+    pytest.importorskip("tf2onnx", reason="needs the extra onnx")
+    runtime = runtimes.get("onnxruntime")
+    inputs = keras.Input((24, 24, 8))
+    few, many = (
+        keras.Model(inputs, layers.Conv2D(n, 3)(inputs)) for n in (4, 256)
+    )
+    with pytest.raises(
+        ValueError, match=r"runs float32\. Received: dtype='int8"
+    ):
+        kprune.latency.profile(few, "onnxruntime", dtype="int8")
+    times = [
+        runtime.measure(file_of(m, "float32", "float32"), 1, 10, 0.01)
+        for m in (few, many)
+    ]
+    assert 0 < times[0] < times[1]
