@@ -130,6 +130,7 @@ def test_every_extra_is_part_of_all():
         "tfmot",
         "data",
         "report",
+        "sweep",
         "all",
         "dev",
     }
