@@ -12,6 +12,11 @@ import numpy as np
 from keras import ops
 
 from kprune.cost.model import CostModel
+from kprune.graph import walk
+from kprune.masking import FilterMask
+from kprune.masking import GatedInput
+from kprune.masking import filter_masks
+from kprune.session import Session
 
 Loss = Callable[[Any, Any, Any, Any], Any]
 """`f(x, y, y_pred, sample_weight)` -> a scalar."""
@@ -150,3 +155,35 @@ def frozen(model: keras.Model, x: Any) -> list[Any]:
     """Return what a model gives in inference mode, without gradients."""
     outputs = keras.tree.flatten(model(x, training=False))
     return [ops.stop_gradient(y) for y in outputs]
+
+
+def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
+    """Return by group the last wrapper whose input shows its gated features.
+
+    Args:
+        session: A masked model with gates.
+    """
+    wrappers = {id(w.layer): w for w in filter_masks(session.masked)}
+    found: dict[str, tuple[FilterMask, GatedInput]] = {}
+    for visit in session.graph.visits.values():
+        wrapper = wrappers.get(id(walk.unwrap(visit.operation)))
+        if wrapper is None:
+            continue
+        for reader in wrapper.gates:
+            if isinstance(reader, GatedInput) and reader.shows:
+                found[reader.tied.gate.group] = wrapper, reader
+    return found
+
+
+def keeper(kept: dict[str, Any], name: str) -> Callable[[Any], None]:
+    """Return an observer that keeps what it is shown.
+
+    Args:
+        kept: Where.
+        name: Under which name.
+    """
+
+    def observe(values: Any) -> None:
+        kept[name] = values
+
+    return observe

@@ -17,10 +17,11 @@ from kprune.callbacks._losses import attention
 from kprune.callbacks._losses import budget_penalty
 from kprune.callbacks._losses import divergence
 from kprune.callbacks._losses import frozen
+from kprune.callbacks._losses import keeper
+from kprune.callbacks._losses import showing
 from kprune.callbacks.base import PruningCallback
 from kprune.cost.model import TERMS
 from kprune.graph import Group
-from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 from kprune.masking import Gate
@@ -154,6 +155,9 @@ class GateCallback(PruningCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
+        if not any(gate.acts for gate in self._gates.values()):
+            # Done before now, if a checkpoint was restored.
+            self._release()
         rounds = self.schedule.rounds(self.params.get("epochs"))
         first, last = self.temperature
         share = min(1.0, epoch / max(1, rounds[-1]))
@@ -213,8 +217,8 @@ class GateCallback(PruningCallback):
         if teacher is not None:
             by_name = {w.name: w for w in filter_masks(teacher)}
             for name, wrapper in stages.items():
-                wrapper.observer = _keeper(self._features, name)
-                by_name[wrapper.name].observer = _keeper(taught, name)
+                wrapper.observer = keeper(self._features, name)
+                by_name[wrapper.name].observer = keeper(taught, name)
             ends = squashed(teacher)
 
         def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
@@ -240,18 +244,12 @@ class GateCallback(PruningCallback):
         return loss
 
     def _stages(self, session: Session) -> dict[str, FilterMask]:
-        """Return by group the last wrapper whose input shows its features."""
-        wrappers = {id(w.layer): w for w in filter_masks(session.masked)}
-        found: dict[str, FilterMask] = {}
-        for visit in session.graph.visits.values():
-            wrapper = wrappers.get(id(walk.unwrap(visit.operation)))
-            if wrapper is None:
-                continue
-            for reader in wrapper.gates:
-                gate = reader.tied.gate
-                if gate.decoder is not None and reader.shows:
-                    found[gate.group] = wrapper
-        return found
+        """Return who shows the features that have a decoder and places."""
+        return {
+            name: wrapper
+            for name, (wrapper, reader) in showing(session).items()
+            if reader.rank > 2 and self._gates[name].decoder is not None
+        }
 
     def _make_teacher(self, masked: keras.Model) -> keras.Model:
         """Return a masked model, whose wrappers can be looked into."""
@@ -283,14 +281,5 @@ def _counter(counts: dict[str, Any], name: str, alive: np.ndarray) -> Any:
 
     def observe(values: Any) -> None:
         counts[name] = ops.sum(values * alive.astype("float32"))
-
-    return observe
-
-
-def _keeper(kept: dict[str, Any], name: str) -> Any:
-    """Return an observer of a layer that keeps what it reads."""
-
-    def observe(inputs: Any) -> None:
-        kept[name] = inputs
 
     return observe

@@ -6,6 +6,7 @@ from ..callbacks.binarize import BinarizeCallback as BinarizeCallback
 from ..callbacks.cluster import ClusterCallback as ClusterCallback
 from ..callbacks.duplicate import DuplicateCallback as DuplicateCallback
 from ..callbacks.duplicate import Merge as Merge
+from ..callbacks.dynamic import DynamicGateCallback as DynamicGateCallback
 from ..callbacks.gate import GateCallback as GateCallback
 from ..callbacks.prune import PruneCallback as PruneCallback
 from ..callbacks.regularize import RegularizeCallback as RegularizeCallback

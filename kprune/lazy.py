@@ -22,6 +22,8 @@ from kprune.registry import modules
 
 SAVED = {
     "kprune>FilterMask": "kprune.masking.filter_mask",
+    "kprune>DynamicGate": "kprune.masking.dynamic",
+    "kprune>GateSource": "kprune.masking.dynamic",
     "kprune>Gate": "kprune.masking.gate",
     "kprune>GatedInput": "kprune.masking.gate",
     "kprune>HierarchicalGroupSparsity": "kprune.regularizers.hierarchical",

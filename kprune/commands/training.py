@@ -36,7 +36,8 @@ def train(
             afresh. None goes on with the optimizer as it is.
 
     Returns:
-        The masked model, trained and pruned.
+        The masked model, trained and pruned. Gates that depend on the sample are
+        averaged, so that it can be rebuilt.
 
     Raises:
         ValueError: The model has no loss, or there are no targets.
@@ -49,6 +50,9 @@ def train(
         masked = train(model, recipe, bars, Resumable(out, command))
     ```
     """
+    from kprune.masking import acting_gates
+    from kprune.masking import close_gates
+
     x, y = recipe.data
     if y is None:
         raise ValueError(
@@ -76,4 +80,6 @@ def train(
             verbose=0,
             shuffle=False,
         )
+    if acting_gates(masked):
+        close_gates(masked)
     return masked

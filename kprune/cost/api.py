@@ -102,8 +102,22 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     if is_masked(model):
         vectors = masks(model, graph)
         kept = np.array([(vectors[g.name] > 0).sum() for g in graph.prunable])
+    return report(costs, kept)
+
+
+def report(costs: CostModel, kept: np.ndarray) -> Cost:
+    """Return the costs of a model of which so many channels are kept.
+
+    Args:
+        costs: The cost model.
+        kept: `(groups,)` counts; or `(n, groups)` for the MACs on the average
+            of `n` cases, and the weights of the whole model.
+    """
     lengths = costs.lengths(kept)
-    macs, params = costs.macs.each(lengths), costs.params.each(lengths)
+    macs = costs.macs.each(lengths)
+    if kept.ndim > 1:
+        macs, lengths = macs.mean(axis=0), costs.lengths(costs.sizes)
+    params = costs.params.each(lengths)
     sizes = params * costs.itemsizes
     rows: dict[int, list] = {}
     for owner, count, size in zip(

@@ -2,9 +2,12 @@
 
 from kprune.masking.attenuated import attenuation as attenuation
 from kprune.masking.attenuated import set_attenuation as set_attenuation
+from kprune.masking.dynamic import DynamicGate as DynamicGate
 from kprune.masking.filter_mask import FilterMask as FilterMask
 from kprune.masking.gate import Gate as Gate
+from kprune.masking.gate import GatedInput as GatedInput
 from kprune.masking.gating import acting_gates as acting_gates
+from kprune.masking.gating import add_dynamic_gates as add_dynamic_gates
 from kprune.masking.gating import add_gates as add_gates
 from kprune.masking.gating import close_gates as close_gates
 from kprune.masking.gating import gates as gates

@@ -61,6 +61,14 @@ class GroupGate(keras.layers.Layer):
         """Return the variables that weight decay must leave alone."""
         return []
 
+    def static(self, alive: np.ndarray) -> np.ndarray:
+        """Return what becomes of the gate: `(size,)` from 0 (removed).
+
+        Args:
+            alive: Booleans `(size,)`: channels that are not removed already.
+        """
+        raise NotImplementedError
+
     def values(self, step: Any, training: bool | None) -> Any:
         """Return the gate: `(size,)`, or `(samples, size)` if it is dynamic.
 
@@ -160,6 +168,10 @@ class Gate(GroupGate):
             values = values + 0.0 * ops.sum(variable.value)
         return values
 
+    def static(self, alive: np.ndarray) -> np.ndarray:
+        logits = np.where(alive, read(self.logits), -np.inf)
+        return ((logits > 0) | (logits == logits.max())).astype("float32")
+
     def decoded(self, features: Any) -> Any:
         """Return the decoder's map of features `(..., size)`."""
         if self.decoder is None:
@@ -201,14 +213,70 @@ class _Stream(keras.random.SeedGenerator):
 
 
 class Tied:
-    """Holds a gate out of sight of what writes files. See `GatedInput`."""
+    """Holds a gate out of sight of what writes files. See `TiedLayer`."""
 
-    def __init__(self, gate: GroupGate) -> None:
+    def __init__(self, gate: Any) -> None:
         self.gate = gate
 
 
+class TiedLayer(keras.layers.Layer):
+    """A layer of a wrapper that shares a gate with those of other wrappers.
+
+    Args:
+        gate: The group's `GroupGate`.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    def __init__(self, gate: GroupGate, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tied = Tied(gate)
+        self._layers.append(gate)
+        self.built = True
+
+    # Files: each who has a gate holds all of it. Keras would write it where it is
+    # first seen, and seek it where it is first seen in the loaded model, whose
+    # layers may come in another order.
+
+    def save_own_variables(self, store: Any) -> None:
+        for place, variable in enumerate(self._saved()):
+            store[str(place)] = read(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        variables = self._saved()
+        if len(store.keys()) != len(variables):
+            raise ValueError(
+                f"Layer '{self.name}' has {len(variables)} variables, but the "
+                f"file has {len(store.keys())} for it."
+            )
+        for place, variable in enumerate(variables):
+            variable.assign(store[str(place)])
+
+    def _saved(self) -> list[keras.Variable]:
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        return [*own, *self.tied.gate.weights]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "gate": keras.saving.serialize_keras_object(self.tied.gate),
+            "tie": id(self.tied.gate),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        config = dict(config)
+        # Keras forgets that objects are the same where they are so deep inside.
+        tie = config.pop("tie")
+        gate = serialization_lib.get_shared_object(tie)
+        if gate is None:
+            gate = keras.saving.deserialize_keras_object(config["gate"])
+            serialization_lib.record_object_after_deserialization(gate, tie)
+        config["gate"] = gate
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable(package="kprune")
-class GatedInput(keras.layers.Layer):
+class GatedInput(TiedLayer):
     """Multiplies what a layer reads with the gate of a group.
 
     A `FilterMask` has one for each gated group that its layer reads. All of
@@ -234,9 +302,7 @@ class GatedInput(keras.layers.Layer):
         calls: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.tied = Tied(gate)
-        self._layers.append(gate)
+        super().__init__(gate, **kwargs)
         self.index = tuple(int(n) for n in index)
         self.axis = int(axis)
         self.rank = int(rank)
@@ -249,33 +315,11 @@ class GatedInput(keras.layers.Layer):
         self.step = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False
         )
-        self.built = True
 
     @property
     def shows(self) -> bool:
         """Whether the last axis of the input is the group as it is."""
-        return self._whole and self.axis > 1 and self.axis == self.rank - 1
-
-    # Files: each who reads a gate holds all of it. Keras would write it where it
-    # is first seen, and seek it where it is first seen in the loaded model, whose
-    # layers may come in another order.
-
-    def save_own_variables(self, store: Any) -> None:
-        for place, variable in enumerate(self._saved()):
-            store[str(place)] = read(variable)
-
-    def load_own_variables(self, store: Any) -> None:
-        variables = self._saved()
-        if len(store.keys()) != len(variables):
-            raise ValueError(
-                f"Layer '{self.name}' has {len(variables)} variables, but the "
-                f"file has {len(store.keys())} for it."
-            )
-        for place, variable in enumerate(variables):
-            variable.assign(store[str(place)])
-
-    def _saved(self) -> list[keras.Variable]:
-        return [self.step, *self.tied.gate.weights]
+        return self._whole and self.axis == self.rank - 1
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         step = self.step.value
@@ -295,28 +339,14 @@ class GatedInput(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "gate": keras.saving.serialize_keras_object(self.tied.gate),
-            "tie": id(self.tied.gate),
             "index": list(self.index),
             "axis": self.axis,
             "rank": self.rank,
             "calls": self.calls,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> GatedInput:
-        config = dict(config)
-        # Keras forgets that objects are the same where they are so deep inside.
-        number = config.pop("tie")
-        gate = serialization_lib.get_shared_object(number)
-        if gate is None:
-            gate = keras.saving.deserialize_keras_object(config["gate"])
-            serialization_lib.record_object_after_deserialization(gate, number)
-        config["gate"] = gate
-        return cls(**config)
 
-
-def restored(readers: Iterable[Any]) -> list[GatedInput]:
+def restored(readers: Iterable[Any]) -> list[TiedLayer]:
     """Return the gated inputs of a wrapper, made from configurations if need be."""
     return [
         keras.saving.deserialize_keras_object(r) if isinstance(r, dict) else r

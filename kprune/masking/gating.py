@@ -1,4 +1,4 @@
-"""add_gates(), gates() and close_gates(): the gates of a masked model."""
+"""add_gates(), gates(), close_gates(): the gates of a masked model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.arguments import whole
 from kprune.graph import walk
 from kprune.graph.call import Visit
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.group import Group
 from kprune.graph.group import Member
 from kprune.graph.tracer import trace
 from kprune.graph.values import read
 from kprune.masking.compilation import exclude_from_decay
 from kprune.masking.compilation import recompile
 from kprune.masking.devices import placed_like
+from kprune.masking.dynamic import DynamicGate
+from kprune.masking.dynamic import GateSource
 from kprune.masking.filter_mask import FilterMask
 from kprune.masking.gate import APART
 from kprune.masking.gate import Gate
 from kprune.masking.gate import GatedInput
 from kprune.masking.gate import GroupGate
+from kprune.masking.gate import TiedLayer
 from kprune.masking.wrapping import filter_masks
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
@@ -95,6 +100,80 @@ def add_gates(
     return made
 
 
+def add_dynamic_gates(
+    masked: keras.Model,
+    reduction: int = 2,
+    graph: ChannelGraph | None = None,
+) -> dict[str, DynamicGate]:
+    """Give every group of channels gates that depend on the sample.
+
+    The branch that predicts them reads what the first layer that writes the group
+    reads. All else is as with `add_gates`. Run the whole model, not parts of it.
+
+    Args:
+        masked: A model made by `kprune.wrap`, which is changed.
+        reduction: Channels of a group for each hidden unit of its branch; groups
+            with fewer than 80 have as many units as channels.
+        graph: `kprune.trace(masked)`, if you have it already.
+
+    Returns:
+        Group name -> `kprune.masking.DynamicGate`.
+
+    Raises:
+        ValueError: See `add_gates`.
+    """
+    require_masked(masked, "add_dynamic_gates()")
+    whole(reduction, "add_dynamic_gates()", "reduction")
+    graph = graph or trace(masked)
+    wrappers = wrappers_by_layer(masked)
+    readers, made, sources = {}, {}, []
+    for name, read_by in gated_readers(masked, graph).items():
+        group = graph[name]
+        found = _first_writer(group, graph, wrappers, read_by)
+        if found is None:
+            continue
+        wrapper, inputs = found
+        few = group.size < _FEW
+        hidden = group.size if few else max(1, group.size // reduction)
+        reads = sum(arguments["calls"] for _, arguments in read_by)
+        gate = DynamicGate(group.size, name, inputs, hidden, reads)
+        readers[name], made[name] = read_by, gate
+        sources.append((wrapper, gate))
+    attach_gates(masked, made, readers, sources)
+    return made
+
+
+_FEW = 80
+
+
+def _first_writer(
+    group: Group,
+    graph: ChannelGraph,
+    wrappers: Mapping[int, FilterMask],
+    readers: Readers,
+) -> tuple[FilterMask, int] | None:
+    """Return the first layer that writes a group, and how many channels it reads.
+
+    None, if that is not seen by its channels last, or comes behind a reader.
+    """
+    writers = {id(m.layer) for m in group.producers}
+    reading = {id(wrapper.layer) for wrapper, _ in readers}
+    for visit in graph.visits.values():
+        layer = walk.unwrap(visit.operation)
+        if id(layer) in reading:
+            return None
+        if id(layer) not in writers:
+            continue
+        form = getattr(layer, "data_format", None)
+        if form == "channels_first" or len(visit.inputs) != 1:
+            return None
+        width = visit.inputs[0].shape[-1]
+        if width is None or id(layer) not in wrappers:
+            return None
+        return wrappers[id(layer)], width
+    return None
+
+
 def gated_readers(
     masked: keras.Model, graph: ChannelGraph
 ) -> dict[str, Readers]:
@@ -162,6 +241,7 @@ def attach_gates(
     masked: keras.Model,
     made: Mapping[str, GroupGate],
     readers: Mapping[str, Readers],
+    sources: Iterable[tuple[FilterMask, DynamicGate]] = (),
 ) -> None:
     """Let the readers of groups multiply with gates, and compile again.
 
@@ -169,6 +249,7 @@ def attach_gates(
         masked: A model made by `kprune.wrap`.
         made: Group name -> gate.
         readers: See `gated_readers`.
+        sources: Wrappers that show dynamic gates what they read.
 
     Raises:
         ValueError: The model has gates already, or there is none to attach.
@@ -190,7 +271,10 @@ def attach_gates(
             for wrapper, arguments in readers[name]:
                 dtype = wrapper.dtype_policy
                 reader = GatedInput(gate, dtype=dtype, **arguments)
-                extend(wrapper, [reader])
+                extend(wrapper, reader)
+        # Behind the gates of what they read themselves.
+        for wrapper, dynamic in sources:
+            extend(wrapper, GateSource(dynamic, dtype=wrapper.dtype_policy))
     for layer in [masked, *masked._flatten_layers()]:
         if hasattr(layer, "_torch_params"):
             layer._track_variables()  # PyTorch would not reset their gradients
@@ -198,10 +282,10 @@ def attach_gates(
     protect_gates(masked)
 
 
-def extend(wrapper: FilterMask, readers: list[GatedInput]) -> None:
-    """Add gated inputs to a wrapper that is built already."""
+def extend(wrapper: FilterMask, layer: TiedLayer) -> None:
+    """Let a wrapper that is built already pass its inputs through one more layer."""
     wrapper._tracker.unlock()
-    wrapper.gates = [*wrapper.gates, *readers]
+    wrapper.gates = [*wrapper.gates, layer]
     wrapper._tracker.lock()
 
 
@@ -244,36 +328,52 @@ def close_gates(
     """Turn gates into masks: what they shut is removed, and they act no more.
 
     The model computes what it did (outside of training), and can be rebuilt.
+    Gates that depend on the sample become their means over the training samples:
+    a channel whose mean saliency is below the threshold is removed, and the
+    weights that read another are multiplied with its mean. That is another
+    function, which wants some training.
 
     Args:
-        masked: A model made by `add_gates`.
+        masked: A model made by `add_gates` or `add_dynamic_gates`.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
         The masks of the groups that had a gate, see `kprune.masks`.
 
     Raises:
-        ValueError: The model has no gates of its own, or they depend on the
-            input.
+        ValueError: The model has no gates.
     """
     require_masked(masked, "close_gates()")
     graph = graph or trace(masked)
     known = gates(masked)
-    if not known or not all(isinstance(g, Gate) for g in known.values()):
+    if not known:
         raise ValueError(
             f"Model '{masked.name}' has no gates that could become masks. "
-            "close_gates() is for models made by kprune.masking.add_gates()."
+            "close_gates() is for models made by kprune.masking.add_gates() or "
+            "kprune.masking.add_dynamic_gates()."
         )
     before = masks(masked, graph)
     found = {}
     for name, gate in acting_gates(masked).items():
-        logits = np.where(before[name] > 0, read(gate.logits), -np.inf)
-        open_ = (logits > 0) | (logits == logits.max())
-        found[name] = np.where(open_, before[name], 0).astype("float32")
+        values = gate.static(before[name] > 0)
+        found[name] = np.where(values > 0, before[name], 0).astype("float32")
+        if isinstance(gate, DynamicGate):
+            _multiply(graph[name], np.where(values > 0, values, 1.0))
     set_masks(masked, found, graph)
     for gate in known.values():
         gate.acts = False
     return {name: found.get(name, before[name]) for name in known}
+
+
+def _multiply(group: Group, values: np.ndarray) -> None:
+    """Multiply the weights that read a group's channels."""
+    for member in group.consumers:
+        weights = np.array(read(member.variable))
+        rows = np.moveaxis(weights, member.axis, 0)
+        shape = (-1, member.index.shape[1], *[1] * (rows.ndim - 1))
+        factor = values.reshape(-1, 1).repeat(member.index.shape[1], 1)
+        rows[member.index] *= factor.reshape(shape).astype(rows.dtype)
+        member.variable.assign(weights)
 
 
 def acting_gates(masked: keras.Model) -> dict[str, GroupGate]:

@@ -12,6 +12,7 @@ from kprune.recipes.duplication import Duplication as Duplication
 from kprune.recipes.filtersketch import FilterSketch as FilterSketch
 from kprune.recipes.hgs import HGS as HGS
 from kprune.recipes.kdfs import KDFS as KDFS
+from kprune.recipes.manidp import ManiDP as ManiDP
 from kprune.recipes.msvfp import MSVFP as MSVFP
 from kprune.recipes.network_adjustment import NetworkAdjustment as NetworkAdjustment
 from kprune.recipes.orthoreg import OrthoReg as OrthoReg

@@ -59,6 +59,9 @@ def test_each_recipe_has_a_page_that_shows_what_it_prints(name):
 def test_the_code_of_each_page_begins_alike(name):
     (block,) = blocks(name, "python")
     assert f'"{name}"' in block
+    # Gates that depend on the sample are averaged before a rebuild.
+    lines = block.splitlines(keepends=True)
+    block = "".join(x for x in lines if "close_gates(masked)" not in x)
     assert block.endswith("\n".join(blocks("attenuation", "python")[0]
         .splitlines()[3:]) + "\n")  # fmt: skip
 

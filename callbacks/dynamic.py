@@ -1,0 +1,230 @@
+"""Pruning that depends on the sample."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+from typing import ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.arguments import number
+from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import keeper
+from kprune.callbacks._losses import showing
+from kprune.callbacks.base import PruningCallback
+from kprune.graph import Group
+from kprune.graph.values import read
+from kprune.masking import DynamicGate
+from kprune.masking import filter_masks
+from kprune.masking import gates
+from kprune.masking import protect_gates
+from kprune.masking.dynamic import MOMENTUM
+from kprune.session import Session
+
+_log = logging.getLogger("kprune")
+
+
+class DynamicGateCallback(PruningCallback):
+    """Trains gates that depend on the sample, and raises their thresholds.
+
+    The model must have them (`kprune.masking.add_dynamic_gates`). Before each
+    epoch the allocation says how many channels of each group the mean sample
+    may have; the threshold is the saliency that so many reach on the average
+    over the training samples. No filter is removed: which are computed is each
+    sample's. With saliencies `P` and means over places `Q` of the features that
+    they leave, rows scaled to length 1, the loss gains
+
+        sparsity * sum over groups of mean_i w_i mean_c P_ic
+        + similarity * sum over groups of mean (P P^T - Q Q^T)^2
+
+    where `w_i = max(0, 1 - loss_i / h)` with `h` half of the running mean of the
+    compiled loss: easy samples are to need fewer channels.
+
+    `logs` hold `pruned_macs` and so on: what would be gone if each sample had
+    as many channels as the mean one. `kprune.session.dynamic_cost` measures it.
+
+    Args:
+        criterion: What the allocation goes by. Defaults to the mean saliency.
+        reduce: See `kprune.prune`.
+        schedule: Which share of the target thresholds are at. See
+            `PruneCallback`.
+        allocation: See `kprune.prune`.
+        data: See `PruneCallback`.
+        run_dir: See `PruningCallback`.
+        sparsity: Weight of the mean saliency of easy samples.
+        similarity: Weight of the differences of similarities.
+
+    Raises:
+        ValueError: At construction, a negative weight. When `fit` begins: the
+            model has no dynamic gates, or more than one loss.
+
+    Example:
+
+    ```python
+    masked = kprune.wrap(model)
+    kprune.masking.add_dynamic_gates(masked)
+    masked.fit(train, epochs=30, callbacks=[
+        DynamicGateCallback(reduce={"macs": 0.5})
+    ])
+    print(kprune.session.dynamic_cost(masked, x_test))
+    ```
+    """
+
+    unsaved: ClassVar[tuple[str, ...]] = ("data", "run_dir")
+
+    def __init__(  # noqa: PLR0913  each is a choice of its own
+        self,
+        criterion: Any = None,
+        reduce: Mapping[str, float] | None = None,
+        schedule: Any = None,
+        allocation: Any = "uniform",
+        data: Any = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        sparsity: float = 5e-3,
+        similarity: float = 1.0,
+    ) -> None:
+        super().__init__(
+            criterion or self._mean,
+            reduce,
+            schedule,
+            allocation,
+            data,
+            [],
+            run_dir,
+        )
+        owner = type(self).__name__
+        self.sparsity = number(sparsity, owner, "sparsity", least=0)
+        self.similarity = number(similarity, owner, "similarity", least=0)
+        self._gates: dict[str, DynamicGate] = {}
+        self._saliencies: dict[str, Any] = {}
+        self._features: dict[str, Any] = {}
+        self._added: AddedLoss | None = None
+
+    def begin(self, session: Session) -> None:
+        masked = session.masked
+        self._gates = {
+            name: gate
+            for name, gate in gates(masked).items()
+            if isinstance(gate, DynamicGate)
+        }
+        if not self._gates:
+            raise ValueError(
+                f"Model '{masked.name}' has no gates that depend on the sample. Add "
+                "them before `fit`: kprune.masking.add_dynamic_gates(masked)."
+            )
+        whole = [g.name for g in session.groups if g.name not in self._gates]
+        if whole:
+            _log.warning(
+                "These groups have no gate, so that less than asked for is saved: %s.",
+                ", ".join(whole),
+            )
+        protect_gates(masked, session.optimizer)
+        each = _loss_by_sample(self.model)
+        for name, gate in self._gates.items():
+            gate.witness = keeper(self._saliencies, name)
+        for name, (wrapper, _) in showing(session).items():
+            wrapper.observer = keeper(self._features, name)
+        self._added = AddedLoss(self.model, self._loss_function(each))
+        self._added.attach()
+
+    def act(self, session: Session, fraction: float) -> None:
+        """Set the thresholds."""
+        for name, mask in self.choose(fraction).items():
+            gate = self._gates.get(name)
+            if gate is not None:
+                means = np.sort(read(gate.mean))[::-1]
+                gate.threshold.assign(means[max(1, int((mask > 0).sum())) - 1])
+
+    def status(self) -> dict[str, float]:
+        alive = self.session.alive()
+        for name, gate in self._gates.items():
+            alive[name] = gate.static(alive[name]) > 0
+        removed = self.policy.request(alive=alive).removed()
+        return {f"pruned_{key}": share for key, share in removed.items()}
+
+    def _end(self) -> None:
+        if self._added is not None:
+            self._added.detach()
+        for gate in self._gates.values():
+            gate.witness = None
+        for wrapper in filter_masks(self.session.masked):
+            wrapper.observer = None
+        self._saliencies, self._features = {}, {}
+        self.session.settle()
+
+    def _mean(self, group: Group) -> np.ndarray:
+        gate = self._gates.get(group.name)
+        return np.ones(group.size) if gate is None else read(gate.mean)
+
+    def _loss_function(self, each: Any) -> Any:
+        """Return the loss that is added, see `AddedLoss`."""
+        level = next(iter(self._gates.values())).loss_level
+
+        def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+            losses = ops.stop_gradient(each(y, y_pred))
+            mean = ops.mean(losses)
+            before = level.value
+            after = before + (1 - MOMENTUM) * (mean - before)
+            level.assign(ops.where(before > 0, after, mean))
+            easy = easiness(losses, before / 2)
+            total = ops.zeros(())
+            for name, given in self._saliencies.items():
+                sparse = ops.mean(easy * ops.mean(given, axis=-1))
+                total = total + self.sparsity * sparse
+                if name in self._features:
+                    apart = dissimilarity(given, self._features[name])
+                    total = total + self.similarity * apart
+            return total
+
+        return loss
+
+
+def easiness(losses: Any, height: Any) -> Any:
+    """Return how easy samples are: 1 with no loss, 0 from `height` on."""
+    safe = ops.maximum(height, 1e-7)
+    return ops.where(height > 0, ops.maximum(0.0, 1.0 - losses / safe), 0.0)
+
+
+def dissimilarity(saliencies: Any, features: Any) -> Any:
+    """Return how far samples that look alike are from being gated alike.
+
+    Args:
+        saliencies: `(samples, channels)`.
+        features: `(samples, ..., channels)`; no gradient reaches them.
+    """
+    features = ops.stop_gradient(ops.cast(features, "float32"))
+    places = tuple(range(1, len(features.shape) - 1))
+    means = ops.mean(features, axis=places) if places else features
+    one, other = (_similarities(rows) for rows in (saliencies, means))
+    return ops.mean(ops.square(one - other))
+
+
+def _similarities(rows: Any) -> Any:
+    squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)
+    rows = rows / ops.sqrt(squares + 1e-12)
+    return ops.matmul(rows, ops.transpose(rows))
+
+
+def _loss_by_sample(model: Any) -> Any:
+    """Return a function that gives the compiled loss of each sample."""
+    given = model.loss
+    if not (isinstance(given, str | keras.losses.Loss) or callable(given)):
+        raise ValueError(
+            "Dynamic gates are trained by the loss of each sample, so the model must "
+            f"be compiled with one loss. Received: loss={given!r}."
+        )
+    loss = keras.losses.get(given)
+    if isinstance(loss, keras.losses.Loss):
+        config = {**loss.get_config(), "reduction": None}
+        loss = type(loss).from_config(config)
+
+    def each(y: Any, y_pred: Any) -> Any:
+        values = loss(y, y_pred)
+        return ops.mean(ops.reshape(values, (ops.shape(y_pred)[0], -1)), axis=1)
+
+    return each

@@ -1,0 +1,150 @@
+"""Gates that depend on the sample: a branch predicts which channels matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kprune.arguments import whole
+from kprune.graph.values import read
+from kprune.masking.gate import GroupGate
+from kprune.masking.gate import TiedLayer
+
+MOMENTUM = 0.99
+"""Of running means over samples."""
+
+MOST = 1000.0
+"""Saliencies are cut off there."""
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class DynamicGate(GroupGate):
+    """A saliency per sample and channel; channels below a threshold are 0.
+
+    The saliencies are `ReLU(W2 ReLU(W1 mean(x)))` with the means over places of
+    what the first layer that writes the group reads. They multiply the channels
+    where they are read, as far as they reach `threshold`.
+
+    Args:
+        size: Channels of the group.
+        group: The group's name.
+        inputs: Channels of what the branch reads.
+        hidden: Units of `W1`.
+        reads: How often a pass through the model reads the gate.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    why_not_static = (
+        "has gates that depend on the input: each sample takes channels of its own, "
+        "and no smaller model computes the same. kprune.masking.close_gates(masked) "
+        "makes the static model, in which each gate is its mean over the training "
+        "samples."
+    )
+
+    def __init__(
+        self,
+        size: int,
+        group: str = "",
+        inputs: int = 1,
+        hidden: int = 1,
+        reads: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size, group, **kwargs)
+        self.inputs = whole(inputs, "DynamicGate", "inputs", of="channels")
+        self.hidden = whole(hidden, "DynamicGate", "hidden", of="units")
+        self.reads = whole(reads, "DynamicGate", "reads")
+        self.squeeze = keras.layers.Dense(
+            hidden,
+            activation="relu",
+            use_bias=False,
+            kernel_initializer="he_normal",
+        )
+        self.excite = keras.layers.Dense(
+            size,
+            activation="relu",
+            kernel_initializer="he_normal",
+            bias_initializer="ones",
+        )
+        self.squeeze.build((None, inputs))
+        self.excite.build((None, hidden))
+        self.threshold = self._state("threshold", -1.0)
+        self.mean = self._state("mean", 1.0, size)
+        self.loss_level = self._state("loss_level", 0.0)
+        # Called with the saliencies of a batch, those below the threshold too.
+        self.witness: Callable[[Any], None] | None = None
+        self._saliency: Any = None
+        self._left = 0
+        self.built = True
+
+    def learned(self) -> list[keras.Variable]:
+        return [*self.squeeze.trainable_weights, *self.excite.trainable_weights]
+
+    def look(self, inputs: Any, training: bool | None) -> None:
+        """Predict the saliencies of a batch, for all that will read them.
+
+        Args:
+            inputs: `(samples, ..., channels)`.
+            training: Whether this is a training step.
+        """
+        places = tuple(range(1, len(inputs.shape) - 1))
+        means = ops.mean(inputs, axis=places) if places else inputs
+        hidden = self.excite(self.squeeze(ops.cast(means, "float32")))
+        self._saliency = ops.minimum(hidden, MOST)
+        self._left = self.reads
+        if self.witness is not None:
+            self.witness(self._saliency)
+        if training:
+            batch = ops.stop_gradient(ops.mean(self._saliency, axis=0))
+            old = self.mean.value
+            self.mean.assign(old + (1 - MOMENTUM) * (batch - old))
+
+    def values(self, step: Any, training: bool | None) -> Any:
+        if self._left < 1:
+            raise RuntimeError(
+                f"Layers read the channels of '{self.group}' before it is known which "
+                "the samples need. Call the whole model: parts of one with dynamic "
+                "gates cannot run by themselves."
+            )
+        saliency = self._saliency
+        self._left -= 1
+        if not self._left:
+            self._saliency = None  # Nothing of a traced step may stay behind.
+        large = ops.cast(saliency >= self.threshold.value, saliency.dtype)
+        return saliency * large
+
+    def static(self, alive: np.ndarray) -> np.ndarray:
+        mean = np.where(alive, read(self.mean), 0.0)
+        kept = mean >= min(float(read(self.threshold)), float(mean.max()))
+        return np.where(alive & kept, np.maximum(mean, 1e-6), 0.0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the branch for one sample."""
+        return self.hidden * (self.inputs + self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "inputs": self.inputs,
+            "hidden": self.hidden,
+            "reads": self.reads,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class GateSource(TiedLayer):
+    """Shows a dynamic gate what a layer reads; passes it on unchanged.
+
+    Args:
+        gate: The `DynamicGate`.
+        **kwargs: See `keras.layers.Layer`.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        self.tied.gate.look(inputs, training)
+        return inputs

@@ -1,0 +1,122 @@
+"""ManiDP: gates that depend on the sample, their costs, their static model."""
+
+import keras
+import models
+import numpy as np
+import pytest
+from fitting import arrays
+from fitting import dataset
+from fitting import loss
+from fitting import small_net
+from harness import difference
+from harness import outputs
+
+import kprune
+from kprune.callbacks.dynamic import dissimilarity
+from kprune.callbacks.dynamic import easiness
+from kprune.graph.values import read
+from kprune.masking import add_dynamic_gates
+from kprune.masking import close_gates
+from kprune.masking import gates
+from kprune.session import dynamic_cost
+
+X, _ = arrays(8)
+
+
+def dense(seed=0):
+    """One group; returns what a NumPy copy of it needs."""
+    keras.utils.set_random_seed(seed)
+    masked = kprune.wrap(models.dense_layers([6], 3, 2))
+    (gate,) = add_dynamic_gates(masked).values()
+    x = np.random.default_rng(seed).normal(size=(5, 3)).astype("float32")
+    first, second = (gate.squeeze.get_weights(), gate.excite.get_weights())
+    saliency = np.maximum(
+        np.maximum(x @ first[0], 0) @ second[0] + second[1], 0
+    )
+    return masked, gate, x, saliency
+
+
+def test_each_sample_has_its_own_channels():
+    masked, gate, x, saliency = dense()
+    limit = np.sort(saliency.ravel())[12]
+    gate.threshold.assign(limit - 1e-4)
+    kernel, bias = masked.get_layer("d0").layer.get_weights()
+    head = masked.get_layer("head").layer.get_weights()
+    gated = saliency * (saliency >= limit - 1e-4)
+    expected = (np.maximum(x @ kernel + bias, 0) * gated) @ head[0] + head[1]
+    np.testing.assert_allclose(read(masked(x)), expected, rtol=1e-4, atol=1e-5)
+    open_ = (gated > 0).sum(axis=1)
+    assert len(set(open_)) > 1
+    macs = (open_ * (3 + 2)).mean() + 6 * (3 + 6)  # both layers; the branch
+    assert dynamic_cost(masked, x).macs == pytest.approx(macs, abs=1.5)
+
+
+def test_no_compact_model_but_a_static_one(tmp_path):
+    masked, gate, x, _ = dense()
+    gate.mean.assign([0.5, 2.0, 1.0, 0.1, 3.0, 0.7])
+    gate.threshold.assign(0.7)
+    with pytest.raises(ValueError, match="depend on the input"):
+        kprune.rebuild(masked)
+    with pytest.raises(ValueError, match="depend on the input"):
+        kprune.export(masked, tmp_path / "model.keras")
+    kernel, bias = masked.get_layer("d0").layer.get_weights()
+    head = masked.get_layer("head").layer.get_weights()
+    means = np.array([0, 2.0, 1.0, 0, 3.0, 0.7])
+    expected = (np.maximum(x @ kernel + bias, 0) * means) @ head[0] + head[1]
+    np.testing.assert_array_equal(close_gates(masked)["d0"], means > 0)
+    compact = kprune.rebuild(masked)
+    assert kprune.trace(compact)["d0"].size == 4
+    np.testing.assert_allclose(read(compact(x)), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="costs the same for all samples"):
+        dynamic_cost(masked, x)
+
+
+def test_from_end_to_end(tmp_path):
+    recipe = kprune.recipe("manidp", {"macs": 0.4}, epochs=2)
+    model = small_net(8)
+    masked = recipe.prepare(model)
+    masked.compile(
+        keras.optimizers.SGD(0.05),
+        loss(),
+        run_eagerly=keras.config.backend() != "jax",
+    )
+    branch = next(iter(gates(masked).values())).squeeze
+    before = np.array(branch.get_weights()[0])
+    history = masked.fit(
+        dataset(count=16), epochs=2, callbacks=recipe.callbacks, verbose=0
+    ).history
+    assert history["pruned_macs"][1] >= 0.4
+    assert (branch.get_weights()[0] != before).any()
+    for gate in gates(masked).values():
+        kept = gate.static(np.ones(8, bool)) > 0
+        assert kept.sum() == (read(gate.mean) >= read(gate.threshold)).sum()
+        assert kept.sum() < 8
+    masked.save(tmp_path / "dynamic.keras")
+    loaded = keras.saving.load_model(tmp_path / "dynamic.keras")
+    assert difference(outputs(masked, X), outputs(loaded, X)) <= 1e-6
+    close_gates(loaded)
+    compact = kprune.rebuild(loaded)
+    assert difference(outputs(loaded, X), outputs(compact, X)) <= 1e-5
+    assert kprune.cost(compact).macs <= 0.6 * kprune.cost(model).macs
+
+
+def test_easy_samples_and_similar_ones():
+    np.testing.assert_allclose(
+        read(easiness(np.array([0.0, 0.5, 1.0, 3.0], "float32"), 1.0)),
+        [1, 0.5, 0, 0],
+    )
+    rng = np.random.default_rng(0)
+    p, q = rng.normal(size=(4, 3)), rng.normal(size=(4, 2, 2, 5))
+    one, other = (
+        v / np.linalg.norm(v, axis=1, keepdims=True)
+        for v in (p, q.mean((1, 2)))
+    )
+    expected = np.square(one @ one.T - other @ other.T).mean()
+    found = dissimilarity(p.astype("float32"), q.astype("float32"))
+    assert float(read(found)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_nothing_is_recovered():
+    recipe = kprune.recipe("manidp", data=X, epochs=2, recover="reconstruct")
+    with pytest.raises(ValueError, match="removes no filter"):
+        assert recipe.callbacks
