@@ -40,6 +40,11 @@ class ManiDP(Recipe):
         'Pruning", CVPR 2021'
     )
     url = "https://arxiv.org/abs/2103.05861"
+    when = (
+        "Kernels that skip channels sample by sample are at hand, and samples differ "
+        "in how hard they are."
+    )
+    learns = ("gates",)
 
     @property
     def defaults(self) -> dict[str, Any]:
