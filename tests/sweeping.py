@@ -13,8 +13,8 @@ def main(folder: str, seconds: float) -> None:
     from fitting import arrays
     from runs.running import compiled
 
-    module = importlib.import_module("kprune.sweep")
-    module._BEAT = 1
+    importlib.import_module("kprune.sweep._study")._BEAT = 1
+    module = importlib.import_module("kprune.sweep._trial")
     pruned = module._pruned
 
     def slow(trial, setting):

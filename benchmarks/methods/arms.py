@@ -29,7 +29,7 @@ from kprune.duplication import Tolerance
 from kprune.duplication import duplicate
 from kprune.pruning import WITH_DATA
 from kprune.recipes import Recipe
-from kprune.recipes.base import removal_epoch
+from kprune.recipes._timing import removal_epoch
 from kprune.schedules import Constant
 from kprune.schedules import OneShot
 

@@ -12,9 +12,9 @@ from kprune import schedules
 from kprune.callbacks import AttenuateCallback
 from kprune.recipes._page import before
 from kprune.recipes._page import tuning
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.base import removal_epoch
 
 
 @register("attenuation")

@@ -256,23 +256,6 @@ class Recipe(Part, abc.ABC):
             ) from error
 
 
-def removal_epoch(epochs: int, share: float = 1 / 3) -> int:
-    """Return the epoch, from 0, before which the last filters go.
-
-    In runs of fewer than 60 epochs that is at a third: the steps that follow
-    decide more than anything before. `share` is for longer ones.
-
-    Args:
-        epochs: How many epochs there are, at least 2.
-        share: Published share of the epochs.
-    """
-    if epochs < _SHORT:
-        share = 1 / 3
-    return min(max(1, round(share * epochs)), epochs - 1)
-
-
-_SHORT = 60
-
 _RESOLVED = {"criterion": criteria.get, "allocation": allocations.get}
 """Parts that may be names."""
 
@@ -373,8 +356,8 @@ def recipe(
         reduce: Share of each cost to remove. See `kprune.prune`. Defaults to
             `{"macs": 0.5}`.
         data: Samples for criteria and allocations that run the model. See
-            `kprune.prune`. `"duplication"`, `"msvfp"` and `"hgs"` need
-            training data `(x, y)`.
+            `kprune.prune`. `needs` of a recipe says whether it takes them, and
+            whether with labels: training data `(x, y)`.
         epochs: How many epochs `fit` will have, fine-tuning included.
         recover: How to repair the layers that stay, when filters have gone and
             before training goes on: `"reconstruct"` or another of

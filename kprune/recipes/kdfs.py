@@ -16,9 +16,9 @@ from kprune.masking.gating import gated_readers
 from kprune.recipes._page import before
 from kprune.recipes._page import during
 from kprune.recipes._page import tuning
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
-from kprune.recipes.base import removal_epoch
 
 
 @register("kdfs")

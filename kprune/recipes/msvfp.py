@@ -7,8 +7,8 @@ from typing import Any
 from kprune import allocation
 from kprune import schedules
 from kprune.recipes._hard import HardRecipe
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import register
-from kprune.recipes.base import removal_epoch
 
 STEP = 0.03
 """Share of the costs that goes between epochs of training."""

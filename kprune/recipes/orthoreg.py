@@ -9,8 +9,8 @@ from kprune import criteria
 from kprune import regularizers
 from kprune import schedules
 from kprune.recipes._hard import PenalisedRecipe
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import register
-from kprune.recipes.base import removal_epoch
 
 
 @register("orthoreg")

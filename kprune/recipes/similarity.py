@@ -7,8 +7,8 @@ from typing import Any
 from kprune import criteria
 from kprune import schedules
 from kprune.recipes._hard import HardRecipe
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import register
-from kprune.recipes.base import removal_epoch
 
 ROUNDS = 10
 """Rounds at most, so that training between them is worth its name."""

@@ -1,0 +1,6 @@
+"""Many ways to prune one model, tried and compared."""
+
+from kprune.sweep._study import finished as finished
+from kprune.sweep.api import METHODS as METHODS
+from kprune.sweep.api import best_model as best_model
+from kprune.sweep.api import sweep as sweep

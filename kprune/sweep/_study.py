@@ -1,0 +1,146 @@
+"""The Optuna study of a sweep: where it is kept, what waits, what ends early."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import optuna
+
+FILE = "study.db"
+
+_BEAT = 30  # seconds between the signs of life that a trial gives
+
+
+def load() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            'A sweep needs Optuna: pip install "kprune[sweep]".'
+        ) from error
+    return optuna
+
+
+def create(
+    folder: Path, storage: Any, name: str, direction: str, seed: int
+) -> optuna.Study:
+    """Return the study of a name, which goes on if it is there.
+
+    Args:
+        folder: Of the runs.
+        storage: See `kprune.sweep`.
+        name: Of the study.
+        direction: `"minimize"` or `"maximize"`.
+        seed: Of its sampler.
+    """
+    optuna = load()
+    return optuna.create_study(
+        storage=_storage(optuna, storage, folder),
+        study_name=name,
+        direction=direction,
+        sampler=optuna.samplers.RandomSampler(seed=seed),
+        pruner=_pruner(optuna),
+        load_if_exists=True,
+    )
+
+
+def enqueue(
+    study: optuna.Study, trials: list[dict[str, Any]], folder: Path
+) -> None:
+    """Let trials wait that are not there yet."""
+    import filelock
+
+    with filelock.FileLock(folder / f".{FILE}.lock"):
+        there = [
+            {
+                key: trial.user_attrs.get(key)
+                for key in ("method", "target", "parts")
+            }
+            for trial in study.get_trials(deepcopy=False)
+        ]
+        for trial in trials:
+            if trial not in there:
+                study.enqueue_trial(trial["target"], user_attrs=trial)
+
+
+def waits(study: optuna.Study) -> bool:
+    """Return whether a trial is left to begin."""
+    trials = study.get_trials(deepcopy=False)
+    return any(trial.state.name == "WAITING" for trial in trials)
+
+
+def optimize(
+    study: optuna.Study,
+    run: Callable[[optuna.Trial], float],
+    seconds: float,
+) -> None:
+    """Run trials that wait, until none does or the time is over."""
+    optuna = load()
+    with warnings.catch_warnings():
+        # Signs of life are experimental in Optuna, and so is what reads them.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+        if not waits(study):
+            return
+        study.optimize(
+            run,
+            timeout=seconds,
+            catch=(Exception,),
+            callbacks=[lambda study, _: None if waits(study) else study.stop()],
+        )
+
+
+def finished(study: optuna.Study) -> list[Any]:
+    """Return the trials that gave a result."""
+    return [
+        t
+        for t in study.get_trials(deepcopy=False)
+        if t.state.name == "COMPLETE"
+    ]
+
+
+def _storage(optuna: Any, storage: Any, folder: Path) -> Any:
+    """Return a storage in which trials of killed processes are tried again."""
+    url = storage or f"sqlite:///{(folder / FILE).resolve()}"
+    if not isinstance(url, str) or url.startswith(("redis:", "journal:")):
+        return url
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            url,
+            heartbeat_interval=_BEAT,
+            heartbeat_stale_trial_callback=(
+                optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
+            ),
+        )
+
+
+def _pruner(optuna: Any) -> Any:
+    class SameTarget(optuna.pruners.BasePruner):
+        """Ends what is worse than the median of the same target."""
+
+        def prune(self, study: Any, trial: Any) -> bool:
+            step = trial.last_step
+            target = trial.user_attrs["target"]
+            others = [
+                other.intermediate_values[step]
+                for other in finished(study)
+                if other.user_attrs["target"] == target
+                and step in other.intermediate_values
+            ]
+            if not others:
+                return False
+            value = trial.intermediate_values[step]
+            middle = float(np.median(others))
+            if study.direction.name == "MINIMIZE":
+                return bool(value > middle)
+            return bool(value < middle)
+
+    return SameTarget()

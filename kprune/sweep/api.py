@@ -1,0 +1,230 @@
+"""sweep(): many ways to prune one model, tried and compared."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras
+
+from kprune.arguments import did_you_mean
+from kprune.arguments import model as check_model
+from kprune.arguments import number
+from kprune.arguments import share
+from kprune.data.source import as_source
+from kprune.registry import modules
+from kprune.runs.describe import model_words
+from kprune.runs.measure import metrics
+from kprune.sweep import _study
+from kprune.sweep import _trial
+
+if TYPE_CHECKING:
+    import optuna
+
+METHODS = (_trial.DEFAULT, "l1", "taylor", "similarity", "attenuation")
+PARTS = ("allocation", "recover")
+
+
+def sweep(  # noqa: PLR0913  each is a choice of its own
+    model: keras.Model,
+    methods: Sequence[str] = METHODS,
+    reduce: Mapping[str, Iterable[float]] | None = None,
+    data: Any = None,
+    validation: Any = None,
+    parts: Mapping[str, Iterable[Any]] | None = None,
+    *,
+    hours: float = 1.0,
+    epochs: int = 10,
+    batch_size: int = 64,
+    metric: str | None = None,
+    run_dir: str | os.PathLike[str] = "runs",
+    storage: Any = None,
+    name: str | None = None,
+    seed: int = 0,
+) -> optuna.Study:
+    """Try methods, targets and parts on one model, and compare the results.
+
+    Each combination is a trial of an Optuna study and has a run folder, see
+    `docs/runs.md`. Calling this again with the same storage and name goes on
+    where it ended, tries only what is new, and tries again what a process that
+    was killed had begun. Several processes or machines that share a storage
+    share the trials. Training that is worse than half of the trials of the same
+    target were at the same epoch ends early.
+
+    Args:
+        model: A trained and compiled model. It stays as it is.
+        methods: Names of recipes, which train for `epochs`, and of criteria, by
+            which `kprune.prune` prunes at once. A name of both is the recipe.
+            `"default"` is what `kprune.prune` does by itself.
+        reduce: For each cost the shares to remove: `{"macs": [0.3, 0.5, 0.7]}`.
+            Defaults to these. With several costs, all combinations.
+        data: Arrays `(x, y)` to prune and train with.
+        validation: Samples `(x, y)` to compare on. They should be neither
+            training nor test data.
+        parts: Choices of `"allocation"` and `"recover"` to combine with each
+            method: `{"recover": [None, "bn"]}`. `None` is the method's own.
+        hours: Time after which no trial begins, and training ends.
+        epochs: Epochs of a recipe.
+        batch_size: Samples per step of a recipe.
+        metric: Name of the compiled metric to compare by. Defaults to the first
+            one, or the loss where there is none. A loss or an error is
+            minimised, everything else maximised.
+        run_dir: Folder of the runs.
+        storage: URL or object of an Optuna storage. Defaults to an SQLite file
+            in `run_dir`.
+        name: Name of the study. Defaults to one that follows from the model.
+        seed: Of every trial.
+
+    Returns:
+        The `optuna.Study`. `user_attrs` of a trial say its `method`, `target`
+        and `parts`, and of a finished one its `run`, a folder. See `best_model`.
+
+    Raises:
+        ImportError: Optuna is missing.
+        ValueError: An unknown name, a share outside of (0, 1), or a model
+            without a loss.
+
+    Example:
+
+    ```python
+    study = kprune.sweep(model, data=(x, y), validation=(x_val, y_val), hours=1)
+    compact = kprune.load(kprune.best_model(study, {"macs": 0.5}))
+    ```
+    """
+    _study.load()
+    check_model(model, "sweep()")
+    trials = list(_trials(methods, reduce, parts))
+    folder = Path(run_dir)
+    given = as_source(validation, model, "validation")
+    before = metrics(model, given, None)
+    metric = _metric(before, metric)
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = 3600 * number(hours, "sweep()", "hours", above=0)
+    direction = "minimize" if _minimised(metric) else "maximize"
+    study = _study.create(
+        folder, storage, name or _study_name(model), direction, seed
+    )
+    study.set_user_attr("metric", metric)
+    study.set_user_attr("original", before[metric])
+    _study.enqueue(study, trials, folder)
+    setting = _trial.Setting(
+        model,
+        data,
+        given,
+        metric,
+        epochs,
+        batch_size,
+        folder,
+        seed,
+        time.monotonic() + seconds,
+    )
+    _study.optimize(
+        study, lambda trial: _trial.run(study, trial, setting), seconds
+    )
+    return study
+
+
+def best_model(
+    study: optuna.Study, target: Mapping[str, float] | None = None
+) -> Path:
+    """Return the file of the best model of a sweep.
+
+    Args:
+        study: What `sweep` returned.
+        target: Among the trials of this target: `{"macs": 0.5}`. Defaults to
+            all.
+
+    Raises:
+        ValueError: No trial has finished.
+    """
+    wanted = None if target is None else dict(target)
+    done = [
+        trial
+        for trial in _study.finished(study)
+        if wanted in (None, trial.user_attrs["target"])
+    ]
+    if not done:
+        targets = [
+            trial.user_attrs["target"] for trial in _study.finished(study)
+        ]
+        raise ValueError(
+            f"No trial of the sweep has finished with the target {wanted}. "
+            f"Finished are: {targets}."
+        )
+    choose = min if study.direction.name == "MINIMIZE" else max
+    winner = choose(done, key=lambda trial: trial.value)
+    return Path(winner.user_attrs["run"]) / "compact.keras"
+
+
+def _trials(
+    methods: Sequence[str],
+    reduce: Mapping[str, Iterable[float]] | None,
+    parts: Mapping[str, Iterable[Any]] | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield what each trial is: the cheap methods first, for each target.
+
+    Raises:
+        ValueError: A name that is not known, or a share outside of (0, 1).
+    """
+    known = [_trial.DEFAULT, *modules("criteria"), *modules("recipes")]
+    for method in methods:
+        if method not in known:
+            raise ValueError(
+                f"sweep() does not know the method {method!r}. "
+                f"{did_you_mean(method, known)}"
+            )
+    targets = reduce or {"macs": (0.3, 0.5, 0.7)}
+    shares = [
+        [share(s, "sweep()", "reduce") for s in v] for v in targets.values()
+    ]
+    choices = parts or {}
+    for part in choices:
+        if part not in PARTS:
+            raise ValueError(
+                f"sweep() does not know the part {part!r}. "
+                f"{did_you_mean(part, PARTS)}"
+            )
+    for method in sorted(methods, key=_trial.trains):
+        for chosen in itertools.product(*choices.values()):
+            for wanted in itertools.product(*shares):
+                yield {
+                    "method": method,
+                    "target": dict(zip(targets, wanted, strict=True)),
+                    "parts": {
+                        part: value
+                        for part, value in zip(choices, chosen, strict=True)
+                        if value is not None
+                    },
+                }
+
+
+def _metric(before: Mapping[str, float], wanted: str | None) -> str:
+    if not before:
+        raise ValueError(
+            "sweep() compares by a metric of the model: compile it with a loss, and "
+            "give labelled samples as `validation`: (x, y)."
+        )
+    if wanted is None:
+        return next((n for n in before if not n.endswith("loss")), "loss")
+    if wanted not in before:
+        raise ValueError(
+            f"The model has no metric {wanted!r}. {did_you_mean(wanted, before)}"
+        )
+    return wanted
+
+
+def _minimised(metric: str) -> bool:
+    return any(word in metric for word in ("loss", "error", "mae", "mse"))
+
+
+def _study_name(model: keras.Model) -> str:
+    words = model_words(model)
+    return f"{words['name']}-{words['fingerprint']}"
