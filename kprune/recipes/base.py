@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import inspect
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.parts import EVIDENCE
 from kprune.parts import Part
+from kprune.recipes._functions import class_of
 from kprune.recipes._page import page
 from kprune.recipes._promise import Promise
 from kprune.recovery import base as recoveries
@@ -260,43 +260,9 @@ _RESOLVED = {"criterion": criteria.get, "allocation": allocations.get}
 """Parts that may be names."""
 
 
-class _Function(Recipe):
-    """A plain function that returns callbacks, as a recipe."""
-
-    fewest_epochs = 1
-    function: Callable[..., list[Any]]
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        arguments = list(inspect.signature(self.function).parameters.values())
-        return {argument.name: argument.default for argument in arguments[3:]}
-
-    def actions(self) -> list[keras.callbacks.Callback]:
-        parts = dict(self.parts)
-        if self.recover is not None:
-            if "recover" not in parts:
-                raise ValueError(
-                    f"Recipe '{self.name}' is a function without an argument "
-                    "`recover`. Give it one, and hand it to the callbacks."
-                )
-            parts["recover"] = self.recover
-        return self.function(
-            self.reduce or None, self.data, self.epochs, **parts
-        )
-
-
 def _adapt(function: Callable[..., list[Any]], **arguments: Any) -> Recipe:
-    return _class_of(function, function.__name__)(**arguments)
-
-
-def _class_of(function: Callable[..., list[Any]], name: str) -> type[Recipe]:
-    lines = (inspect.getdoc(function) or "").splitlines()
-    content = {
-        "function": staticmethod(function),
-        "name": name,
-        "summary": lines[0] if lines else "",
-    }
-    return type(name, (_Function,), content)
+    made: Recipe = class_of(function, function.__name__, Recipe)(**arguments)
+    return made
 
 
 registry = Registry("recipe", Recipe, _adapt, "recipes")
@@ -332,7 +298,7 @@ def register(name: str) -> Callable[[Any], Any]:
             decorate(thing)
             thing.name = name
         else:
-            decorate(_class_of(thing, name))
+            decorate(class_of(thing, name, Recipe))
         return thing
 
     return decorator
