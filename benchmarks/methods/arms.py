@@ -251,6 +251,7 @@ ARMS = {
     "ascp": Arm("ASCP", "ascp"),
     "kdfs": Arm("KDFS", "kdfs"),
     "scop": Arm("SCOP", "scop"),
+    "manidp": Arm("ManiDP, its static model", "manidp"),
     "network-adjustment": Arm("Network Adjustment", "network-adjustment"),
     "network-adjustment-same": Arm(
         "Network Adjustment, the same MACs", "network-adjustment", whole=True

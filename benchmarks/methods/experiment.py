@@ -16,10 +16,13 @@ import numpy as np
 import kprune
 from kprune import binary
 from kprune.data import normalize_cifar10
+from kprune.masking import acting_gates
+from kprune.masking import close_gates
 from kprune.parts import code
 from kprune.report.measure import accuracy
 from kprune.report.measure import predict
 from kprune.report.measure import relative_difference
+from kprune.session.dynamic import dynamic_cost
 
 BATCH = 1000
 """Images per step where nothing is trained."""
@@ -245,6 +248,7 @@ class Bench:
             verbose=0,
         )
         fitted = time.perf_counter()
+        dynamic = self._dynamic(masked)
         compact = kprune.rebuild(masked)
         scores = predict(compact, self.x_test, BATCH)
         expected = predict(masked, self.x_test, BATCH)
@@ -265,6 +269,7 @@ class Bench:
             "macs": self._cost(cost, "macs"),
             "params": self._cost(cost, "params"),
             "memory": self._memory(compact),
+            **dynamic,
             "kept": {
                 group: int((mask > 0).sum())
                 for group, mask in kprune.masks(masked).items()
@@ -280,6 +285,20 @@ class Bench:
                 "fit": round(fitted - prepared, 2),
             },
             "versions": versions(),
+        }
+
+    def _dynamic(self, masked: keras.Model) -> dict[str, Any]:
+        """Measure gates that depend on the sample, then make masks of them."""
+        if not acting_gates(masked):
+            return {}
+        scores = predict(masked, self.x_test, BATCH)
+        cost = dynamic_cost(masked, self.x_test[data.REPORT][:1000])
+        close_gates(masked)
+        return {
+            "dynamic": {
+                "final": score(scores, self.images.y_test),
+                "mean_macs": self._cost(cost, "macs"),
+            }
         }
 
     def _memory(self, compact: keras.Model) -> dict[str, float]:

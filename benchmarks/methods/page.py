@@ -210,6 +210,14 @@ def notes(results: list[Result]) -> list[str]:
     ]
     if missed:
         lines.append(f"Short of their target: {'; '.join(missed)}.")
+    lines += [
+        f"{run['title']} (seed {run['seed']}): with gates that depend on the image, "
+        f"{run['dynamic']['final'][claims.SLICE]:.2f} % on `{claims.SLICE}`, and the "
+        f"mean image needs {run['dynamic']['mean_macs']['removed']:.1%} fewer MACs, "
+        "the branches that choose included."
+        for run in results
+        if "dynamic" in run
+    ]
     worst = max(r["masked_to_compact"]["relative_difference"] for r in results)
     labels = sum(r["masked_to_compact"]["other_labels"] for r in results)
     lines.append(
