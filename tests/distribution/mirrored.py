@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -151,6 +153,19 @@ def trains_as_on_one_device(name):
     np.testing.assert_allclose(
         compact.predict(X, verbose=0), mirrored.predict(X, verbose=0), atol=1e-5
     )
+
+
+def the_page_runs():
+    """The code of docs/distribution.md, on two devices of this machine."""
+    page = Path(__file__).parents[2] / "docs" / "distribution.md"
+    code = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    named = "tf.distribute.MirroredStrategy()"
+    assert named in code
+    place = {"STRATEGY": STRATEGY}
+    exec(code.replace(named, "STRATEGY"), place)
+    full, compact = (kprune.cost(place[n]).macs for n in ("model", "compact"))
+    assert compact <= 0.5 * full
+    assert_mirrored(place["compact"])
 
 
 if __name__ == "__main__":
