@@ -83,6 +83,12 @@ def test_every_arm_meets_its_target(bench, name):
     target = 0.0 if arms.ARMS[name].whole else TARGET
     before = [w.copy() for w in bench.model.get_weights()]
     result = bench.run(name, target, 0)
+    if "dynamic" in result:
+        # Filters that few images need are gone from the static model at once.
+        assert target <= result["macs"]["removed"] < 1
+        assert result["dynamic"]["mean_macs"]["removed"] < 1
+        assert result["masked_to_compact"]["relative_difference"] < 1e-5
+        return
     assert target <= result["macs"]["removed"] < target + 0.15
     assert [row["epoch"] for row in result["epochs"]] == [1, 2, 3]
     assert result["epochs"][-1]["macs_removed"] == result["macs"]["removed"]
