@@ -11,6 +11,8 @@ ARGS ?=
 PARALLEL ?= -n auto --dist loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Tests start many processes, which would compile TensorFlow's files one by one.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-backends test-tensorflow test-jax \

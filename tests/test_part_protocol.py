@@ -47,7 +47,11 @@ class Names(dict):
         super().__init__()
         self.packages = [first, kprune.criteria, kprune.allocation]
         self.packages += [kprune.schedules, kprune.factors, kprune.callbacks]
-        self.packages += [kprune.duplication, kprune.regularizers]
+        self.packages += [
+            kprune.duplication,
+            kprune.regularizers,
+            kprune.binary,
+        ]
 
     def __missing__(self, name):
         for package in self.packages:

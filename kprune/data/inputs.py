@@ -90,7 +90,6 @@ class ModelInputs:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._probed = False
         sequential = isinstance(model, keras.Sequential)
         self._structure = model.inputs[0] if sequential else model.input
         keys: dict[int, str] = {}
@@ -193,8 +192,7 @@ class ModelInputs:
         """Raise if inputs hold NaN or infinity that the model cannot take.
 
         A model may replace such values: what counts is that its outputs are
-        finite. Those of the first samples are looked at in any case, for they
-        overflow where samples lack the scaling that the model was trained with.
+        finite.
 
         Args:
             x: Matched inputs.
@@ -220,17 +218,29 @@ class ModelInputs:
                 f"'{self._model.name}' are not finite there. Leave such samples "
                 "out, or replace the values, for example with numpy.nan_to_num."
             )
-        if start == 0 and not self._probed:
-            first = slice(self._model.inputs[0].shape[0] or PROBED)
-            if not self._finite_outputs(leaves, first):
-                raise ValueError(
-                    f"Model '{self._model.name}' gives NaN or infinite outputs for "
-                    f"the first samples of `{argument}`, whose inputs are finite. "
-                    "Scale and preprocess them as for its training; if they are, "
-                    "look at its weights."
-                )
-            self._probed = True
         return True
+
+    def check_outputs(self, x: Any, argument: str) -> None:
+        """Raise if finite inputs give outputs that are not finite.
+
+        They overflow where samples lack the scaling that the model was trained
+        with. Only the first samples are looked at.
+
+        Args:
+            x: Matched inputs.
+            argument: Name of the argument they come from.
+
+        Raises:
+            ValueError: It names the argument and the model.
+        """
+        rows = slice(self._model.inputs[0].shape[0] or PROBED)
+        if not self._finite_outputs(keras.tree.flatten(x), rows):
+            raise ValueError(
+                f"Model '{self._model.name}' gives NaN or infinite outputs for the "
+                f"first samples of `{argument}`, whose inputs are finite. Scale and "
+                "preprocess them as for its training; if they are, look at its "
+                "weights."
+            )
 
     def _doubtful(self, leaves: Sequence[Any]) -> np.ndarray:
         arrays = [leaf for leaf in leaves if leaf is not None]
@@ -247,7 +257,9 @@ class ModelInputs:
         x = keras.tree.pack_sequence_as(
             self._structure, [a if a is None else a[rows] for a in leaves]
         )
-        outputs = keras.tree.flatten(self._model(x, training=False))
+        # A look changes nothing: no counter, no seed.
+        with keras.StatelessScope():
+            outputs = keras.tree.flatten(self._model(x, training=False))
         return all(
             first_not_finite(keras.ops.convert_to_numpy(y)) is None
             for y in outputs

@@ -323,8 +323,9 @@ class Source:
             return
         leaves = keras.tree.flatten(self._whole[0])
         if all(a is None or _in_memory(a) for a in leaves):
-            for _ in self._all():
-                pass
+            for start, (x, *_) in enumerate(self._all()):
+                if start == 0 and not self._replaces:
+                    self._takes.check_outputs(x, self.argument)
             self._values_checked = True
 
     def _check_spec(self, spec: Any) -> None:

@@ -141,6 +141,7 @@ def test_copies_that_are_there_already_are_taken_as_they_are():
     assert saved(masked_full(), kprune.rebuild(masked)) >= 0.6
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     """Copies are found again in the restored weights."""
     whole = kprune.wrap(compiled())

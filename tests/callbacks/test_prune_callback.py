@@ -83,6 +83,7 @@ def test_by_default_two_thirds_of_the_epochs_prune():
     assert history["pruned_macs"][1] == history["pruned_macs"][2]
 
 
+@pytest.mark.slow
 def test_validation_sees_the_pruned_net():
     masked = compiled()
     callback = PruneCallback(schedule="one_shot")

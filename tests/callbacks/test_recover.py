@@ -201,6 +201,7 @@ def test_slots_of_what_stays_are_kept():
         assert not gone.any()
 
 
+@pytest.mark.slow
 def test_an_average_of_weights_moves_with_the_repair():
     kernels = []
 

@@ -53,6 +53,7 @@ def test_a_method_trains_and_writes_the_compact_model(files, method, model):
     assert "small.keras" in result.stdout
 
 
+@pytest.mark.slow
 def test_parts_of_a_method_can_be_replaced(files, model):
     options = (
         "--method",
@@ -71,6 +72,7 @@ def test_parts_of_a_method_can_be_replaced(files, model):
     assert sizes[0] != sizes[1] == prunable_sizes(kprune.rebuild(expected))
 
 
+@pytest.mark.slow
 def test_a_learning_rate_of_ones_own(files, model):
     # A schedule that has run out: nothing would be learnt.
     rate = keras.optimizers.schedules.PolynomialDecay(0.1, 1, 0.0)

@@ -167,6 +167,7 @@ def test_comparison_needs_two(files):
         compare([files / "small.tflite"] * 2, precision=0)
 
 
+@pytest.mark.slow
 def test_integer_inputs_and_unknown_axes(tmp_path):
     kprune.export(zoo.recurrent(), tmp_path / "ids.tflite", samples=2)
     assert kprune.benchmark(tmp_path / "ids.tflite", seconds=0).median > 0

@@ -201,6 +201,7 @@ def test_the_layers_that_the_page_lists_are_covered(tmp_path, caplog):
     assert report.max_rel < 0.1
 
 
+@pytest.mark.slow
 def test_what_is_not_covered_is_named(tmp_path, caplog):
     model = small(
         layers.LayerNormalization(name="norm"),

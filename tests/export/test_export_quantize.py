@@ -28,6 +28,7 @@ def wide():
     )
 
 
+@pytest.mark.slow
 def test_sizes_shrink_as_promised(wide, tmp_path):
     plain = kprune.export(wide, tmp_path / "f.tflite").size
     half = kprune.export(wide, tmp_path / "h.tflite", quantize="float16")

@@ -73,6 +73,7 @@ def test_the_same_is_computed(name):
         assert embedded_parts(build()) == embedded
 
 
+@pytest.mark.slow
 def test_mobilenet_has_a_counterpart_for_every_layer():
     model = keras.applications.MobileNetV2(
         (32, 32, 3), alpha=0.35, weights=None, classes=10

@@ -22,6 +22,9 @@ FAMILIES = {
 
 
 SLOW = (
+    "VGG16",
+    "ResNet50V2",
+    "MobileNet",
     "EfficientNetV2B0",
     "DenseNet121",
     "InceptionV3",

@@ -37,6 +37,8 @@ SLOW = {
     hub.segformer,
     hub.csp_darknet,
     hub.deeplab_v3,
+    hub.mit,
+    hub.densenet,
 }
 
 
@@ -93,6 +95,7 @@ def test_what_kprune_cannot_see_is_left_and_the_rest_is_exact(build):
 
 
 # What keras-hub's Swin tells of itself.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Layer 'attn' .* was passed an input")
 def test_swin_is_pruned_between_its_windows():
     with floatx("float64"):

@@ -151,7 +151,26 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("build", CASES, ids=lambda f: f.__name__)
+SLOW = {
+    "bidirectional",
+    "cells",
+    "conv_lstm_bidirectional",
+    "distributed_twice",
+    "stacked",
+}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(
+            build,
+            id=build.__name__,
+            marks=[pytest.mark.slow] if build.__name__ in SLOW else [],
+        )
+        for build in CASES
+    ],
+)
 def test_recurrent(build, tmp_path):
     run_pruning_test(build, tmp_path, expected=CASES[build])
 

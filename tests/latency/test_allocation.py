@@ -137,6 +137,7 @@ def test_without_a_table_this_machine_is_measured(monkeypatch, tmp_path):
     assert kprune.latency.load(file).size > 0
 
 
+@pytest.mark.slow
 def test_a_runtime_of_ones_own_is_measured(monkeypatch, tmp_path):
     registry = kprune.latency.runtimes.base.registry
     monkeypatch.setattr(registry, "_factories", {})
@@ -150,6 +151,7 @@ def test_a_runtime_of_ones_own_is_measured(monkeypatch, tmp_path):
         kprune.latency.profile(network(), runtime="bord")
 
 
+@pytest.mark.slow
 def test_profile_keeps_a_table_per_setting(monkeypatch, tmp_path):
     monkeypatch.setattr(
         LiteRT, "measure", staticmethod(fake_device.milliseconds)

@@ -120,6 +120,7 @@ def test_layouts_survive_json(conversion):
     assert Layout.from_json(layout.to_json()) == layout
 
 
+@pytest.mark.slow
 def test_layers_left_out_do_not_vary():
     masked = kprune.wrap(network(), skip=["a", "dense"])
     layout = Conversion(masked, "float32").layout

@@ -291,6 +291,7 @@ def test_times_in_logs(text, milliseconds):
     assert parse_log(text) == pytest.approx(milliseconds)
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_device(folder, model, tmp_path):
     write_logs(folder)
     table = read_logs(folder, "a phone")

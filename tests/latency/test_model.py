@@ -83,6 +83,7 @@ def test_masks_count_like_the_compact_model(profiled):
     assert predict(other, table) < before
 
 
+@pytest.mark.slow
 def test_whole_models_set_the_factor(profiled):
     masked, _table, latency = profiled
     slower = LatencyTable("a slower fake")

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.tensorflow
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "latency.md"
 
 
+@pytest.mark.slow
 def test_the_worked_example(monkeypatch, tmp_path):
     monkeypatch.setattr(runtimes.base.registry, "_factories", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -44,6 +45,7 @@ def test_the_worked_example(monkeypatch, tmp_path):
     assert after <= 0.6 * before * 1.01
 
 
+@pytest.mark.slow
 def test_onnx_runtime_has_a_time_of_its_own():
     pytest.importorskip("tf2onnx", reason="needs the extra onnx")
     runtime = runtimes.get("onnxruntime")

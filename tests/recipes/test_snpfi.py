@@ -16,6 +16,7 @@ from kprune.criteria import Shapley
 from kprune.recovery import InteractionMatch
 
 
+@pytest.mark.slow
 def test_from_end_to_end():
     model = small_net(8)
     eager = keras.config.backend() != "jax"

@@ -55,6 +55,7 @@ def errors(original, session, x):
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_coalitions_come_closer_and_the_result_can_be_rebuilt():
     original, session, unmatched = matched()
     fresh, masked = images(seed=1), session.masked

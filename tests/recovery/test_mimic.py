@@ -195,6 +195,7 @@ def test_several_inputs_and_outputs():
     assert error(model, masked, x) < start
 
 
+@pytest.mark.slow
 def test_the_models_own_compilation_stays():
     model = chain()
     model.compile("adam", "mse")

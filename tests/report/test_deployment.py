@@ -75,6 +75,7 @@ def test_deploy_makes_rows_files_and_a_summary(model, x, evaluation, tmp_path):
         assert file in text
 
 
+@pytest.mark.slow
 def test_without_onnx_its_row_is_left_out_and_the_extra_named(
     model, x, evaluation, monkeypatch
 ):

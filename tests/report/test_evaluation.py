@@ -90,6 +90,7 @@ def test_int8_differs_and_says_how_much(model, x, tmp_path):
     assert row.agreement == row.accuracy  # every label is what Keras answers
 
 
+@pytest.mark.slow
 def test_latency_fills_the_rows_of_runtime_files(model, x, tmp_path):
     evaluation = Evaluation(x, labels_with(model, x, 30), tmp_path)
     evaluation.measure_latency(seconds=0)  # no file, nothing to do
