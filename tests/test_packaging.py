@@ -46,6 +46,8 @@ def test_build_holds_every_module_and_nothing_else(tmp_path):
 
 def test_version_is_the_installed_one():
     assert importlib.metadata.version("kprune") == kprune.__version__
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {kprune.__version__}\n" in citation
 
 
 def read_setup():
