@@ -205,12 +205,17 @@ def about_result(
         changes = {"epochs": 2 * int(given.get("--epochs", EPOCHS))}
     elif not repaired:
         way, changes = "Let layers be repaired.", plain
-    elif scorer.labelled and model.compiled and model.loss is not None:
-        way = "Train while filters go, or remove less."
-        changes = {**plain, "method": "attenuation", "epochs": EPOCHS}
     elif given.get("--recover") != "mimic":
         way = "Train it to give what the original gives, or remove less."
         changes = {"recover": "mimic"}
+    elif scorer.labelled and model.compiled and model.loss is not None:
+        way = "Train on the labels too, or remove less."
+        changes = {
+            **plain,
+            "recover": "reconstruct",
+            "method": "similarity",
+            "epochs": EPOCHS,
+        }
     else:
         return [Advice(f"{lost} Remove less, or give more samples.")]
     return [Advice(f"{lost} {way}", command.with_options(**changes))]
