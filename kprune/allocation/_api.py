@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kprune.session import Session
 
 DEFAULT_REDUCE = {"macs": 0.5}
+DEVICE = ("latency", "ram")
+"""Costs on a device; each has an allocation that knows it, see `kprune.latency`."""
 
 
 def get(identifier: Any) -> Allocation:
@@ -86,8 +88,9 @@ def _check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
         )
     for key, share in reduce.items():
         if key not in known:
+            names = dict.fromkeys([*known, *(n for n in DEVICE if n != key)])
             raise ValueError(
-                f"Cannot reduce {key!r}. {did_you_mean(key, known)}"
+                f"Cannot reduce {key!r}. {did_you_mean(key, names)}"
             )
         number = as_number(share)
         if not 0 < number < 1:

@@ -112,7 +112,8 @@ class Data:
             )
         if why == pixels.GUESS and not samples.pixels:
             return samples  # as they came
-        note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}")
+        advice = ": --pixels sets another" if why == pixels.GUESS else ""
+        note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}{advice}")
         first = pixels.channels_first(samples.x)
         x = pixels.scaled(samples.x, mode, first)
         return dataclasses.replace(samples, x=x, mode=mode)

@@ -150,7 +150,8 @@ class ModelInputs:
             raise ValueError(
                 f"Model '{model}' has {len(self.inputs)} "
                 f"input{'s' if several else ''} ({self.names}). `{argument}` has "
-                f"{len(received)} arrays for it, of shapes {received}."
+                f"{len(received)} array{'' if len(received) == 1 else 's'} for "
+                f"{'them' if several else 'it'}, of shapes {received}."
                 + (" Pass a list or a dictionary of arrays." if several else "")
             )
         for each, leaf in zip(self.inputs, leaves, strict=True):

@@ -97,6 +97,8 @@ def _other(path: Path, head: bytes) -> str:
             "a TFLite file, which holds operators and no Keras layers to prune. "
             "Prune the Keras model that it was converted from, and export again."
         )
+    if head.startswith(b"kpbin"):
+        return "a file of binary kernels. kprune.binary.load opens it."
     what = _OTHERS.get(path.suffix)
     if what is None and head.lstrip()[:1] == b"{":
         what = "a JSON file, which holds no weights"

@@ -190,6 +190,25 @@ def members_read(
     ]
 
 
+def _cholesky(h: np.ndarray, squares: float) -> np.ndarray:
+    """Return the lower Cholesky factor of a covariance.
+
+    Where samples hardly differ, centring leaves little but rounding, and that
+    can be negative. Then the ridge grows until there is a factor.
+
+    Args:
+        h: The covariance.
+        squares: Sum of the mean squares before centring, which rounding is
+            relative to.
+    """
+    for power in range(-9, 0):
+        try:
+            return np.linalg.cholesky(h)
+        except np.linalg.LinAlgError:
+            h = h + squares * 10.0**power * np.eye(len(h))
+    return np.linalg.cholesky(h)
+
+
 class Prefixes:
     """A reader, refitted without the first channels of an order.
 
@@ -217,7 +236,8 @@ class Prefixes:
         self._reader = reader
         self._old = reader.matrix()
         h = reader.covariance()[np.ix_(self._columns, self._columns)]
-        upside_down = np.linalg.cholesky(h[::-1, ::-1])
+        total = float(np.trace(reader.sums.covariance(False)))
+        upside_down = _cholesky(h[::-1, ::-1], total)
         factor = upside_down.T[::-1, ::-1]
         self._inverse = np.linalg.inv(factor)
         self._rows = factor @ self._old[self._columns]

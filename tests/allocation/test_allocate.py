@@ -318,6 +318,7 @@ def test_an_unreachable_target_says_what_is_in_reach_and_why(
 @pytest.mark.parametrize(
     ("goal", "error", "message"),
     [
+        ({"latancy": 0.5}, ValueError, "Did you mean 'latency'"),
         ({"mac": 0.5}, ValueError, "Cannot reduce 'mac'. Did you mean 'macs'"),
         ({"macs": 50}, ValueError, "Did you mean 0.5"),
         ({"macs": 1.0}, ValueError, "between 0 and 1. Received: 1.0"),

@@ -138,6 +138,8 @@ def test_files_that_do_not_do(tmp_path):
     with pytest.raises(ValueError, match=r"no file of binary kernels"):
         binary.load(path)
     binary.save(dense_layers([4], 2), path)
+    with pytest.raises(ValueError, match=r"kprune\.binary\.load opens it"):
+        kprune.load(path)
     content = path.read_bytes()
     for broken in (content[:-3], content + b"1", content[:20] + content[25:]):
         path.write_bytes(broken)

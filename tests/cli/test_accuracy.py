@@ -16,6 +16,7 @@ from kprune.commands.line import CommandLine
 from kprune.commands.samples import find_data
 from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
+from kprune.data.inputs import ModelInputs
 from kprune.data.reading import Samples
 from kprune.export.runtime import open_runtime
 
@@ -177,6 +178,15 @@ def test_export_shows_the_accuracy_of_model_and_file(saved, photos, tmp_path):
     assert model["metrics"]["accuracy"] == pytest.approx(20 / 24)
     assert file["metrics"]["accuracy"] == pytest.approx(right(out))
     assert told["data"] == "calibration data"
+
+
+def test_a_guessed_range_of_pixels_names_the_option(photos, capsys):
+    found = find_data(photos)
+    inputs = ModelInputs(colours.model()).inputs
+    found.read(found.train, "train", inputs, lambda x: np.zeros((len(x), 3)))
+    said = capsys.readouterr().err
+    assert "pixels 0 to 1, a guess" in said
+    assert said.endswith(": --pixels sets another\n")
 
 
 def test_bench_shows_the_accuracy_of_files_and_models(

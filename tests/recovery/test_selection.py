@@ -231,6 +231,29 @@ def test_one_factor_gives_what_a_solution_for_each_number_gives():
         )
 
 
+def test_samples_that_hardly_differ_can_choose():
+    model = dense("relu")
+    x = np.full_like(data(), 100.0)
+    masked = kprune.prune(model, reduce={"macs": 0.5}, data=x)
+    assert kprune.cost(masked).macs <= 0.5 * kprune.cost(model).macs
+    outputs = keras.ops.convert_to_numpy(masked(data()))
+    assert np.isfinite(outputs).all()
+    with pytest.raises(ValueError, match="needs 5 samples at least"):
+        kprune.prune(model, reduce={"macs": 0.5}, data=data()[:1])
+
+
+def test_rounding_below_zero_leaves_a_factor():
+    mean = np.full((8, 1), 1e3, "float32")
+    h = np.zeros((8, 8)) - 1e-3 * np.ones((8, 8))
+    factor = elimination._cholesky(h, float((mean**2).sum()))
+    assert np.isfinite(factor).all()
+    # Nothing is added where nothing is missing.
+    h = np.diag(np.arange(1.0, 9.0))
+    np.testing.assert_array_equal(
+        elimination._cholesky(h, 1e6), np.linalg.cholesky(h)
+    )
+
+
 def test_a_session_is_observed_once_until_something_changes(monkeypatch):
     session, _, reader = reader_of_first(data())
     ran = []
