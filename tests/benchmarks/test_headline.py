@@ -89,6 +89,7 @@ def told(path):
 
 
 # In `similarity` filters go before epochs 1, 2 and 3 of 5.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, stops",
     [

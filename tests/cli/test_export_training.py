@@ -36,6 +36,7 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @needs_tfmot
 def test_qat_and_clusters(files):
     result = run(

@@ -47,6 +47,7 @@ def test_steps_of_the_device_are_found(profiled):
     assert table.overhead == pytest.approx(fake_device.OVERHEAD, rel=0.1)
 
 
+@pytest.mark.slow
 def test_prediction_is_the_time_of_the_compact_model(profiled):
     masked, table, latency = profiled
     graph = kprune.trace(masked)
