@@ -27,51 +27,44 @@ import kprune
 from kprune.report.measure import predict
 
 FEWEST = 32
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
 
 
 def read(folder: Path, model: keras.Model, most: int) -> np.ndarray:
     """Return images `(n, height, width, channels)` of a folder, 0 to 255.
 
+    They are read as `keras.utils.image_dataset_from_directory` reads them, which
+    most models were trained with.
+
     Args:
         folder: Where they are, at any depth.
         model: Its input says how large they become.
-        most: How many are read at most: evenly spread over the sorted names.
+        most: How many are read at most, drawn at random.
 
     Raises:
-        SystemExit: There are fewer than 32, or the model does not take images.
+        SystemExit: There are fewer than 32, or the model does not take images of
+            one size.
     """
     shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        raise SystemExit(f"A model of images is needed. Inputs: {shape}.")
-    _, height, width, channels = shape
-    if height is None or width is None:
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
         raise SystemExit(
-            f"The model takes images of any size {shape}, so say which one: build "
-            "it with a fixed input."
+            f"A model that takes images of one size is needed. Inputs: {shape}."
         )
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if len(paths) < FEWEST:
+    dataset = keras.utils.image_dataset_from_directory(
+        folder,
+        labels=None,
+        color_mode={1: "grayscale", 3: "rgb", 4: "rgba"}[shape[3]],
+        batch_size=None,
+        image_size=shape[1:3],
+        seed=0,
+        verbose=False,
+    )
+    images = list(dataset.take(most).as_numpy_iterator())
+    if len(images) < FEWEST:
         raise SystemExit(
-            f"{folder} holds {len(paths)} images; {FEWEST} are needed, and some "
+            f"{folder} holds {len(images)} images; {FEWEST} are needed, and some "
             "hundred are better."
         )
-    chosen = np.linspace(0, len(paths) - 1, min(most, len(paths))).round()
-    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels]
-    return np.stack(
-        [
-            keras.utils.img_to_array(
-                keras.utils.load_img(
-                    paths[int(n)],
-                    color_mode=mode,
-                    target_size=(height, width),
-                    interpolation="bilinear",
-                    keep_aspect_ratio=True,
-                )
-            )
-            for n in chosen
-        ]
-    )
+    return np.stack(images)
 
 
 def agreement(one: keras.Model, other: keras.Model, x: np.ndarray) -> float:
@@ -101,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     model = kprune.load(options.model)
     x = options.scale * read(options.images, model, options.most)
-    x = x[np.random.default_rng(0).permutation(len(x))]
     held_back, samples = x[: len(x) // 4], x[len(x) // 4 :]
     cost, share = options.reduce.split("=")
     masked = kprune.prune(
