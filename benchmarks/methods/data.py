@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,28 @@ def training(images: Images, setting: Any, seed: int) -> Any:
 
 
 class Augmented(keras.utils.PyDataset):
-    """What `kprune.data.batches` does, in NumPy."""
+    """What `kprune.data.batches` does, in NumPy.
 
-    def __init__(self, images: Images, setting: Any, seed: int) -> None:
+    Args:
+        images: CIFAR-10.
+        setting: An `experiment.Setting`.
+        seed: Of the run.
+        prepare: What makes of images what the network takes. Defaults to
+            that of the setting.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        setting: Any,
+        seed: int,
+        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         super().__init__(workers=4)
         self._images = images
         self._steps = setting.steps
         self._batch_size = setting.batch_size
-        self._prepare = setting.prepare
+        self._prepare = prepare or setting.prepare
         self._seed = seed
         self._begin(0)
 

@@ -8,8 +8,8 @@ Both start from the same weights, prune the whole network at once to the same sh
 of its MACs, and train on the same batches (order, flips and crops are made once and
 read by both) with the same SGD. Weight decay is 0, for PyTorch couples it to the
 gradient and Keras does not. Accuracy is measured right after pruning and after the
-last epoch, on `test[:5000]`, `test[5000:]` and all of test; seconds are those of
-pruning alone, on one thread.
+last epoch, on `test[:5000]`, `test[5000:]` and all of test; CPU seconds are
+those of pruning alone.
 
 PyTorch and Torch-Pruning get an environment of their own, `.venv-peers`, which the
 first call makes. Each run writes `results/WAY-TARGET-SEED.json`; what is there is
@@ -26,12 +26,13 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Times are compared, and a peer of one thread with one of two says nothing.
+# Idle threads that spin would count as CPU seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
@@ -45,6 +46,7 @@ import numpy as np
 import page
 
 import kprune
+from kprune.criteria import Random
 from kprune.report.measure import predict
 
 HERE = Path(__file__).resolve().parent
@@ -52,12 +54,13 @@ ROOT = HERE.parents[1]
 PEERS = ("torch==2.13.0", "torch-pruning==1.6.1")
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 RESULTS = HERE / "results"
-KPRUNE: dict[str, dict[str, Any]] = {
-    "kprune-default": {},
-    "kprune-l1": {"criterion": "l1"},
-    "kprune-taylor": {"criterion": "taylor"},
-    "kprune-random": {"criterion": "random"},
+KPRUNE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "kprune-default": lambda seed: {},
+    "kprune-l1": lambda seed: {"criterion": "l1"},
+    "kprune-taylor": lambda seed: {"criterion": "taylor"},
+    "kprune-random": lambda seed: {"criterion": Random(seed)},
 }
+CLASSES = 10
 TORCH = ("torch-magnitude", "torch-bn-scale", "torch-taylor", "torch-random")
 
 
@@ -100,26 +103,20 @@ class Bench(experiment.Bench):
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {v.path: np.asarray(v.numpy()) for v in model.weights}
         np.savez(folder / "network.npz", **arrays)
-        np.savez(
-            folder / "test.npz",
-            x=images.x_test,
-            y=images.y_test,
-            scores=predict(model, self.x_test[:256], 256),
-        )
+        scores = predict(model, self.x_test[:256], 256)
+        np.savez(folder / "test.npz", x=images.x_test, scores=scores)
 
     def batches(self, seed: int) -> Path:
         """Return the file of all batches of a run, which is made if need be."""
-        path = self.folder / f"batches-{seed}.npz"
+        path = self.folder / f"{self.setting.name}-{seed}.npz"
         if path.exists():
             return path
-        plain = dataclasses.replace(self.setting, depth=20)
-        made = data.Augmented(self.images, plain, seed)
         # As bytes, which both sides turn into what their network takes.
-        made._prepare = np.asarray
+        made = data.Augmented(self.images, self.setting, seed, np.asarray)
         found = []
-        for epoch in range(self.setting.epochs):
-            made._begin(epoch)
+        for _ in range(self.setting.epochs):
             found += [made[step] for step in range(made.num_batches)]
+            made.on_epoch_end()
         x, y = (np.stack(arrays) for arrays in zip(*found, strict=True))
         cx, cy = self.calibration(seed)
         with common.replacing(path) as temporary:
@@ -133,17 +130,17 @@ class Bench(experiment.Bench):
             x, y = arrays["x"], arrays["y"]
             samples = arrays["calibration_x"], arrays["calibration_y"]
         keras.utils.set_random_seed(task.seed)
-        options = dict(KPRUNE[task.way])
-        if options.get("criterion") == "random":
-            options["criterion"] = kprune.criteria.Random(task.seed)
         masked = kprune.wrap(self.model)
         experiment.compile_model(masked, self.setting)
-        start = time.perf_counter()
+        start = time.process_time()
         kprune.prune(
-            masked, reduce={"macs": task.target}, data=samples, **options
+            masked,
+            reduce={"macs": task.target},
+            data=samples,
+            **KPRUNE[task.way](task.seed),
         )
         compact = kprune.rebuild(masked)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         pruned = self.score(compact)
         experiment.compile_model(compact, self.setting)
         for images, labels in zip(x, y, strict=True):
@@ -154,7 +151,7 @@ class Bench(experiment.Bench):
             final=self.score(compact),
             macs=kprune.cost(compact).macs,
             params=kprune.cost(compact).params,
-            seconds=seconds,
+            cpu_seconds=round(seconds, 2),
         )
 
     def score(self, model: keras.Model) -> dict[str, float]:
@@ -176,16 +173,19 @@ class Bench(experiment.Bench):
             check=True,
         )
         found = json.loads(answer.stdout)
-        hits = np.asarray(found.pop("pruned")), np.asarray(found.pop("final"))
-        scores = [
-            {
-                "test[:5000]": experiment.percent(right[data.CHOICE].mean()),
-                "test[5000:]": experiment.percent(right[data.REPORT].mean()),
-                "test": experiment.percent(right.mean()),
-            }
-            for right in hits
-        ]
-        return self.told(task, pruned=scores[0], final=scores[1], **found)
+        if found["full_macs"] != self.cost.macs:
+            raise ValueError(
+                f"PyTorch counts {found['full_macs']} MACs before pruning, kprune "
+                f"{self.cost.macs}: targets would not be the same."
+            )
+        del found["full_macs"]
+        pruned, final = (
+            experiment.score(
+                np.eye(CLASSES)[found.pop(key)], self.images.y_test
+            )
+            for key in ("pruned", "final")
+        )
+        return self.told(task, pruned=pruned, final=final, **found)
 
     def told(
         self, task: Task, macs: float, params: float, **found: Any
@@ -294,10 +294,10 @@ def page_of(results: Path, target: Path = ROOT / "docs" / "peers.md") -> None:
         "and steps for both. Both get "
         f"{setting['calibration']} training images to choose by; only the ways "
         "marked so use their labels. ± is the standard deviation over seeds; "
-        "seconds are those of pruning, on one thread. Command: "
+        "CPU seconds are those of pruning. Command: "
         "`benchmarks/peers/run.py`; this page is written by it.",
         "",
-        "| way | MACs removed | right after | after training | seconds |"
+        "| way | MACs removed | right after | after training | CPU seconds |"
         " seeds |",
         "|---|---|---|---|---|---|",
     ]
@@ -313,7 +313,7 @@ def page_of(results: Path, target: Path = ROOT / "docs" / "peers.md") -> None:
             for key in ("pruned", "final")
         )
         gone = 100 * np.mean([run["macs_removed"] for run in runs])
-        seconds = np.mean([run["seconds"] for run in runs])
+        seconds = np.mean([run["cpu_seconds"] for run in runs])
         lines.append(
             f"| {WAYS[way]} | {gone:.1f} % | {after} | {final} "
             f"| {seconds:.1f} | {len(runs)} |"
