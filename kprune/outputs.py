@@ -156,6 +156,27 @@ def check_folder(
     _check_access(path, target, target.parent)
 
 
+def check_root(path: str | os.PathLike[str]) -> None:
+    """Raise if files cannot be written into a folder, which may have to be made.
+
+    Args:
+        path: Folder that will be made, with those around it, unless it is there.
+
+    Raises:
+        OSError: It, or what it would lie in, is a file or may not be written to.
+    """
+    path = Path(path)
+    place = _target(path)
+    while _status(place) is None:
+        place = place.parent
+    if not place.is_dir():
+        what = "it" if place == _target(path) else repr(str(place))
+        raise FileExistsError(
+            f"Cannot write the folder {str(path)!r}: {what} is a file."
+        )
+    _check_access(path, place)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name that becomes `path` if the block succeeds.

@@ -14,8 +14,10 @@ from kprune.commands.line import CommandLine
 from kprune.commands.options import FORMS
 from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
+from kprune.commands.options import Dtype
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
+from kprune.commands.options import Model
 from kprune.commands.options import Overwrite
 from kprune.commands.options import Pixels
 from kprune.commands.options import Validation
@@ -34,13 +36,6 @@ class Quantize(StrEnum):
     dynamic = "dynamic"
     int8 = "int8"
     qat = "qat"
-
-
-class InputsAndOutputs(StrEnum):
-    """Number formats of the inputs and outputs of an int8 file."""
-
-    float32 = "float32"
-    int8 = "int8"
 
 
 _LITERT = (".tflite", ".h")
@@ -83,7 +78,7 @@ Clusters = Annotated[
 ]
 
 IoDtype = Annotated[
-    InputsAndOutputs | None,
+    Dtype | None,
     typer.Option(
         help="Inputs and outputs of an int8 file; float32 by default."
     ),
@@ -115,7 +110,7 @@ Original = Annotated[
 
 @one_line_errors
 def export(  # noqa: PLR0913  options of a command
-    model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
+    model: Model,
     out: Annotated[
         Path,
         typer.Argument(

@@ -11,12 +11,13 @@ from kprune.commands.options import Debug
 from kprune.commands.options import Dtype
 from kprune.commands.options import DtypeOption
 from kprune.commands.options import Json
+from kprune.commands.options import Model
 from kprune.commands.options import RuntimeOption
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
 from kprune.commands.start import start_keras
-from kprune.outputs import check_folder
+from kprune.outputs import check_root
 
 latency = typer.Typer(
     name="latency",
@@ -30,7 +31,6 @@ latency = typer.Typer(
 SUFFIXES = (".json",)
 
 
-Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
@@ -111,8 +111,7 @@ def files(
     Example: `kprune latency files model.keras for_the_phone --dtype int8`
     """
     check_inputs(model)
-    if folder.exists():
-        check_folder(folder)
+    check_root(folder)
     start_keras()
     import kprune
     from kprune.commands.files import load_model

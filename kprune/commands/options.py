@@ -24,6 +24,16 @@ Result = TypeVar("Result")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
+
+TrainedModel = Annotated[
+    Path, typer.Argument(help="Trained model, a .keras file.")
+]
+
+ModelOut = Annotated[
+    Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
+]
+
 Debug = Annotated[
     bool, typer.Option("--debug", help="On failure, print the whole traceback.")
 ]
@@ -34,7 +44,6 @@ Overwrite = Annotated[
         "--overwrite", help="Replace the file that the model is read from."
     ),
 ]
-
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

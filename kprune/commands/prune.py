@@ -21,9 +21,11 @@ from kprune.commands.options import Debug
 from kprune.commands.options import DtypeOption
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
+from kprune.commands.options import ModelOut
 from kprune.commands.options import Overwrite
 from kprune.commands.options import Pixels
 from kprune.commands.options import RuntimeOption
+from kprune.commands.options import TrainedModel
 from kprune.commands.options import Validation
 from kprune.commands.options import complete
 from kprune.commands.options import known
@@ -37,10 +39,10 @@ from kprune.commands.start import start_keras
 from kprune.commands.targets import check_device
 from kprune.commands.targets import on_device
 from kprune.commands.targets import parse_reduce
-from kprune.outputs import check_folder
+from kprune.outputs import check_root
 
 EPOCHS = 20
-"""Epochs of training with a method."""
+"""Epochs of training with a method, where none are given."""
 
 
 Criterion = Annotated[
@@ -129,12 +131,8 @@ RunDir = Annotated[
 
 @one_line_errors
 def prune(  # noqa: PLR0913  options of a command
-    model: Annotated[
-        Path, typer.Argument(help="Trained model, a .keras file.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
-    ],
+    model: TrainedModel,
+    out: ModelOut,
     reduce: Annotated[
         list[str] | None,
         typer.Option(
@@ -221,8 +219,8 @@ def prune(  # noqa: PLR0913  options of a command
         "recovery": recover,
     }
     check_needs(named, found)
-    if run_dir is not None and run_dir.exists():
-        check_folder(run_dir)
+    if run_dir is not None:
+        check_root(run_dir)
     check_model_output(out, (model, *found.files, latency_table), overwrite)
     resumable = None if method is None else Resumable(out, str(command))
     start_keras()

@@ -15,13 +15,14 @@ from kprune.commands.options import Debug
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
 from kprune.commands.options import Pixels
+from kprune.commands.options import TrainedModel
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_output
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 from kprune.commands.targets import parse_reduce
-from kprune.outputs import check_file
-from kprune.outputs import check_suffix
+from kprune.outputs import check_root
 
 if TYPE_CHECKING:
     import optuna
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def sweep(  # noqa: PLR0913  options of a command
-    model: Annotated[
-        Path, typer.Argument(help="Trained model, a .keras file.")
-    ],
+    model: TrainedModel,
     data: Annotated[
         Path,
         typer.Option(help=f"Samples to prune and train with: {FORMS}."),
@@ -103,8 +102,9 @@ def sweep(  # noqa: PLR0913  options of a command
             param_hint="--validation",
         )
     if out is not None:
-        check_suffix(out, (".keras",), "The best model")
-        check_file(out)
+        read = (model, *found.files)
+        check_output(out, (".keras",), "The best model", read)
+    check_root(run_dir)
     start_keras()
     from rich.console import Console
 

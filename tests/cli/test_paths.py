@@ -16,6 +16,7 @@ from kprune.commands import export
 from kprune.commands import inspect
 from kprune.commands import latency
 from kprune.commands import prune
+from kprune.commands import sweep
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def no_keras(monkeypatch):
     def loads():
         raise AssertionError("Keras is loaded")
 
-    for module in (bench, demo, export, inspect, latency, prune):
+    for module in (bench, demo, export, inspect, latency, prune, sweep):
         monkeypatch.setattr(module, "start_keras", loads)
 
 
@@ -32,6 +33,7 @@ def here(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.link("model.keras", "other.keras")
     np.savez("data.npz", x=np.zeros(1), y=np.zeros(1))
+    np.savez("d.npz", x_train=np.zeros(1), x_test=np.zeros(1))
     os.mkdir("full")
     (tmp_path / "full" / "photo.jpg").write_text("x")
     (tmp_path / "text").write_text("x")
@@ -54,6 +56,8 @@ METHOD = ("--method", "similarity", "--data", "data.npz")
         ("prune model.keras other.keras", "'other.keras' is read"),
         ("prune none.keras a.keras", "no file 'none.keras'"),
         ("prune model.keras a.keras --data none.npz", "no file 'none.npz'"),
+        ("prune model.keras a.keras --run-dir text", "'text': it is a file"),
+        ("prune model.keras a.keras --run-dir text/runs", "text' is a file"),
         ("export model.keras t.h5", "'.h5' of 't.h5'"),
         ("export model.keras model.keras", "with --overwrite"),
         ("export model.keras a.onnx --original none.onnx", "'none.onnx'"),
@@ -65,6 +69,10 @@ METHOD = ("--method", "similarity", "--data", "data.npz")
         ("latency profile model.keras --table a.txt", "written as .json"),
         ("latency profile model.keras --table no/a.json", "'no/a.json'"),
         ("latency files model.keras text", "folder 'text': it is a file"),
+        ("latency files model.keras text/a", "text' is a file"),
+        ("sweep model.keras --data d.npz --out a.onnx", "written as .keras"),
+        ("sweep model.keras --data d.npz --out model.keras", "is read"),
+        ("sweep model.keras --data d.npz --run-dir text", "it is a file"),
         ("latency read . --device a --out a.txt", "written as .json"),
         ("latency read . --device a --out manifest.json", "is read"),
         ("latency show none.json", "no file 'none.json'"),
