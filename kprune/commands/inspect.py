@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from kprune.commands.options import Debug
 from kprune.commands.options import Dtype
 from kprune.commands.options import Json
+from kprune.commands.options import Model
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
@@ -18,7 +20,7 @@ from kprune.commands.start import start_keras
 
 @one_line_errors
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Model, a .keras file.")],
+    model: Model,
     as_json: Json = False,
     graph: Annotated[
         Path | None,
@@ -57,8 +59,6 @@ def inspect(
     if graph is not None:
         check_output(graph, (".svg", ".html"), "A drawing", [model])
     start_keras()
-    import json
-
     from kprune.commands.files import load_model
     from kprune.report.inspection import inspection
     from kprune.report.inspection import inspection_text
@@ -68,10 +68,6 @@ def inspect(
         from kprune.runs import show
 
         loaded = show(pruned_by, loaded)
-    if graph is not None:
-        from kprune.report.drawing import draw
-
-        draw(loaded, graph)
     data = inspection(loaded)
     text = inspection_text(data)
     if ram:
@@ -80,4 +76,10 @@ def inspect(
 
         data["ram"] = memory_peak(loaded, dtype.value)
         text += "\n\n" + memory_text(data["ram"])
+    if graph is not None:
+        from kprune.report.drawing import draw
+
+        draw(loaded, graph)
+        data["wrote"] = str(graph)
+        text += f"\n\nwrote {graph}"
     print(json.dumps(data, indent=2) if as_json else text)

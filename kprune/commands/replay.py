@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from typing import Any
 
 import typer
 
+from kprune.commands.needs import check_needs
 from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
+from kprune.commands.options import ModelOut
 from kprune.commands.options import Overwrite
 from kprune.commands.options import Pixels
 from kprune.commands.options import one_line_errors
@@ -26,9 +29,7 @@ def replay(  # noqa: PLR0913  options of a command
     model: Annotated[
         Path, typer.Argument(help="Model that the run began with.")
     ],
-    out: Annotated[
-        Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
-    ],
+    out: ModelOut,
     data: Annotated[
         Path | None,
         typer.Option(help="Samples that the run had, if it repaired by them."),
@@ -54,7 +55,10 @@ def replay(  # noqa: PLR0913  options of a command
     import kprune
     from kprune.commands.files import load_model
     from kprune.commands.outcome import print_json
+    from kprune.runs.folder import find_run
+    from kprune.runs.schema import read_run
 
+    check_needs({"recovery": _repair(read_run(find_run(run)))}, found)
     original = load_model(model)
     samples = found.samples(original)
     x = None if samples is None else samples.x
@@ -64,3 +68,14 @@ def replay(  # noqa: PLR0913  options of a command
         print_json({"wrote": out, "export": report.to_dict()})
     else:
         print(f"wrote {out}")
+
+
+def _repair(record: dict[str, Any]) -> str:
+    """Return the names of the recoveries that a run is repaired by again."""
+    from kprune.runs.replay import PRUNE
+
+    asked = record["asked"]
+    found = asked["parts"].get("recover") if asked["call"] == PRUNE else None
+    names = found if isinstance(found, list) else [found]
+    # Parts that were given as objects are told by kprune.replay.
+    return ",".join(name for name in names if isinstance(name, str))

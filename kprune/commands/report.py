@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,6 @@ def report(
     """
     check_inputs(path)
     start_keras()
-    import json
-
     from rich.console import Console
 
     from kprune.report.comparison import comparison_table

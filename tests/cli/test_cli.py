@@ -93,6 +93,15 @@ def test_inspect_json(saved, model):
     data = json.loads(run("inspect", saved, "--json").stdout)
     assert data["params"] == model.count_params()
     assert [g["name"] for g in data["groups"]] == ["first", "second", "scores"]
+    assert "wrote" not in data
+
+
+def test_inspect_says_what_it_drew(saved, tmp_path):
+    drawing = tmp_path / "model.svg"
+    given = ("inspect", saved, "--graph", drawing)
+    assert run(*given).stdout.endswith(f"\n\nwrote {drawing}\n")
+    assert json.loads(run(*given, "--json").stdout)["wrote"] == str(drawing)
+    assert drawing.read_text().startswith("<svg")
 
 
 # -- prune -----------------------------------------------------------------
@@ -326,6 +335,7 @@ def test_a_run_of_the_command_is_recorded_and_replayed(
     record = json.loads((tmp_path / "runs/latest/run.json").read_text())
     assert record["asked"]["repeat"] == " ".join(["kprune", *words[1:]])
     again = [tmp_path / "runs", saved, tmp_path / "b.keras", *given[2:4]]
+    assert_fails(run("replay", *again[:3]), "'reconstruct'", "give --data")
     result = run("replay", *again)
     assert result.exit_code == 0, result.output
     models = [keras.models.load_model(tmp_path / f"{n}.keras") for n in "ab"]
