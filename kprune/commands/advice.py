@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kprune.commands.line import CommandLine
+from kprune.commands.prune import EPOCHS
 from kprune.data import pixels
 from kprune.report import units
 
@@ -25,9 +26,6 @@ AGREEMENT = 0.95
 
 BETTER = 0.2
 """By how much another range or numbering must be right more often to be named."""
-
-EPOCHS = 20
-"""Epochs of training that are advised."""
 
 TRIED = 64
 """Images on which other ranges of pixels are tried."""

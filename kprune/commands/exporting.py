@@ -43,8 +43,9 @@ class Exporting:
             self.samples = data.samples(loaded)
             checked = data.checked(loaded, self.samples)
             self.calibration = typical.samples(loaded) or self.samples
-        option = "--validation" if data.train is None else "--data"
-        self.scorer, self.warnings = make_scorer(checked, loaded, option)
+        self.scorer, self.warnings = make_scorer(
+            checked, loaded, data.checked_by
+        )
         self.report: ExportReport | None = None
 
     @property
@@ -95,8 +96,11 @@ class Exporting:
         self.warnings += advice.about_original(
             self.scorer, before, self._command
         )
-        pair = (before.accuracy, after.accuracy)
-        if None not in pair and pair[0] - pair[1] > advice.LOSS:  # type: ignore[operator]
+        if (
+            before.accuracy is not None
+            and after.accuracy is not None
+            and before.accuracy - after.accuracy > advice.LOSS
+        ):
             self.warnings.append(
                 Advice(
                     f"{out.name} is right for {units.percent(after.accuracy)}, the "

@@ -25,9 +25,10 @@ from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
 from kprune.commands.training import train
 from kprune.data.reading import Samples
-from kprune.pruning import WITH_DATA
+from kprune.pruning import choose
 from kprune.report.progress import progress
 from kprune.report.progress import step
+from kprune.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +119,9 @@ class Pruning:
             self.original = load_model(model)
             self.samples = data.samples(self.original)
             checked = data.checked(self.original, self.samples)
-        option = "--validation" if data.train is None else "--data"
-        self.scorer, self.warnings = make_scorer(checked, self.original, option)
+        self.scorer, self.warnings = make_scorer(
+            checked, self.original, data.checked_by
+        )
 
     @functools.cached_property
     def before(self) -> Score | None:
@@ -139,26 +141,32 @@ class Pruning:
     ) -> keras.Model:
         """Return the masked model, pruned at once or while it trains."""
         self.trained = method is not None
-        self.repaired = _repairs(parts, self.samples is not None)
         with self._bars as bars:
             with step(bars, "measuring the original"):
                 if self.scorer is not None and self.before is not None:
                     self.warnings += advice.about_original(
                         self.scorer, self.before, self.command
                     )
+            if method is None or resumable is None:
+                with step(bars, "pruning"):
+                    data = None if self.samples is None else self.samples.data
+                    masked = kprune.prune(
+                        self.original, reduce=target, data=data, **parts
+                    )
+                # Asked of kprune.prune itself, which knows what goes with what.
+                chosen = choose(
+                    Session(masked),
+                    parts.get("criterion"),
+                    parts.get("allocation"),
+                    parts.get("recover"),
+                )
+                self.repaired = bool(chosen.recover)
+                return masked
+            if resumable.begun:
+                note(f"going on with the run in {str(resumable.folder)!r}")
             pair = None
             if self.samples is not None:
                 pair = (self.samples.x, self.samples.y)
-            if method is None or resumable is None:
-                with step(bars, "pruning"):
-                    plain = (
-                        pair if pair is None or pair[1] is not None else pair[0]
-                    )
-                    return kprune.prune(
-                        self.original, reduce=target, data=plain, **parts
-                    )
-            if resumable.begun:
-                note(f"going on with the run in {str(resumable.folder)!r}")
             recipe = kprune.recipe(method, target, pair, epochs, **parts)
             return train(self.original, recipe, bars, resumable, learning_rate)
 
@@ -210,13 +218,3 @@ class Pruning:
             self.warnings,
             {"wrote": str(self.out), "export": report.to_dict()},
         )
-
-
-def _repairs(parts: Mapping[str, Any], data: bool) -> bool:
-    """Return whether layers are repaired on samples. See `kprune.prune`."""
-    if "recover" in parts:
-        return bool(parts["recover"])
-    criterion = parts.get("criterion", WITH_DATA.criterion)
-    if "criterion" not in parts and "allocation" in parts:
-        return data and parts["allocation"] == WITH_DATA.allocation
-    return data and criterion == WITH_DATA.criterion

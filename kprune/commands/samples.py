@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import typer
 
-from kprune.arguments import suggestion
+from kprune.arguments import did_you_mean
 from kprune.data import places
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Data:
         """What is read."""
         found = (self.train, self.validation)
         return tuple(None if place is None else place.path for place in found)
+
+    @property
+    def checked_by(self) -> str:
+        """The option that names the samples on which accuracy is measured."""
+        return "--data" if self.validation is self.train else "--validation"
 
     def samples(self, model: keras.Model) -> Samples | None:
         """Return the samples of `--data`, as the model takes them."""
@@ -209,8 +214,7 @@ def check_pixels(value: str | None) -> str | None:
     """Raise unless `--pixels` is the name of a range."""
     if value is not None and value not in PIXELS:
         raise typer.BadParameter(
-            f"received {value!r}. {suggestion(value, PIXELS)}Known names: "
-            f"{', '.join(PIXELS)}."
+            f"received {value!r}. {did_you_mean(value, PIXELS)}"
         )
     return value
 

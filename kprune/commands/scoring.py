@@ -84,8 +84,7 @@ class Scorer:
     ) -> None:
         self.samples = samples
         self.labelled = samples.y is not None
-        pair = samples.x if samples.y is None else (samples.x, samples.y)
-        self.source = Source(pair, BATCH_SIZE, original, option)
+        self.source = Source(samples.data, BATCH_SIZE, original, option)
         if self.labelled:
             self.source.check_targets()
         self.original = original
@@ -238,8 +237,7 @@ class FileScorer(Scorer):
     def __init__(self, samples: Samples, first: Path, option: str) -> None:
         self.samples = samples
         self.labelled = samples.y is not None
-        pair = samples.x if samples.y is None else (samples.x, samples.y)
-        self.source = Source(pair, BATCH_SIZE, None, option)
+        self.source = Source(samples.data, BATCH_SIZE, None, option)
         self._first = first
 
     @functools.cached_property

@@ -26,10 +26,8 @@ _DAMAGE = (
     EOFError,
     LookupError,
     MemoryError,
-    NotImplementedError,
     OSError,
-    RecursionError,
-    RuntimeError,
+    RuntimeError,  # an archive with a password or a compression that is not known
     SyntaxError,
     TypeError,
     ValueError,

@@ -37,6 +37,11 @@ class Samples:
     mode: str = "raw"
 
     @property
+    def data(self) -> Any:
+        """Inputs, with their targets where there are any: `x` or `(x, y)`."""
+        return self.x if self.y is None else (self.x, self.y)
+
+    @property
     def size(self) -> int:
         """Number of samples."""
         first = (

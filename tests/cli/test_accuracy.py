@@ -8,6 +8,7 @@ import colours
 import keras
 import numpy as np
 import pytest
+from cli.running import assert_fails
 from cli.running import run
 
 import kprune
@@ -87,6 +88,15 @@ def test_without_labels_agreement_is_shown(saved, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "same class" in result.stdout and "accuracy" not in result.stdout
+
+
+def test_samples_that_do_not_fit_are_told_by_their_option(saved, tmp_path):
+    np.savez(tmp_path / "x.npz", x=unit_images()[0])
+    np.savez(tmp_path / "bad.npz", x=np.zeros((4, 3)))
+    given = ("--data", tmp_path / "x.npz")
+    given += ("--validation", tmp_path / "bad.npz")
+    result = run("prune", saved, tmp_path / "s.keras", *given)
+    assert_fails(result, "`--validation` has shape (4, 3)")
 
 
 def test_without_data_it_is_said_that_nothing_is_known(saved, tmp_path):

@@ -6,11 +6,15 @@ import json
 
 import fake_device
 import keras
+import numpy as np
 import pytest
 from cli.running import run
 from cli.running import small
 
 import kprune
+from kprune.commands.line import CommandLine
+from kprune.commands.pruning import Pruning
+from kprune.commands.samples import find_data
 from kprune.latency import LatencyTable
 from kprune.latency import device
 from kprune.latency import load
@@ -145,6 +149,16 @@ def test_prune_for_a_table(saved, table, model, tmp_path):
     assert predict(expected, load(table)) <= 0.6 * before
     shapes = [w.shape for w in kprune.rebuild(expected).weights]
     assert [w.shape for w in keras.saving.load_model(out).weights] == shapes
+
+
+def test_a_cut_for_a_table_counts_as_repaired(saved, table, x, tmp_path):
+    np.save(tmp_path / "x.npy", x)
+    data = find_data(tmp_path / "x.npy")
+    work = Pruning(saved, tmp_path / "s.keras", data, CommandLine((), {}))
+    for inner, repaired in (("output_error", True), ("global", False)):
+        parts = {"allocation": kprune.latency.Latency(table, inner)}
+        work.prune({"latency": 0.4}, parts, None, 1, None, None)
+        assert work.repaired is repaired
 
 
 def test_prune_for_this_machine(saved, tmp_path):
