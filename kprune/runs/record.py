@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -82,9 +83,11 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
 class Record:
     """Writes `run.json` and the models into a new folder, as a run goes on.
 
-    The file is there from the beginning, and whole at any time. A run that was
-    killed leaves one whose status is `"running"`. What happens is only looked
-    at: a recorded run computes what it would compute otherwise.
+    The file is there from the beginning, and whole at any time. A run that is
+    given up, by Ctrl-C in the middle of an epoch for example, is marked as failed
+    when nothing refers to its record any more, or Python ends; one whose process
+    was killed stays `"running"`. What happens is only looked at: a recorded run
+    computes what it would compute otherwise.
 
     Args:
         root: Folder of all runs.
@@ -106,7 +109,7 @@ class Record:
         measures: bool = False,
     ) -> None:
         self._session = session
-        self._clock = self._epoch_clock = time.monotonic()
+        self._clock = time.monotonic()
         self._measures = measures
         self._inputs: Any = None
         self._outputs: list[np.ndarray] = []
@@ -132,7 +135,11 @@ class Record:
             },
             "seeds": describe.seeds(),
             "versions": describe.versions(),
-            "model": describe.model_words(session.masked),
+            # The class of the user's model, not that of its copy.
+            "model": {
+                **describe.model_words(session.masked),
+                "kind": type(given).__name__,
+            },
             "data": describe.data_words(session.source),
             "groups": describe.group_words(session.graph),
             "events": [],
@@ -142,11 +149,12 @@ class Record:
             "files": {},
             "notes": [],
         }
-        # The class of the user's model, not that of its copy.
-        self.run["model"]["kind"] = type(given).__name__
         self._groups = {group["name"]: group for group in self.run["groups"]}
         self._write()
+        # Keras tells callbacks of no error that ends `fit`.
+        weakref.finalize(self, _give_up, self.folder, self.run, os.getpid())
         self._begin(given)
+        self._epoch_clock = time.monotonic()
 
     @_harmless
     def _begin(self, model: keras.Model) -> None:
@@ -203,11 +211,15 @@ class Record:
         self._epoch_clock = now
         self._write()
 
-    @_harmless
     def finish(self) -> None:
         """Measure and save the compact model, and write the report."""
+        _folders[self._session.masked] = self.folder
+        self._rebuilt()
+        self._end(schema.FINISHED)
+
+    @_harmless
+    def _rebuilt(self) -> None:
         session = self._session
-        _folders[session.masked] = self.folder
         compact = rebuild(session.masked)
         inputs = self._inputs
         if inputs is None:
@@ -221,12 +233,6 @@ class Record:
         row = self._metrics() if self._measures else {}
         self._result(COMPACT, cost(session.masked, session.graph), row)
         self._save(COMPACT, compact)
-        self._end(schema.FINISHED)
-
-    def fail(self, error: BaseException) -> None:
-        """Note what ended the run."""
-        self.run["error"] = f"{type(error).__name__}: {error}"
-        self._failed()
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -234,13 +240,11 @@ class Record:
         try:
             yield
         except BaseException as error:
-            self.fail(error)
+            self.run["error"] = f"{type(error).__name__}: {error}"
+            self._end(schema.FAILED)
             raise
 
     @_harmless
-    def _failed(self) -> None:
-        self._end(schema.FAILED)
-
     def _end(self, status: str) -> None:
         self.run["status"] = status
         self._write()
@@ -360,6 +364,22 @@ def write_pages(folder: Path) -> None:
             importlib.import_module(module).write(folder)
         except ImportError as error:
             _log.info("%s has no report: %s", folder, error)
+
+
+def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
+    """Mark a run as failed whose record is gone before it ended.
+
+    Args:
+        folder: Folder of the run.
+        run: Its record.
+        process: The one that records it; a fork of it has the record too.
+    """
+    if run["status"] != schema.RUNNING or os.getpid() != process:
+        return
+    run["status"] = schema.FAILED
+    run["error"] = "It was stopped before its end."
+    with suppress(OSError):  # The folder may be gone.
+        schema.write_run(folder / RUN, run)
 
 
 def _merge(rows: list[dict[str, Any]], row: Mapping[str, Any]) -> None:

@@ -152,6 +152,40 @@ def test_a_failed_run_says_why(tmp_path):
     assert len(run["epochs"]) == 1
 
 
+class Interrupting(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_is_no_longer_running(tmp_path):
+    masked = kprune.wrap(compiled())
+    callback = PruneCallback(run_dir=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        masked.fit(
+            dataset(), verbose=0, epochs=3, callbacks=[callback, Interrupting()]
+        )
+    path = (tmp_path / "latest").resolve() / "run.json"
+    assert read_run(path)["status"] == "running"
+    masked.fit(dataset(), verbose=0, epochs=3, callbacks=[callback])
+    run = read_run(path)
+    assert run["status"] == "failed"
+    assert run["error"] == "It was stopped before its end."
+    assert read_run(tmp_path / "latest" / "run.json")["status"] == "finished"
+
+
+def test_a_run_without_a_compact_model_ends_and_says_why(tmp_path, monkeypatch):
+    def refuse(masked):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("kprune.runs.record.rebuild", refuse)
+    masked = kprune.prune(compiled(), "l1", {"macs": 0.5}, run_dir=tmp_path)
+    run = read_run(tmp_path / "latest" / "run.json")
+    assert run["status"] == "finished"
+    assert "compact" not in run["files"]
+    assert [note for note in run["notes"] if "out of luck" in note]
+    assert removed(run) == kept(kprune.masks(masked))
+
+
 def test_folders_are_never_reused(tmp_path):
     names = {runs.folder.new_folder(tmp_path, "A b", "l1").name for _ in "123"}
     assert len(names) == 3
