@@ -18,6 +18,7 @@ from kprune.report.run import rows_of
 from kprune.report.templating import template
 from kprune.runs.folder import RUN
 from kprune.runs.folder import runs_in
+from kprune.runs.measure import minimised
 from kprune.runs.record import COMPACT
 from kprune.runs.record import ORIGINAL
 from kprune.runs.schema import read_run
@@ -112,7 +113,10 @@ def _pictures(runs: list[dict[str, Any]]) -> list[str]:
     return [
         plots.scatter(
             methods,
-            plots.frontier([p for points in methods.values() for p in points]),
+            plots.frontier(
+                [p for points in methods.values() for p in points],
+                less=minimised(name),
+            ),
             ("share of the MACs left", f"{name} of {names[model]}"),
             f"{name} of {names[model]} over its cost",
         )

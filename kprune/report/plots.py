@@ -1,7 +1,7 @@
 """Plots as SVG that takes the colours of the page around it.
 
-Matplotlib draws them: its SVG stands without scripts, is small (about 15 kB a
-panel, text stays text), and the package is there for other plots already. A
+Matplotlib draws them: its SVG stands without scripts, is small (text stays
+text), and the package is there for other plots already. A
 library that draws in the browser would bring megabytes of JavaScript into a
 file that must work without a network, on paper and on a phone.
 """
@@ -102,19 +102,21 @@ def scatter(
 
 
 def frontier(
-    points: Sequence[tuple[float, float]],
+    points: Sequence[tuple[float, float]], less: bool = False
 ) -> list[tuple[float, float]]:
     """Return the points that no other one beats: less of x, more of y.
 
     Args:
         points: Pairs of a cost and a quality.
+        less: Whether less of y is better, as of an error.
 
     Returns:
         These points, by cost.
     """
     best: list[tuple[float, float]] = []
-    for x, y in sorted(set(points), key=lambda p: (p[0], -p[1])):
-        if not best or y > best[-1][1]:
+    sign = -1 if less else 1
+    for x, y in sorted(set(points), key=lambda p: (p[0], -sign * p[1])):
+        if not best or sign * y > sign * best[-1][1]:
             best.append((x, y))
     return best
 

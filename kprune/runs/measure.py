@@ -91,6 +91,11 @@ def metrics(
     return {name: float(value) for name, value in found.items()}
 
 
+def minimised(metric: str) -> bool:
+    """Return whether less of a metric is better: a loss or an error."""
+    return any(word in metric for word in ("loss", "error", "mae", "mse"))
+
+
 class Batches(keras.utils.PyDataset):
     """Batches that are held in memory.
 

@@ -90,6 +90,11 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 def test_the_frontier_holds_what_nothing_beats():
     points = [(0.5, 0.9), (0.5, 0.8), (0.4, 0.7), (0.7, 0.85), (0.9, 0.95)]
     assert frontier(points) == [(0.4, 0.7), (0.5, 0.9), (0.9, 0.95)]
+    assert frontier(points, less=True) == [(0.4, 0.7)]
+    assert frontier([(0.4, 3.0), (0.6, 2.0), (0.9, 2.5)], less=True) == [
+        (0.4, 3.0),
+        (0.6, 2.0),
+    ]
 
 
 @pytest.mark.slow
