@@ -69,6 +69,33 @@ def test_the_best_is_handed_out(study):
         kprune.best_model(found, {"macs": 0.9})
 
 
+def test_a_winner_without_a_run_is_marked_and_named():
+    import optuna
+
+    from kprune.report.sweeps import sweep_table
+
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("metric", "accuracy")
+    study.set_user_attr("original", 0.9)
+    for method, value in (("l1", 0.5), ("network-adjustment", 0.6)):
+        asked = {"method": method, "target": TARGET, "parts": {}}
+        if method == "l1":
+            asked["run"] = "runs/one"
+        study.add_trial(optuna.create_trial(value=value, user_attrs=asked))
+    stars, _, names, *_ = sweep_table(study).columns
+    assert list(map(str, stars.cells)) == ["*", ""]
+    assert list(map(str, names.cells)) == ["network-adjustment", "l1"]
+    with pytest.raises(ValueError, match="'network-adjustment', left no run"):
+        kprune.best_model(study, TARGET)
+
+
+def test_a_study_keeps_its_metric(study):
+    folder, found = study
+    with pytest.raises(ValueError, match="compares by 'accuracy'"):
+        swept(folder, ["l1"], metric="loss")
+    assert found.user_attrs["metric"] == "accuracy"
+
+
 def test_it_goes_on_with_what_is_new(study):
     folder, found = study
     numbers = [trial.number for trial in finished(found)]

@@ -12,7 +12,7 @@ from rich.text import Text
 from kprune.parts import code
 from kprune.report import units
 from kprune.report.run import metric
-from kprune.sweep import best_model
+from kprune.sweep import best_trial
 from kprune.sweep import finished
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def targets(study: optuna.Study) -> list[dict[str, float]]:
 def sweep_table(study: optuna.Study) -> Table:
     """Return all trials, by target and the best first, as a table.
 
-    The best of each target is marked by a star: they are the points of the
-    frontier of quality and cost.
+    The best of each target is marked by a star.
     """
     name = study.user_attrs["metric"]
     original = metric(name, study.user_attrs["original"])
@@ -42,9 +41,7 @@ def sweep_table(study: optuna.Study) -> Table:
     for column in (name, "time"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
-    winners = {
-        best_model(study, target).parent.name for target in targets(study)
-    }
+    winners = {best_trial(study, target).number for target in targets(study)}
     for trial in sorted(_shown(study), key=lambda t: _order(study, t)):
         table.add_row(*map(Text, _cells(trial, name, winners)))
     return table
@@ -62,14 +59,13 @@ def _order(study: optuna.Study, trial: Any) -> tuple[Any, ...]:
     return target, not done, sign * trial.value if done else 0.0
 
 
-def _cells(trial: Any, name: str, winners: set[str]) -> tuple[str, ...]:
+def _cells(trial: Any, name: str, winners: set[int]) -> tuple[str, ...]:
     asked = trial.user_attrs
-    run = Path(asked.get("run", "")).name
     done = trial.state.name == "COMPLETE"
-    ended = {"PRUNED": "ended early", "FAIL": "failed", "COMPLETE": ""}
+    ended = {"PRUNED": "ended early", "FAIL": "failed"}
     took = trial.duration
     return (
-        "*" if done and run in winners else "",
+        "*" if trial.number in winners else "",
         ", ".join(f"{k}={v:g}" for k, v in asked["target"].items()),
         asked["method"],
         code(asked["parts"]) if asked["parts"] else "",
@@ -77,5 +73,5 @@ def _cells(trial: Any, name: str, winners: set[str]) -> tuple[str, ...]:
         if done
         else ended.get(trial.state.name, "open"),
         units.MISSING if took is None else f"{took.total_seconds():.0f} s",
-        run or asked.get("error", ""),
+        Path(asked.get("run", "")).name or asked.get("error", ""),
     )

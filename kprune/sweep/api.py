@@ -23,6 +23,7 @@ from kprune.data.source import as_source
 from kprune.registry import modules
 from kprune.runs.describe import model_words
 from kprune.runs.measure import metrics
+from kprune.runs.measure import minimised
 from kprune.sweep import _study
 from kprune.sweep import _trial
 
@@ -85,12 +86,13 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
 
     Returns:
         The `optuna.Study`. `user_attrs` of a trial say its `method`, `target`
-        and `parts`, and of a finished one its `run`, a folder. See `best_model`.
+        and `parts`, and of a finished one its `run`, a folder, unless a recipe has no
+        callback that records. See `best_model`.
 
     Raises:
         ImportError: Optuna is missing.
-        ValueError: An unknown name, a share outside of (0, 1), or a model
-            without a loss.
+        ValueError: An unknown name, a share outside of (0, 1), a model without
+            a loss, or a study that compares by another metric.
 
     Example:
 
@@ -102,16 +104,22 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
     _study.load()
     check_model(model, "sweep()")
     trials = list(_trials(methods, reduce, parts))
+    seconds = 3600 * number(hours, "sweep()", "hours", above=0)
     folder = Path(run_dir)
     given = as_source(validation, model, "validation")
     before = metrics(model, given, None)
     metric = _metric(before, metric)
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = 3600 * number(hours, "sweep()", "hours", above=0)
-    direction = "minimize" if _minimised(metric) else "maximize"
+    direction = "minimize" if minimised(metric) else "maximize"
     study = _study.create(
         folder, storage, name or _study_name(model), direction, seed
     )
+    known = study.user_attrs.get("metric", metric)
+    if known != metric:
+        raise ValueError(
+            f"The study '{study.study_name}' compares by {known!r}, so its trials "
+            f"have no {metric!r}. Give metric={known!r}, or another name=."
+        )
     study.set_user_attr("metric", metric)
     study.set_user_attr("original", before[metric])
     _study.enqueue(study, trials, folder)
@@ -143,8 +151,22 @@ def best_model(
             all.
 
     Raises:
-        ValueError: No trial has finished.
+        ValueError: No trial has finished, or the best one left no run.
     """
+    winner = best_trial(study, target)
+    if "run" not in winner.user_attrs:
+        raise ValueError(
+            f"The best trial, of method {winner.user_attrs['method']!r}, left no "
+            "run: the recipe has no callback that prunes, and only those record. "
+            "Train by that recipe, and rebuild its model."
+        )
+    return Path(winner.user_attrs["run"]) / "compact.keras"
+
+
+def best_trial(
+    study: optuna.Study, target: Mapping[str, float] | None = None
+) -> Any:
+    """Return the best trial of a sweep; see `best_model`."""
     wanted = None if target is None else dict(target)
     done = [
         trial
@@ -160,8 +182,7 @@ def best_model(
             f"Finished are: {targets}."
         )
     choose = min if study.direction.name == "MINIMIZE" else max
-    winner = choose(done, key=lambda trial: trial.value)
-    return Path(winner.user_attrs["run"]) / "compact.keras"
+    return choose(done, key=lambda trial: trial.value)
 
 
 def _trials(
@@ -219,10 +240,6 @@ def _metric(before: Mapping[str, float], wanted: str | None) -> str:
             f"The model has no metric {wanted!r}. {did_you_mean(wanted, before)}"
         )
     return wanted
-
-
-def _minimised(metric: str) -> bool:
-    return any(word in metric for word in ("loss", "error", "mae", "mse"))
 
 
 def _study_name(model: keras.Model) -> str:
