@@ -73,6 +73,11 @@ class Lifetime:
     last: int
     scratch: bool = False
 
+    def size(self, graph: Any) -> int:
+        """Return its bytes in a subgraph, aligned."""
+        elements = math.prod(shape(graph.tensors[self.tensor]))
+        return _aligned(self.itemsize * elements)
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -197,7 +202,7 @@ def lifetimes(content: bytes) -> list[Lifetime]:
         )
     lives = _Lives(file)
     lives.walk(0)
-    return lives.lifetimes()
+    return [life for _, life in lives.lifetimes()]
 
 
 def fullest(content: bytes) -> list[Moment]:
@@ -209,10 +214,7 @@ def fullest(content: bytes) -> list[Moment]:
     file = Flatbuffer(content)
     graph = file.graphs[0]
     lives = lifetimes(content)
-    sizes = [
-        _aligned(life.itemsize * math.prod(shape(graph.tensors[life.tensor])))
-        for life in lives
-    ]
+    sizes = [life.size(graph) for life in lives]
     moments = []
     for step, op in enumerate(graph.operators, start=1):
         alive = [
@@ -248,7 +250,7 @@ class _Lives:
         self._clock = 0
         self._first: dict[tuple[int, int], int] = {}
         self._last: dict[tuple[int, int], int] = {}
-        self._scratch: list[Buffer] = []
+        self._scratch: list[tuple[int, Lifetime]] = []
 
     def walk(self, number: int) -> None:
         """Follow the operators of a subgraph, and of those that they call."""
@@ -262,8 +264,10 @@ class _Lives:
                 self._clock += 1
                 self.walk(called)
             self._touch(number, [*op.inputs, *op.outputs])
-            scratch = self._scratch_bytes(graph, op)
-            self._scratch.append(Buffer(scratch, begin, self._clock))
+            if self._needs_scratch(graph, op):
+                written = int(op.outputs[0])
+                life = Lifetime(written, 4, begin, self._clock, scratch=True)
+                self._scratch.append((number, life))
         self._touch(number, graph.outputs)
 
     def _touch(self, number: int, tensors: Iterable[int]) -> None:
@@ -273,37 +277,29 @@ class _Lives:
 
     def buffers(self) -> list[Buffer]:
         """Return the planned buffers: activations, then scratch memory."""
+        graphs = self._file.graphs
         return [
-            Buffer(
-                self._bytes(number, index),
-                self._first[number, index],
-                self._last[number, index],
+            Buffer(life.size(graphs[number]), life.first, life.last)
+            for number, life in self.lifetimes()
+        ]
+
+    def lifetimes(self) -> list[tuple[int, Lifetime]]:
+        """Return what `buffers` are of, each with the number of its subgraph."""
+        graphs = self._file.graphs
+        activations = [
+            (
+                number,
+                Lifetime(
+                    index,
+                    self._widths[graphs[number].tensors[index].type],
+                    self._first[number, index],
+                    self._last[number, index],
+                ),
             )
             for number, index in sorted(self._first)
             if index >= 0 and not self._fixed(number, index)
-        ] + self._scratch
-
-    def lifetimes(self) -> list[Lifetime]:
-        """Return what `buffers` are of, for a file with one subgraph."""
-        graph = self._file.graphs[0]
-        found = [
-            Lifetime(
-                index,
-                self._widths[graph.tensors[index].type],
-                self._first[0, index],
-                self._last[0, index],
-            )
-            for _, index in sorted(self._first)
-            if index >= 0 and not self._fixed(0, index)
         ]
-        for op, buffer in zip(graph.operators, self._scratch, strict=True):
-            if buffer.size:
-                found.append(
-                    Lifetime(
-                        int(op.outputs[0]), 4, buffer.first, buffer.last, True
-                    )
-                )
-        return found
+        return activations + self._scratch
 
     def persistent(self) -> int:
         """Return the bytes that grow with the model and are never reused."""
@@ -333,13 +329,11 @@ class _Lives:
         tensor = self._file.graphs[number].tensors[index]
         return _aligned(math.prod(shape(tensor)) * self._widths[tensor.type])
 
-    def _scratch_bytes(self, graph: Any, op: Any) -> int:
+    def _needs_scratch(self, graph: Any, op: Any) -> bool:
         # Sums of int8 numbers are kept in int32 until they are scaled.
         if self._file.kind(op) not in _INT32_SCRATCH:
-            return 0
-        output = graph.tensors[op.outputs[0]]
-        wide = self._widths[output.type] >= 4
-        return 0 if wide else _aligned(4 * math.prod(shape(output)))
+            return False
+        return self._widths[graph.tensors[op.outputs[0]].type] < 4
 
 
 def _called(options: Any) -> list[int]:
