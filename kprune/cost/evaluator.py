@@ -82,8 +82,7 @@ class Evaluator(abc.ABC):
             width, whatever that saves.
         """
         rows = trials(kept, group, widths)
-        sums = {n: c for n, c in ceilings.items() if n not in self.maxima}
-        peaks = {n: c for n, c in ceilings.items() if n in self.maxima}
+        peaks, sums = parted(ceilings, self.maxima)
         values = self.excess(rows, peaks) if peaks else {}
         if sums:
             costs = self.evaluate(rows)
@@ -98,6 +97,14 @@ class Evaluator(abc.ABC):
             names: The costs to look at.
         """
         return range(len(self.sizes))
+
+
+def parted(
+    ceilings: Mapping[str, float], names: Collection[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the ceilings of costs with these names, and those of all others."""
+    mine = {n: c for n, c in ceilings.items() if n in names}
+    return mine, {n: c for n, c in ceilings.items() if n not in names}
 
 
 def trials(kept: np.ndarray, group: int, widths: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from kprune.cost.evaluator import Evaluator
+from kprune.cost.evaluator import parted
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
 
@@ -274,11 +275,10 @@ class CostModel(Evaluator):
     ) -> dict[str, np.ndarray]:
         saved = {}
         lengths = self.lengths(kept)
-        for name in ceilings:
-            if name in TERMS:
-                terms: Terms = getattr(self, name)
-                saved[name] = terms.saved(lengths, group, kept[group] - widths)
-        others = {n: c for n, c in ceilings.items() if n not in TERMS}
+        mine, others = parted(ceilings, TERMS)
+        for name in mine:
+            terms: Terms = getattr(self, name)
+            saved[name] = terms.saved(lengths, group, kept[group] - widths)
         if others:
             saved |= super().savings(kept, group, widths, others)
         return saved

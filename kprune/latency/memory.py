@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kprune.cost.evaluator import parted
 from kprune.cost.model import CostModel
 from kprune.export.micro.arena import ALIGNMENT
 from kprune.export.micro.arena import estimate_arena
@@ -185,9 +186,9 @@ class RamCostModel(CostModel):
     def excess(
         self, kept: Any, ceilings: Mapping[str, float]
     ) -> dict[str, Any]:
-        others = {n: c for n, c in ceilings.items() if n != KEY}
+        mine, others = parted(ceilings, {KEY})
         found = self.base.excess(kept, others) if others else {}
-        if KEY in ceilings:
+        if mine:
             kept = np.asarray(kept)
             over = self.memory.moments(np.atleast_2d(kept)) - ceilings[KEY]
             sums = np.maximum(over, 0.0).sum(axis=-1)
@@ -201,11 +202,8 @@ class RamCostModel(CostModel):
         widths: np.ndarray,
         ceilings: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        found = {}
-        if KEY in ceilings:
-            only = {KEY: ceilings[KEY]}
-            found = super().savings(kept, group, widths, only)
-        others = {n: c for n, c in ceilings.items() if n != KEY}
+        mine, others = parted(ceilings, {KEY})
+        found = super().savings(kept, group, widths, mine) if mine else {}
         if others:
             found |= self.base.savings(kept, group, widths, others)
             refused = np.any([s == -np.inf for s in found.values()], axis=0)

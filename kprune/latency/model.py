@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.cost.evaluator import parted
 from kprune.cost.evaluator import trials
 from kprune.cost.model import CostModel
 from kprune.graph import ChannelGraph
@@ -323,7 +324,7 @@ class TimedCostModel(CostModel):
         widths: np.ndarray,
         ceilings: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        others = {n: c for n, c in ceilings.items() if n != KEY}
+        _, others = parted(ceilings, {KEY})
         saved = super().savings(kept, group, widths, others)
         times = self._operators.saved(kept, group, widths)
         if KEY in ceilings:
