@@ -56,8 +56,12 @@ def fill_in_context(
     sizes = np.asarray(conversion.kept[0])
     seen: dict[tuple[str, int, int], list[float]] = {}
     wholes = []
+    # Groups with few channels have few levels, so that widths come again.
+    known: dict[bytes, Sequence[float]] = {}
     for kept in track(designs(layout, sizes, step)):
-        times = operators(conversion.whole(kept))
+        if kept.tobytes() not in known:
+            known[kept.tobytes()] = operators(conversion.whole(kept))
+        times = known[kept.tobytes()]
         wholes.append((kept, sum(times)))
         for placed, milliseconds in zip(layout.operators, times, strict=True):
             read, write = (
