@@ -17,11 +17,8 @@ import numpy as np
 from keras import layers
 
 import kprune
-from kprune.export.formats import Job
-from kprune.export.formats.tflite import convert
-from kprune.export.samples import random_samples
-from kprune.export.signature import ModelSignature
 from kprune.latency import runtimes
+from kprune.latency.conversion import file_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 apps = keras.applications
@@ -75,12 +72,7 @@ def build(name: str, seed: int = 0) -> keras.Model:
 
 def write(model: keras.Model, path: Path, dtype: str) -> None:
     """Write a compact model as `.tflite`, unverified: only its time is asked for."""
-    signature = ModelSignature(model)
-    int8 = dtype == "int8"
-    options = {"batch_size": 1, "io_dtype": "float32"}
-    samples = random_samples(signature, 4) if int8 else None
-    job = Job(signature, "int8" if int8 else None, samples, options)
-    path.write_bytes(convert(job))
+    path.write_bytes(file_of(model, dtype, "float32"))
 
 
 def with_counts(masked: keras.Model, kept: np.ndarray) -> keras.Model:

@@ -10,6 +10,7 @@ import kprune
 from kprune.callbacks import PruneCallback
 from kprune.latency import Latency
 from kprune.latency import LatencyTable
+from kprune.latency.conversion import file_of
 from kprune.latency.profiling import fill
 from kprune.latency.runtimes.litert import LiteRT
 
@@ -36,13 +37,8 @@ def table():
 
 def real(model):
     """The fake device's time of the exported compact model."""
-    from kprune.export.formats import Job
-    from kprune.export.formats.tflite import convert
-    from kprune.export.signature import ModelSignature
-
-    options = {"batch_size": 1, "io_dtype": "float32"}
-    job = Job(ModelSignature(kprune.rebuild(model)), options=options)
-    return fake_device.milliseconds(convert(job))
+    content = file_of(kprune.rebuild(model), "float32", "float32")
+    return fake_device.milliseconds(content)
 
 
 @pytest.mark.parametrize("base", ["global", "uniform", "similarity"])

@@ -10,10 +10,11 @@ import numpy as np
 from kprune.export.benchmark import random_inputs
 from kprune.export.benchmark import time_runs
 from kprune.export.runtime import LiteRT as Interpreter
+from kprune.export.runtime import Runtime as FileRuntime
 from kprune.latency.runtimes.base import Runtime
 from kprune.latency.runtimes.base import register
 
-QUANTILE = 0.25
+_QUANTILE = 0.25
 """Other work on the machine can only make runs longer."""
 
 
@@ -27,8 +28,18 @@ class LiteRT(Runtime):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "operator.tflite"
             path.write_bytes(content)
-            runtime = Interpreter(path, threads)
-            runtime.prepare(random_inputs(runtime))
-            time_runs(runtime.invoke, 3, seconds / 10)
-            times = time_runs(runtime.invoke, runs, seconds)
-        return float(np.quantile(times, QUANTILE))
+            return timed(Interpreter(path, threads), runs, seconds)
+
+
+def timed(runtime: FileRuntime, runs: int, seconds: float) -> float:
+    """Return how long an opened file takes, in milliseconds.
+
+    Args:
+        runtime: The file.
+        runs: Timed runs at least.
+        seconds: Time spent on timed runs at least.
+    """
+    runtime.prepare(random_inputs(runtime))
+    time_runs(runtime.invoke, 3, seconds / 10)
+    times = time_runs(runtime.invoke, runs, seconds)
+    return float(np.quantile(times, _QUANTILE))

@@ -6,16 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from kprune.export.benchmark import random_inputs
-from kprune.export.benchmark import time_runs
 from kprune.export.formats import format_for
 from kprune.export.quiet import quiet
 from kprune.export.runtime import OnnxRuntime as Session
 from kprune.latency.runtimes.base import Runtime
 from kprune.latency.runtimes.base import register
-from kprune.latency.runtimes.litert import QUANTILE
+from kprune.latency.runtimes.litert import timed
 
 
 @register("onnxruntime")
@@ -42,8 +38,4 @@ class OnnxRuntime(Runtime):
             with quiet():
                 proto, _ = tf2onnx.convert.from_tflite(str(path))
             converted.write_bytes(proto.SerializeToString())
-            runtime = Session(converted, threads)
-            runtime.prepare(random_inputs(runtime))
-            time_runs(runtime.invoke, 3, seconds / 10)
-            times = time_runs(runtime.invoke, runs, seconds)
-        return float(np.quantile(times, QUANTILE))
+            return timed(Session(converted, threads), runs, seconds)
