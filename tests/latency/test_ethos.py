@@ -14,6 +14,7 @@ from kprune.latency import LatencyModel
 from kprune.latency import LatencyTable
 from kprune.latency import runtimes
 from kprune.latency.context import designs
+from kprune.latency.context import fill_in_context
 from kprune.latency.conversion import file_of
 from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
@@ -112,10 +113,43 @@ def test_what_vela_refuses_is_an_error():
         runtimes.get(NAME).measure(b"no model", 1, 1, 0.0)
 
 
+def test_vela_leaves_the_process_as_it_was(unpruned, capfd):
+    before = sys.getrecursionlimit(), sys.stdout
+    sys.setrecursionlimit(before[0] + 7)
+    try:
+        runtimes.get(NAME).measure(unpruned, 1, 1, 0.0)
+        assert sys.getrecursionlimit() == before[0] + 7
+    finally:
+        sys.setrecursionlimit(before[0])
+    assert sys.stdout is before[1]
+    print("heard")
+    assert capfd.readouterr().out == "heard\n"
+
+
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ethosu.vela", None)
     with pytest.raises(ImportError, match=r"kprune\[ethos\]"):
         kprune.latency.profile(network(), NAME)
+
+
+def test_no_widths_are_compiled_twice():
+    class Two:
+        layout = Layout((Placed("conv", None, Width(0.0, {0: 1.0})),))
+        kept = (np.array([16]),)
+        kind = staticmethod(lambda position: "CONV_2D")
+        whole = staticmethod(lambda kept: bytes([*kept]))
+
+    compiled = []
+
+    def operators(content):
+        compiled.append(content)
+        return [float(content[0])]
+
+    table = LatencyTable("an NPU", NAME, "int8")
+    fill_in_context(table, "two", Two(), operators, 8, iter)
+    assert sorted(compiled) == [b"\x08", b"\x10"]
+    (key,) = table.keys
+    assert table.points(key) == [(0, 8, 8.0), (0, 16, 16.0)]
 
 
 def test_groups_that_meet_go_through_all_pairs():

@@ -7,7 +7,9 @@ import csv
 import dataclasses
 import io
 import re
+import sys
 import tempfile
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,7 @@ class Ethos(Runtime):
             if self.memory_mode is not None:
                 arguments += ["--memory-mode", self.memory_mode]
             said = io.StringIO()
-            with quiet(stdout=True), contextlib.redirect_stdout(said):
+            with _undisturbed(), contextlib.redirect_stdout(said):
                 try:
                     failed = vela.main(arguments)
                 except (Exception, SystemExit) as error:
@@ -181,6 +183,17 @@ class Ethos(Runtime):
             round(_KIB * sum(float(summary[key]) for key in flash)),
             tuple((row["Name"], int(row["Op Cycles"])) for row in layers),
         )
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back what Vela prints, and put back what it sets for the process."""
+    limit = sys.getrecursionlimit()
+    try:
+        with quiet(stdout=True):
+            yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
