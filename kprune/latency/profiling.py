@@ -204,11 +204,15 @@ def fill(
     name = fingerprint(graph, table.dtype)
     if table.layout(name) is not None and table.wholes(name):
         return True
+    io_dtype = "float32"
+    if runtime is not None and table.dtype == "int8":
+        io_dtype = runtime.io_dtype
+    conversion = Conversion(masked, table.dtype, io_dtype)
     if runtime is not None and runtime.operators is not None:
         fill_in_context(
             table,
             name,
-            Conversion(masked, table.dtype, runtime.io_dtype),
+            conversion,
             runtime.operators,
             runtime.step,
             lambda found: track(
@@ -216,7 +220,6 @@ def fill(
             ),
         )
         return False
-    conversion = Conversion(masked, table.dtype)
 
     def measure(task: Task) -> None:
         if not table.has(task.key, task.read, task.write):

@@ -223,15 +223,17 @@ def check_setting(runtime: str, dtype: str, threads: int) -> None:
     """Raise unless there can be a table of this setting.
 
     Raises:
-        ValueError: An unknown runtime or number format, or no thread.
+        ValueError: A runtime that is unknown or has no name, an unknown number
+            format, or no thread.
     """
+    if runtime == "":
+        raise ValueError(
+            "Tables call a runtime by its name, and this one has none. Register "
+            'its class or function: kprune.latency.runtimes.register("my-device").'
+        )
     found = runtimes.get(runtime)
     choice(dtype, "A table of latencies", "dtype", DTYPES)
-    if dtype not in found.dtypes:
-        raise ValueError(
-            f"Runtime {runtime!r} runs {' and '.join(found.dtypes)}. Received: "
-            f"dtype={dtype!r}."
-        )
+    found.check_dtype(dtype)
     whole(threads, "A table of latencies", "threads", exact=True)
 
 

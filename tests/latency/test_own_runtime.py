@@ -37,6 +37,10 @@ def test_the_worked_example(monkeypatch, tmp_path):
     masked = kprune.prune(
         model, "l1", {"latency": 0.4}, Latency(runtime="my-npu")
     )
+    (file,) = (tmp_path / "kprune" / "latency").iterdir()
+    # Its files have int8 inputs and outputs, as it says.
+    kinds = {key.partition("(")[0] for key in kprune.latency.load(file).keys}
+    assert "CONV_2D" in kinds and "QUANTIZE" not in kinds
     npu = runtimes.get("my-npu")
     before, after = (
         npu.measure(file_of(m, "int8", "int8"), 1, 1, 0.0)
@@ -62,3 +66,16 @@ def test_onnx_runtime_has_a_time_of_its_own():
         for m in (few, many)
     ]
     assert 0 < times[0] < times[1]
+
+
+def test_runtimes_are_called_by_name():
+    assert runtimes.get(runtimes.LiteRT()).name == "litert"
+    assert runtimes.get(runtimes.Ethos("u65-256")).name == "ethos-u65-256"
+    with pytest.raises(
+        ValueError, match=r"'litert' takes no option.*'litert/x'"
+    ):
+        runtimes.get("litert/x")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    with pytest.raises(ValueError, match=r"this one has none.*register\("):
+        kprune.latency.profile(model, lambda *given: 1.0)

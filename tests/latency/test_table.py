@@ -86,6 +86,8 @@ def test_other_files_are_refused(tmp_path, text):
         ({"device": {"a": 1}}, "device"),
         ({"threads": 1.5}, "threads"),
         ({"runtime": "abacus"}, "abacus"),
+        ({"runtime": "litert/x"}, "option"),
+        ({"runtime": ""}, "name"),
         ({"operators": {"ADD() y": [[0, 0, 0]]}}, "operators"),
         ({"operators": {"ADD() y": [[0, -1, 1]]}}, "operators"),
         ({"operators": {"ADD() y": [[0, 1, True]]}}, "operators"),

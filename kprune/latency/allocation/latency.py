@@ -80,7 +80,8 @@ class Latency(Allocation):
             self._agree(table)
 
     def costs(self, session: Session) -> CostModel:
-        table, graph = self.table, session.graph
+        graph = session.graph
+        table = self._given_table()
         if table is None:
             table = profile(
                 session.masked,
@@ -88,10 +89,15 @@ class Latency(Allocation):
                 dtype=self.dtype,
                 threads=self.threads or 1,
             )
-        elif not isinstance(table, LatencyTable):
-            table = load(table)
-            self._agree(table)
         return TimedCostModel(graph, LatencyModel(graph, table))
+
+    def _given_table(self) -> LatencyTable | None:
+        """Return the table that it was made with, read from its file."""
+        if self.table is None or isinstance(self.table, LatencyTable):
+            return self.table
+        table = load(self.table)
+        self._agree(table)
+        return table
 
     def _agree(self, table: LatencyTable) -> None:
         runtime = None if self.runtime is None else get(self.runtime).name
@@ -101,12 +107,10 @@ class Latency(Allocation):
 
     def setting(self) -> tuple[str, str]:
         """Return the runtime and the number format that it is of."""
-        table = self.table
+        table = self._given_table()
         if table is None:
             device = get(self.runtime or "litert")
             return device.name, self.dtype or device.dtypes[0]
-        if not isinstance(table, LatencyTable):
-            table = load(table)
         return table.runtime, table.dtype
 
     def check(self, request: Request) -> None:

@@ -78,7 +78,8 @@ class Ram(Allocation):
         self.runtime = runtime
         self._device = None if runtime is None else runtimes.get(runtime)
         if self._device is not None:
-            _check_device(self._device, dtype)
+            _check_memory(self._device)
+            self._device.check_dtype(dtype)
         found = allocations.get(allocation)
         self.allocation = (
             found if isinstance(found, Latency) else limited(found, KEY)
@@ -168,7 +169,7 @@ def device_aware(
         inner = (
             Latency(allocation=inner)
             if ram is None
-            else Latency(None, inner, ram.dtype, None, ram.runtime)
+            else Latency(allocation=inner, dtype=ram.dtype, runtime=ram.runtime)
         )
     if ram is not None:
         same = inner is ram.allocation
@@ -182,16 +183,11 @@ def device_aware(
     return Ram(dtype, runtime if tells else None, inner)
 
 
-def _check_device(device: Runtime, dtype: str) -> None:
+def _check_memory(device: Runtime) -> None:
     if device.memory is None:
         known = [n for n in runtimes.names() if runtimes.get(n).memory]
         raise ValueError(
             f"Runtime {device.name!r} does not tell its memory. Leave `runtime` out "
             "for TensorFlow Lite Micro, or use one of "
             f"{', '.join(map(repr, known))}."
-        )
-    if dtype not in device.dtypes:
-        raise ValueError(
-            f"Runtime {device.name!r} runs {' and '.join(device.dtypes)}. Received: "
-            f"dtype={dtype!r}."
         )

@@ -30,12 +30,20 @@ class Runtime(Part, abc.ABC):
     """Channels that are worked on at once, of a runtime that tells `operators`."""
 
     name = ""
-    """How tables call it: what `get` makes it of."""
+    """How tables call it: what `get` makes it of. A class with arguments sets it."""
 
     @property
     def device(self) -> str:
         """The device in words."""
         return device_name()
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise unless it runs a number format."""
+        if dtype not in self.dtypes:
+            raise ValueError(
+                f"Runtime {self.name!r} runs {' and '.join(self.dtypes)}. Received: "
+                f"dtype={dtype!r}."
+            )
 
     @abc.abstractmethod
     def measure(
@@ -96,22 +104,42 @@ def get(identifier: Any) -> Runtime:
     Raises:
         ValueError: An unknown name; the message lists the known ones.
     """
-    if not isinstance(identifier, str) or identifier in registry.names:
+    if not isinstance(identifier, str):
         runtime: Runtime = registry.get(identifier)
+        runtime.name = runtime.name or _registered(type(runtime))
+        return runtime
+    if identifier in registry.names:
+        runtime = registry.get(identifier)
     else:
-        name, *options = identifier.split("/")
-        choice(name, "A latency", "runtime", names())
-        family, _, variant = name.partition("-")
-        runtime = registry.factory(family)(variant, *options)
-    if isinstance(identifier, str):
-        runtime.name = identifier
+        name, slash, option = identifier.partition("/")
+        family, *variant = _all()[choice(name, "A latency", "runtime", names())]
+        if slash and not variant:
+            raise ValueError(
+                f"Runtime {name!r} takes no option. Received: {identifier!r}."
+            )
+        options = [option] if slash else []
+        runtime = registry.factory(family)(*variant, *options)
+    runtime.name = identifier
     return runtime
 
 
 def names() -> list[str]:
     """Return all names that `get` knows; of variants, in place of the family's."""
-    found = []
+    return [*_all()]
+
+
+def _all() -> dict[str, tuple[str, ...]]:
+    """Return, by full name, the registered name and the variant if there is one."""
+    found: dict[str, tuple[str, ...]] = {}
     for name in registry.names:
         variants = getattr(registry.factory(name), "variants", ())
-        found += [f"{name}-{variant}" for variant in variants] or [name]
+        if variants:
+            found |= {f"{name}-{v}": (name, v) for v in variants}
+        else:
+            found[name] = (name,)
     return found
+
+
+def _registered(kind: type) -> str:
+    """Return the name that a class is registered under; nothing if it is not."""
+    return next((n for n in registry.names if registry.factory(n) is kind), "")
