@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -244,4 +245,6 @@ def _metric(before: Mapping[str, float], wanted: str | None) -> str:
 
 def _study_name(model: keras.Model) -> str:
     words = model_words(model)
-    return f"{words['name']}-{words['fingerprint']}"
+    # Keras numbers the names it gives; another process counts otherwise.
+    name = re.sub(r"_\d+$", "", words["name"])
+    return f"{name}-{words['fingerprint']}"
