@@ -4,6 +4,7 @@ from kprune import allocation as allocation
 from kprune import binary as binary
 from kprune import callbacks as callbacks
 from kprune import criteria as criteria
+from kprune import data as data
 from kprune import duplication as duplication
 from kprune import factors as factors
 from kprune import latency as latency

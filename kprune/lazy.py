@@ -113,7 +113,7 @@ def part_attributes(
 
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name == "__all__":  # `from kprune.callbacks import *`
-            return [n for n in __dir__() if not n.startswith("_")]
+            return __dir__()
         found = None if name.startswith("_") else class_named(name, parts())
         if found is None:
             raise AttributeError(
@@ -123,9 +123,35 @@ def part_attributes(
         return found
 
     def __dir__() -> list[str]:  # noqa: N807
-        return sorted({*own, *class_names(parts())})
+        return sorted({*_exported(own), *class_names(parts())})
 
     return __getattr__, __dir__
+
+
+def public_dir(package: str) -> Callable[[], list[str]]:
+    """Return `__dir__` for a package whose `__init__.py` imports what it offers.
+
+    Without it, editors would offer the package's modules too, as soon as they
+    are imported.
+
+    Args:
+        package: The package's name.
+    """
+    own = vars(sys.modules[package])
+
+    def __dir__() -> list[str]:  # noqa: N807
+        return _exported(own)
+
+    return __dir__
+
+
+def _exported(own: Mapping[str, Any]) -> list[str]:
+    """Return the public names of a package, sorted, without its modules."""
+    return sorted(
+        name
+        for name, value in own.items()
+        if not (name.startswith("_") or isinstance(value, types.ModuleType))
+    )
 
 
 class _Saved:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -121,3 +123,28 @@ def test_a_star_brings_the_public_names(package, names):
     exec(f"from {package} import *", bound)
     assert names <= set(bound)
     assert "part_attributes" not in bound
+
+
+EXPORT = re.compile(r"^\s*(?:from .* import )?\w+ as ([a-zA-Z]\w*)", re.M)
+
+
+def exported(package):
+    """What its stub file, or else its `__init__.py`, imports to offer it."""
+    folder = ROOT / package.replace(".", "/")
+    if package == "kprune.callbacks":
+        folder = ROOT / "callbacks"
+    stub = folder / "__init__.pyi"
+    path = stub if stub.is_file() else folder / "__init__.py"
+    return sorted(EXPORT.findall(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    "package",
+    filter(inspect.ismodule, (getattr(kprune, n) for n in dir(kprune))),
+)
+def test_tab_offers_the_public_names_and_nothing_else(package):
+    name = package.__name__
+    for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+        importlib.import_module(module.name)
+    assert dir(package) == exported(name)
+    assert all(getattr(package, n) is not None for n in dir(package))

@@ -10,3 +10,6 @@ from kprune.binary.files import save as save
 from kprune.binary.training import BinaryFilters as BinaryFilters
 from kprune.binary.training import attach as attach
 from kprune.binary.training import detach as detach
+from kprune.lazy import public_dir as _public_dir
+
+__dir__ = _public_dir(__name__)

@@ -6,6 +6,7 @@ from kprune.data.digits import load_digits as load_digits
 from kprune.data.pipeline import batches as batches
 from kprune.data.pipeline import flip_and_crop as flip_and_crop
 from kprune.data.splits import Splits as Splits
+from kprune.lazy import public_dir as _public_dir
 
 __all__ = [
     "Splits",
@@ -15,3 +16,5 @@ __all__ = [
     "load_digits",
     "normalize_cifar10",
 ]
+
+__dir__ = _public_dir(__name__)

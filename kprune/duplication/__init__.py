@@ -18,3 +18,6 @@ from kprune.duplication.donors import DonorMap as DonorMap
 from kprune.duplication.donors import Vacancies as Vacancies
 from kprune.duplication.growth import grow as grow
 from kprune.duplication.redundancy import Redundancy as Redundancy
+from kprune.lazy import public_dir as _public_dir
+
+__dir__ = _public_dir(__name__)

@@ -8,3 +8,6 @@ from kprune.latency.model import predict as predict
 from kprune.latency.profiling import profile as profile
 from kprune.latency.table import LatencyTable as LatencyTable
 from kprune.latency.table import load as load
+from kprune.lazy import public_dir as _public_dir
+
+__dir__ = _public_dir(__name__)

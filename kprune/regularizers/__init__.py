@@ -1,5 +1,6 @@
 """Penalties that make whole filters small while a model trains."""
 
+from kprune.lazy import public_dir as _public_dir
 from kprune.regularizers.attaching import attach as attach
 from kprune.regularizers.attaching import detach as detach
 from kprune.regularizers.hierarchical import (
@@ -8,3 +9,5 @@ from kprune.regularizers.hierarchical import (
 from kprune.regularizers.orthonormal import Orthonormal as Orthonormal
 from kprune.regularizers.penalties import names as names
 from kprune.regularizers.penalties import register as register
+
+__dir__ = _public_dir(__name__)
