@@ -31,6 +31,7 @@ from kprune.pruning import prune as prune
 from kprune.rebuild.api import rebuild as rebuild
 from kprune.recipes.base import recipe as recipe
 from kprune.runs.replay import replay as replay
+from kprune.runs.run import Run as Run
 from kprune.schedules import Linear as Linear
 from kprune.schedules import OneShot as OneShot
 from kprune.schedules import Polynomial as Polynomial

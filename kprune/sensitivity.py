@@ -20,6 +20,8 @@ from kprune.arguments import did_you_mean
 from kprune.data.arrays import Batch
 from kprune.data.needs import require_loss
 from kprune.data.source import Source
+from kprune.display import Displayed
+from kprune.display import line
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.masking.compilation import copy_compilation
@@ -34,6 +36,9 @@ SHARES = tuple(n / 20 for n in range(20))
 
 COLUMNS = 6
 """Shares that a printed table shows."""
+
+_LEGEND = 24
+"""Groups that a column of a plot's legend names."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -78,7 +83,7 @@ class Curve(Part):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Sensitivity(Part):
+class Sensitivity(Displayed, Part):
     """The curves of all groups, made by `kprune.sensitivity`.
 
     Args:
@@ -117,7 +122,7 @@ class Sensitivity(Part):
         return as_text(Stack(*[self.table(metric) for metric in self.baseline]))
 
     def plot(self, path: str | os.PathLike, metric: str = "loss") -> None:
-        """Draw the curves of one metric.
+        """Draw the curves of one metric into a file.
 
         Args:
             path: File to write; its suffix says the format (`.png`, `.svg`).
@@ -126,7 +131,6 @@ class Sensitivity(Part):
         Raises:
             ImportError: matplotlib is not installed.
         """
-        self._check(metric)
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -134,17 +138,29 @@ class Sensitivity(Part):
                 "Plots need matplotlib. Install it with: "
                 'pip install "kprune[report]"'
             ) from error
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.subplots()
-        for name, curve in self.curves.items():
+        columns = -(-len(self.curves) // _LEGEND)
+        figure = Figure(figsize=(6 + 2 * columns, 5), layout="constrained")
+        self.draw(figure.subplots(), metric)
+        figure.legend(
+            loc="outside right upper", fontsize="small", ncols=columns
+        )
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary)
+
+    def draw(self, axes: Any, metric: str = "loss") -> None:
+        """Draw the curves of one metric into axes of Matplotlib.
+
+        Args:
+            axes: `matplotlib.axes.Axes`.
+            metric: Name of the metric.
+        """
+        self._check(metric)
+        for number, (name, curve) in enumerate(self.curves.items()):
             shares = 100 * curve.removed / curve.size
-            axes.plot(shares, curve.values[metric], label=name, marker=".")
+            axes.plot(shares, curve.values[metric], label=name, **line(number))
         axes.axhline(self.baseline[metric], color="gray", linestyle=":")
         axes.set_xlabel("filters of one group removed [%]")
         axes.set_ylabel(metric)
-        figure.legend(loc="outside right upper", fontsize="small")
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary)
 
     def _columns(self) -> list[float]:
         """Return a few of the shares that were asked for, evenly spread."""

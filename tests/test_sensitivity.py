@@ -13,6 +13,7 @@ from fitting import small_net
 from harness import randomise
 
 import kprune
+from kprune.sensitivity import Curve
 from kprune.sensitivity import Sensitivity
 
 
@@ -127,6 +128,20 @@ def test_plot(report, tmp_path, suffix):
     report.plot(path, "accuracy")
     assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_sixty_groups_have_sixty_distinguishable_lines():
+    from matplotlib.figure import Figure
+
+    curve = Curve(4, np.arange(3), {"loss": np.arange(3.0)})
+    names = [f"group{n}" for n in range(60)]
+    report = Sensitivity(dict.fromkeys(names, curve), {"loss": 0.0})
+    axes = Figure().subplots()
+    report.draw(axes)
+    *drawn, _ = axes.lines  # The last one is the baseline.
+    looks = {(d.get_color(), d.get_linestyle(), d.get_marker()) for d in drawn}
+    assert [d.get_label() for d in drawn] == names
+    assert len(looks) == 60
 
 
 def test_without_matplotlib(report, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import time
@@ -68,6 +69,38 @@ def test_the_best_is_handed_out(study):
     assert str(path.parent) == best.user_attrs["run"]
     with pytest.raises(ValueError, match="No trial of the sweep has finished"):
         kprune.best_model(found, {"macs": 0.9})
+
+
+def test_trials_are_said_by_progress_and_optuna_keeps_quiet(tmp_path, capfd):
+    import optuna
+
+    from kprune.report.progress import progress
+    from kprune.report.sweeps import TrialProgress
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    with progress() as bars:
+        swept(tmp_path, ["l1", "random"], callbacks=[TrialProgress(bars)])
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(":")[0].split("s  ")[1] for line in said] == [
+        "l1 macs=0.4",
+        "random macs=0.4",
+    ]
+    assert [line.split(",")[0] for line in said] == ["trials 1/2", "trials 2/2"]
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_a_trial_that_fails_is_told_once(tmp_path, caplog, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no room left")
+
+    module = importlib.import_module("kprune.sweep._trial")
+    monkeypatch.setattr(module, "_pruned", fails)
+    found = swept(tmp_path, ["l1"])
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "kprune"]
+    assert told == (
+        "The trial of 'l1' with {'macs': 0.4} failed: RuntimeError: no room left"
+    )
+    assert not finished(found)
 
 
 def test_a_winner_without_a_run_is_marked_and_named():

@@ -113,6 +113,8 @@ def sweep(  # noqa: PLR0913  options of a command
     from kprune.commands.outcome import print_json
     from kprune.report.comparison import summaries
     from kprune.report.comparison import write_comparison
+    from kprune.report.progress import progress
+    from kprune.report.sweeps import TrialProgress
     from kprune.report.sweeps import sweep_table
     from kprune.sweep import METHODS
 
@@ -121,19 +123,21 @@ def sweep(  # noqa: PLR0913  options of a command
         None if one is None else (one.x, one.y)
         for one in (found.samples(original), found.checked(original))
     ]
-    study = kprune.sweep(
-        original,
-        METHODS if methods is None else methods.split(","),
-        {key: wanted},
-        pairs[0],
-        pairs[1],
-        hours=hours,
-        epochs=epochs,
-        run_dir=run_dir,
-        storage=storage,
-        name=name,
-        seed=seed,
-    )
+    with progress() as bars:
+        study = kprune.sweep(
+            original,
+            METHODS if methods is None else methods.split(","),
+            {key: wanted},
+            pairs[0],
+            pairs[1],
+            hours=hours,
+            epochs=epochs,
+            run_dir=run_dir,
+            storage=storage,
+            name=name,
+            seed=seed,
+            callbacks=[TrialProgress(bars)],
+        )
     copies = [] if out is None else _copy(study, out)
     page = write_comparison(run_dir)
     if as_json:

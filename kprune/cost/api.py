@@ -9,6 +9,7 @@ import numpy as np
 
 from kprune.arguments import model as check_model
 from kprune.cost.model import CostModel
+from kprune.display import Displayed
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.tracer import trace
 from kprune.masking.wrapping import is_masked
@@ -35,7 +36,7 @@ class LayerCost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(Displayed):
     """Cost of a model.
 
     Args:

@@ -9,6 +9,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from kprune.display import Displayed
 from kprune.export.differences import Difference
 from kprune.export.micro.arena import Arena
 from kprune.export.original import Original
@@ -17,7 +18,7 @@ from kprune.export.sizes import format_bytes
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Displayed):
     """Facts about one exported file, all of them measured but `arena`.
 
     `print(report)` shows them; `report.operators` counts each operator.

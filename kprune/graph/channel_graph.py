@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.display import Displayed
 from kprune.graph import describe
 from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from kprune.graph.tracer import Tracer
 
 
-class ChannelGraph:
+class ChannelGraph(Displayed):
     """The sets of a model's channels that live and die together.
 
     Made by `kprune.trace`.

@@ -19,18 +19,11 @@ def page(recipe: Recipe) -> str:
     Args:
         recipe: Any recipe.
     """
-    costs = {"macs": "MACs", "params": "parameters"}
-    shares = [
-        f"{100 * share:.3g} % of the {costs.get(key, key)}"
-        for key, share in recipe.reduce.items()
-    ]
-    removes = f"Removes {' and '.join(shares)}"
     lines = [
         recipe.name,
         *textwrap.wrap(recipe.summary, WIDTH),
         "",
-        f"{removes if shares else recipe.untargeted} in "
-        f"{_count(recipe.epochs, 'epoch')}.",
+        task(recipe),
     ]
     lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
     if recipe.recover is not None:
@@ -44,6 +37,20 @@ def page(recipe: Recipe) -> str:
     if recipe.url:
         lines.append(recipe.url)
     return "\n".join(lines)
+
+
+def task(recipe: Recipe) -> str:
+    """Return in a sentence what a recipe removes, and in how many epochs."""
+    costs = {"macs": "MACs", "params": "parameters"}
+    shares = [
+        f"{100 * share:.3g} % of the {costs.get(key, key)}"
+        for key, share in recipe.reduce.items()
+    ]
+    removes = f"Removes {' and '.join(shares)}"
+    return (
+        f"{removes if shares else recipe.untargeted} in "
+        f"{_count(recipe.epochs, 'epoch')}."
+    )
 
 
 def before(epochs: list[int]) -> str:

@@ -19,6 +19,7 @@ from kprune.allocation._manual import Manual
 from kprune.arguments import did_you_mean
 from kprune.arguments import whole
 from kprune.callbacks import PruningCallback
+from kprune.display import Displayed
 from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.parts import EVIDENCE
@@ -30,7 +31,7 @@ from kprune.recovery import base as recoveries
 from kprune.registry import Registry
 
 
-class Recipe(Part, abc.ABC):
+class Recipe(Displayed, Part, abc.ABC):
     """A published system: how a model is prepared, and what acts during `fit`.
 
     A recipe has no machinery of its own. It puts together parts that are

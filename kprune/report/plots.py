@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from kprune.display import COLORS
+from kprune.display import MARKERS
+from kprune.display import line
 from kprune.report.templating import EXTRA
+from kprune.sensitivity import Sensitivity
 
 _INK = "#010203"
 """Stands for the colour of the page's text."""
 
-COLORS = ("#3f8fd2", "#e07b39", "#3aa57a", "#b870c9", "#c9a227", "#d4607c")
-"""As readable on white as on a dark page."""
-
-_STYLES = ("-", "--", ":", "-.")
 _WIDTH = 5.2  # inches
 _PANEL = 1.75
 _HEAD = 0.3
+_COLUMNS = 3
+"""Columns of the legend below many lines."""
 
 Lines = Mapping[str, Sequence[float | None]]
 
@@ -56,7 +58,7 @@ def curves(
     for axes, (title, lines) in zip(rows, panels.items(), strict=True):
         for number, (name, values) in enumerate(lines.items()):
             known = [float("nan") if v is None else v for v in values]
-            axes.plot(x, known, label=name, **_line(number, len(x)))
+            axes.plot(x, known, label=name, linewidth=1.6, **line(number))
         for event in events:
             axes.axvline(
                 event, color=_INK, linewidth=0.8, linestyle=(0, (1, 2))
@@ -91,7 +93,7 @@ def scatter(
     )
     for number, (name, places) in enumerate(points.items()):
         x, y = zip(*places, strict=True)
-        marker = "osD^vPX"[number // len(COLORS) % 7]
+        marker = MARKERS[1:][number // len(COLORS) % (len(MARKERS) - 1)]
         color = COLORS[number % len(COLORS)]
         axes.scatter(x, y, s=26, label=name, color=color, marker=marker)
     axes.set_xlabel(axes_titles[0])
@@ -99,6 +101,28 @@ def scatter(
     axes.legend(frameon=False)
     _plain(axes)
     return _svg(figure, label)
+
+
+def sensitivities(found: Sensitivity, metric: str) -> str:
+    """Draw the curves of all groups.
+
+    Args:
+        found: What `kprune.sensitivity` returned.
+        metric: Name of the metric.
+    """
+    rows = -(-len(found.curves) // _COLUMNS)
+    figure = _figure(3.2 + 0.21 * rows)
+    axes = figure.subplots()
+    found.draw(axes, metric)
+    figure.legend(
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        loc="outside lower center",
+        ncols=_COLUMNS,
+    )
+    _plain(axes)
+    return _svg(figure, f"{metric} by share of a group removed")
 
 
 def frontier(
@@ -127,18 +151,6 @@ def _figure(height: float) -> Any:
     except ImportError as error:
         raise ImportError(f"A report needs matplotlib: {EXTRA}.") from error
     return Figure(figsize=(_WIDTH, height), layout="constrained")
-
-
-def _line(number: int, points: int) -> dict[str, Any]:
-    color = COLORS[number % len(COLORS)]
-    style = _STYLES[number // len(COLORS) % len(_STYLES)]
-    marker = "o" if points < 3 else ""
-    return {
-        "color": color,
-        "linestyle": style,
-        "marker": marker,
-        "linewidth": 1.6,
-    }
 
 
 def _plain(axes: Any) -> None:

@@ -37,18 +37,19 @@ def run_page(run: Mapping[str, Any], name: str) -> str:
         ImportError: jinja2 or matplotlib is missing.
     """
     groups = [_group(group) for group in run["groups"]]
+    columns, rows = results(run)
     return template("run.html", "A report").render(
         run=run,
         name=name,
         headline=headline(run),
         ended=run["status"] == FINISHED,
-        columns=[*_metric_names(run), *(_COSTS[key][0] for key in _costs(run))],
-        results=[_result(run, row) for row in run["results"]],
+        columns=columns,
+        results=rows,
         measured=_measured(run),
         prunable=[group for group in groups if not group["pinned"]],
         pinned=[group for group in groups if group["pinned"]],
         height=_HEIGHT,
-        curves=_curves(run),
+        curves=curves(run),
         checks=[_check(check) for check in run["checks"]],
         parts={k: _words(v) for k, v in run["asked"]["parts"].items()},
     )
@@ -71,6 +72,18 @@ def headline(run: Mapping[str, Any]) -> str:
 def rows_of(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the results of a run by the name of what was measured."""
     return {row["name"]: row for row in run["results"]}
+
+
+def results(
+    run: Mapping[str, Any],
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the table of results: titles of its columns, and its rows.
+
+    A row has a `name` and `cells`, pairs of a value and how it differs from the
+    original's.
+    """
+    columns = [*_metric_names(run), *(_COSTS[key][0] for key in _costs(run))]
+    return columns, [_result(run, row) for row in run["results"]]
 
 
 def quality(run: Mapping[str, Any]) -> tuple[str, float] | None:
@@ -199,7 +212,7 @@ def _title(part: list[tuple[float, int]], gone: int) -> str:
     )
 
 
-def _curves(run: Mapping[str, Any]) -> str:
+def curves(run: Mapping[str, Any]) -> str:
     """Return a picture of the training, "" for a run without."""
     epochs = run["epochs"]
     if not epochs:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +46,40 @@ def sweep_table(study: optuna.Study) -> Table:
     for trial in sorted(_shown(study), key=lambda t: _order(study, t)):
         table.add_row(*map(Text, _cells(trial, name, winners)))
     return table
+
+
+class TrialProgress:
+    """Draws a bar of the trials of a sweep, and says what each has given.
+
+    Args:
+        bars: `rich.progress.Progress`, from `kprune.report.progress.progress`.
+
+    Example:
+
+    ```python
+    with progress() as bars:
+        kprune.sweep(model, ..., callbacks=[TrialProgress(bars)])
+    ```
+    """
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("trials", total=None, note="")
+
+    def __call__(self, study: optuna.Study, trial: Any) -> None:
+        if "method" not in trial.user_attrs:
+            return
+        shown = _shown(study)
+        ended = [t for t in shown if t.state.is_finished()]
+        _, target, method, parts, value, *_ = _cells(
+            trial, study.user_attrs["metric"], set()
+        )
+        self._bars.update(
+            self._task,
+            total=len(shown),
+            completed=len(ended),
+            note=f"{' '.join(filter(None, (method, target, parts)))}: {value}",
+        )
 
 
 def _shown(study: optuna.Study) -> list[Any]:

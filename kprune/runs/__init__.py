@@ -8,3 +8,4 @@ from kprune.runs.record import folder_of as folder_of
 from kprune.runs.record import start as start
 from kprune.runs.replay import replay as replay
 from kprune.runs.replay import show as show
+from kprune.runs.run import Run as Run

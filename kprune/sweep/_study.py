@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,6 +16,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     import optuna
+
+_log = logging.getLogger("kprune")
+
+Callback = Callable[["optuna.Study", Any], None]
+"""What is called after a trial: with the study and the `FrozenTrial`."""
 
 FILE = "study.db"
 
@@ -28,6 +37,26 @@ def load() -> Any:
     return optuna
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's log and its warnings of what is experimental to itself.
+
+    What a trial gave is said by `kprune.sweep`.
+    """
+    optuna = load()
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # Signs of life are experimental, and so is what reads them.
+            warnings.simplefilter(
+                "ignore", optuna.exceptions.ExperimentalWarning
+            )
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def create(
     folder: Path, storage: Any, name: str, direction: str, seed: int
 ) -> optuna.Study:
@@ -41,14 +70,15 @@ def create(
         seed: Of its sampler.
     """
     optuna = load()
-    return optuna.create_study(
-        storage=_storage(optuna, storage, folder),
-        study_name=name,
-        direction=direction,
-        sampler=optuna.samplers.RandomSampler(seed=seed),
-        pruner=_pruner(optuna),
-        load_if_exists=True,
-    )
+    with quiet():
+        return optuna.create_study(
+            storage=_storage(optuna, storage, folder),
+            study_name=name,
+            direction=direction,
+            sampler=optuna.samplers.RandomSampler(seed=seed),
+            pruner=_pruner(optuna),
+            load_if_exists=True,
+        )
 
 
 def enqueue(
@@ -80,12 +110,11 @@ def optimize(
     study: optuna.Study,
     run: Callable[[optuna.Trial], float],
     seconds: float,
+    callbacks: Iterable[Callback] = (),
 ) -> None:
     """Run trials that wait, until none does or the time is over."""
     optuna = load()
-    with warnings.catch_warnings():
-        # Signs of life are experimental in Optuna, and so is what reads them.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with quiet():
         optuna.storages.fail_stale_trials(study)
         if not waits(study):
             return
@@ -93,8 +122,25 @@ def optimize(
             run,
             timeout=seconds,
             catch=(Exception,),
-            callbacks=[lambda study, _: None if waits(study) else study.stop()],
+            callbacks=[_say_errors, *callbacks, _stop_at_the_end],
         )
+
+
+def _say_errors(study: optuna.Study, trial: Any) -> None:
+    error = trial.user_attrs.get("error")
+    if trial.state.name == "FAIL" and error is not None:
+        asked = trial.user_attrs
+        _log.warning(
+            "The trial of %r with %s failed: %s",
+            asked["method"],
+            asked["target"],
+            error,
+        )
+
+
+def _stop_at_the_end(study: optuna.Study, trial: Any) -> None:
+    if not waits(study):
+        study.stop()
 
 
 def finished(study: optuna.Study) -> list[Any]:
@@ -111,15 +157,13 @@ def _storage(optuna: Any, storage: Any, folder: Path) -> Any:
     url = storage or f"sqlite:///{(folder / FILE).resolve()}"
     if not isinstance(url, str) or url.startswith(("redis:", "journal:")):
         return url
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
-            url,
-            heartbeat_interval=_BEAT,
-            heartbeat_stale_trial_callback=(
-                optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
-            ),
-        )
+    return optuna.storages.RDBStorage(
+        url,
+        heartbeat_interval=_BEAT,
+        heartbeat_stale_trial_callback=(
+            optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2)
+        ),
+    )
 
 
 def _pruner(optuna: Any) -> Any:

@@ -51,6 +51,7 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
     storage: Any = None,
     name: str | None = None,
     seed: int = 0,
+    callbacks: Iterable[_study.Callback] = (),
 ) -> optuna.Study:
     """Try methods, targets and parts on one model, and compare the results.
 
@@ -84,6 +85,8 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
             in `run_dir`.
         name: Name of the study. Defaults to one that follows from the model.
         seed: Of every trial.
+        callbacks: Functions that are called with the study and the trial after
+            each trial, as by `optuna.Study.optimize`.
 
     Returns:
         The `optuna.Study`. `user_attrs` of a trial say its `method`, `target`
@@ -136,7 +139,10 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
         time.monotonic() + seconds,
     )
     _study.optimize(
-        study, lambda trial: _trial.run(study, trial, setting), seconds
+        study,
+        lambda trial: _trial.run(study, trial, setting),
+        seconds,
+        callbacks,
     )
     return study
 
