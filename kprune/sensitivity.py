@@ -121,7 +121,7 @@ class Sensitivity(Displayed, Part):
     def __str__(self) -> str:
         return as_text(Stack(*[self.table(metric) for metric in self.baseline]))
 
-    def plot(self, path: str | os.PathLike, metric: str = "loss") -> None:
+    def plot(self, path: str | os.PathLike[str], metric: str = "loss") -> None:
         """Draw the curves of one metric into a file.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -120,7 +121,7 @@ def report(costs: CostModel, kept: np.ndarray) -> Cost:
         macs, lengths = macs.mean(axis=0), costs.lengths(costs.sizes)
     params = costs.params.each(lengths)
     sizes = params * costs.itemsizes
-    rows: dict[int, list] = {}
+    rows: dict[int, list[Any]] = {}
     for owner, count, size in zip(
         costs.params.owners, params, sizes, strict=True
     ):

@@ -16,8 +16,8 @@ def batches(
     batch_size: int = 64,
     shuffle: bool = False,
     seed: int = 0,
-    augment: Callable | None = None,
-    preprocess: Callable | None = None,
+    augment: Callable[..., Any] | None = None,
+    preprocess: Callable[..., Any] | None = None,
 ) -> tf.data.Dataset:
     """Turn arrays into a `tf.data.Dataset` of batches.
 

@@ -14,9 +14,9 @@ import numpy as np
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
-from kprune.graph.ledger import FILTER
-from kprune.graph.ledger import INPUT
-from kprune.graph.ledger import SCALE
+from kprune.graph.record import FILTER
+from kprune.graph.record import INPUT
+from kprune.graph.record import SCALE
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import Edit
 from kprune.rebuild.copies import tie

@@ -19,8 +19,8 @@ from kprune.duplication.consumers import ConsumerRule
 from kprune.duplication.consumers import Replacement
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
-from kprune.graph.ledger import FILTER
-from kprune.graph.ledger import INPUT
+from kprune.graph.record import FILTER
+from kprune.graph.record import INPUT
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
 from kprune.parts import Part

@@ -1,4 +1,4 @@
-"""The channel graph: which channels live and die together."""
+"""The channel graph: which channels must be removed together."""
 
 from kprune.graph.call import Axis as Axis
 from kprune.graph.call import Call as Call

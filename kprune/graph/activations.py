@@ -1,6 +1,7 @@
-"""What an activation function does to channels, found by trying it.
+"""Probing of activation functions: what they do to channels.
 
-Activations are never enumerated: users bring their own.
+Functions are tried out instead of looked up in a list, because users bring
+their own.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from kprune.graph.labels import Labels
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActivationKind:
-    """The way an activation treats channels.
+    """How an activation treats channels.
 
     Args:
-        elementwise: Each output element depends on its input element alone.
-        along_last_axis: If not elementwise, it mixes the last axis only, and
-            treats all positions of the other axes alike.
-        zero_at_zero: f(0) == 0, so a removed channel stays exactly 0.
-        finite_at_zero: Value and slope at 0 are finite. Infinity times a mask
-            of 0 is not 0, in the backward pass neither.
-        finite: The value is finite for every moderate input too.
+        elementwise: Whether each output element depends only on the input
+            element at the same position.
+        along_last_axis: Whether a function that is not elementwise mixes the
+            last axis only, and treats all positions of the other axes alike.
+        zero_at_zero: Whether f(0) == 0, so that a removed channel stays
+            exactly 0.
+        finite_at_zero: Whether value and slope at 0 are finite. Infinity times
+            a mask of 0 is NaN, in the backward pass too.
+        finite: Whether the value is finite for every moderate input.
     """
 
     elementwise: bool
@@ -38,7 +41,11 @@ class ActivationKind:
     finite: bool = True
 
     def tolerates(self, zero: bool) -> bool:
-        """Return whether removed channels stay finite; `zero`: they are exactly 0."""
+        """Return whether removed channels stay finite.
+
+        Args:
+            zero: Whether removed channels are exactly 0 at the input.
+        """
         return self.finite_at_zero and (zero or self.finite)
 
 
@@ -47,11 +54,11 @@ _LINEAR = ActivationKind(True, False, True)
 
 
 def describe_activation(function: Any, rank: int = 3) -> ActivationKind:
-    """Probe `function` once on small tensors; results are remembered.
+    """Probe `function` once on small tensors and cache the result.
 
     Args:
-        function: Takes a tensor, returns one.
-        rank: Rank of the tensors it will see.
+        function: A callable that maps a tensor to a tensor.
+        rank: Rank of the tensors it is going to be called on.
     """
     if function is keras.activations.linear:
         return _LINEAR
@@ -67,13 +74,13 @@ def _remembered(function: Any, rank: int) -> ActivationKind:
 
 
 def probe_operation(
-    operation: Any, args: tuple, kwargs: dict
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ActivationKind:
-    """Probe an operation of one tensor, its other arguments as they are.
+    """Probe an operation of one tensor; its other arguments stay as given.
 
     Args:
         operation: A `keras.Operation`.
-        args: Its positional arguments, with `Labels` for the tensor.
+        args: Its positional arguments, with `Labels` in place of the tensor.
         kwargs: Its keyword arguments, likewise.
     """
     rank = next(
@@ -111,11 +118,11 @@ def probe_operation(
     return _OPERATIONS[key]
 
 
-_OPERATIONS: dict[tuple, ActivationKind] = {}
+_OPERATIONS: dict[tuple[Any, ...], ActivationKind] = {}
 
 
 def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
-    """Find out by trying. See `ActivationKind`."""
+    """Call `function` on small tensors to find its `ActivationKind`."""
     rng = np.random.default_rng(0)
     shape = (*(2, 3, 2, 2, 2, 2)[: rank - 1], 5)
     x = rng.normal(size=shape).astype("float32") * 3
@@ -132,15 +139,23 @@ def probe(function: Callable[[Any], Any], rank: int) -> ActivationKind:
         with np.errstate(all="ignore"):
             finite = all(np.isfinite(_apply(function, g)).all() for g in grid)
             sloped = _has_slope(function, x, at_zero)
-    except Exception:  # any user function may refuse a probe; it is then pinned
+    except (
+        Exception
+    ):  # User code may fail on a probe. Its input is then pinned.
         return _MIXES_EVERYTHING
     return ActivationKind(
         True, True, bool((at_zero == 0).all()), sloped, finite
     )
 
 
-def _commutes(function, x, y, rng, block: int) -> bool:
-    """Return whether blocks of elements are mapped each by itself and all alike."""
+def _commutes(
+    function: Callable[[Any], Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    rng: np.random.Generator,
+    block: int,
+) -> bool:
+    """Return whether every block of elements is mapped independently and alike."""
     order = rng.permutation(x.size // block)
     shuffled = x.reshape(-1, block)[order].reshape(x.shape)
     expected = y.reshape(-1, block)[order].reshape(x.shape)
@@ -156,7 +171,9 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
-def _has_slope(function, x: np.ndarray, at_zero: np.ndarray) -> bool:
+def _has_slope(
+    function: Callable[[Any], Any], x: np.ndarray, at_zero: np.ndarray
+) -> bool:
     """Return whether value and slope at 0 are finite (steps have slope 0)."""
     if not np.isfinite(at_zero).all():
         return False
@@ -164,7 +181,7 @@ def _has_slope(function, x: np.ndarray, at_zero: np.ndarray) -> bool:
         near = _apply(function, np.full_like(x, sign * 1e-6)) - at_zero
         nearer = _apply(function, np.full_like(x, sign * 1e-12)) - at_zero
         if sign < 0 and np.isnan(near).all():
-            continue  # not defined below 0: the slope from above counts
+            continue  # Undefined below 0: only the slope from above counts.
         steep = not np.isfinite(near).all() or np.abs(near).max() > 3e-4
         if steep and not np.allclose(near, nearer, rtol=0.1):
             return False
@@ -173,7 +190,7 @@ def _has_slope(function, x: np.ndarray, at_zero: np.ndarray) -> bool:
 
 def _apply(function: Any, x: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
-        # Keras warns of a softmax over one channel, which is what is probed.
+        # Keras warns about a softmax over one channel, which a probe may be.
         warnings.simplefilter("ignore")
         value = function(keras.ops.convert_to_tensor(x))
     value = np.asarray(keras.ops.convert_to_numpy(value))

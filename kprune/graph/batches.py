@@ -1,4 +1,4 @@
-"""Models that were read with one size of the batch, opened for any."""
+"""Conversion of models read with one batch size into models for any batch size."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import keras
 
-# Calls may compute with the size of the batch, so they are read with one
-# that is recognised in shapes: a prime that no other size is a multiple of.
+# A call may compute with the batch size. Reading it with a large prime makes
+# the batch size recognisable in shapes: no other size is a multiple of it.
 BATCH = 1009
 
 
 class UnreadableError(Exception):
-    """The call is not that of a functional model; the message says why."""
+    """Raised if a call cannot be read as a functional model; the message says why."""
 
 
 def nodes_of(model: Any) -> list[Any]:
-    """Return the calls of a functional model as Keras has them, without inputs."""
+    """Return the calls of a functional model in Keras' order, without inputs."""
     by_depth = model._nodes_by_depth
     return [
         node
@@ -44,7 +44,7 @@ def for_any_batch(model: keras.Model) -> keras.Model:
             operation = type(operation)(tuple(open_), name=operation.name)
         elif _names_batch((args, kwargs)) or _names_batch(given_to(operation)):
             raise UnreadableError(
-                f"{operation.name} is given the size of the batch"
+                f"{operation.name} receives the batch size as a constant"
             )
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         for old, new in zip(node.outputs, outputs, strict=True):
@@ -57,7 +57,7 @@ def for_any_batch(model: keras.Model) -> keras.Model:
 
 
 def given_to(operation: Any) -> list[Any]:
-    """Return what an operation was constructed with; a layer knows no batch."""
+    """Return an operation's constructor arguments; layers have no batch size."""
     if isinstance(operation, keras.layers.Layer):
         return []
     named = vars(operation).items()
@@ -65,7 +65,7 @@ def given_to(operation: Any) -> list[Any]:
 
 
 def _names_batch(structure: Any) -> bool:
-    """Return whether anything in `structure` was made for batches of `BATCH`."""
+    """Return whether any number or shape in `structure` depends on `BATCH`."""
     flat = keras.tree.flatten(structure)
     sizes = [n for x in flat for n in (x, *(getattr(x, "shape", None) or ()))]
     return any(isinstance(n, int) and n and n % BATCH == 0 for n in sizes)

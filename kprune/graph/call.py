@@ -1,4 +1,4 @@
-"""One call of one layer or operation, as the rules of the graph see it."""
+"""One call of one layer or operation, as the graph's rules see it."""
 
 from __future__ import annotations
 
@@ -13,48 +13,56 @@ import numpy as np
 from kprune.graph.activations import ActivationKind
 from kprune.graph.activations import describe_activation
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
 from kprune.graph.labels import lift
 from kprune.graph.labels import on_axis
 from kprune.graph.labels import varying
-from kprune.graph.ledger import FILTER as FILTER
-from kprune.graph.ledger import INPUT as INPUT
-from kprune.graph.ledger import SCALE as SCALE
-from kprune.graph.ledger import STATISTIC as STATISTIC
-from kprune.graph.ledger import Axis as Axis
-from kprune.graph.ledger import Binding as Binding
-from kprune.graph.ledger import Ledger as Ledger
-from kprune.graph.ledger import Need as Need
-from kprune.graph.ledger import Visit as Visit
-from kprune.graph.ledger import Work as Work
+from kprune.graph.record import FILTER as FILTER
+from kprune.graph.record import INPUT as INPUT
+from kprune.graph.record import SCALE as SCALE
+from kprune.graph.record import STATISTIC as STATISTIC
+from kprune.graph.record import Axis as Axis
+from kprune.graph.record import Binding as Binding
+from kprune.graph.record import MaskInput as MaskInput
+from kprune.graph.record import TraceRecord as TraceRecord
+from kprune.graph.record import Visit as Visit
+from kprune.graph.record import Work as Work
 
 
 class Call:
-    """One traced call, with what a rule can ask and do about it.
+    """One traced call: the questions a rule can ask and what it can record.
 
     Args:
         operation: The layer or `keras.Operation` that is called.
-        args: Positional call arguments, tensors replaced by `Labels`.
+        args: Positional call arguments, with tensors replaced by `Labels`.
         kwargs: Keyword call arguments, likewise.
         output_shapes: True shapes of the outputs.
-        ledger: Where labels, bindings and work are collected.
+        record: The `TraceRecord` that collects labels, bindings and work.
     """
 
-    def __init__(self, operation, args, kwargs, output_shapes, ledger: Ledger):
+    def __init__(
+        self,
+        operation: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output_shapes: list[Shape],
+        record: TraceRecord,
+    ) -> None:
         self.operation = operation
-        # Whose variables, masks and work these are: a wrapper that hands the
-        # call on to the rule of its inner layer says so here.
+        # The layer that variables, masks and work are attributed to. A wrapper
+        # that delegates to the rule of its inner layer sets it to itself.
         self.owner = operation
         self.args = args
         self.kwargs = kwargs
-        self.output_shapes: list[tuple[int | None, ...]] = output_shapes
+        self.output_shapes = output_shapes
         self.constants: dict[int | str, Labels] = {}
-        # What the layer inside a wrapper saw, for `Rule.config` of the latter.
+        # The visit of the layer inside a wrapper, for the wrapper's `Rule.config`.
         self.inner: Visit | None = None
-        # How often the wrapper calls its inner layer, and how many axes of
-        # its own input that layer does not see.
+        # How often a wrapper calls its inner layer, and how many axes of the
+        # wrapper's input the inner layer does not see.
         self.repeats = 1
         self.hidden_axes = 0
-        self._ledger = ledger
+        self._record = record
 
     def __repr__(self) -> str:
         return f"{type(self.operation).__name__} '{self.operation.name}'"
@@ -77,23 +85,23 @@ class Call:
         return self.output_shapes[0]
 
     def within(self, layer: Any) -> Call:
-        """Return the same call of a layer inside a wrapper that calls it once."""
-        call = Call(layer, self.args, {}, self.output_shapes, self._ledger)
+        """Return this call for the inner layer of a wrapper that calls it once."""
+        call = Call(layer, self.args, {}, self.output_shapes, self._record)
         call.owner = self.owner
         call.repeats = self.repeats
         call.hidden_axes = self.hidden_axes
         return call
 
-    def step(self, layer: Any, x: Labels, shape, count: int) -> Call:
-        """Return the call of a layer inside a wrapper that loops over an axis.
+    def step(self, layer: Any, x: Labels, shape: Shape, count: int) -> Call:
+        """Return the call of the inner layer of a wrapper that loops over an axis.
 
         Args:
             layer: The inner layer.
-            x: Its input, without the axis.
+            x: Labels of its input, without the looped axis.
             shape: Shape of its output.
-            count: How often it is called.
+            count: Number of calls.
         """
-        call = Call(layer, (x,), {}, [shape], self._ledger)
+        call = Call(layer, (x,), {}, [shape], self._record)
         call.owner = self.owner
         call.repeats = self.repeats * count
         call.hidden_axes = self.hidden_axes + 1
@@ -102,21 +110,21 @@ class Call:
     # -- labels ----------------------------------------------------------
 
     def new_slots(self, size: int) -> np.ndarray:
-        return self._ledger.slots.new(size)
+        return self._record.slots.new(size)
 
     def union(self, a: np.ndarray, b: np.ndarray, why: str = "") -> None:
         why = why or f"meets channels that cannot be removed in {self!r}"
-        self._ledger.slots.union(a, b, why)
+        self._record.slots.union(a, b, why)
 
     def pin(self, factors: Iterable[np.ndarray] | np.ndarray, why: str) -> None:
         """Forbid removing any channel of these label arrays."""
         if isinstance(factors, np.ndarray):
             factors = [factors]
         for factor in factors:
-            self._ledger.slots.pin(factor, why)
+            self._record.slots.pin(factor, why)
 
     def pin_all(self, why: str) -> list[Labels]:
-        """Pin every input; outputs carry no labels."""
+        """Pin every input and return outputs without labels."""
         for labels in self.inputs:
             self.pin(labels.factors, why)
         return [Labels(shape, why=why) for shape in self.output_shapes]
@@ -124,8 +132,9 @@ class Call:
     def settle(self, labels: Labels, axes: Iterable[int], why: str) -> Labels:
         """Make sure that no channel can be removed along `axes`.
 
-        A factor that varies elsewhere too is merged along `axes` (all rows of
-        one column become one channel); one that varies only there is pinned.
+        A factor that also varies along other axes is merged along `axes` (all
+        rows of a column become one channel). A factor that varies only along
+        `axes` is pinned.
         """
         axes = [a % labels.rank for a in axes]
         factors = []
@@ -159,17 +168,19 @@ class Call:
         """Return the factors that do not vary along `axis`."""
         return tuple(f for f in labels.factors if f.shape[axis] == 1)
 
-    def join(self, tensors: Sequence[Labels], shape, why: str = "") -> Labels:
-        """Union the labels of operands that meet element by element.
+    def join(
+        self, tensors: Sequence[Labels], shape: Shape, why: str = ""
+    ) -> Labels:
+        """Unite the labels of operands that are combined element by element.
 
         Args:
             tensors: Labels of the operands, of any broadcastable shapes.
             shape: True shape of the result.
-            why: Reason told where a channel meets one that must stay.
+            why: Reason reported where a channel meets one that must stay.
 
         Returns:
-            The factors of the result, with `zero` true if every operand is
-            0 at every removed position (as in addition).
+            The labels of the result. `zero` is True if every operand is 0 at
+            every removed position (as in addition).
         """
         rank = len(shape)
         tensors = [lift(t, rank) for t in tensors]
@@ -181,7 +192,13 @@ class Call:
         reasons = [t.why for t in tensors if t.why]
         return Labels(shape, tuple(result), zero, reasons[0] if reasons else "")
 
-    def _join_two(self, left, owners: list[Labels], new: Labels, why: str):
+    def _join_two(
+        self,
+        left: list[np.ndarray],
+        owners: list[Labels],
+        new: Labels,
+        why: str,
+    ) -> tuple[list[np.ndarray], list[Labels]]:
         right = list(new.factors)
         result = []
         for factor in left:
@@ -241,7 +258,13 @@ class Call:
     def pass_function(
         self, labels: Labels, kind: ActivationKind, name: str
     ) -> Labels:
-        """Pass labels through a function of one tensor of known kind."""
+        """Pass labels through a function of one tensor.
+
+        Args:
+            labels: Labels of its input.
+            kind: How the function treats channels.
+            name: The function's name, for reasons.
+        """
         if not kind.elementwise:
             why = f"{name} of {self!r} mixes channels"
             last = labels.along(labels.rank - 1)
@@ -254,10 +277,15 @@ class Call:
             self.pin(labels.factors, why)
         return labels.replace(zero=labels.zero and kind.zero_at_zero)
 
-    def constant(self, index: int | str, shape) -> Labels:
-        """Return the labels of an array constant at argument `index` (or keyword).
+    def constant(self, index: int | str, shape: Sequence[int]) -> Labels:
+        """Return the labels of a constant array argument.
 
-        It is cut with whatever it meets, so each of its axes gets slots.
+        The constant is cut together with the tensors it is combined with, so
+        each of its axes gets slots.
+
+        Args:
+            index: Position or keyword of the argument.
+            shape: Shape of the array.
         """
         factors = [
             on_axis(self.new_slots(n), a, len(shape))
@@ -271,16 +299,16 @@ class Call:
     # -- variables -------------------------------------------------------
 
     def filters(self, variable: keras.Variable, axis: int) -> np.ndarray:
-        """Return the slots of a producer's output axis, the same at every call."""
+        """Return the slots of a producer's output axis; every call gets the same."""
         axis %= len(variable.shape)
-        known = self._ledger.bindings.get(id(variable))
+        known = self._record.bindings.get(id(variable))
         if known is not None and axis in known.axes:
             return known.axes[axis].labels[0]
         return self.new_slots(variable.shape[axis])
 
     def bound(self, variable: keras.Variable, axis: int) -> list[np.ndarray]:
-        """Return the labels an axis of a variable has got so far."""
-        known = self._ledger.bindings.get(id(variable))
+        """Return the labels bound to an axis of a variable so far."""
+        known = self._record.bindings.get(id(variable))
         if known is None or axis not in known.axes:
             return []
         return list(known.axes[axis].labels)
@@ -288,22 +316,22 @@ class Call:
     def bind(
         self, variable: keras.Variable | None, axes: dict[int, Axis]
     ) -> None:
-        """Tie axes of a variable to labels.
+        """Bind axes of a variable to labels.
 
-        A variable bound before (a layer that is called again) has the labels
-        of all its calls merged.
+        If the variable is bound already (its layer is called again), the labels
+        of all calls are merged.
         """
         if variable is None:
             return
         rank = len(variable.shape)
         axes = {a % rank: axis for a, axis in axes.items()}
-        known = self._ledger.bindings.get(id(variable))
+        known = self._record.bindings.get(id(variable))
         if known is None:
             for axis in axes.values():
                 if axis.feature_axis is not None:
                     axis.feature_axis += self.hidden_axes
             binding = Binding(self.owner, variable, axes)
-            self._ledger.bindings[id(variable)] = binding
+            self._record.bindings[id(variable)] = binding
             return
         for a in known.axes.keys() | axes.keys():
             axis = axes.get(a) or Axis([], known.axes[a].role)
@@ -320,42 +348,56 @@ class Call:
         why = f"shared {self!r} is called on tensors of different origin"
         self.pin([*old, *new], why)
 
-    def bind_all(self, variables, labels: list[np.ndarray], role: str) -> None:
+    def bind_all(
+        self,
+        variables: Iterable[keras.Variable],
+        labels: list[np.ndarray],
+        role: str,
+    ) -> None:
         """Bind axis 0 of several vectors to the same labels."""
         for variable in variables:
             self.bind(variable, {0: Axis(list(labels), role)})
 
     def need(self, name: str, labels: list[np.ndarray]) -> None:
-        """Give `Rule.masked_call` the mask of an axis, as `masks[name]`.
+        """Ask for the mask of an axis; `Rule.masked_call` gets it as `masks[name]`.
 
-        Where a layer's output at one channel depends on the others, masking
-        its variables is not enough. Without labels there is nothing to mask.
+        Masking the variables is not enough where a layer's output at one
+        channel depends on other channels. Does nothing without labels.
         """
         if not labels:
             return
-        known = self._ledger.needs.get((id(self.owner), name))
+        known = self._record.mask_inputs.get((id(self.owner), name))
         if known is None:
-            need = Need(self.owner, name, list(labels))
-            self._ledger.needs[id(self.owner), name] = need
+            entry = MaskInput(self.owner, name, list(labels))
+            self._record.mask_inputs[id(self.owner), name] = entry
         else:
             self._same_axis(known.labels, labels)
 
     # -- cost ------------------------------------------------------------
 
-    def work(self, variable, positions: Sequence[int | None], axes=()) -> None:
-        """Count `positions` x size of `variable` multiply-accumulates.
+    def work(
+        self,
+        variable: keras.Variable | None,
+        positions: Sequence[int | None],
+        axes: Iterable[Sequence[np.ndarray]] = (),
+    ) -> None:
+        """Count multiply-accumulates: product of `positions` x size of `variable`.
 
-        Unknown positions (dynamic axes) count as 1.
+        Args:
+            variable: The variable whose kept size counts, or None.
+            positions: Sizes of the output axes; unknown sizes count as 1.
+            axes: Further axes whose kept length counts, each a list of 1-D
+                label arrays.
         """
         count = self.repeats * math.prod(n or 1 for n in positions)
         entry = Work(
             self.owner, float(count), variable, [list(a) for a in axes]
         )
-        self._ledger.work.append(entry)
+        self._record.work.append(entry)
 
 
 def covers(labels: Labels, factors: Iterable[np.ndarray]) -> bool:
-    """Return whether some factor of `labels` varies along the axes of each of these."""
+    """Return whether, for each of `factors`, `labels` has one that varies there too."""
     own = [set(varying(f)) for f in labels.factors]
     return all(any(set(varying(f)) & axes for axes in own) for f in factors)
 

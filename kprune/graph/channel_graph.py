@@ -1,4 +1,4 @@
-"""Groups of channels that live and die together, and what they sit on."""
+"""Groups of channels that must be removed together, and where they occur."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kprune.graph import describe
 from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Binding
-from kprune.graph.call import Need
+from kprune.graph.call import MaskInput
 from kprune.graph.call import Visit
 from kprune.graph.call import Work
 from kprune.graph.group import Coverage as Coverage
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 class ChannelGraph(Displayed):
-    """The sets of a model's channels that live and die together.
+    """Groups of channels of a model that can only be removed together.
 
-    Made by `kprune.trace`.
+    Use `kprune.trace` to make one.
 
     Example:
 
@@ -49,21 +49,24 @@ class ChannelGraph(Displayed):
     ```
     """
 
-    def __init__(self, model: keras.Model, tracer: Tracer):
+    def __init__(self, model: keras.Model, tracer: Tracer) -> None:
         self.model = model
-        # What was seen: calls by `id(node)`, nested models by `id(model)`,
-        # variables by `id(variable)`.
+        # Calls by `id(node)`, nested models by `id(model)`, variables by
+        # `id(variable)`.
         self.visits: dict[int, Visit] = tracer.visits
         self.nested: dict[int, NestedVisit] = tracer.nested
-        self.bindings: dict[int, Binding] = tracer.ledger.bindings
-        self.needs: tuple[Need, ...] = tuple(tracer.ledger.needs.values())
-        self.work: tuple[Work, ...] = tuple(tracer.ledger.work)
-        # Layers with weights that were not looked into, and layers and models
-        # that were read as models of what they call.
+        self.bindings: dict[int, Binding] = tracer.record.bindings
+        self.mask_inputs: tuple[MaskInput, ...] = tuple(
+            tracer.record.mask_inputs.values()
+        )
+        self.work: tuple[Work, ...] = tuple(tracer.record.work)
+        # Layers with weights whose call was not analysed, and layers and models
+        # whose call was read as a functional model.
         self.opaque: tuple[Opaque, ...] = tuple(tracer.opaque.values())
         self.read: tuple[keras.layers.Layer, ...] = tuple(tracer.read)
-        self._slots = tracer.ledger.slots
-        # Arrays are kept beside what is known of them: their ids stay taken.
+        self._slots = tracer.record.slots
+        # Caches keyed by `id(array)`. They hold the array, so that its id is not
+        # reused.
         self._resolved: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._numbers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.classes = self._solve()
@@ -94,10 +97,10 @@ class ChannelGraph(Displayed):
         return list(unique.values())
 
     def _solve(self) -> np.ndarray:
-        """Return the classes of all slots, once every tensor can stay rectangular.
+        """Return the class of every slot, such that all tensors stay rectangular.
 
-        Whether a label array that varies along two axes (after a reshape) is
-        resolved by a later layer is known only after the walk; what is left
+        Only after the walk is it known whether a later layer resolves a label
+        array that varies along two axes (after a reshape). An unresolved one
         keeps its last axis and is merged along the others.
         """
         slots = self._slots
@@ -106,7 +109,7 @@ class ChannelGraph(Displayed):
             classes = slots.components()
             if not several:
                 return classes
-            # What stays is alike, whatever the reason: it leaves no hole.
+            # Pinned classes count as one: none of them leaves a gap.
             pinned = slots.pinned(classes) >= 0
             alike = np.where(pinned, 0, np.arange(pinned.size))
             settled = True
@@ -115,8 +118,8 @@ class ChannelGraph(Displayed):
                 seen = compress(alike[classes[factor]])
                 axes = varying(seen)
                 if len(axes) > 1 and merged[seen].any():
-                    # Merged in this round through another tensor, perhaps the
-                    # transposed one: what is left to do shows in the next.
+                    # Another tensor, perhaps a transpose, was merged with these
+                    # classes in this round: look at the result in the next.
                     settled = False
                     continue
                 for axis in axes[:-1]:
@@ -132,7 +135,7 @@ class ChannelGraph(Displayed):
                 return classes
 
     def resolve(self, factor: np.ndarray) -> np.ndarray:
-        """Return the classes of a label array, size 1 where they are constant."""
+        """Return the classes of a label array, with size 1 along constant axes."""
         known = self._resolved.get(id(factor))
         if known is None:
             classes = self.classes[factor]
@@ -203,7 +206,7 @@ class ChannelGraph(Displayed):
         return None
 
     def _only_counted(self, group: Group) -> bool:
-        """Return whether there is no weight on which a mask could act."""
+        """Return whether a group has running statistics only, no weight to mask."""
         number = self.group_of[group.classes[0]]
         return all(
             binding.axes[axis].role == STATISTIC
@@ -211,7 +214,7 @@ class ChannelGraph(Displayed):
         )
 
     def _numbers_on(self, labels: np.ndarray) -> np.ndarray:
-        """Return which of `groups` have channels in a label array."""
+        """Return the numbers of the groups with channels in a label array."""
         known = self._numbers.get(id(labels))
         if known is None:
             numbers = np.unique(self.group_of[self.classes[labels]])
@@ -221,7 +224,7 @@ class ChannelGraph(Displayed):
 
     @functools.cached_property
     def _places(self) -> list[list[tuple[Binding, int, np.ndarray]]]:
-        """For every group, the `(binding, axis, labels)` it sits on."""
+        """`(binding, axis, labels)` of every place of every group."""
         places: list[list[Any]] = [[] for _ in self.groups]
         for binding in self.bindings.values():
             for axis, bound in binding.axes.items():
@@ -242,8 +245,8 @@ class ChannelGraph(Displayed):
                             names[group] = binding.layer.name
         taken: dict[str, int] = {}
         out = [""] * count
-        # A layer's name belongs to the channels it produces, not to padding
-        # that it reads.
+        # A layer's name goes to the channels it produces, not to padding that
+        # it reads.
         order = sorted(range(count), key=lambda n: producer[n] is None)
         for n in order:
             name = producer[n] or anyone[n] or "group"
@@ -289,11 +292,11 @@ class ChannelGraph(Displayed):
     def spread(
         self, vectors: Mapping[str, np.ndarray], fill: Any = 1.0
     ) -> np.ndarray:
-        """Return one value for every class, which `project` lays on axes.
+        """Return one value per class, for use with `project`.
 
         Args:
             vectors: Group name -> vector of shape `(group.size,)`.
-            fill: Value of the classes of all other groups.
+            fill: Value for the classes of all other groups.
         """
         values = np.full(int(self.classes.max()) + 1, fill)
         for name, vector in vectors.items():
@@ -303,14 +306,14 @@ class ChannelGraph(Displayed):
     def project(
         self, labels: Sequence[np.ndarray], values: np.ndarray
     ) -> np.ndarray:
-        """Return the values of the channels along an axis: `(length,)`.
+        """Return the values of the channels along an axis, of shape `(length,)`.
 
-        Positions where two axes were flattened to one belong to a channel of
-        each, so the values of both are multiplied.
+        If two axes were flattened into one, each position belongs to a channel
+        of both, and their values are multiplied.
 
         Args:
             labels: 1-D label arrays of the axis.
-            values: One value for every class. See `spread`.
+            values: One value per class. See `spread`.
         """
         product = values[self.classes[labels[0]]]
         for more in labels[1:]:
@@ -349,11 +352,12 @@ class ChannelGraph(Displayed):
         return Coverage(prunable, sum(reasons.values()), reasons)
 
     def kept(self, alive: Mapping[str, np.ndarray] | None = None) -> Kept:
-        """Return what is left of every axis for one choice of channels.
+        """Return which positions of every axis remain for a choice of channels.
 
         Args:
-            alive: By group name, boolean vectors, or integers that say how
-                often a channel is there; groups left out live whole.
+            alive: Group name -> vector of shape `(group.size,)`: booleans, or
+                integers that count copies of a channel. Groups left out keep
+                all channels.
         """
         return Kept(self.spread(alive or {}, fill=1), self)
 

@@ -1,4 +1,4 @@
-"""A channel graph as a page to read."""
+"""Text descriptions of channel graphs and groups."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from typing import Any
 
 from kprune.graph.patterns import merged
 from kprune.graph.patterns import pattern
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from kprune.graph.channel_graph import Member
 
 WIDTH = 100
-# A page with more groups than this folds those that look alike.
+# With more groups than this, similar ones share a line.
 FOLD_ABOVE = 40
-# A name shortened further than this says less than a count.
+# Show a count instead of a name that would be shortened further than this.
 _RECOGNISABLE = 16
 _MORE = re.compile(r" \+\d")
 TITLES = {
@@ -31,12 +32,12 @@ TITLES = {
 
 
 def describe(graph: ChannelGraph, fold: bool | None = None) -> str:
-    """Lay out a graph as a page: coverage, prunable groups, pinned groups.
+    """Describe a graph: coverage, prunable groups and pinned groups.
 
     Args:
         graph: A `ChannelGraph`.
-        fold: Whether groups of equal size, whose names differ in numbers
-            only, share a line. Defaults to yes where there are many groups.
+        fold: Whether groups of equal size whose names differ only in numbers
+            share a line. Defaults to True if there are many groups.
 
     Returns:
         Text, at most 100 columns wide unless a group's name is very long.
@@ -71,7 +72,7 @@ def _opaque(graph: ChannelGraph) -> list[str]:
         return []
     count = len(graph.opaque)
     what = "layer" if count == 1 else "layers"
-    lines = ["", f"Not looked into: {count} {what} with weights and no rule"]
+    lines = ["", f"Not analysed: {count} {what} with weights and no rule"]
     families: dict[str, list[str]] = {}
     for entry in graph.opaque:
         kind = f"{type(entry.layer).__name__}: {entry}"
@@ -87,20 +88,18 @@ def _read(graph: ChannelGraph) -> list[str]:
     if not kinds:
         return []
     counts = [f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)]
-    text = (
-        f"Without a rule, read as models of their layers: {', '.join(counts)}"
-    )
+    text = f"No rule, read as models of their layers: {', '.join(counts)}"
     return ["", *_wrap(text, hanging=2)]
 
 
 def describe_group(group: Group) -> str:
-    """List every axis of every variable that a group sits on.
+    """List every axis of every variable on which a group occurs.
 
     Args:
         group: A `Group`.
 
     Returns:
-        Text, one line a layer.
+        Text, one line per layer.
 
     Example:
 
@@ -129,13 +128,13 @@ def _place(member: Member) -> str:
     text = member.name
     *folders, _ = member.variable.path.split("/")
     if member.layer.name in folders:
-        # Attention and recurrent layers hold variables of layers of their own.
+        # In attention and recurrent layers, sublayers own the variables.
         own = folders[folders.index(member.layer.name) + 1 :]
         text = "/".join([*own, text])
     if len(member.variable.shape) > 1:
         text += f" axis {member.axis}"
     each = member.index.shape[1]
-    return text if each == 1 else f"{text} ({each} places a channel)"
+    return text if each == 1 else f"{text} ({each} places per channel)"
 
 
 # -- prunable groups ---------------------------------------------------------
@@ -146,8 +145,8 @@ class _Layers:
     """Layers named in one cell of the table.
 
     Args:
-        names: Their names, the first of them shown first.
-        count: What to say instead where there is no room for a name.
+        names: Names of the layers, in the order shown.
+        count: Text shown instead if there is no room for a name.
     """
 
     names: list[str]
@@ -159,7 +158,7 @@ class _Layers:
         return f"{text} +{more}" if more > 0 else text
 
     def fit(self, width: int) -> str:
-        """Return as many names as there is room for."""
+        """Return as many names as fit into `width` columns."""
         for most in range(len(self.names), 0, -1):
             text = self.show(most)
             if len(text) <= width:
@@ -175,7 +174,7 @@ class _Layers:
 
 
 def _tail(name: str, width: int) -> str:
-    """Return the end of a name, which tells layers apart better than its start."""
+    """Return the end of a name, which identifies a layer better than its start."""
     rest = name[len(name) - width + 1 :]
     word = rest.find("_") + 1
     return "…" + (rest[word:] if 0 < word < width // 2 else rest)
@@ -183,7 +182,7 @@ def _tail(name: str, width: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One line of the table: a group, or several that look alike."""
+    """One line of the table: a group, or several similar ones."""
 
     channels: str
     group: str
@@ -194,7 +193,7 @@ class _Row:
 def _prunable(groups: Sequence[Group], fold: bool) -> list[str]:
     families = _families(groups) if fold else [[g] for g in groups]
     rows = [_row(family) for family in families]
-    title = f"Prunable: {_groups(len(groups))} of channels that go together"
+    title = f"Prunable: {_groups(len(groups))} of coupled channels"
     folded = any(len(family) > 1 for family in families)
     if folded:
         title += f", in {len(rows)} kinds (number of groups x channels)"
@@ -202,8 +201,8 @@ def _prunable(groups: Sequence[Group], fold: bool) -> list[str]:
 
 
 def _families(groups: Sequence[Group]) -> list[list[Group]]:
-    """Return the groups that look alike, in the order of their first."""
-    families: dict[tuple, list[Group]] = {}
+    """Return lists of similar groups, ordered by their first group."""
+    families: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
         counts = [len(_layers(m)) for m in (group.producers, group.scales)]
         key = (pattern(group.name), group.size, *counts)
@@ -231,7 +230,7 @@ def _row(family: list[Group]) -> _Row:
 
 
 def _common(lists: list[list[str]]) -> _Layers:
-    """Return the layers of several groups, place by place, where they look alike."""
+    """Return the layers of several groups, merged where their names are similar."""
     low, high = min(map(len, lists)), max(map(len, lists))
     count = f"{low}" if low == high else f"{low} to {high}"
     count += " layer" if high == 1 else " layers"
@@ -265,7 +264,7 @@ def _table(rows: list[_Row]) -> list[str]:
 
 
 def _share(rows: list[_Row], room: int) -> tuple[int, int]:
-    """Return the widths of the last two columns: one gets what the other spares."""
+    """Return the widths of the last two columns; unused width goes to the other."""
     scales = [r.scales for r in rows]
     readers = [r.readers for r in rows]
     some = [max(len(c.show(1)) for c in column) for column in (scales, readers)]

@@ -1,8 +1,8 @@
-"""TensorFlow functions in symbolic calls, replaced by those of `keras.ops`.
+"""Replacement of TensorFlow functions by `keras.ops` in symbolic calls.
 
-A function such as `tf.nn.relu` refuses symbolic tensors. TensorFlow asks its
-dispatchers before it raises; ours answers with the counterpart, while a call
-is read. JAX and PyTorch ask nobody.
+Functions such as `tf.nn.relu` reject symbolic tensors. TensorFlow asks its
+dispatchers before it raises an error; while a call is read, ours answers with
+the counterpart in `keras.ops`. JAX and PyTorch have no such dispatch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-# By the function's own name, with the names of its arguments.
+# Keyed by the TensorFlow function's `__name__`, with its argument names.
 COUNTERPARTS: dict[str, Any] = {
     "abs": lambda x: ops.abs(x),
     "add": lambda x, y: ops.add(x, y),
@@ -73,7 +73,7 @@ _registered: list[Any] = []
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Return a context in which TensorFlow functions take symbolic tensors."""
+    """Return a context in which TensorFlow functions accept symbolic tensors."""
     if keras.config.backend() == "tensorflow" and not _registered:
         _register()
     _active.append(True)
@@ -84,7 +84,7 @@ def translated() -> Iterator[None]:
 
 
 def _register() -> None:
-    # The backend has imported it; this module must not.
+    # The backend has imported it already; this module must not import it.
     dispatch = sys.modules["tensorflow.python.util.dispatch"]
 
     class Dispatcher(dispatch.GlobalOpDispatcher):  # type: ignore[name-defined]

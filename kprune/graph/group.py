@@ -1,4 +1,4 @@
-"""What a channel graph is made of: groups, their members, their coverage."""
+"""Parts of a channel graph: groups, their members and the coverage."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-    """One axis of one variable on which the channels of a group sit.
+    """One axis of one variable that holds channels of a group.
 
     Args:
         layer: The layer that owns the variable (never a wrapper).
         variable: The `keras.Variable`.
         name: Name of the variable in its layer, e.g. `"kernel"`.
         axis: Axis of the variable.
-        index: `(size, m)` integers: the `m` positions on `axis` that belong
-            to each channel.
+        index: Integers of shape `(size, m)`: the `m` positions on `axis` of
+            each channel.
         role: `"filter"` (output axis of a producer), `"scale"` (per-channel
             parameter), `"statistic"` (running statistic) or `"input"` (input
             axis of a consumer).
         feature_axis: For consumers, the axis of the layer's input tensor
-            along which the channels run; None if no tensor shows them.
+            along which the channels run; None if they are not an axis of it.
     """
 
     layer: keras.layers.Layer
@@ -46,7 +46,7 @@ class Member:
     feature_axis: int | None = None
 
     def matrix(self) -> np.ndarray:
-        """Return the variable's values of each channel, flattened: `(size, d)`."""
+        """Return the variable's values per channel, of shape `(size, d)`."""
         value = np.moveaxis(read(self.variable), self.axis, 0)
         return value[self.index].reshape(self.index.shape[0], -1)
 
@@ -55,7 +55,7 @@ class Member:
 
 
 class Group:
-    """Channels that sit on the same axes: the unit of allocation.
+    """Channels that occur on the same axes: the unit of allocation.
 
     Args:
         name: Name of the first layer that produces the channels.
@@ -70,7 +70,7 @@ class Group:
         classes: np.ndarray,
         pinned: str | None,
         graph: ChannelGraph,
-    ):
+    ) -> None:
         self.name = name
         self.classes = classes
         self.pinned = pinned
@@ -88,7 +88,7 @@ class Group:
 
     @functools.cached_property
     def members(self) -> tuple[Member, ...]:
-        """All variable axes the channels sit on, in model order."""
+        """All variable axes with the channels, in model order."""
         return self._graph.members_of(self)
 
     @property
@@ -116,7 +116,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """Counts of the channels that can be removed, and of the others.
+    """Counts of prunable and pinned channels.
 
     Args:
         prunable: Channels that can be removed.

@@ -1,4 +1,4 @@
-"""Which channels live, as indices, sizes and shapes."""
+"""Indices, sizes and shapes that remain after channels are removed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """Answers "what is left of this axis?" for one set of living channels.
+    """The remaining positions of every axis, for one choice of channels.
 
     Args:
-        counts: Integers over all classes: 0 for channels that go, 1 for those
-            that stay, more for those that are repeated.
-        graph: The graph that knows classes and bindings.
+        counts: Integers of shape `(classes,)`: how often each channel occurs
+            in the new model; 0 if it is removed.
+        graph: The graph of the channels.
     """
 
-    def __init__(self, counts: np.ndarray, graph: ChannelGraph):
+    def __init__(self, counts: np.ndarray, graph: ChannelGraph) -> None:
         self._counts = counts
         self._graph = graph
 
     def indices(self, labels: Sequence[np.ndarray]) -> np.ndarray | None:
-        """Return the surviving positions of one axis, None if all survive."""
+        """Return the kept positions of an axis, or None if all are kept.
+
+        Args:
+            labels: 1-D label arrays of the axis.
+        """
         if not labels:
             return None
         return _chosen(self._graph.project(labels, self._counts))
 
     def axis(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
-        """Return the surviving positions of a variable's axis, None if all survive."""
+        """Return the kept positions of a variable's axis, or None if all are kept."""
         binding = self._graph.bindings.get(id(variable))
         if binding is None:
             return None
@@ -42,17 +46,17 @@ class Kept:
         return None if known is None else self.indices(known.labels)
 
     def size(self, variable: keras.Variable, axis: int) -> int:
-        """Return how many positions of a variable's axis survive."""
+        """Return the number of kept positions of a variable's axis."""
         index = self.axis(variable, axis)
         return variable.shape[axis] if index is None else index.size
 
     def changed(self, variable: keras.Variable) -> bool:
-        """Return whether any position of the variable is removed."""
+        """Return whether any position of the variable is removed or repeated."""
         axes = range(len(variable.shape))
         return any(self.axis(variable, a) is not None for a in axes)
 
     def take(self, variable: keras.Variable, value: np.ndarray) -> np.ndarray:
-        """Cut an array shaped like `variable` down to what survives."""
+        """Return the kept part of an array of the variable's shape."""
         for axis in range(len(variable.shape)):
             index = self.axis(variable, axis)
             if index is not None:
@@ -60,7 +64,7 @@ class Kept:
         return value
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray | None:
-        """Return the surviving positions of a tensor's axis, None if all survive."""
+        """Return the kept positions of a tensor's axis, or None if all are kept."""
         axis %= labels.rank
         counts = np.ones(1, dtype=int)
         for factor in labels.along(axis):
@@ -81,7 +85,7 @@ class Kept:
 
 
 def _chosen(counts: np.ndarray) -> np.ndarray | None:
-    """Return each position as often as it counts, None if that is once."""
+    """Return every position repeated `counts` times, or None if all counts are 1."""
     if (counts == 1).all():
         return None
     return np.repeat(np.arange(counts.size), counts)

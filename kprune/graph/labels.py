@@ -1,12 +1,12 @@
-"""Label arrays: which channel every position of a tensor belongs to.
+"""Label arrays, which assign each position of a tensor to its channels.
 
-A tensor carries a list of integer arrays ("factors") of its own rank, each of
+A tensor carries a list of integer arrays ("factors") of its own rank. Each has
 size 1 along the axes where its labels do not vary: `(1, 1, 1, C)` for an NHWC
-feature map. One array is not enough where two axes carry channels of their
-own (tokens and features, heads and head dimensions). A position disappears
-when any of its labels is removed. Label 0 stands for "never removed".
+feature map. There are several factors if two axes have channels of their own
+(tokens and features, heads and head dimensions). A position is removed if any
+of its labels is. Label 0 means "never removed".
 
-Everything here is pure NumPy and knows neither layers nor masks.
+Everything here is pure NumPy, independent of layers and masks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +26,14 @@ class Labels:
     """The labels of one tensor.
 
     Args:
-        shape: True shape, batch axis included, `None` where unknown. Kept
-            beside the factors because a real axis of size 1 is not the same
-            as an axis along which labels do not vary.
+        shape: True shape with the batch axis, `None` where unknown. The factors
+            do not tell it: they have size 1 also along axes on which labels
+            do not vary.
         factors: Integer arrays of rank `len(shape)`; every axis has size 1 or
             the true size.
-        zero: Whether removed positions are known to hold exactly 0 while they
-            are masked. Parameter-free contractions need it.
-        why: If there are no factors, why nothing here can be removed.
+        zero: Whether masked positions are known to hold exactly 0. Contractions
+            without parameters need this.
+        why: Why nothing can be removed, if there are no factors.
     """
 
     shape: Shape
@@ -48,7 +49,7 @@ class Labels:
         """Return the factors that vary along `axis`."""
         return tuple(f for f in self.factors if f.shape[axis] > 1)
 
-    def replace(self, **changes) -> Labels:
+    def replace(self, **changes: Any) -> Labels:
         return dataclasses.replace(self, **changes)
 
 
@@ -65,7 +66,7 @@ def on_axis(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
 
 
 def compress(factor: np.ndarray) -> np.ndarray:
-    """Shrink to size 1 every axis along which the labels are constant."""
+    """Reduce every axis along which the labels are constant to size 1."""
     for axis in varying(factor):
         first = factor.take([0], axis=axis)
         if (factor == first).all():
@@ -93,12 +94,14 @@ def _product(dims: Sequence[int | None]) -> int | None:
 def split_blocks(
     old: Shape, new: Shape
 ) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
-    """Pair runs of old axes with the runs of new axes they turn into.
+    """Pair runs of old axes with the runs of new axes they are reshaped to.
 
-    Returns `((i0, i1), (j0, j1))` pairs with equal element counts, as short
-    as possible, or None where the sizes do not fit. Elements are counted from
-    the last axis: what stands in front of it, unknown sizes included, does
-    not change where an element of a trailing run goes.
+    Runs are matched from the last axis: axes in front of a run, even of unknown
+    size, do not affect where its elements go.
+
+    Returns:
+        Pairs `((i0, i1), (j0, j1))` of equal element count, as short as
+        possible, or None if the sizes do not fit.
     """
     i, j = len(old), len(new)
     tail: list[tuple[tuple[int, int], tuple[int, int]]] = []
@@ -118,7 +121,7 @@ def split_blocks(
 
 
 def _trailing_run(old: Shape, new: Shape) -> tuple[int, int] | None:
-    """Return where the shortest trailing runs of equal element count start."""
+    """Return the starts of the shortest trailing runs of equal element count."""
     i, j = len(old) - 1, len(new) - 1
     left, right = old[i], new[j]
     while left != right and left is not None and right is not None:
@@ -136,9 +139,10 @@ def _trailing_run(old: Shape, new: Shape) -> tuple[int, int] | None:
 def reshape_factor(
     factor: np.ndarray, old: Shape, new: Shape
 ) -> np.ndarray | None:
-    """Reshape one factor as its tensor is reshaped from `old` to `new`.
+    """Reshape a factor in the way its tensor is reshaped from `old` to `new`.
 
-    Returns None where unknown sizes make the new positions undecidable.
+    Returns:
+        The new factor, or None if unknown sizes leave the positions undecided.
     """
     blocks = split_blocks(old, new)
     if blocks is None:

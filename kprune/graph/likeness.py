@@ -1,4 +1,4 @@
-"""Layers that are not quite of their class: subclasses, LoRA, quantisation."""
+"""Layers that differ from their class: subclasses, LoRA, quantisation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from kprune.graph.values import copy_value
 
 OPEN_SIZE = 8
-"""Size of axes of unknown size where a layer is tried out."""
+"""Size used for axes of unknown size when a layer is tried out."""
 
 CONSTRUCTION = {"__init__", "get_config", "from_config"}
-"""What a subclass may redefine without a change to what a built layer computes."""
+"""Methods a subclass may redefine without changing what a built layer computes."""
 
 _ALIKE: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def alteration(layer: Any) -> str | None:
-    """Return why the weights of a layer are not those of its class, or None.
+    """Return why a layer's weights are not the usual ones of its class, or None.
 
     Args:
-        layer: A layer or `keras.Operation`. Layers inside count too.
+        layer: A layer or `keras.Operation`. Sublayers are checked too.
     """
     if not isinstance(layer, keras.layers.Layer):
         return None
@@ -44,14 +44,14 @@ def alteration(layer: Any) -> str | None:
 
 
 def computes_like(layer: Any, parent: type) -> bool:
-    """Return whether a layer whose class has its own constructor is like a parent.
+    """Return whether a layer with its own constructor computes what a parent does.
 
-    A layer of the parent is made from the parent's part of the configuration,
-    given the same weights, and both are called on a random input. Remembered
-    for every layer.
+    A layer of the parent class is made from the parent's part of the
+    configuration and given the same weights; both are called on a random input.
+    The result is cached per layer.
 
     Args:
-        layer: A layer; one that is not built is like nothing.
+        layer: A layer. The answer is False if it is not built.
         parent: A base class of its class.
     """
     if not getattr(layer, "built", False):
@@ -59,7 +59,7 @@ def computes_like(layer: Any, parent: type) -> bool:
     if layer not in _ALIKE:
         try:
             _ALIKE[layer] = _same_numbers(layer, parent)
-        except Exception:  # a layer of anybody's: what fails is not alike
+        except Exception:  # User code may raise anything: then it is not alike.
             _ALIKE[layer] = False
     return _ALIKE[layer]
 
@@ -76,7 +76,7 @@ def _same_numbers(layer: Any, parent: Any) -> bool:
 
 
 def sample_of(layer: Any) -> Any:
-    """Return a random input for a built layer: one sample, open axes short."""
+    """Return one random sample for a built layer; unknown sizes are small."""
     if layer._inbound_nodes:
         node = layer._inbound_nodes[0]
         first = [*node.arguments.args, *node.arguments.kwargs.values()][0]
@@ -90,7 +90,7 @@ def _random_like(tensor: Any) -> Any:
 
 
 def random_tensor(shape: Any, dtype: Any) -> Any:
-    """Return a tensor of random numbers; a batch of unknown size has 1 sample."""
+    """Return a random tensor; a batch of unknown size gets 1 sample."""
     first, *rest = shape
     sizes = [OPEN_SIZE if n is None else n for n in rest]
     value = random_values(np.random.default_rng(0), dtype, (first or 1, *sizes))
@@ -100,10 +100,9 @@ def random_tensor(shape: Any, dtype: Any) -> Any:
 def random_values(
     rng: np.random.Generator, dtype: Any, shape: Any
 ) -> np.ndarray:
-    """Return random numbers that an input of a data type may hold.
+    """Return random values that are valid for inputs of a data type.
 
-    Whole numbers are 0 and 1, which are in every vocabulary; strings are "0"
-    and "1".
+    Integers are 0 or 1, which are in every vocabulary; strings are "0" or "1".
     """
     kind = keras.backend.standardize_dtype(dtype)
     if kind == "string":
@@ -116,7 +115,7 @@ def random_values(
 
 
 def outputs_of(layer: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
-    """Return what a layer computes, in inference, as arrays."""
+    """Return the outputs of a layer in inference, as arrays."""
     if getattr(layer, "_call_has_training_arg", False):
         kwargs = {**kwargs, "training": False}
     outputs = keras.tree.flatten(layer(*args, **kwargs))
@@ -124,17 +123,17 @@ def outputs_of(layer: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
     return [np.asarray(keras.ops.convert_to_numpy(y)) for y in tensors]
 
 
-# Relative to the largest output; by bytes of the data type.
+# Tolerances relative to the largest output, by bytes of the data type.
 TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 3e-2}
 
 
 def alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
-    """Return whether two lists of outputs are equal but for rounding."""
+    """Return whether two lists of outputs are equal up to rounding."""
     return len(ours) == len(theirs) and all(map(close, ours, theirs))
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether two outputs are equal but for rounding."""
+    """Return whether two outputs are equal up to rounding."""
     if a.shape != b.shape:
         return False
     if a.dtype.kind not in "fV":
@@ -148,17 +147,17 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def own_class_works(layer: Any, config: dict[str, Any], parent: Any) -> Any:
-    """Return a layer of the same class with another configuration, or None.
+    """Return a layer of the same class with a new configuration, or None.
 
     Args:
         layer: A layer of a subclass with its own constructor.
-        config: The configuration, for the parent's constructor.
+        config: The new configuration, for the parent's constructor.
         parent: The base class that computes the same.
     """
     try:
         new = type(layer).from_config(config)
         made = parent.get_config(new)
-    except Exception:  # a constructor that wants other arguments
+    except Exception:  # The subclass' constructor takes other arguments.
         return None
     for name, wanted in config.items():
         plain = isinstance(wanted, str | int | float | list | tuple)
@@ -179,5 +178,5 @@ def parent_config(
 
 
 def is_own(layer: Any) -> bool:
-    """Return whether a layer is of a class that is not one of Keras' own."""
+    """Return whether a layer's class is not defined by Keras."""
     return not inspect.getmodule(type(layer)).__name__.startswith("keras.")  # type: ignore[union-attr]

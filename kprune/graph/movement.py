@@ -1,4 +1,4 @@
-"""Data movement run on label arrays: reshape, transpose, concat, slice, pad."""
+"""Data movement applied to labels: reshape, transpose, concatenate, slice, pad."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import numpy as np
 from kprune.graph.call import Call
 from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
 from kprune.graph.labels import reshape_factor
 from kprune.graph.labels import varying
 
 
 def transpose(x: Labels, order: Sequence[int]) -> Labels:
-    """Return the labels of a tensor whose axes come in another order."""
+    """Return the labels of a transposed tensor."""
     return x.replace(
         shape=tuple(x.shape[a] for a in order),
         factors=tuple(f.transpose(order) for f in x.factors),
     )
 
 
-def finish(call: Call, x: Labels, factors, shape) -> Labels:
-    """Drop factors that stopped varying, pinning what they held."""
+def finish(
+    call: Call, x: Labels, factors: Sequence[np.ndarray], shape: Shape
+) -> Labels:
+    """Return labels without constant factors, whose channels are pinned."""
     live = []
     for factor in factors:
         if varying(factor):
@@ -36,8 +39,8 @@ def finish(call: Call, x: Labels, factors, shape) -> Labels:
     return x.replace(shape=tuple(shape), factors=tuple(live), why=why)
 
 
-def reshape(call: Call, x: Labels, shape) -> Labels:
-    """Return the labels of a reshaped tensor; what cannot be followed is pinned."""
+def reshape(call: Call, x: Labels, shape: Shape) -> Labels:
+    """Return the labels of a reshaped tensor; pin channels that cannot be followed."""
     factors = []
     why = x.why
     for factor in x.factors:
@@ -51,11 +54,11 @@ def reshape(call: Call, x: Labels, shape) -> Labels:
 
 
 def concatenate(
-    call: Call, inputs: Sequence[Labels], axis: int, shape
+    call: Call, inputs: Sequence[Labels], axis: int, shape: Shape
 ) -> Labels:
-    """Lay labels end to end along `axis`; join them along all others."""
+    """Concatenate labels along `axis` and join them along all other axes."""
     if any(x.shape[axis] is None for x in inputs):
-        why = f"{call!r} lays them beside an axis of unknown size"
+        why = f"{call!r} concatenates with an axis of unknown size"
         inputs = [call.settle(x, [axis], why) for x in inputs]
     rest = [
         x.replace(
@@ -91,12 +94,16 @@ def concatenate(
     )
 
 
-def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
-    """Index with a key that is normalised. See `normalise_key`."""
+def take_key(
+    call: Call, x: Labels, key: tuple[Any, ...], shape: Shape
+) -> Labels:
+    """Index labels with a normalised key. See `normalise_key`."""
     for axis, entry in enumerate(k for k in key if k is not None):
         if len(x.along(axis)) > 1 and entry != slice(None):
-            # Each of them keeps a channel, but not always one in this piece.
-            call.pin(x.along(axis), f"{call!r} cuts where two channel axes met")
+            # Each channel axis keeps a channel, but perhaps none in this slice.
+            call.pin(
+                x.along(axis), f"{call!r} slices an axis of two channel axes"
+            )
     factors = []
     for factor in x.factors:
         adapted: list[Any] = []
@@ -117,9 +124,9 @@ def take_key(call: Call, x: Labels, key: tuple, shape) -> Labels:
     return finish(call, x, factors, shape)
 
 
-def normalise_key(key: Any, rank: int) -> tuple | None:
-    """Expand Ellipsis and missing axes; return None for other indexing."""
-    if isinstance(key, list):  # a loaded model has lists where tuples were
+def normalise_key(key: Any, rank: int) -> tuple[Any, ...] | None:
+    """Expand Ellipsis and missing axes; return None for advanced indexing."""
+    if isinstance(key, list):  # Loaded models have lists instead of tuples.
         key = tuple(key)
     key = key if isinstance(key, tuple) else (key,)
     allowed = (int, np.integer, slice, type(None), type(Ellipsis))
@@ -134,9 +141,16 @@ def normalise_key(key: Any, rank: int) -> tuple | None:
 
 
 def pad(
-    call: Call, x: Labels, widths: Sequence[Sequence[int]], value, shape
+    call: Call,
+    x: Labels,
+    widths: Sequence[Sequence[int]],
+    value: Any,
+    shape: Shape,
 ) -> Labels:
-    """Pad an axis; if its channels are labelled, the pad owns new slots."""
+    """Return the labels of a padded tensor.
+
+    Padding next to labelled channels gets new slots.
+    """
     padded = [a for a, (low, high) in enumerate(widths) if low or high]
     last = x.rank - 1
     factors = []
@@ -155,7 +169,9 @@ def pad(
     return x.replace(shape=tuple(shape), factors=tuple(factors), zero=zero)
 
 
-def _pad_factor(call: Call, factor, axis, width, blank: bool) -> np.ndarray:
+def _pad_factor(
+    call: Call, factor: np.ndarray, axis: int, width: Sequence[int], blank: bool
+) -> np.ndarray:
     pieces = []
     for part, size in ((0, width[0]), (1, width[1])):
         dims = list(factor.shape)
@@ -176,12 +192,14 @@ def expand(x: Labels, axis: int) -> Labels:
     return x.replace(shape=tuple(shape), factors=factors)
 
 
-def shrink_key(key: tuple, x: Labels, kept: Kept):
+def shrink_key(
+    key: tuple[Any, ...], x: Labels, kept: Kept
+) -> tuple[tuple[Any, ...], list[tuple[int, np.ndarray]]]:
     """Rewrite a basic index for the kept positions.
 
     Returns:
-        The new key, and `(axis, indices)` of axes whose picks are no regular
-        slice any more (the key then takes all of them).
+        The new key, and `(axis, indices)` of axes on which the kept positions
+        are no regular slice (there the key takes the whole axis).
     """
     new: list[Any] = []
     irregular = []
@@ -209,8 +227,8 @@ def shrink_key(key: tuple, x: Labels, kept: Kept):
     return tuple(new), irregular
 
 
-def broadcast(x: Labels, shape) -> Labels:
-    """Return the labels of a tensor broadcast or repeated along unlabelled axes."""
+def broadcast(x: Labels, shape: Shape) -> Labels:
+    """Return the labels of a tensor broadcast along unlabelled axes."""
     extra = len(shape) - x.rank
     factors = tuple(f.reshape((1,) * extra + f.shape) for f in x.factors)
     return x.replace(shape=tuple(shape), factors=factors)

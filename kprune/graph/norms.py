@@ -1,4 +1,4 @@
-"""Which layers' channels pass which BatchNormalization before they are read."""
+"""BatchNormalization layers between the producers and readers of channels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kprune.graph.registry import is_batch_norm
 
 @dataclasses.dataclass
 class Path:
-    """The ways from a producer to the layers that read its channels.
+    """The paths from a producer to the layers that read its channels.
 
     Args:
-        norms: BatchNormalization layers with a scale that the channels meet,
-            the first one on each way, in the order of execution.
-        bare: Whether some way leads past all of these.
+        norms: The first BatchNormalization layer with a scale on each path, in
+            order of execution.
+        bare: Whether some path has no such layer.
     """
 
     norms: list[keras.layers.Layer] = dataclasses.field(default_factory=list)
@@ -29,13 +29,13 @@ class Path:
 
 
 def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
-    """Follow the channels of all producers to where they are read.
+    """Follow the channels of all producers to their readers.
 
     Args:
-        graph: The model's channels.
+        graph: The model's channel graph.
 
     Returns:
-        By `id(layer)` of every layer that produces channels, its `Path`.
+        `id(layer)` -> `Path`, for every layer that produces channels.
     """
     producers = {
         id(binding.layer)
@@ -50,7 +50,7 @@ def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
 
 
 class _Follower:
-    """Carries along, for each tensor, the producers it shows un-normalised."""
+    """Tracks, for each tensor, the producers whose channels are not normalised."""
 
     def __init__(self, producers: set[int]) -> None:
         self.paths = {layer: Path() for layer in producers}
@@ -58,7 +58,7 @@ class _Follower:
     def follow(
         self, functional: Any, given: Iterable[frozenset[int]]
     ) -> list[frozenset[int]]:
-        # Which input is which does not matter: together they err towards bare.
+        # Inputs are not told apart: that can only turn more paths bare.
         entering = frozenset().union(*given)
         state = {id(t): entering for t in functional.inputs}
         for node in walk.nodes(functional):
@@ -97,5 +97,5 @@ class _Follower:
 
 
 def is_scaled_norm(layer: Any) -> bool:
-    """Return whether a layer is a batch normalisation that has a scale."""
+    """Return whether a layer is a batch normalisation with a scale."""
     return is_batch_norm(layer) and layer.gamma is not None

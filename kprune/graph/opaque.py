@@ -1,4 +1,4 @@
-"""Layers with weights that the graph cannot look into, and the work they do."""
+"""Layers with weights that the graph cannot analyse, and the work they do."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import keras
 
 from kprune.graph.call import Call
 from kprune.graph.labels import Labels
-from kprune.graph.ledger import Ledger
-from kprune.graph.ledger import Work
+from kprune.graph.record import TraceRecord
+from kprune.graph.record import Work
 from kprune.graph.registry import class_rule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opaque:
-    """A layer with weights whose channels stay, because it has no rule.
+    """A layer with weights and no rule, so that its channels stay.
 
     Args:
         layer: The layer.
-        why: Why it is not looked into.
-        counted: Whether its MACs are known, from the layers inside.
+        why: Why its call is not analysed.
+        counted: Whether its MACs are known from its sublayers.
     """
 
     layer: keras.layers.Layer
@@ -45,11 +45,13 @@ class Opaque:
         return f"{self.params:,} weights, {macs}; {self.why}"
 
 
-def work_inside(call: Call, args: tuple, kwargs: dict) -> list[Work] | None:
+def work_inside(
+    call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Work] | None:
     """Count the work of a layer without a rule.
 
-    Its call is run on shapes alone, and the layers of known classes that it
-    calls are counted.
+    Its call is run on symbolic tensors, and the work of its sublayers of known
+    classes is counted.
 
     Args:
         call: The call of the layer.
@@ -57,7 +59,8 @@ def work_inside(call: Call, args: tuple, kwargs: dict) -> list[Work] | None:
         kwargs: Keyword arguments, likewise.
 
     Returns:
-        The work, or None where it is unknown: no layer inside, or own kernels.
+        The work, or None if it is unknown: the layer has no sublayer of a known
+        class, or kernels of its own.
     """
     layer = call.layer
     if class_rule(layer) is not None:
@@ -73,12 +76,12 @@ def work_inside(call: Call, args: tuple, kwargs: dict) -> list[Work] | None:
         with _recorded(parts) as calls:
 
             def run(*args: Any, **kwargs: Any) -> Any:
-                calls.clear()  # JAX runs it for several sizes of the batch
+                calls.clear()  # JAX runs this for several batch sizes.
                 return layer.call(*args, **kwargs)
 
             keras.src.backend.compute_output_spec(run, *args, **kwargs)
         work = [entry for seen in calls for entry in _work_of(seen, call)]
-    except Exception:  # a call of anybody's: its work is then unknown
+    except Exception:  # User code may raise anything: the work stays unknown.
         return None
     return work if calls else None
 
@@ -92,13 +95,14 @@ def _known_parts(layer: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _recorded(parts: list[Any]) -> Iterator[list[tuple]]:
-    """Return a context in which the calls of layers are noted.
+def _recorded(parts: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
+    """Return a context in which the calls of these layers are recorded.
 
     Yields:
-        Tuples `(layer, args, kwargs, output shapes)`, tensors as `Labels`.
+        A list that fills with tuples `(layer, args, kwargs, output shapes)`,
+        with tensors as `Labels`.
     """
-    calls: list[tuple] = []
+    calls: list[tuple[Any, ...]] = []
 
     def recorder(part: Any) -> Any:
         original = part.call
@@ -131,20 +135,20 @@ def _bare(value: Any) -> Any:
     return Labels(_shape(value)) if is_tensor else value
 
 
-def _work_of(seen: tuple, owner: Call) -> list[Work]:
-    """Return the work of a call of a known class, none of whose channels go."""
+def _work_of(seen: tuple[Any, ...], owner: Call) -> list[Work]:
+    """Return the work of a call of a known class if all its channels stay."""
     layer, args, kwargs, shapes = seen
-    ledger = Ledger()
+    record = TraceRecord()
     args, kwargs = keras.tree.map_structure(
         lambda x: Labels(x.shape) if isinstance(x, Labels) else x,
         (args, kwargs),
     )
-    class_rule(layer).trace(Call(layer, args, kwargs, shapes, ledger))
+    class_rule(layer).trace(Call(layer, args, kwargs, shapes, record))
     return [
         Work(
             owner.layer,
             work.count * math.prod(axis[0].size for axis in work.axes),
             work.variable,
         )
-        for work in ledger.work
+        for work in record.work
     ]

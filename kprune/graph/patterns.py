@@ -1,11 +1,11 @@
-"""Names that differ in numbers only, written as one."""
+"""Shared notation for names that differ only in numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# Numbers, with the letter behind one that ends a word, as in "block4b_conv".
+# Numbers, each with a following letter that ends a word, as in "block4b_conv".
 _FIELD = re.compile(r"\d+[a-z](?=_|$)|\d+")
 _LISTED = 3
 
@@ -23,14 +23,13 @@ def pattern(name: str) -> str:
 
 
 def merged(names: Sequence[str]) -> str:
-    """Write names of one pattern as one, with varying numbers in braces.
+    """Write names of the same pattern as one, with varying numbers in braces.
 
     Args:
-        names: Names for which `pattern` is the same.
+        names: Names with equal `pattern(name)`.
 
     Returns:
-        Text that stands for exactly these names, or for more of them where
-        it shows a `*`.
+        Text that stands for exactly these names, or with `*` also for others.
 
     Example:
 

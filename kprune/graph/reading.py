@@ -1,4 +1,7 @@
-"""Layers and models whose call is symbolic, read as the functional models they are."""
+"""Reading of layers and subclassed models as functional models.
+
+This works if their `call` accepts symbolic tensors.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ from kprune.graph.likeness import random_tensor
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What came of reading a call.
+    """The result of reading a call.
 
     Args:
         model: The functional model over the same layers, or None.
-        cause: If None, why.
+        cause: Why there is no model.
     """
 
     model: keras.Model | None
@@ -40,13 +43,13 @@ _READINGS: weakref.WeakKeyDictionary[Any, tuple[int, Reading]] = (
 
 
 def reading_of(layer: Any, trusted: bool = False) -> Reading:
-    """Read the call of a layer or subclassed model; the result is remembered.
+    """Read the call of a layer or subclassed model and cache the result.
 
     Args:
-        layer: A layer that is called in a functional model, or a model that is
-            built. Nothing of it changes.
-        trusted: Do not try on a sample whether the model computes the same:
-            the layer has a `CompositeRule`.
+        layer: A layer that is called in a functional model, or a built model.
+            It is not changed.
+        trusted: Whether to skip the comparison of both on a random sample,
+            because the layer has a `CompositeRule`.
     """
     weights = len(layer.variables)
     known = _READINGS.get(layer)
@@ -57,12 +60,12 @@ def reading_of(layer: Any, trusted: bool = False) -> Reading:
             reading = Reading(_read(layer, trusted))
     except UnreadableError as error:
         reading = Reading(None, str(error))
-    # What is read too early is read again: building brings weights.
+    # Building adds weights, after which the layer is read again.
     _READINGS[layer] = (len(layer.variables), reading)
     return reading
 
 
-def tensors_of(args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return the symbolic tensors among the arguments of a call."""
     flat = keras.tree.flatten((args, kwargs))
     return [x for x in flat if isinstance(x, keras.KerasTensor)]
@@ -98,8 +101,12 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
             )
             if _steps(other) != steps:
                 again = _called(layer, inputs, args, kwargs)
-                when = "in training" if _steps(again) == steps else "every time"
-                raise UnreadableError(f"it does something else {when}")
+                when = (
+                    "behaves differently in training"
+                    if _steps(again) == steps
+                    else "does something else at every call"
+                )
+                raise UnreadableError(f"it {when}")
     if not fixed:
         model = for_any_batch(model)
     nested = not isinstance(layer, keras.Model) or layer._inbound_nodes
@@ -117,8 +124,8 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
 # -- arguments ----------------------------------------------------------------
 
 
-def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
-    """Return what a layer is called with, tensors as `KerasTensor`."""
+def _arguments(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the call arguments of a layer, with tensors as `KerasTensor`."""
     if layer._inbound_nodes:
         calls = [
             (n.arguments.args, n.arguments.kwargs) for n in layer._inbound_nodes
@@ -143,9 +150,9 @@ def _arguments(layer: Any) -> tuple[tuple, dict[str, Any]]:
 
 
 def _of_any_size(
-    calls: list[tuple], args: tuple, kwargs: dict[str, Any]
-) -> tuple[tuple, dict[str, Any]]:
-    """Leave the axes open that differ between the calls of a shared layer."""
+    calls: list[tuple[Any, ...]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Set axes to unknown size that differ between the calls of a shared layer."""
     every = [tensors_of(a, _without_defaults(k)) for a, k in calls]
     common = {}
     for tensors in zip(*every, strict=True):
@@ -169,7 +176,7 @@ def _of_any_size(
 
 
 def _specification(shapes: Any, name: str) -> Any:
-    """Return symbolic tensors for the shapes that a model was built with."""
+    """Return symbolic tensors of the shapes a model was built with."""
     if isinstance(shapes, dict):
         return {k: _specification(v, k) for k, v in shapes.items()}
     if all(n is None or isinstance(n, int) for n in shapes):
@@ -182,8 +189,8 @@ def _without_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
 
 
-def _rest(args: tuple, kwargs: dict[str, Any]) -> str:
-    """Return the arguments of a call besides tensors, to compare."""
+def _rest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the arguments of a call except tensors, as text to compare."""
     structure = (args, _without_defaults(kwargs))
     return repr(
         keras.tree.map_structure(
@@ -193,7 +200,7 @@ def _rest(args: tuple, kwargs: dict[str, Any]) -> str:
 
 
 def _filled(layer: Any, structure: Any, tensors: dict[int, Any]) -> Any:
-    """Replace tensors, cast as the layer's `__call__` would."""
+    """Replace tensors and cast them as the layer's `__call__` would."""
 
     def fill(value: Any) -> Any:
         if not isinstance(value, keras.KerasTensor):
@@ -210,7 +217,7 @@ def _filled(layer: Any, structure: Any, tensors: dict[int, Any]) -> Any:
 
 
 def _called(
-    layer: Any, inputs: list[Any], args: tuple, kwargs: dict[str, Any]
+    layer: Any, inputs: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> keras.Model:
     try:
         outputs = _tensors_only(layer.call(*args, **kwargs))
@@ -218,14 +225,14 @@ def _called(
         if isinstance(layer, keras.Model) and not layer._inbound_nodes:
             given = args[0]
         return keras.Model(given, outputs, name=layer.name)
-    except Exception as error:  # a call of anybody's, which may raise anything
+    except Exception as error:  # User code may raise anything.
         text = " ".join(str(error).split())
         cause = text if len(text) < 200 else f"{text[:197]}..."
         raise UnreadableError(f"its call is not symbolic: {cause}") from None
 
 
 def _tensors_only(outputs: Any) -> Any:
-    """Leave out what a call returns besides tensors, such as None for scores."""
+    """Drop results of a call that are not tensors, such as None for scores."""
     flat = keras.tree.flatten(outputs)
     tensors = [y for y in flat if isinstance(y, keras.KerasTensor)]
     return outputs if len(tensors) == len(flat) else tensors
@@ -235,8 +242,8 @@ def _tensors_only(outputs: Any) -> Any:
 def _several_results() -> Iterator[None]:
     """Return a context in which symbolic calls may return more than tensors.
 
-    Keras refuses these, for their results cannot be a node's. The call is then
-    read as a model of its own, and its other results are as they are.
+    Keras rejects such results, because a node has tensors only. Here the call
+    is read as a model of its own, and its other results are passed on unchanged.
     """
     original = keras.layers.Layer.__call__
 
@@ -257,7 +264,7 @@ def _several_results() -> Iterator[None]:
         keras.layers.Layer.__call__ = original
 
 
-def _as_model(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _as_model(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = tensors_of(args, kwargs)
     inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in given]
     tensors = {id(t): x for t, x in zip(given, inputs, strict=True)}
@@ -275,7 +282,7 @@ def _as_model(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def _refuse_missing_outputs(layer: Any, model: keras.Model) -> None:
-    """Accept fewer outputs than Keras counts if the others are empty."""
+    """Raise if outputs that Keras knows are missing, unless they are empty."""
     if layer._inbound_nodes:
         told = layer._inbound_nodes[0].outputs
         rest = told[len(model.outputs) :]
@@ -283,7 +290,7 @@ def _refuse_missing_outputs(layer: Any, model: keras.Model) -> None:
             0 in t.shape for t in rest
         ):
             raise UnreadableError(
-                "it returns other tensors than it tells Keras"
+                "its call returns other tensors than its output spec says"
             )
 
 
@@ -295,13 +302,13 @@ def _refuse_own_weights(layer: Any, model: keras.Model) -> None:
         raise UnreadableError(f"it has weights of its own: {named}")
     known = {id(v) for v in layer.variables}
     if any(id(v) not in known for v in model.variables):
-        raise UnreadableError("its call makes new layers")
+        raise UnreadableError("its call creates new layers")
 
 
-def _steps(model: keras.Model) -> list[tuple]:
-    """Return what a model does, to compare, however its tensors are called."""
+def _steps(model: keras.Model) -> list[tuple[Any, ...]]:
+    """Return the operations of a model and their wiring, to compare."""
     numbers: dict[int, int] = {id(t): n for n, t in enumerate(model.inputs)}
-    steps: list[tuple] = []
+    steps: list[tuple[Any, ...]] = []
     for node in nodes_of(model):
         operation = node.operation
         layer = isinstance(operation, keras.layers.Layer)
@@ -328,7 +335,7 @@ def _refuse_other_numbers(
     values: dict[int, Any],
     model: keras.Model,
 ) -> None:
-    """Compare both on one random sample, in case the call is more than it shows."""
+    """Raise if layer and model compute different outputs on a random sample."""
 
     def fill(x: Any) -> Any:
         if not isinstance(x, keras.KerasTensor):
@@ -345,8 +352,10 @@ def _refuse_other_numbers(
             expected = expected[: len(model.outputs)]
             flat = list(values.values())
             found = outputs_of(model, flat if len(flat) > 1 else flat[0])
-    except Exception as error:  # a call of anybody's
+    except Exception as error:  # User code may raise anything.
         text = " ".join(str(error).split())[:200]
         raise UnreadableError(f"it could not be tried out: {text}") from None
     if not alike(expected, found):
-        raise UnreadableError("it computes something else than its call shows")
+        raise UnreadableError(
+            "the model read from its call computes something else"
+        )

@@ -1,4 +1,4 @@
-"""Rules: how labels pass a layer or operation, and how it shrinks."""
+"""Rules: how labels pass through layers and operations, and how these shrink."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from kprune.graph.reading import reading_of
 
 
 class Rule(abc.ABC):
-    """Base class of rules: how kprune treats one family of layers.
+    """Base class of rules, which define how kprune treats a family of layers.
 
-    `trace` is required. `config` is overridden where the constructor must
-    change when channels go, `arguments` where the call itself must.
+    `trace` is required. Override `config` if constructor arguments depend on
+    the number of channels, and `arguments` if call arguments do.
 
     Attributes:
-        linear: Whether an output is, before the activation, a weighted sum of
-            what the layer reads, with the weights of its `kernel`, the same at
-            every place. The last axis of the kernel counts the outputs.
+        linear: Whether an output, before the activation, is a weighted sum of
+            the inputs with the weights of `kernel`, the same at every position.
+            The last axis of the kernel is the output axis.
         batch_norm: Whether the layer has the variables and the arithmetic of
             `keras.layers.BatchNormalization`.
     """
@@ -45,13 +45,13 @@ class Rule(abc.ABC):
         """Return the labels of the outputs, given those of the inputs."""
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
-        """Return the constructor configuration of the layer with fewer channels."""
+        """Return the constructor configuration for the kept channels."""
         return configuration(visit.operation)
 
     def reshapes(self, operation: Any) -> bool:
-        """Return whether the configuration depends on the channels that come in.
+        """Return whether the configuration depends on the input channels.
 
-        If so, all calls of a shared layer must lose the same channels.
+        If so, the same channels must be removed at all calls of a shared layer.
         """
         return type(self).config is not Rule.config
 
@@ -67,24 +67,35 @@ class Rule(abc.ABC):
             config = without_arrays(config)
         return from_config(operation, config)
 
-    def arguments(self, visit: Visit, kept: Kept, args: tuple, kwargs: dict):
-        """Call arguments for the kept channels: `(args, kwargs)`."""
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the call arguments for the kept channels: `(args, kwargs)`."""
         return args, kwargs
 
     def masked_call(
-        self, layer: Any, masks: dict, inputs: Any, *args, **kwargs
-    ):
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Compute the layer as if only channels with mask 1 existed.
 
-        Only layers whose output at one channel depends on the others (layer
-        normalisation) override it: for all others, masked variables do.
-        Called with the layer's variables already masked, in training too, so
-        `keras.ops` only.
+        Override this only for layers whose output at one channel depends on
+        other channels, such as layer normalisation; for all others masked
+        variables are enough. The layer's variables are masked already. This
+        runs in training too: use `keras.ops` only.
 
         Args:
             layer: The layer.
-            masks: 1-D tensors of zeros and ones: those of `call.need(name,
-                labels)` of which some channel can be removed, by name.
+            masks: Name -> 1-D tensor of zeros and ones, for every
+                `call.need(name, labels)` with removable channels.
             inputs: First argument of the call.
             *args: Further arguments.
             **kwargs: Further arguments.
@@ -95,18 +106,23 @@ class Rule(abc.ABC):
         return layer(inputs, *args, **kwargs)
 
     def arrange(self, layer: Any, new: Any) -> None:
-        """Adjust a copy once its weights are loaded."""
+        """Adjust a copy after its weights are set.
+
+        Args:
+            layer: The original layer.
+            new: The copy.
+        """
 
 
 class CompositeRule(Rule):
-    """For layers that do nothing but call other layers and `keras.ops`.
+    """Rule for layers that only call other layers and `keras.ops`.
 
-    Such a layer is treated as the functional model that its `call` amounts
-    to, and it is one in the wrapped and in the compact model, under the same
-    name. It must own no weights beside those of the layers in it, and do the
-    same in training apart from what these layers do. Layers of your own that
-    have no rule are tried like this by themselves; with the rule, kprune takes
-    your word where it cannot try the layer out.
+    Such a layer is treated as the functional model its `call` defines. In the
+    wrapped and the compact model it is replaced by that model, under the same
+    name. It must own no weights except those of its sublayers, and must call
+    them in the same way in training and inference. kprune tries this on your own
+    layers without a rule, and compares the results; with this rule, it
+    trusts you where it cannot compare.
 
     Example:
 
@@ -116,7 +132,7 @@ class CompositeRule(Rule):
     """
 
     def trace(self, call: Call) -> Sequence[Labels]:
-        """Pin all channels: the layer turned out not to be such a model."""
+        """Pin all channels, because the layer could not be read as a model."""
         return call.pin_all(
             f"layer '{call.layer.name}' cannot be read as a model of its "
             f"layers: {reading_of(call.layer).cause}"
@@ -126,8 +142,8 @@ class CompositeRule(Rule):
 def from_config(operation: Any, config: dict[str, Any]) -> Any:
     """Return a new object of the operation's class.
 
-    A subclass whose constructor does not take the configuration becomes its
-    parent, which computes the same.
+    If a subclass' constructor does not take the configuration, the result is of
+    the parent class that computes the same.
     """
     cls = type(operation)
     if cls is keras.layers.Lambda:
@@ -136,11 +152,11 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
     if known is None or cls.__init__ is known.__init__:
         try:
             return cls.from_config(config)
-        except Exception as error:  # a class of anybody's
+        except Exception as error:  # User code may raise anything.
             raise ValueError(
-                f"{cls.__name__} '{operation.name}' cannot be made again from "
-                "its get_config(). Let it return all arguments of the "
-                f"constructor, and no others. {error}"
+                f"{cls.__name__} '{operation.name}' cannot be recreated from "
+                "its get_config(). Make get_config() return all arguments of "
+                f"the constructor, and no others. {error}"
             ) from error
     new = own_class_works(operation, config, known)
     if new is not None:
@@ -149,7 +165,7 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
 
 
 def _lambda(layer: Any, config: dict[str, Any]) -> Any:
-    """Return a Lambda of the same function: a file knows functions by name only."""
+    """Return a Lambda of the same function, which a configuration only names."""
     given = {
         "function": layer.function,
         "output_shape": layer._output_shape,
@@ -160,7 +176,7 @@ def _lambda(layer: Any, config: dict[str, Any]) -> Any:
 
 
 def copy_operation(operation: Any) -> Any:
-    """Return a copy of a layer or operation, without weights and nodes."""
+    """Return an unbuilt copy of a layer or operation, without nodes."""
     rule = find_rule(operation)
     if rule is None:
         return from_config(operation, configuration(operation))
@@ -170,7 +186,7 @@ def copy_operation(operation: Any) -> Any:
 def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
     """Replace initializers that hold whole arrays (pretrained weights).
 
-    They fit the old shape only, and the kept weights are loaded anyway.
+    The arrays have the old shape, and the kept weights are assigned anyway.
     """
     new = dict(config)
     for key, value in config.items():
@@ -185,10 +201,10 @@ def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def configuration(operation: Any) -> dict[str, Any]:
-    """Return `get_config()`, also for operations that were given NumPy arguments.
+    """Return `get_config()`, even of operations constructed with NumPy values.
 
-    Keras records constructor arguments only if they are plain Python values;
-    for others they are read back from the attributes of the same names.
+    Keras records constructor arguments only if they are plain Python values.
+    Otherwise they are read from the attributes of the same names.
     """
     try:
         return operation.get_config()
@@ -212,27 +228,27 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# Rules by class, or by "module:Class" of packages that need not be installed.
+# Keyed by class, or by "module:Class" for packages that may not be installed.
 _RULES: dict[type | str, Rule] = {}
 
 
 def register_rule(*classes: type | str) -> Callable[[Any], Any]:
-    """Teach the channel graph a layer class.
+    """Register a rule for a layer class.
 
-    Decorates a `kprune.graph.Rule` subclass (it needs no constructor
-    arguments), or a plain function `trace(call)`.
+    Decorates a `kprune.graph.Rule` subclass, whose constructor takes no
+    arguments, or a plain function `trace(call)`.
 
     Args:
         *classes: Layer or `keras.Operation` classes, or `"module:Class"` for
-            classes that are not to be imported now. Subclasses are covered
-            only if they override nothing of theirs: a convolution with
-            another constructor or `convolution_op` needs its own rule.
+            classes that should not be imported now. Subclasses are covered
+            only if they do not change what the layer computes: a convolution
+            that overrides `convolution_op` needs its own rule.
 
     Returns:
         The decorator.
 
     Raises:
-        TypeError: If something else is given.
+        TypeError: If an argument is neither a class nor such a string.
 
     Example:
 
@@ -264,20 +280,20 @@ def register_rule(*classes: type | str) -> Callable[[Any], Any]:
 
 
 class _FunctionRule(Rule):
-    def __init__(self, trace: Callable[[Call], Any]):
+    def __init__(self, trace: Callable[[Call], Any]) -> None:
         self._trace = trace
 
-    def trace(self, call: Call):
+    def trace(self, call: Call) -> Any:
         return self._trace(call)
 
 
-# What a subclass may redefine without computing anything else.
+# Attributes a subclass may redefine without changing what it computes.
 _HARMLESS = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__"}
 _HARMLESS |= {"__annotations__", "__static_attributes__", "__firstlineno__"}
 
 
 def _rule_of(cls: type) -> Rule | None:
-    """Return the rule registered for this very class."""
+    """Return the rule registered for exactly this class."""
     rule = _RULES.get(cls)
     if rule is None:
         rule = _RULES.get(f"{cls.__module__}:{cls.__qualname__}")
@@ -285,22 +301,22 @@ def _rule_of(cls: type) -> Rule | None:
 
 
 def find_rule(operation: Any) -> Rule | None:
-    """Return the rule of an operation's class, or of a parent it computes like.
+    """Return the rule of an operation's class or of an equivalent parent class.
 
-    Layers with LoRA weights, and quantised ones, have none.
+    Layers with LoRA weights and quantised layers have none.
     """
     rule: Rule | None = class_rule(operation)
     return None if alteration(operation) is not None else rule
 
 
 def class_rule(operation: Any) -> Any:
-    """Return the rule of an operation's class, whatever became of its weights."""
+    """Return the rule of an operation's class, even if its weights were altered."""
     known = known_class(operation)
     return None if known is None else _rule_of(known)
 
 
 def known_class(operation: Any) -> Any:
-    """Return the class with a rule that an operation computes like, or None."""
+    """Return the class with a rule whose computation the operation shares, or None."""
     cls = type(operation)
     own: set[str] = set()
     for parent in cls.__mro__:
@@ -315,7 +331,7 @@ def known_class(operation: Any) -> Any:
 
 
 def is_linear(layer: Any) -> bool:
-    """Return whether a layer sums what it reads. See `Rule.linear`."""
+    """Return whether a layer is linear in its inputs. See `Rule.linear`."""
     rule = find_rule(layer)
     return rule is not None and rule.linear
 

@@ -1,4 +1,4 @@
-"""Which layers are projections in the shortcuts of residual blocks."""
+"""Projections in the shortcuts of residual blocks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kprune.graph import walk
 
 
 def projections(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the 1x1 convolutions that run beside a block into the same sum.
+    """Return the 1x1 convolutions parallel to a block that end in the same sum.
 
     Args:
-        model: A functional or Sequential model, plain or masked; nested models
-            are looked into.
+        model: A functional or Sequential model, plain or masked. Nested models
+            are searched too.
 
     Returns:
         The layers, without wrappers.
@@ -61,7 +61,7 @@ def _inputs(node: Any) -> list[Any]:
 
 
 def _kernel_size(node: Any) -> tuple[int, ...] | None:
-    """Return the spatial sizes of a convolution; None for other calls."""
+    """Return the kernel size of a convolution, or None for other calls."""
     return getattr(walk.unwrap(node.operation), "kernel_size", None)
 
 
@@ -71,7 +71,7 @@ def _is_pointwise(node: Any) -> bool:
 
 
 def _last_convolution(tensor: Any, makers: dict[int, Any]) -> Any:
-    """Return the call of the last convolution before a tensor, on a chain."""
+    """Return the last convolution before a tensor, along calls with one input."""
     node = makers.get(id(tensor))
     while node is not None and len(_inputs(node)) == 1:
         if _kernel_size(node) is not None:
@@ -83,11 +83,11 @@ def _last_convolution(tensor: Any, makers: dict[int, Any]) -> Any:
 def _block_outputs(source: Any, projection: Any, nodes: list[Any]) -> set[int]:
     """Return the ids of the tensors that a block computes from `source`.
 
-    A block is more than one 1x1 convolution: several convolutions in a row,
-    or a larger one. Ways through `projection` do not count.
+    A block has several convolutions in a row, or one larger than 1x1. Paths
+    through `projection` do not count.
     """
-    in_a_row = {id(source): 0}  # most convolutions on a way to a tensor
-    behind_larger: set[int] = set()  # a larger convolution on a way to them
+    in_a_row = {id(source): 0}  # tensor -> most convolutions on a path to it
+    behind_larger: set[int] = set()  # tensors after a convolution beyond 1x1
     for node in nodes:
         before = [id(t) for t in _inputs(node) if id(t) in in_a_row]
         if node is projection or not before:

@@ -1,4 +1,4 @@
-"""Which layers of a model were named to stay as they are."""
+"""Layers the user has excluded from pruning."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from kprune.graph import walk
 class Skip:
     """Layers and nested models whose channels must stay.
 
-    Layers are looked up by identity, and by name where the model does not
-    hold them (those of the model that it was copied from).
+    Layers are matched by identity, or by name if the model does not hold them
+    (because they belong to the model it was copied from).
 
     Args:
         model: The model.
         given: Layers, nested models, or names of either; or None.
 
     Raises:
-        TypeError: Something else is given.
-        ValueError: The model calls no such layer.
+        TypeError: If an entry is neither a layer nor a name.
+        ValueError: If the model does not call such a layer.
     """
 
-    def __init__(self, model: keras.Model, given: Iterable[Any] | None):
+    def __init__(self, model: keras.Model, given: Iterable[Any] | None) -> None:
         self._names: set[str] = set()
         self._ids: set[int] = set()
         entries = _entries(given)
@@ -70,7 +70,7 @@ def _entries(given: Iterable[Any] | None) -> list[Any]:
 
 
 def _inventory(model: keras.Model) -> tuple[set[int], set[str]]:
-    """Return ids and names of all that is called in a model, inputs included."""
+    """Return ids and names of everything a model calls, inputs included."""
     ids: set[int] = set()
     names: set[str] = set()
     stack = [walk.require_functional(model)]

@@ -1,4 +1,4 @@
-"""Slots: the removable positions of all axes, and which of them are one."""
+"""Slots: the removable positions of all axes, and which of them are coupled."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class SlotTable:
-    """Hands out slot ids, collects unions and pins, and solves them at once.
+    """Issues slot ids, collects unions and pins, and solves them at once.
 
-    Slot 0 is "never removed". Unions are only collected while the model is
-    walked: one connected-components pass at the end is far cheaper than a
-    union-find that is asked one pair at a time.
+    Slot 0 means "never removed". Unions are only collected during the walk: one
+    connected-components pass at the end is far cheaper than a union-find with
+    one update per pair.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 1
         self.reasons: list[str] = []
         self._reason_ids: dict[str, int] = {}
@@ -26,9 +26,9 @@ class SlotTable:
         return np.arange(self.count - size, self.count)
 
     def union(self, a: np.ndarray, b: np.ndarray, why: str) -> None:
-        """Make `a` and `b` one, position by position after broadcasting.
+        """Couple the slots in `a` and `b`, element by element after broadcasting.
 
-        A slot that meets slot 0 is pinned for the reason `why`.
+        A slot coupled with slot 0 is pinned for the reason `why`.
         """
         if a is b:
             return
@@ -46,8 +46,7 @@ class SlotTable:
     def pin(self, ids: np.ndarray, why: str, foremost: bool = False) -> None:
         """Forbid removing `ids`.
 
-        The first reason given is the one told, unless a later one is
-        `foremost`.
+        The first reason given is reported, unless a later one is `foremost`.
         """
         ids = ids[ids != 0] if ids.size else ids.ravel()
         if not ids.size:
@@ -59,10 +58,10 @@ class SlotTable:
         self._pins.insert(place, (ids.ravel(), self._reason_ids[why]))
 
     def components(self) -> np.ndarray:
-        """Return the class of every slot: an array of length `count`.
+        """Return the class of every slot, an array of length `count`.
 
-        Classes are numbered 0, 1, ... in the order of their first slot; class
-        0 is slot 0 alone.
+        Coupled slots share a class. Classes are numbered 0, 1, ... in the order
+        of their first slot; class 0 has slot 0 only.
         """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -73,7 +72,7 @@ class SlotTable:
             self._edges = [(a, b)]
         else:
             a = b = np.zeros(0, dtype=int)
-        # csgraph takes 32-bit indices alone, and SciPy 1.11 does not convert them.
+        # csgraph needs 32-bit indices, and SciPy 1.11 does not convert them.
         ends = a.astype(np.int32), b.astype(np.int32)
         links = coo_array(
             (np.ones(a.size, dtype=bool), ends),
@@ -88,7 +87,7 @@ class SlotTable:
         return order[inverse]
 
     def pinned(self, classes: np.ndarray) -> np.ndarray:
-        """Return the index into `reasons` of every class, -1 if it is removable."""
+        """Return each class' index into `reasons`, or -1 if it is removable."""
         out = np.full(int(classes.max()) + 1, -1)
         for ids, reason in reversed(self._pins):
             out[classes[ids]] = reason

@@ -1,4 +1,4 @@
-"""Walks a functional model once and carries labels along every edge."""
+"""One walk over a functional model that carries labels along every edge."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Binding
 from kprune.graph.call import Call
-from kprune.graph.call import Ledger
+from kprune.graph.call import TraceRecord
 from kprune.graph.call import Visit
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
 from kprune.graph.likeness import alteration
 from kprune.graph.opaque import Opaque
 from kprune.graph.opaque import work_inside
@@ -28,13 +29,13 @@ from kprune.graph.registry import find_rule
 from kprune.graph.skipping import Skip
 
 LEFT_OUT = "was left out of wrap()"
-"""Ends the reason why channels of a masked model stay that the user named."""
+"""End of the reason given for pinned channels of layers skipped in `wrap()`."""
 
 
 def trace(
     model: keras.Model, skip: Iterable[Any] | None = None
 ) -> ChannelGraph:
-    """Find which channels of a model live and die together.
+    """Find which channels of a model can only be removed together.
 
     Args:
         model: A functional or Sequential `keras.Model`, plain or wrapped by
@@ -43,11 +44,12 @@ def trace(
             stay.
 
     Returns:
-        A `ChannelGraph`: its `groups` name every set of coupled channels, the
-        places they sit on, and why pinned ones cannot be removed.
+        A `ChannelGraph`. Its `groups` are the sets of coupled channels, with
+        the variables they occur in, and the reasons why pinned ones stay.
 
     Raises:
-        TypeError: If the model (or what is given) is not a functional graph.
+        TypeError: If `model` is not a Keras model, or cannot be read as a
+            functional one.
         ValueError: If a Sequential model is not built, or `skip` names a
             layer the model does not have.
 
@@ -69,41 +71,41 @@ def trace(
     for name, labels in zip(names, outputs, strict=True):
         for factor in labels.factors:
             why = f"feeds the model output '{name}'"
-            tracer.ledger.slots.pin(factor, why, foremost=True)
+            tracer.record.slots.pin(factor, why, foremost=True)
     tracer.finish()
     return ChannelGraph(model, tracer)
 
 
 @dataclasses.dataclass(slots=True)
 class NestedVisit:
-    """The first call of a nested model: later calls join its labels."""
+    """The first call of a nested model, whose labels later calls join."""
 
     inputs: list[Labels]
     outputs: list[Labels]
 
 
 class Tracer:
-    """Labels of all tensors and variables of one model.
+    """Collects labels for all tensors and variables of a model.
 
     Args:
-        skip: The layers whose channels are pinned.
+        skip: Layers whose channels are pinned.
     """
 
-    def __init__(self, skip: Skip):
-        self.ledger = Ledger()
+    def __init__(self, skip: Skip) -> None:
+        self.record = TraceRecord()
         self.visits: dict[int, Visit] = {}
         self.nested: dict[int, NestedVisit] = {}
         self.wrappers: list[walk.Transparent] = []
         self.read: list[keras.layers.Layer] = []
         self.opaque: dict[int, Opaque] = {}
         self._skip = skip
-        self._within = 0  # how many skipped models the walk is inside of
+        self._within = 0  # Number of skipped models around the current call.
         self._first: dict[int, Visit] = {}
 
     # -- walking -----------------------------------------------------------
 
     def trace_functional(
-        self, functional, inputs: list[Labels]
+        self, functional: Any, inputs: list[Labels]
     ) -> list[Labels]:
         state = {
             id(t): labels
@@ -128,7 +130,9 @@ class Tracer:
                 state[id(tensor)] = labels
         return [state[id(t)] for t in functional.outputs]
 
-    def _trace_nested(self, node, inner, values: list) -> list[Labels]:
+    def _trace_nested(
+        self, node: Any, inner: Any, values: list[Any]
+    ) -> list[Labels]:
         given = [
             self._enter(inner, labels, tuple(t.shape))
             for labels, t in zip(values, inner.inputs, strict=True)
@@ -144,17 +148,17 @@ class Tracer:
             first = self.nested[id(inner)] = NestedVisit(given, outputs)
         else:
             self._same_labels(first.inputs, given, f"model '{inner.name}'")
-        # The same model may be called on images of several sizes.
+        # The same model may be called on images of different sizes.
         return [
             labels.replace(shape=tuple(t.shape))
             for t, labels in walk.with_outputs(node, first.outputs)
         ]
 
-    def _enter(self, inner, given: Any, shape) -> Labels:
-        """Return the labels of an input as the nested model itself sees its shape."""
+    def _enter(self, inner: Any, given: Any, shape: Shape) -> Labels:
+        """Return the labels of an input in the shape the nested model declares."""
         if not isinstance(given, Labels):
             return Labels(shape, why=f"constant input of model '{inner.name}'")
-        call = Call(inner, (given,), {}, [shape], self.ledger)
+        call = Call(inner, (given,), {}, [shape], self.record)
         if given.rank != len(shape):
             return call.pin_all(f"model '{inner.name}' reshapes its input")[0]
         unknown = [a for a, n in enumerate(shape) if n is None]
@@ -168,7 +172,7 @@ class Tracer:
         if len(old) != len(new):
             for labels in (*old, *new):
                 for factor in labels.factors:
-                    self.ledger.slots.pin(factor, why)
+                    self.record.slots.pin(factor, why)
             return
         for a, b in zip(old, new, strict=True):
             shapes = [f.shape for f in a.factors] == [
@@ -176,18 +180,20 @@ class Tracer:
             ]
             if shapes and a.zero <= b.zero:
                 for f, g in zip(a.factors, b.factors, strict=True):
-                    self.ledger.slots.union(f, g, why)
+                    self.record.slots.union(f, g, why)
             else:
                 for factor in (*a.factors, *b.factors):
-                    self.ledger.slots.pin(factor, why)
+                    self.record.slots.pin(factor, why)
 
-    def _trace_operation(self, node, args, kwargs) -> list[Labels]:
+    def _trace_operation(
+        self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Labels]:
         operation = walk.unwrap(node.operation)
         if operation is not node.operation and id(operation) not in self._first:
             self.wrappers.append(node.operation)
         kwargs = self._without_masks(kwargs)
         shapes = [tuple(t.shape) for t in node.outputs]
-        call = Call(operation, args, kwargs, shapes, self.ledger)
+        call = Call(operation, args, kwargs, shapes, self.record)
         rule = find_rule(operation)
         outputs = self._apply(rule, call)
         if rule is None or isinstance(rule, CompositeRule):
@@ -199,12 +205,12 @@ class Tracer:
         first = self._first.setdefault(id(operation), visit)
         reshapes = rule is not None and rule.reshapes(operation)
         if first is not visit and reshapes:
-            # One configuration serves all calls, so all must shrink alike.
+            # All calls share one configuration, so all must shrink alike.
             self._same_labels(first.inputs, visit.inputs, repr(call))
         if self._within or operation in self._skip:
             for labels in outputs:
                 call.pin(labels.factors, "named in skip")
-            for binding in self.ledger.bindings.values():
+            for binding in self.record.bindings.values():
                 if binding.layer is operation:
                     self._pin_filters(binding)
         return outputs
@@ -212,25 +218,25 @@ class Tracer:
     def _pin_filters(self, binding: Binding) -> None:
         for axis in binding.axes.values():
             for labels in axis.labels if axis.role == FILTER else ():
-                self.ledger.slots.pin(labels, "named in skip")
+                self.record.slots.pin(labels, "named in skip")
 
-    def _note(self, call: Call, node) -> None:
-        """Note a layer that is not looked into, and count its work."""
+    def _note(self, call: Call, node: Any) -> None:
+        """Record a layer that is not analysed, and count its work."""
         layer = call.operation
         if not isinstance(layer, keras.layers.Layer) or not layer.weights:
             return
         arguments = node.arguments
         work = work_inside(call, arguments.args, arguments.kwargs)
-        self.ledger.work += work or []
+        self.record.work += work or []
         why = alteration(layer) or _unread(layer)
         self.opaque[id(layer)] = Opaque(layer, why, work is not None)
 
-    def _without_masks(self, kwargs: dict) -> dict:
+    def _without_masks(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         mask = kwargs.get("mask")
         for labels in keras.tree.flatten(mask):
             if isinstance(labels, Labels):
                 for factor in labels.factors:
-                    self.ledger.slots.pin(factor, "used as a mask")
+                    self.record.slots.pin(factor, "used as a mask")
         return {k: v for k, v in kwargs.items() if k != "mask"}
 
     def _apply(self, rule: Rule | None, call: Call) -> list[Labels]:
@@ -246,9 +252,10 @@ class Tracer:
                 )
                 if not fits:
                     raise ValueError(
-                        f"The rule {type(rule).__name__} of {call!r} returned "
-                        f"labels of shape {factor.shape} for an output of shape "
-                        f"{shape}. Every axis must have size 1 or the true size."
+                        f"The rule {type(rule).__name__} returned labels of "
+                        f"shape {factor.shape} for {call!r}, whose output has "
+                        f"shape {shape}. Every axis must have size 1 or the "
+                        "size of the output."
                     )
         return outputs
 
@@ -270,7 +277,7 @@ class Tracer:
         return self._unknown_operation(call)
 
     def _unknown_operation(self, call: Call) -> list[Labels]:
-        """Try out functions of one tensor; others pin what they touch."""
+        """Probe functions of one tensor; pin the inputs of all others."""
         kind = type(call.operation).__name__
         single = len(call.inputs) == 1 and call.output_shapes == [
             call.input.shape
@@ -291,24 +298,24 @@ class Tracer:
         masked: set[tuple[int, Any]] = set()
         for wrapper in self.wrappers:
             masked |= wrapper.masked_axes()
-        for binding in self.ledger.bindings.values():
+        for binding in self.record.bindings.values():
             for axis, bound in binding.axes.items():
                 if bound.role == STATISTIC:
                     continue
                 if (id(binding.variable), axis) not in masked:
                     self._pin_left_out(binding.layer, bound.labels)
-        for need in self.ledger.needs.values():
-            if (id(need.layer), need.name) not in masked:
-                self._pin_left_out(need.layer, need.labels)
+        for entry in self.record.mask_inputs.values():
+            if (id(entry.layer), entry.name) not in masked:
+                self._pin_left_out(entry.layer, entry.labels)
 
-    def _pin_left_out(self, layer: Any, arrays: list) -> None:
+    def _pin_left_out(self, layer: Any, arrays: list[Any]) -> None:
         for labels in arrays:
             why = f"layer '{layer.name}' {LEFT_OUT}"
-            self.ledger.slots.pin(labels, why)
+            self.record.slots.pin(labels, why)
 
 
 def _unread(layer: keras.layers.Layer) -> str:
-    """Return why the call of a layer without a rule cannot be read as a model."""
+    """Return why the call of a layer cannot be read as a functional model."""
     if walk.is_readable(layer):
         return walk.reading_of(layer).cause
-    return "its call is not looked into"
+    return "its call is not analysed"

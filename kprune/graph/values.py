@@ -10,7 +10,7 @@ import numpy as np
 
 
 def read(variable: Any) -> np.ndarray:
-    """Return the value of a variable or tensor as a NumPy array (maybe a view)."""
+    """Return the value of a variable or tensor as an array, which may be a view."""
     value = getattr(variable, "value", variable)
     if not len(value.shape):
         value = variable  # NumPy cannot read a scalar that is mirrored.
@@ -20,17 +20,17 @@ def read(variable: Any) -> np.ndarray:
 def copy_value(source: Any, target: Any) -> None:
     """Assign the value of one variable to another.
 
-    Through an array of its own: on JAX both variables would otherwise share
-    a buffer, which the first training step of one of them gives away.
+    The value is copied: on JAX both variables would otherwise share a buffer,
+    which the first training step of one of them donates.
     """
     target.assign(np.array(read(source)))
 
 
 def paired(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Return the variables of a layer with those of its copy.
+    """Pair the variables of a layer with those of its copy.
 
-    They come in the same order, but for layers that got some of them after
-    they were built (quantised to float8): these go by their names.
+    Variables are paired by position, or by name if the order differs: layers
+    quantised to float8 get some variables after they are built.
     """
     names = [v.name for v in old]
     found = {v.name: v for v in new}

@@ -1,4 +1,4 @@
-"""Walks the private node structure of Keras models; `reading` and `batches` make it."""
+"""Access to the private node structure of Keras models."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from keras.src.models.functional import Functional
 from kprune.arguments import model as check_model
 from kprune.graph.likeness import alteration
 from kprune.graph.likeness import is_own
-from kprune.graph.reading import reading_of
+from kprune.graph.reading import reading_of as reading_of
 from kprune.graph.reading import tensors_of as tensors_of
 from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import find_rule
 
 
 class Transparent(keras.layers.Layer):
-    """Marks a wrapper whose inner layer does the work the graph sees.
+    """Base class of wrappers that the graph replaces by their inner layer.
 
-    `kprune.graph` knows no mask; a wrapper that only scales variables derives
-    from this class and is looked through.
+    `kprune.graph` is independent of masks; wrappers that only scale variables
+    derive from this class.
     """
 
     def inner(self) -> keras.layers.Layer:
-        """Return the layer that is wrapped."""
+        """Return the wrapped layer."""
         return self.layer
 
     def masked_axes(self) -> set[tuple[int, Any]]:
-        """Return what has a mask: `(id(variable), axis)` and `(id(layer), name)`.
+        """Return the keys of all masks.
 
-        The latter are the needs of the layer's rule (`Call.need`).
+        Returns:
+            `(id(variable), axis)` for masks of variables, and `(id(layer), name)`
+            for those the layer's rule asks for with `Call.need`.
         """
         raise TypeError(f"{type(self).__name__} must define masked_axes().")
 
 
 def unwrap(operation: Any) -> Any:
-    """Return the operation itself, or the layer inside a transparent wrapper."""
+    """Return the layer inside a transparent wrapper, or the operation itself."""
     if isinstance(operation, Transparent):
         return operation.inner()
     return operation
 
 
 def functional_of(operation: Any) -> keras.Model | None:
-    """Return the functional graph of a model or layer, else None.
+    """Return the functional graph of a model or layer, or None.
 
-    Models that override `call`, layers with a `CompositeRule`, and layers of
-    the user's own without a rule have one if their call is symbolic.
+    Models that override `call`, layers with a `CompositeRule` and the user's own
+    layers without a rule have one if their call accepts symbolic tensors.
     """
     if isinstance(operation, keras.Model) and not _calls_by_itself(operation):
         if isinstance(operation, Functional):
@@ -61,14 +63,14 @@ def functional_of(operation: Any) -> keras.Model | None:
 
 
 def is_read(operation: Any) -> bool:
-    """Return whether `functional_of` reads it from the call of an operation."""
+    """Return whether an operation's functional graph is read from its call."""
     if isinstance(operation, keras.Model) and not _calls_by_itself(operation):
         return False
     return functional_of(operation) is not None
 
 
 def is_readable(operation: Any) -> bool:
-    """Return whether it is worth to look at how an operation is called."""
+    """Return whether an operation's call may be readable as a functional model."""
     if isinstance(operation, keras.Model):
         return _calls_by_itself(operation) and not _is_bare(operation)
     if not isinstance(operation, keras.layers.Layer) or isinstance(
@@ -82,7 +84,7 @@ def is_readable(operation: Any) -> bool:
 
 
 def _calls_by_itself(model: keras.Model) -> bool:
-    """Return whether a model is neither functional nor Sequential, or more."""
+    """Return whether a model has a `call` other than Functional's or Sequential's."""
     for kind in (Functional, keras.Sequential):
         if isinstance(model, kind):
             return type(model).call is not kind.call
@@ -94,14 +96,14 @@ def _is_bare(model: keras.Model) -> bool:
 
 
 def inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
-    """Return what a nested model is called on, in the order of its inputs.
+    """Return the arguments of a nested model's call, in the order of its inputs.
 
     Args:
         node: The call.
         inner: `functional_of(node.operation)`.
 
     Returns:
-        Symbolic tensors, or constants.
+        A list of symbolic tensors or constants.
     """
     args, kwargs = node.arguments.args, node.arguments.kwargs
     if is_read(node.operation):
@@ -115,17 +117,21 @@ def inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
 def with_outputs(
     node: Any, outputs: Iterable[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield a call's output tensors with values; empty ones may have no value."""
+    """Pair a call's output tensors with values.
+
+    A call that was read from `call` may have fewer values than tensors; the
+    tensors without one are empty.
+    """
     strict = not is_read(node.operation)
     yield from zip(node.outputs, outputs, strict=strict)
 
 
 def require_functional(model: Any, owner: str = "kprune") -> keras.Model:
-    """Return the functional graph of `model`, or an error that says the ways out.
+    """Return the functional graph of `model`, or raise an error with remedies.
 
     Args:
-        model: What came.
-        owner: The function whose argument it is.
+        model: The argument to check.
+        owner: The function that received it, for messages.
     """
     check_model(model, owner)
     functional = functional_of(model)
@@ -143,25 +149,25 @@ def require_functional(model: Any, owner: str = "kprune") -> keras.Model:
     raise TypeError(
         f"Model '{model.name}' is a subclassed model (class "
         f"{type(model).__name__}) that cannot be read as a functional one: "
-        f"{cause}. Ways out: let call() use layers and keras.ops only, and call "
-        "the model once; or build it with the functional API, as "
-        f"{type(model).__name__}(inputs, outputs) with only train_step() "
-        "overridden; or build a functional model from its blocks with "
+        f"{cause}. To fix this, use only layers and keras.ops in call() and "
+        "call the model once; or build it with the functional API, as "
+        f"{type(model).__name__}(inputs, outputs) that overrides only "
+        "train_step(); or build a functional model from its blocks with "
         "keras.Model(x, block(x)) and copy the weights."
     )
 
 
 def input_name(tensor: Any) -> str:
-    """Return the name of the input layer a model input comes from."""
+    """Return the name of a model input's input layer."""
     operation = tensor._keras_history.operation
     return tensor.name if operation is None else operation.name
 
 
 def nodes(functional: keras.Model) -> Iterator[Any]:
-    """Yield the calls of a functional model in execution order, inputs left out.
+    """Yield the calls of a functional model in execution order, without inputs.
 
-    Calls of equal depth come in the order of their names: Keras' own order
-    changes when a model is saved and loaded, and group names follow it.
+    Calls of equal depth are sorted by name: Keras' own order changes when a
+    model is saved and loaded, and group names depend on the order.
     """
     by_depth = functional._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
@@ -170,7 +176,7 @@ def nodes(functional: keras.Model) -> Iterator[Any]:
 
 
 def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yield all layers called in `model`, those of nested models included, once."""
+    """Yield every layer called in `model` once, nested models included."""
     seen: set[int] = set()
     stack = [require_functional(model)]
     while stack:
@@ -187,6 +193,6 @@ def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def flat_inputs(functional: keras.Model, inputs: Any) -> list[Any]:
-    """Return the arrays for `functional.inputs`, as `predict` would match them."""
+    """Return arrays in the order of `functional.inputs`, matched as `predict` does."""
     flat = functional._standardize_inputs(inputs)
     return [np.asarray(keras.ops.convert_to_numpy(x)) for x in flat]

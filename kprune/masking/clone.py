@@ -18,7 +18,8 @@ logger = logging.getLogger("kprune")
 # make(node, cache) -> the operation that replaces node.operation, and
 # arguments(node, args, kwargs) -> the arguments it is called with.
 Make = Callable[[Any], Any]
-Arguments = Callable[[Any, tuple, dict], tuple[tuple, dict]]
+CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = Callable[[Any, tuple[Any, ...], dict[str, Any]], CallArguments]
 Shape = Callable[[Any, int], tuple[int | None, ...]]
 
 

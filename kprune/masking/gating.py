@@ -189,8 +189,8 @@ def gated_readers(
         visits.setdefault(id(walk.unwrap(visit.operation)), []).append(visit)
     across = {
         group.name
-        for need in graph.needs
-        for group in graph.groups_on(need.labels)
+        for entry in graph.mask_inputs
+        for group in graph.groups_on(entry.labels)
     }
     found = {}
     for group in graph.prunable:

@@ -44,16 +44,16 @@ def mask_places(
         graph: `kprune.trace(masked)`.
         wrappers: The model's `wrappers_by_layer`.
     """
-    for need in graph.needs:
-        wrapper = wrappers.get(id(need.layer))
+    for entry in graph.mask_inputs:
+        wrapper = wrappers.get(id(entry.layer))
         if wrapper is None:
             continue
-        if (id(need.layer), need.name) in wrapper.masked_axes():
+        if (id(entry.layer), entry.name) in wrapper.masked_axes():
             yield MaskPlace(
                 wrapper,
-                functools.partial(wrapper.tensor_mask, need.name),
-                functools.partial(wrapper.set_tensor_mask, need.name),
-                need.labels,
+                functools.partial(wrapper.tensor_mask, entry.name),
+                functools.partial(wrapper.set_tensor_mask, entry.name),
+                entry.labels,
             )
     for binding in graph.bindings.values():
         wrapper = wrappers.get(id(binding.layer))

@@ -89,16 +89,16 @@ def _value(tensor: Any, small: bool) -> Any:
     return keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
 
 
-def _run(functional: keras.Model, inputs: list[Any]) -> dict[int, list]:
+def _run(functional: keras.Model, inputs: list[Any]) -> dict[int, list[Any]]:
     """Return the outputs of all calls, by the id of the first output tensor."""
-    found: dict[int, list] = {}
+    found: dict[int, list[Any]] = {}
     with no_gradients(), keras.StatelessScope():
         _run_into(found, functional, inputs)
     return found
 
 
 def _run_into(
-    found: dict[int, list], functional: keras.Model, inputs: list[Any]
+    found: dict[int, list[Any]], functional: keras.Model, inputs: list[Any]
 ) -> list[Any]:
     values = {
         id(t): x for t, x in zip(functional.inputs, inputs, strict=True)
@@ -126,8 +126,8 @@ def _run_into(
 
 def _first_difference(
     functional: keras.Model,
-    expected: dict[int, list],
-    found: dict[int, list],
+    expected: dict[int, list[Any]],
+    found: dict[int, list[Any]],
     tensors: dict[int, Any],
 ) -> Any:
     """Return the first call whose outputs differ, or None."""

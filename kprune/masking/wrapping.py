@@ -104,7 +104,9 @@ def _wrapped(model: keras.Model, graph: ChannelGraph) -> keras.Model:
     return masked
 
 
-def _positional(node: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _positional(
+    node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Give the first argument by position: the wrapper names it otherwise."""
     operation = walk.unwrap(node.operation)
     if args or not isinstance(operation, keras.layers.Layer):
@@ -145,10 +147,10 @@ class _Wrapping:
                     self._axes.setdefault(id(binding.layer), []).append(place)
         # By layer, the lengths of the masks that it computes with.
         self._tensors: dict[int, dict[str, int]] = {}
-        for need in graph.needs:
-            if _any_prunable(graph, need.labels):
-                sizes = self._tensors.setdefault(id(need.layer), {})
-                sizes[need.name] = int(need.labels[0].size)
+        for entry in graph.mask_inputs:
+            if _any_prunable(graph, entry.labels):
+                sizes = self._tensors.setdefault(id(entry.layer), {})
+                sizes[entry.name] = int(entry.labels[0].size)
 
     def make(self, node: Any) -> Any:
         operation = node.operation

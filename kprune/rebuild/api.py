@@ -137,8 +137,8 @@ class _Shrinking:
         return visit.rule.shrink(visit, self._kept)
 
     def arguments(
-        self, node: Any, args: tuple, kwargs: dict
-    ) -> tuple[tuple, dict]:
+        self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         visit = self._visits[id(node)]
         if visit.rule is None:
             return args, kwargs

@@ -11,8 +11,8 @@ import numpy as np
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
-from kprune.graph.ledger import FILTER
-from kprune.graph.ledger import INPUT
+from kprune.graph.record import FILTER
+from kprune.graph.record import INPUT
 from kprune.graph.values import read
 from kprune.masking.filter_mask import FilterMask
 from kprune.masking.wrapping import wrappers_by_layer

@@ -16,7 +16,7 @@ import numpy as np
 
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
-from kprune.graph.ledger import INPUT
+from kprune.graph.record import INPUT
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
 

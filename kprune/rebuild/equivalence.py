@@ -20,8 +20,8 @@ from keras import ops
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.labels import Labels
-from kprune.graph.ledger import Visit
 from kprune.graph.likeness import close
+from kprune.graph.record import Visit
 from kprune.graph.values import read
 from kprune.masking.wrapping import wrappers_by_layer
 from kprune.rebuild.copies import CopyMap
@@ -57,11 +57,11 @@ def inexact(
 def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
     """Return the groups with channels that a layer knows to compute across."""
     reasons = {}
-    for need in graph.needs:
-        for group in graph.groups_on(need.labels):
+    for entry in graph.mask_inputs:
+        for group in graph.groups_on(entry.labels):
             if group.name in maps:
                 reasons[group.name] = (
-                    f"layer '{need.layer.name}' computes across these channels"
+                    f"layer '{entry.layer.name}' computes across these channels"
                 )
     return reasons
 

@@ -194,7 +194,9 @@ def _size(group: dict[str, Any]) -> str:
     return f"{size:,}" if kept == size else f"{kept:,} of {size:,}"
 
 
-def _legend(number: int, group: dict[str, Any], colors: dict[str, str]) -> dict:
+def _legend(
+    number: int, group: dict[str, Any], colors: dict[str, str]
+) -> dict[str, Any]:
     members = group["members"]
     writers = [m["layer"] for m in members if m["role"] == "filter"]
     writers = list(dict.fromkeys(writers))

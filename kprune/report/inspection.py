@@ -35,7 +35,7 @@ def inspection(model: keras.Model) -> dict[str, Any]:
 
     Returns:
         Dictionary with `model`, `opaque`, `read`, `coverage`, `macs`, `params`
-        and `groups`. `opaque` are layers with weights that are not looked into:
+        and `groups`. `opaque` are layers with weights that are not analysed:
         `layer`, `class`, `params`, `counted` (whether `macs` has their work)
         and `why`. `read` are layers without a rule that are read as models.
         Each group has `name`, `size`, `kept`, `pinned` (reason or None),
@@ -126,7 +126,7 @@ def inspection_text(data: dict[str, Any]) -> str:
         data: Result of `inspection`.
 
     Returns:
-        Text: layers that are not looked into first, then coverage and the
+        Text: layers that are not analysed first, then coverage and the
         groups in model order.
 
     Example:
@@ -158,7 +158,7 @@ def inspection_text(data: dict[str, Any]) -> str:
 def _not_seen(entry: dict[str, Any]) -> str:
     macs = "counted" if entry["counted"] else "unknown, counted as 0"
     return (
-        f"not looked into: {entry['layer']} ({entry['class']}), "
+        f"not analysed: {entry['layer']} ({entry['class']}), "
         f"{entry['params']:,} weights, MACs {macs}: {entry['why']}"
     )
 

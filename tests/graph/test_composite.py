@@ -116,9 +116,9 @@ class Opaque(layers.Layer):
 @pytest.mark.parametrize(
     ("cause", "told"),
     [
-        ("training", "it does something else in training"),
-        ("random", "it does something else every time"),
-        ("new", "its call makes new layers"),
+        ("training", "it behaves differently in training"),
+        ("random", "it does something else at every call"),
+        ("new", "its call creates new layers"),
     ],
 )
 def test_what_cannot_be_read_is_named_first_with_its_cause(cause, told):
@@ -127,11 +127,11 @@ def test_what_cannot_be_read_is_named_first_with_its_cause(cause, told):
     x = layers.Conv2D(4, 1, name="after")(layer(inputs))
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
     page = " ".join(str(kprune.trace(model)).split())
-    assert page.index("Not looked into: 1 layer") < page.index("Prunable")
+    assert page.index("Not analysed: 1 layer") < page.index("Prunable")
     assert "own, Opaque: 168 weights" in page and told in page
     assert [g.name for g in kprune.trace(model).prunable] == ["after"]
     text = inspection_text(inspection(model))
-    assert text.startswith("not looked into: own (Opaque), 168 weights")
+    assert text.startswith("not analysed: own (Opaque), 168 weights")
 
 
 def test_work_of_layers_inside_is_counted():

@@ -42,7 +42,7 @@ def test_coverage_comes_first_and_pins_come_last():
     assert lines[0] == (
         f"Channel graph of '{model.name}': 32 of 37 channels prunable (86.5%)"
     )
-    start = lines.index("Prunable: 4 groups of channels that go together")
+    start = lines.index("Prunable: 4 groups of coupled channels")
     end = lines.index("Pinned: 1 group, 5 channels")
     assert lines[end + 1] == "  5  feeds the model output 'head'"
     names = [line.split()[1] for line in lines[start + 2 : end - 1]]
@@ -142,7 +142,7 @@ def test_a_model_with_nothing_to_prune_says_so():
 def test_many_groups_are_folded_to_kinds():
     lines = page(twins(30))
     assert (
-        "Prunable: 60 groups of channels that go together, in 2 kinds (number "
+        "Prunable: 60 groups of coupled channels, in 2 kinds (number "
         "of groups x channels)"
     ) in lines
     assert row(lines, "30 x 8") == [
@@ -216,7 +216,7 @@ def test_printing_a_group_lists_every_weight():
         "  written by   conv: kernel axis 3, bias",
         "  scaled by    bn: gamma, beta",
         "  measured by  bn: moving_mean, moving_variance",
-        "  read by      head: kernel axis 0 (4 places a channel)",
+        "  read by      head: kernel axis 0 (4 places per channel)",
     ]
     assert "  pinned: feeds the model output 'head'" in str(graph["head"])
 

@@ -184,10 +184,10 @@ class _Own(layers.SimpleRNNCell):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (layers.LSTM(4, stateful=True, name="x"), "keeps states between calls"),
-        (layers.RNN(_Own(4), name="x"), "cell without rule (_Own)"),
+        (layers.LSTM(4, stateful=True, name="x"), "keeps state between calls"),
+        (layers.RNN(_Own(4), name="x"), "cell without a rule (_Own)"),
         (layers.LSTM(4, activation="softmax", name="x"), "mixes units"),
-        (layers.Bidirectional(layers.RNN(_Own(4)), name="x"), "without rule"),
+        (layers.Bidirectional(layers.RNN(_Own(4)), name="x"), "without a rule"),
     ],
     ids=["stateful", "own cell", "softmax", "bidirectional"],
 )

@@ -164,7 +164,7 @@ def test_subclassed_model_error_names_the_class_and_ways_out():
         def call(self, inputs):
             return inputs
 
-    message = r"(?s)Detector.*it is not built.*Ways out.*functional"
+    message = r"(?s)Detector.*it is not built.*To fix this.*functional"
     with pytest.raises(TypeError, match=message):
         kprune.trace(Detector())
 

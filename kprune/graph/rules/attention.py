@@ -1,10 +1,11 @@
-"""Attention: heads and the channels inside them are channels of their own."""
+"""Attention, in which heads and the channels within heads can be removed."""
 
 from __future__ import annotations
 
 import abc
 import inspect
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ from kprune.graph.call import INPUT
 from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import on_axis
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 from kprune.graph.rules.contraction import contract
@@ -30,16 +33,16 @@ Arrays = list[np.ndarray]
 
 
 def _given(call: Call) -> dict[str, Any]:
-    """Call arguments by name."""
+    """Return the call arguments by name."""
     signature = inspect.signature(type(call.operation).call)
     bound = signature.bind(call.operation, *call.args, **call.kwargs)
     return bound.arguments
 
 
 def _default_scale(size: int, dtype: str) -> float:
-    """Return `1 / sqrt(size)` as it is rounded when scores are multiplied with it.
+    """Return `1 / sqrt(size)`, rounded as the backend does for attention scores.
 
-    TensorFlow makes a float32 of every Python number, even for float64.
+    TensorFlow converts Python numbers to float32, even for float64 tensors.
     """
     value = ops.cast(
         1.0 / math.sqrt(size), backend.result_type(dtype, "float32")
@@ -61,13 +64,13 @@ def _features(call: Call, x: Labels) -> Labels:
     return call.settle(x, range(x.rank - 1), why)
 
 
-def _slots(call: Call, variable, axis: int) -> Arrays:
-    """Return the slots of a producer's axis; none where it has one position only."""
+def _slots(call: Call, variable: Any, axis: int) -> Arrays:
+    """Return the slots of a producer's axis, or none if its size is 1."""
     return [call.filters(variable, axis)] if variable.shape[axis] > 1 else []
 
 
 def _project(
-    call: Call, dense, reads: Axis, heads: Arrays, parts: Arrays
+    call: Call, dense: Any, reads: Axis, heads: Arrays, parts: Arrays
 ) -> None:
     """Bind a projection of shape (features, heads, parts)."""
     produced = [Axis(heads, FILTER), Axis(parts, FILTER)]
@@ -75,8 +78,18 @@ def _project(
     call.bind(dense.bias, {0: produced[0], 1: produced[1]})
 
 
-def _multiply(call: Call, positions, *axes: tuple[Arrays, int | None]) -> None:
-    """Count the work of a product over `axes` at every position."""
+def _multiply(
+    call: Call,
+    positions: Iterable[int | None],
+    *axes: tuple[Arrays, int | None],
+) -> None:
+    """Count one multiplication for each position and combination of `axes`.
+
+    Args:
+        call: The traced call.
+        positions: Sizes of the other axes.
+        *axes: Labels of an axis (empty if nothing is removable) and its size.
+    """
     free = [size for labels, size in axes if not labels]
     call.work(
         None, [*positions, *free], [labels for labels, _ in axes if labels]
@@ -84,7 +97,7 @@ def _multiply(call: Call, positions, *axes: tuple[Arrays, int | None]) -> None:
 
 
 class _HeadsRule(Rule):
-    """Layers that project query, key and value to heads, and back."""
+    """Layers that project query, key and value to heads, and merge the heads."""
 
     def trace(self, call: Call) -> Labels | list[Labels]:
         layer, given = call.layer, _given(call)
@@ -125,19 +138,24 @@ class _HeadsRule(Rule):
 
     @abc.abstractmethod
     def outputs(self, call: Call, reads: Arrays) -> list[Arrays]:
-        """Return the labels of the output axes behind the sequence."""
+        """Return the labels of the output axes after the sequence axes."""
 
     @staticmethod
     def _pin_heads_of_masks(call: Call, given: dict[str, Any]) -> None:
         mask = given.get("attention_mask")
-        shape: tuple = getattr(mask, "shape", ())
+        shape: tuple[Any, ...] = getattr(mask, "shape", ())
         if len(shape) > 3 and shape[-3] != 1:
             kernel = call.layer._query_dense._kernel
-            why = f"attention_mask of {call!r} differs from head to head"
+            why = f"attention_mask of {call!r} differs between heads"
             call.pin(call.bound(kernel, 1), why)
 
     @staticmethod
-    def _count(call: Call, query: Labels, key: Labels, inner) -> None:
+    def _count(
+        call: Call,
+        query: Labels,
+        key: Labels,
+        inner: tuple[Arrays, Arrays, Arrays],
+    ) -> None:
         layer = call.layer
         here, there = query.shape[1:-1], key.shape[1:-1]
         dense = [(layer._query_dense, here), (layer._key_dense, there)]
@@ -156,7 +174,7 @@ class _HeadsRule(Rule):
 
     @staticmethod
     def _results(
-        call: Call, query: Labels, outgoing, heads: Arrays
+        call: Call, query: Labels, outgoing: list[Arrays], heads: Arrays
     ) -> list[Labels]:
         shape = call.output_shapes[0]
         first = query.rank - 1
@@ -172,8 +190,8 @@ class _HeadsRule(Rule):
             results.append(Labels(shape, along, False))
         return results
 
-    def arrange(self, layer, new):
-        """Keep the scores: they are divided by the root of the key size."""
+    def arrange(self, layer: Any, new: Any) -> None:
+        """Scale the query, so that scores divided by the new key size are unchanged."""
         old_size = layer._query_dense._kernel.shape[2]
         new_size = new._query_dense._kernel.shape[2]
         if old_size == new_size:
@@ -189,13 +207,13 @@ class _HeadsRule(Rule):
 
 @register_rule(layers.MultiHeadAttention)
 class MultiHeadAttentionRule(_HeadsRule):
-    """Whole heads, and key and value channels (the same ones in all heads).
+    """Removes whole heads, and key and value channels (the same in all heads).
 
-    Where keys and values are equally wide they stay so: some backends refuse
-    anything else.
+    Keys and values of equal width keep equal widths, because some backends
+    require them.
     """
 
-    def inner_axes(self, call: Call):
+    def inner_axes(self, call: Call) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         layer = call.layer
         heads = _slots(call, layer._query_dense._kernel, 1)
         parts = _slots(call, layer._query_dense._kernel, 2)
@@ -207,7 +225,7 @@ class MultiHeadAttentionRule(_HeadsRule):
         kernel = call.layer._output_dense._kernel
         return [_slots(call, kernel, a) for a in range(2, len(kernel.shape))]
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         query, value = layer._query_dense._kernel, layer._value_dense._kernel
@@ -223,12 +241,13 @@ class MultiHeadAttentionRule(_HeadsRule):
 
 @register_rule(layers.GroupQueryAttention)
 class GroupedQueryAttentionRule(_HeadsRule):
-    """Whole key/value heads, and the i-th query heads of all of them.
+    """Removes whole key/value heads, and the i-th query heads of all of them.
 
-    Channels inside heads go from all heads; the output follows the query.
+    Channels within heads are removed from all heads. The output has the
+    channels of the query.
     """
 
-    def inner_axes(self, call: Call):
+    def inner_axes(self, call: Call) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         layer = call.layer
         shared = _slots(call, layer._key_dense._kernel, 1)
         heads = [np.repeat(a, layer.num_repeats) for a in shared]
@@ -252,7 +271,7 @@ class GroupedQueryAttentionRule(_HeadsRule):
             return [[]]
         return [reads]
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         config["num_query_heads"] = kept.size(layer._query_dense._kernel, 1)
@@ -262,7 +281,7 @@ class GroupedQueryAttentionRule(_HeadsRule):
 
 
 class _ScoresRule(Rule):
-    """Layers that compare query and key as they are."""
+    """Layers that compare query and key without projections."""
 
     def trace(self, call: Call) -> Labels | list[Labels]:
         query, value, *rest = [
@@ -288,10 +307,19 @@ class _ScoresRule(Rule):
         return [Labels(shape, factors, value.zero, value.why), *scores]
 
     @abc.abstractmethod
-    def ignores_removed(self, call: Call, query, key, summed: Arrays) -> bool:
-        """Return whether removed channels add nothing to the scores by themselves."""
+    def ignores_removed(
+        self, call: Call, query: Labels, key: Labels, summed: Arrays
+    ) -> bool:
+        """Return whether removed channels do not contribute to the scores."""
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         mask = masks.get("summed")
         if mask is not None:
             query, value, *rest = inputs
@@ -305,7 +333,9 @@ class _ScoresRule(Rule):
 
 @register_rule(layers.Attention)
 class AttentionRule(_ScoresRule):
-    def ignores_removed(self, call, query, key, summed):
+    def ignores_removed(
+        self, call: Call, query: Labels, key: Labels, summed: Arrays
+    ) -> bool:
         if call.layer.score_mode == "dot":
             return query.zero or key.zero
         return query.zero and key.zero
@@ -313,7 +343,9 @@ class AttentionRule(_ScoresRule):
 
 @register_rule(layers.AdditiveAttention)
 class AdditiveAttentionRule(_ScoresRule):
-    def ignores_removed(self, call, query, key, summed):
+    def ignores_removed(
+        self, call: Call, query: Labels, key: Labels, summed: Arrays
+    ) -> bool:
         if call.layer.scale is None:
             return query.zero and key.zero
         call.bind(call.layer.scale, {0: Axis(summed, SCALE)})
@@ -333,7 +365,7 @@ class DotProductAttentionRule(Rule):
             untangle(call, call.settle(x, (0, 1), why)) for x in tensors
         )
         for name in ("mask", "bias"):
-            shape: tuple = getattr(given.get(name), "shape", ())
+            shape: tuple[Any, ...] = getattr(given.get(name), "shape", ())
             if len(shape) > 3 and shape[1] != 1:
                 for x in (query, key, value):
                     call.pin(x.along(2), f"{name} of {call!r} differs by head")
@@ -352,7 +384,7 @@ class DotProductAttentionRule(Rule):
 
     @staticmethod
     def _tie_width(call: Call, query: Labels, value: Labels) -> None:
-        """Keep keys and values equally wide: some backends refuse others."""
+        """Keep keys and values equally wide, as some backends require."""
         pairs = [query.along(3), value.along(3)]
         if all(len(p) == 1 and p[0].size == p[0].shape[3] for p in pairs):
             call.union(pairs[0][0].ravel(), pairs[1][0].ravel())
@@ -360,11 +392,17 @@ class DotProductAttentionRule(Rule):
             why = f"keys and values of {call!r} are equally wide"
             call.pin([f for p in pairs for f in p], why)
 
-    def arguments(self, visit, kept, args, kwargs):
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = ("query", "key", "value", "bias", "mask", "scale")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if given.get("scale") is None:
-            # The default would be that of the new width.
+            # The default depends on the width; keep that of the old one.
             width = visit.inputs[0].shape[-1] or 1
             given["scale"] = _default_scale(width, given["query"].dtype)
         return (), given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import layers
@@ -18,15 +19,15 @@ from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 from kprune.graph.rules.operations import BinaryRule
 
-# The letters of one operand, ellipses written out: one name per axis.
+# The axis names of one operand, with ellipses expanded.
 Spec = tuple[str, ...]
 
 
 def parse(subscripts: str, ranks: Sequence[int]) -> tuple[list[Spec], Spec]:
-    """Return the names of all axes of the operands and of the result of an einsum.
+    """Return the axis names of an einsum's operands and of its result.
 
-    Axes under an ellipsis are named by their distance from its end, as
-    broadcasting pairs them.
+    Axes of an ellipsis are named by their distance from its end, because
+    broadcasting aligns them there.
     """
     left, arrow, right = subscripts.replace(" ", "").partition("->")
     specs = [
@@ -52,10 +53,10 @@ def _hidden(spec: Spec) -> Spec:
 
 
 def untangle(call: Call, x: Labels, prefer: Sequence[int] = ()) -> Labels:
-    """Make every factor vary along one axis only.
+    """Return labels whose factors each vary along one axis only.
 
-    Channels that a reshape has spread over two axes (heads and their parts)
-    keep one of them: the first of `prefer`, else the last.
+    Channels that a reshape spread over two axes (heads and their channels)
+    keep the first of these axes in `prefer`, or else the last.
     """
     factors: list[np.ndarray] = []
     for factor in x.factors:
@@ -84,24 +85,24 @@ def contract(
 ) -> tuple[Labels, dict[str, list[np.ndarray]]]:
     """Return the labels of a sum of products without parameters.
 
-    A removed position that is summed over is harmless if one of the factors
-    is exactly 0 there.
+    Removed positions of a summed axis do no harm if one of the operands is
+    exactly 0 there.
 
     Args:
-        call: The call that is traced.
+        call: The traced call.
         operands: Labels of the operands.
-        specs: Names of their axes; axes of one name are multiplied.
+        specs: Names of their axes; axes of the same name are multiplied.
         output: Names of the axes of the result; all others are summed over.
-        masked: Whether the layer masks the axes it sums over itself.
+        masked: Whether the layer itself masks the axes it sums over.
 
     Returns:
-        Labels of the result, of the shape the names imply, and the label
-        arrays of every labelled name.
+        Labels of the result, in the shape the names imply, and the label
+        arrays by axis name.
     """
     names = list(dict.fromkeys(t for spec in specs for t in spec))
     summed = [t for t in names if t not in output]
-    # A channel axis that is summed over keeps its own labels, then one that
-    # only one operand has; heads shared by all operands come last.
+    # Which axis of a factor over several keeps its labels: first one that is
+    # summed over, then one of a single operand, last one that all operands share.
     alone = [t for t in names if sum(t in s for s in specs) == 1]
     ranked = [*summed, *alone, *names[::-1]]
     operands = [
@@ -143,7 +144,7 @@ def contract(
 
 
 def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
-    """Union the labels of axes that are multiplied with each other."""
+    """Unite the labels of axes that are multiplied with each other."""
     lists = [arrays(x, axis) for x, axis in users]
     if len({len(v) for v in lists}) > 1:
         bare = [x for (x, _), v in zip(users, lists, strict=True) if not v]
@@ -159,26 +160,32 @@ def _meet(call: Call, users: Sequence[tuple[Labels, int]]) -> list[np.ndarray]:
     return lists[0] if lists else []
 
 
-def _count(call: Call, specs, sizes, found, output: Spec) -> None:
-    """Count one multiplication per combination of all names but the batch."""
+def _count(
+    call: Call,
+    specs: Sequence[Spec],
+    sizes: dict[str, int | None],
+    found: dict[str, list[np.ndarray]],
+    output: Spec,
+) -> None:
+    """Count one multiplication per combination of all axes except the batch."""
     batch = output[0] if output and output[0] == specs[0][0] else None
     free = [n for t, n in sizes.items() if t != batch and not found.get(t)]
     call.work(None, free, [a for t, a in found.items() if t != batch])
 
 
 def repeats(specs: Sequence[Spec]) -> bool:
-    """Return whether a name occurs twice in one operand (a diagonal)."""
+    """Return whether an operand has two axes of the same name (a diagonal)."""
     return any(len(set(s)) < len(s) for s in specs)
 
 
 class ContractionRule(BinaryRule):
-    """An operation that is an einsum in other words."""
+    """An operation that can be written as an einsum."""
 
     def trace(self, call: Call) -> Labels:
         operands = self.operands(call)
         found = self.names(call, [x.rank for x in operands])
         if found is None or repeats(found[0]):
-            return call.pin_all(f"{call!r} is no plain sum of products")[0]
+            return call.pin_all(f"{call!r} is not a plain sum of products")[0]
         labels, _ = contract(call, operands, *found)
         return labels.replace(shape=call.output_shape)
 
@@ -186,18 +193,22 @@ class ContractionRule(BinaryRule):
     def names(
         self, call: Call, ranks: list[int]
     ) -> tuple[list[Spec], Spec] | None:
-        """Return the axis names of the operands and of the result, if any."""
+        """Return the axis names of operands and result, or None if unsupported."""
 
 
 @register_rule(ops.numpy.Einsum)
 class EinsumRule(ContractionRule):
-    def names(self, call: Call, ranks: list[int]):
+    def names(
+        self, call: Call, ranks: list[int]
+    ) -> tuple[list[Spec], Spec] | None:
         return parse(call.operation.subscripts, ranks)
 
 
 @register_rule(ops.numpy.Matmul)
 class MatmulRule(ContractionRule):
-    def names(self, call: Call, ranks: list[int]):
+    def names(
+        self, call: Call, ranks: list[int]
+    ) -> tuple[list[Spec], Spec] | None:
         if len(ranks) != 2:
             return None
         left = "...k" if ranks[0] == 1 else "...mk"
@@ -208,7 +219,9 @@ class MatmulRule(ContractionRule):
 
 @register_rule(ops.numpy.Dot)
 class DotOpRule(ContractionRule):
-    def names(self, call: Call, ranks: list[int]):
+    def names(
+        self, call: Call, ranks: list[int]
+    ) -> tuple[list[Spec], Spec] | None:
         if len(ranks) != 2:
             return None
         return _paired(ranks, [ranks[0] - 1], [max(ranks[1] - 2, 0)])
@@ -216,7 +229,9 @@ class DotOpRule(ContractionRule):
 
 @register_rule(ops.numpy.Tensordot)
 class TensordotRule(ContractionRule):
-    def names(self, call: Call, ranks: list[int]):
+    def names(
+        self, call: Call, ranks: list[int]
+    ) -> tuple[list[Spec], Spec] | None:
         axes = call.operation.axes
         if len(ranks) != 2:
             return None
@@ -228,9 +243,9 @@ class TensordotRule(ContractionRule):
 
 
 def _paired(
-    ranks, left: list[int], right: list[int]
+    ranks: list[int], left: list[int], right: list[int]
 ) -> tuple[list[Spec], Spec]:
-    """Return the names where `left[i]` of one operand meets `right[i]` of the other."""
+    """Return axis names for a contraction of axes `left[i]` with axes `right[i]`."""
     first = [f"a{n}" for n in range(ranks[0])]
     second = [f"b{n}" for n in range(ranks[1])]
     for a, b in zip(left, right, strict=True):
@@ -243,7 +258,7 @@ def _paired(
 
 @register_rule(layers.Dot)
 class DotRule(Rule):
-    """Masks the axis it sums over where that is not 0 by itself."""
+    """Masks the summed axis unless removed channels contribute 0 anyway."""
 
     def trace(self, call: Call) -> Labels:
         layer, (x, y) = call.layer, call.inputs
@@ -269,12 +284,19 @@ class DotRule(Rule):
         )
 
     @staticmethod
-    def _axes(layer, *ranks: int) -> list[int]:
+    def _axes(layer: Any, *ranks: int) -> list[int]:
         axes = layer.axes
         axes = [axes, axes] if isinstance(axes, int) else list(axes)
         return [a % rank for a, rank in zip(axes, ranks, strict=True)]
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         mask = masks.get("summed")
         if mask is not None:
             axes = self._axes(layer, *(len(x.shape) for x in inputs))
@@ -285,8 +307,8 @@ class DotRule(Rule):
         return layer(inputs, *args, **kwargs)
 
 
-def masked_axis(x, mask, axis: int):
-    """Return a tensor times a mask along one axis; its Keras mask stays with it."""
+def masked_axis(x: Any, mask: Any, axis: int) -> Any:
+    """Multiply a tensor with a mask along one axis; its Keras mask is kept."""
     shape = [1] * len(x.shape)
     shape[axis] = -1
     out = x * ops.reshape(ops.cast(mask, x.dtype), shape)

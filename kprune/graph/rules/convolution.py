@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from keras import layers
 
@@ -11,23 +13,25 @@ from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
 
-def channel_axis(layer, rank: int) -> int:
-    """Return the axis of the channels in a tensor of `rank`, counted from 0."""
+def channel_axis(layer: Any, rank: int) -> int:
+    """Return the non-negative channel axis of a tensor of `rank`."""
     return 1 if layer.data_format == "channels_first" else rank - 1
 
 
 def spatial_axes(channels: int, rank: int) -> list[int]:
-    """Return all axes but those of the batch and the channels."""
+    """Return all axes except batch and channels."""
     return [a for a in range(1, rank) if a != channels]
 
 
 def convolved(call: Call) -> tuple[Labels, int]:
-    """Return the input with nothing removable along its spatial axes."""
+    """Return the input, settled along its spatial axes, and its channel axis."""
     x = call.input
     axis = channel_axis(call.layer, x.rank)
     why = f"{call!r} slides over this axis"
@@ -73,13 +77,13 @@ class ConvRule(Rule):
 
     @staticmethod
     def _tie_groups(
-        call: Call, incoming, slots, channels: int
+        call: Call, incoming: list[np.ndarray], slots: np.ndarray, channels: int
     ) -> list[np.ndarray]:
-        """Merge channels so that every convolution group stays alike.
+        """Couple channels so that all convolution groups stay of equal size.
 
-        The kernel's input axis is shared by all groups. With at least as
-        many groups as channels in each, whole groups live and die; otherwise
-        (or where all inputs must stay) the i-th channels of all groups do.
+        All groups share the kernel's input axis. If there are at least as many
+        groups as channels per group, whole groups are removed. Otherwise (or if
+        all inputs must stay), the i-th channels of all groups are.
         """
         groups = call.layer.groups
         inner = channels // groups
@@ -98,14 +102,14 @@ class ConvRule(Rule):
             tied.append(rows_of[0])
         return tied
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         config["filters"] = kept.size(layer._kernel, -1)
         if layer.groups > 1:
             x = visit.inputs[0]
             axis = channel_axis(layer, x.rank)
-            left = kept.shape(x)[axis]
+            left = kept.shape(x)[axis] or 0
             config["groups"] = left // kept.size(layer._kernel, -2)
         return config
 
@@ -127,13 +131,15 @@ class ConvTransposeRule(Rule):
         )
         return produce(call, slots, axis)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         config["filters"] = kept.size(visit.operation.kernel, -2)
         return config
 
 
-def _depthwise(call: Call, kernel, x: Labels, axis: int) -> list[np.ndarray]:
+def _depthwise(
+    call: Call, kernel: Any, x: Labels, axis: int
+) -> list[np.ndarray]:
     """Bind a depthwise kernel; return the labels of its output channels."""
     multiplier = kernel.shape[-1]
     incoming = call.one_axis(x, axis)
@@ -164,8 +170,8 @@ class SeparableConvRule(Rule):
         x, axis = convolved(call)
         between = _depthwise(call, layer.depthwise_kernel, x, axis)
         slots = call.filters(layer.pointwise_kernel, -1)
-        # The channels between the two kernels have no tensor of their own,
-        # but they are read by the pointwise kernel like any input.
+        # No tensor shows the channels between the two kernels, but the pointwise
+        # kernel reads them like any input.
         call.bind(
             layer.pointwise_kernel,
             {-2: Axis(between, INPUT, None), -1: Axis([slots], FILTER)},
@@ -176,7 +182,7 @@ class SeparableConvRule(Rule):
         call.work(layer.pointwise_kernel, where)
         return produce(call, slots, axis)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         config["filters"] = kept.size(visit.operation.pointwise_kernel, -1)
         return config

@@ -1,14 +1,15 @@
 """Normalisation across channels.
 
-Its statistics must leave removed channels out. Where whole groups of channels
-go, they do so by themselves; elsewhere the masked layer computes them over
-the living channels only, by `Rule.masked_call`.
+Its statistics must exclude removed channels. If whole normalisation groups are
+removed, they do. Otherwise `Rule.masked_call` computes them over the alive
+channels only.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -18,9 +19,10 @@ from kprune.graph.call import SCALE
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import varying
-from kprune.graph.ledger import Visit
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
 from kprune.graph.registry import register_rule
@@ -28,12 +30,14 @@ from kprune.graph.rules.contraction import masked_axis
 from kprune.graph.rules.contraction import untangle
 
 
-def _normalised_axes(layer, rank: int) -> list[int]:
+def _normalised_axes(layer: Any, rank: int) -> list[int]:
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     return [a % rank for a in axes]
 
 
-def _need_axes(call: Call, x: Labels, axes: Sequence[int]) -> dict[int, list]:
+def _need_axes(
+    call: Call, x: Labels, axes: Sequence[int]
+) -> dict[int, list[Any]]:
     """Ask for the masks of all labelled `axes`; return their labels."""
     found = {}
     for axis in axes:
@@ -44,8 +48,20 @@ def _need_axes(call: Call, x: Labels, axes: Sequence[int]) -> dict[int, list]:
     return found
 
 
-def _weights(masks: dict, x, axes: Sequence[int]):
-    """Return `w` such that `sum(w * x, axes)` is the mean of `x`, and its mask."""
+def _weights(
+    masks: dict[str, Any], x: Any, axes: Sequence[int]
+) -> tuple[Any, Any]:
+    """Return weights of a masked mean, and the mask.
+
+    Args:
+        masks: `"axis<n>"` -> mask of axis n.
+        x: The input.
+        axes: The normalised axes.
+
+    Returns:
+        `w` such that `sum(w * x, axes)` is the mean over the alive channels,
+        and the product of the masks; both broadcast to `x`.
+    """
     weight = mask = ops.ones([1] * len(x.shape), x.dtype)
     for axis in axes:
         vector = masks.get(f"axis{axis}")
@@ -60,12 +76,12 @@ def _weights(masks: dict, x, axes: Sequence[int]):
     return weight, mask
 
 
-def _full_precision(x):
+def _full_precision(x: Any) -> Any:
     return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
-def _spread(variable, axes: Sequence[int], x):
-    """Return a parameter of the normalised axes, laid out to broadcast to `x`."""
+def _spread(variable: Any, axes: Sequence[int], x: Any) -> Any:
+    """Return a parameter of the normalised axes, reshaped to broadcast to `x`."""
     shape = [1] * len(x.shape)
     for axis, size in zip(axes, variable.shape, strict=True):
         shape[axis] = size
@@ -76,11 +92,11 @@ class _AxisNormRule(Rule):
     """Normalisation along some axes of each sample."""
 
     @abc.abstractmethod
-    def parameters(self, layer) -> list:
-        """Return the layer's variables, whose axes are the normalised ones."""
+    def parameters(self, layer: Any) -> list[Any]:
+        """Return the layer's variables, which have the normalised axes."""
 
-    def shifts(self, layer) -> bool:
-        """Return whether 0 is moved away from 0."""
+    def shifts(self, layer: Any) -> bool:
+        """Return whether an input of 0 may give another output."""
         return False
 
     def fits(self, axes: list[int], rank: int) -> bool:
@@ -116,13 +132,20 @@ class _AxisNormRule(Rule):
 class LayerNormalizationRule(_AxisNormRule):
     """Layer normalisation (Ba et al., arXiv 1607.06450)."""
 
-    def parameters(self, layer):
+    def parameters(self, layer: Any) -> list[Any]:
         return [v for v in (layer.gamma, layer.beta) if v is not None]
 
-    def shifts(self, layer):
+    def shifts(self, layer: Any) -> bool:
         return layer.beta is not None or layer.rms_scaling
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         if not masks:
             return layer(inputs, *args, **kwargs)
         x = _full_precision(inputs)
@@ -145,14 +168,21 @@ class LayerNormalizationRule(_AxisNormRule):
 class RMSNormalizationRule(_AxisNormRule):
     """Root mean square normalisation (Zhang and Sennrich, arXiv 1910.07467)."""
 
-    def parameters(self, layer):
+    def parameters(self, layer: Any) -> list[Any]:
         return [layer.scale]
 
-    def fits(self, axes, rank):
-        # Keras multiplies with the scale as NumPy broadcasts it.
+    def fits(self, axes: list[int], rank: int) -> bool:
+        # Keras multiplies with the scale by NumPy broadcasting.
         return axes == list(range(rank - len(axes), rank))
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         if not masks:
             return layer(inputs, *args, **kwargs)
         x = _full_precision(inputs)
@@ -169,7 +199,7 @@ class RMSNormalizationRule(_AxisNormRule):
 
 @register_rule(layers.UnitNormalization)
 class UnitNormalizationRule(Rule):
-    """Channels that are 0 do not count in a norm; others are masked."""
+    """Removed channels are masked unless they are 0, which leaves norms as they are."""
 
     def trace(self, call: Call) -> Labels:
         x = call.input
@@ -182,7 +212,14 @@ class UnitNormalizationRule(Rule):
             zero=all(set(varying(f)) & set(axes) for f in x.factors)
         )
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         for name, mask in masks.items():
             inputs = masked_axis(inputs, mask, int(name.removeprefix("axis")))
         return layer(inputs, *args, **kwargs)
@@ -192,9 +229,9 @@ class UnitNormalizationRule(Rule):
 class GroupNormalizationRule(Rule):
     """Group normalisation (Wu and He, arXiv 1803.08494).
 
-    With at least as many groups as channels in each, whole groups live and
-    die. Otherwise the i-th channels of all groups do, and the statistics are
-    those of the living channels.
+    If there are at least as many groups as channels per group, whole groups are
+    removed. Otherwise the i-th channels of all groups are, and the statistics
+    cover the alive channels only.
     """
 
     def trace(self, call: Call) -> Labels:
@@ -214,7 +251,7 @@ class GroupNormalizationRule(Rule):
         zero = layer.gamma is not None or x.zero or not whole
         return x.replace(zero=zero)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer, x = visit.operation, visit.inputs[0]
         config = layer.get_config()
         axis = layer.axis % x.rank
@@ -223,7 +260,14 @@ class GroupNormalizationRule(Rule):
             config["groups"] = layer.groups * new // old
         return config
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         rank = len(inputs.shape)
         axis = layer.axis % rank
         mask = masks.get(f"axis{axis}")
@@ -240,7 +284,7 @@ class GroupNormalizationRule(Rule):
         weight = mask / ops.sum(mask, axis=axis + 1, keepdims=True)
         space = [a for a in range(1, rank + 1) if a not in (axis, axis + 1)]
 
-        def mean(values):
+        def mean(values: Any) -> Any:
             if space:
                 values = ops.mean(values, axis=space, keepdims=True)
             return ops.sum(values * weight, axis=axis + 1, keepdims=True)
@@ -258,7 +302,7 @@ class GroupNormalizationRule(Rule):
         return ops.cast(ops.reshape(out, shape), layer.compute_dtype)
 
 
-def _whole_groups(layer, channels: int) -> bool:
+def _whole_groups(layer: Any, channels: int) -> bool:
     return layer.groups >= channels // layer.groups
 
 
@@ -266,8 +310,8 @@ def _whole_groups(layer, channels: int) -> bool:
 class SpectralNormalizationRule(Rule):
     """Spectral normalisation (Miyato et al., arXiv 1802.05957).
 
-    Hands the call on to the rule of the layer inside. Removed filters are 0
-    in the kernel whose norm is estimated, so they do not count in it.
+    Delegates to the rule of the inner layer. Removed filters are 0 in the
+    kernel, so they do not affect the estimate of its norm.
     """
 
     def trace(self, call: Call) -> Labels | Sequence[Labels]:
@@ -275,7 +319,7 @@ class SpectralNormalizationRule(Rule):
         rule = find_rule(layer.layer)
         if rule is None:
             kind = type(layer.layer).__name__
-            why = f"no rule for what {call!r} wraps: register one for {kind}"
+            why = f"{call!r} wraps a {kind}, which has no rule: register one"
             return call.pin_all(why)
         within = call.within(layer.layer)
         out = rule.trace(within)
@@ -285,14 +329,21 @@ class SpectralNormalizationRule(Rule):
         call.inner = Visit(layer.layer, call.args, {}, outputs, rule)
         return out
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         if visit.inner is not None:
             new = visit.inner.rule.shrink(visit.inner, kept)
             config["layer"] = keras.saving.serialize_keras_object(new)
         return config
 
-    def masked_call(self, layer, masks, inputs, *args, **kwargs):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         training = kwargs.pop("training", None)
         if training is None:
             training = layer._get_call_context().get_value("training")
@@ -302,11 +353,11 @@ class SpectralNormalizationRule(Rule):
         return layer(inputs, training=False)
 
     @staticmethod
-    def _normalise(layer) -> None:
+    def _normalise(layer: Any) -> None:
         """Assign the normalised kernel as the layer does.
 
-        Its gradient goes to the kernel unchanged: without a mask around it,
-        the layer assigns first and differentiates then. Except on JAX, which
+        The kernel's gradient ignores the normalisation, as in the layer without
+        a mask, which assigns before it differentiates. JAX is an exception: it
         differentiates through the assignment.
         """
         kernel = layer.kernel.value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from keras import layers
 
@@ -10,7 +12,9 @@ from kprune.graph.call import INPUT
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
@@ -48,7 +52,7 @@ class DenseRule(Rule):
             Labels(shape, passing + own, zero, why), layer.activation
         )
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         config["units"] = kept.size(visit.operation._kernel, 1)
         return config

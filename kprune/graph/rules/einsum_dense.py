@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from keras import layers
 
 from kprune.graph.call import FILTER
@@ -9,8 +12,10 @@ from kprune.graph.call import INPUT
 from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import on_axis
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 from kprune.graph.rules.contraction import Spec
@@ -28,7 +33,7 @@ class EinsumDenseRule(Rule):
             layer.equation, [x.rank, len(layer._kernel.shape)]
         )
         if repeats([*specs, output]):
-            return call.pin_all(f"{call!r} is no plain sum of products")[0]
+            return call.pin_all(f"{call!r} is not a plain sum of products")[0]
         given, kernel = specs
         read = [t for t in kernel if t not in output and t in given]
         x = untangle(call, x, [given.index(t) for t in read])
@@ -61,7 +66,13 @@ class EinsumDenseRule(Rule):
         return call.activate(out, layer.activation)
 
     @staticmethod
-    def _bind_kernel(call: Call, given, kernel, output, labels) -> None:
+    def _bind_kernel(
+        call: Call,
+        given: Spec,
+        kernel: Spec,
+        output: Spec,
+        labels: dict[str, list[np.ndarray]],
+    ) -> None:
         variable = call.layer._kernel
         axes = {}
         for axis, name in enumerate(kernel):
@@ -76,7 +87,12 @@ class EinsumDenseRule(Rule):
         call.bind(variable, axes)
 
     @staticmethod
-    def _bind_bias(call: Call, given, output, labels) -> None:
+    def _bind_bias(
+        call: Call,
+        given: Spec,
+        output: Spec,
+        labels: dict[str, list[np.ndarray]],
+    ) -> None:
         bias = call.layer.bias
         if bias is None:
             return
@@ -90,13 +106,19 @@ class EinsumDenseRule(Rule):
         call.bind(bias, axes)
 
     @staticmethod
-    def _count(call: Call, x: Labels, given, kernel, labels) -> None:
+    def _count(
+        call: Call,
+        x: Labels,
+        given: Spec,
+        kernel: Spec,
+        labels: dict[str, list[np.ndarray]],
+    ) -> None:
         outside = [a for a, t in enumerate(given) if a and t not in kernel]
         free = [x.shape[a] for a in outside if not labels[given[a]]]
         extra = [labels[given[a]] for a in outside if labels[given[a]]]
         call.work(call.layer._kernel, free, extra)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         old = layer.partial_output_shape
@@ -111,7 +133,7 @@ class EinsumDenseRule(Rule):
         return config
 
 
-def _bias_names(layer, output: Spec) -> Spec:
+def _bias_names(layer: Any, output: Spec) -> Spec:
     if layer.bias is None:
         return ()
     sizes = layer.bias.shape

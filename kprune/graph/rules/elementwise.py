@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import layers
 
 from kprune.graph import movement
@@ -9,8 +11,10 @@ from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import covers
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import lift
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
@@ -24,7 +28,7 @@ from kprune.graph.registry import register_rule
     layers.Identity,
 )
 class PassRule(Rule):
-    """f(0) == 0 and no parameters: labels pass unchanged."""
+    """Layers with f(0) == 0 and no parameters: labels pass unchanged."""
 
     def trace(self, call: Call) -> Labels:
         return call.input.replace(shape=call.output_shape)
@@ -32,7 +36,7 @@ class PassRule(Rule):
 
 @register_rule(layers.AlphaDropout, layers.GaussianNoise)
 class NoiseRule(Rule):
-    """In training, removed channels are 0 no more."""
+    """Layers whose output at removed channels is not 0 in training."""
 
     def trace(self, call: Call) -> Labels:
         return call.input.replace(zero=False)
@@ -40,10 +44,10 @@ class NoiseRule(Rule):
 
 @register_rule(layers.Dropout)
 class DropoutRule(PassRule):
-    def reshapes(self, operation):
+    def reshapes(self, operation: Any) -> bool:
         return operation.noise_shape is not None
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         noise = config.get("noise_shape")
         if noise is not None:
@@ -57,7 +61,7 @@ class DropoutRule(PassRule):
 
 @register_rule(layers.ReLU, layers.LeakyReLU, layers.ELU)
 class ActivationLayerRule(Rule):
-    """Layers that are an activation function with settings."""
+    """Activation functions with parameters, as layers."""
 
     def trace(self, call: Call) -> Labels:
         return call.activate(call.input, call.layer.call)
@@ -92,7 +96,7 @@ class PReLURule(Rule):
 
 @register_rule(layers.Masking)
 class MaskingRule(Rule):
-    """A step counts if any of its channels differs from the mask value."""
+    """Masks steps at which all channels equal the mask value."""
 
     def trace(self, call: Call) -> Labels:
         x = call.input
@@ -102,7 +106,7 @@ class MaskingRule(Rule):
 
 
 def same_rank(inputs: list[Labels]) -> list[Labels]:
-    """Merge layers add missing axes behind the batch axis, unlike NumPy."""
+    """Add missing axes after the batch axis, as Keras' merge layers do."""
     rank = max(x.rank for x in inputs)
     out = []
     for x in inputs:
@@ -131,7 +135,7 @@ class MultiplyRule(Rule):
 
 
 def product(call: Call, inputs: list[Labels]) -> Labels:
-    """Return the product, which is 0 where one operand is."""
+    """Return the labels of a product, which is 0 where one operand is 0."""
     out = call.join(inputs, call.output_shape)
     lifted = [lift(x, out.rank) for x in inputs]
     zero = all(

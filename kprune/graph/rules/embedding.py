@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import layers
 
 from kprune.graph.call import FILTER
@@ -9,13 +11,15 @@ from kprune.graph.call import INPUT
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
 
 def embed(call: Call) -> Labels:
-    """Return the output's labels, which are those of the table's columns."""
+    """Return the output's labels: the columns of the embedding table."""
     shape = call.output_shape
     slots = call.filters(call.layer._embeddings, 1)
     call.bind(call.layer._embeddings, {1: Axis([slots], FILTER)})
@@ -30,7 +34,7 @@ class EmbeddingRule(Rule):
     def trace(self, call: Call) -> Labels:
         return embed(call)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         config["output_dim"] = kept.size(visit.operation._embeddings, 1)
         return config
@@ -63,8 +67,8 @@ class ReversibleEmbeddingRule(Rule):
         call.work(table, x.shape[1:last])
         return Labels(call.output_shape, why=f"{call!r} scores a vocabulary")
 
-    def shrink(self, visit, kept):
-        # Not in config(): the two ways to call it have different inputs.
+    def shrink(self, visit: Visit, kept: Kept) -> Any:
+        # Not in config(), because forward and reverse calls have different inputs.
         layer = visit.operation
         config = layer.get_config()
         config["output_dim"] = kept.size(layer._embeddings, 1)

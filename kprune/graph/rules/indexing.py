@@ -10,7 +10,10 @@ from keras.src import ops
 
 from kprune.graph import movement
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import configuration
 from kprune.graph.registry import register_rule
@@ -24,10 +27,16 @@ class GetItemRule(Rule):
         x = call.input
         key = movement.normalise_key(argument(call, 1, "key"), x.rank)
         if key is None:
-            return call.pin_all(f"{call!r} uses an index that is not basic")
+            return call.pin_all(f"{call!r} uses advanced indexing")
         return movement.take_key(call, x, key, call.output_shape)
 
-    def arguments(self, visit, kept, args, kwargs):
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x = visit.inputs[0]
         given = visit.args[1] if len(visit.args) > 1 else visit.kwargs["key"]
         key = movement.normalise_key(given, x.rank)
@@ -35,7 +44,7 @@ class GetItemRule(Rule):
             return args, kwargs
         new, irregular = movement.shrink_key(key, x, kept)
         tensor = args[0] if args else kwargs["x"]
-        # GetItem takes regular slices only; ops.take picks the rest.
+        # GetItem supports regular slices only; ops.take selects the rest.
         for axis, index in irregular:
             tensor = ops.take(tensor, index.tolist(), axis=axis)
         return (tensor, new), {}
@@ -53,7 +62,7 @@ class TakeRule(Rule):
         axis %= x.rank
         if isinstance(indices, Labels):
             for factor in indices.factors:
-                call.pin(factor, f"{call!r} uses them as indices")
+                call.pin(factor, f"{call!r} uses these values as indices")
             return self._stack(call, x, axis, indices.rank)
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.size < 2:
@@ -64,13 +73,14 @@ class TakeRule(Rule):
         )
         if len(x.along(axis)) > 1:
             call.pin(
-                x.along(axis), f"{call!r} gathers where two channel axes met"
+                x.along(axis),
+                f"{call!r} gathers from an axis of two channel axes",
             )
         return x.replace(shape=call.output_shape, factors=factors)
 
     @staticmethod
     def _stack(call: Call, x: Labels, axis: int, rank: int) -> Labels:
-        """Put the axes of the indices in the place of the picked axis."""
+        """Replace the gathered axis by the axes of the indices."""
         x = call.settle(x, [axis], f"{call!r} picks single channels")
         factors = tuple(
             f.reshape(f.shape[:axis] + (1,) * rank + f.shape[axis + 1 :])
@@ -78,7 +88,13 @@ class TakeRule(Rule):
         )
         return x.replace(shape=call.output_shape, factors=factors)
 
-    def arguments(self, visit, kept, args, kwargs):
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x = visit.args[0] if visit.args else visit.kwargs["x"]
         axis = visit.operation.axis
         if not isinstance(x, Labels) or axis is None:
@@ -106,7 +122,7 @@ class SplitRule(Rule):
             outputs.append(movement.take_key(call, x, tuple(key), shape))
         return outputs
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         x = visit.inputs[0]
         index = kept.positions(x, visit.operation.axis)
@@ -124,7 +140,7 @@ def _pieces(op: Any, x: Labels) -> list[tuple[int, int]]:
         cuts = np.cumsum([p.size for p in parts])[:-1].tolist()
     else:
         cuts = [int(c) for c in op.indices_or_sections]
-        # As in NumPy, cuts may count from the end or lie beyond it.
+        # As in NumPy, cuts may be negative or lie beyond the end.
         cuts = [min(c if c >= 0 else c + length, length) for c in cuts]
     return list(zip([0, *cuts], [*cuts, length], strict=True))
 
@@ -139,7 +155,7 @@ class SliceRule(Rule):
         return movement.take_key(call, x, key, call.output_shape)
 
     @staticmethod
-    def _key(starts: Any, shape) -> tuple[slice, ...] | None:
+    def _key(starts: Any, shape: Shape) -> tuple[slice, ...] | None:
         if any(isinstance(v, Labels) for v in keras.tree.flatten(starts)):
             return None
         starts = [int(v) for v in np.ravel(starts)]
@@ -148,7 +164,9 @@ class SliceRule(Rule):
             for s, n in zip(starts, shape, strict=True)
         )
 
-    def _cuts(self, visit, kept) -> list[tuple[int, np.ndarray, slice]]:
+    def _cuts(
+        self, visit: Visit, kept: Kept
+    ) -> list[tuple[int, np.ndarray, slice]]:
         x = visit.inputs[0]
         starts = (
             visit.args[1]
@@ -163,7 +181,7 @@ class SliceRule(Rule):
                 cuts.append((axis, index, entry))
         return cuts
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         shape = list(visit.operation.shape)
         for axis, index, entry in self._cuts(visit, kept):
@@ -171,7 +189,13 @@ class SliceRule(Rule):
             shape[axis] = int(inside.sum())
         return {**config, "shape": tuple(shape)}
 
-    def arguments(self, visit, kept, args, kwargs):
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         cuts = self._cuts(visit, kept)
         if not cuts:
             return args, kwargs

@@ -1,4 +1,4 @@
-"""Layers of keras-hub, which need not be installed: they go by their names."""
+"""Layers of keras-hub, registered by name because it may not be installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from kprune.graph.call import SCALE
 from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import Rule
 from kprune.graph.registry import configuration
@@ -59,7 +61,7 @@ for _module, _names in COMPOSITES.items():
     f"{MODELS}.swin_transformer.swin_transformer_layers:DropPath",
 )
 class DropPathRule(Rule):
-    """Scales whole samples: labels pass unchanged."""
+    """Scales whole samples, so labels pass unchanged."""
 
     def trace(self, call: Call) -> Labels:
         return call.input
@@ -67,18 +69,18 @@ class DropPathRule(Rule):
 
 @register_rule(f"{MODELS}.hgnetv2.hgnetv2_layers:HGNetV2LearnableAffineBlock")
 class AffineRule(Rule):
-    """A number times the input plus a number, whatever the channel."""
+    """Scales and shifts all channels by the same two scalars."""
 
     def trace(self, call: Call) -> Labels:
         return call.input.replace(zero=False)
 
 
 class PatchingRule(Rule):
-    """A convolution, to which positions and tokens are added."""
+    """A convolution with position embeddings and extra tokens."""
 
     @abc.abstractmethod
     def tables(self, layer: Any) -> Iterator[Any]:
-        """Yield the variables whose last axis has the filters' channels."""
+        """Yield the variables whose last axis has one entry per filter."""
 
     def trace(self, call: Call) -> Labels:
         layer, x = call.layer, call.input
@@ -100,14 +102,14 @@ class PatchingRule(Rule):
         shape = call.output_shape
         return Labels(shape, (channel_factor(slots, -1, len(shape)),))
 
-    def copied(self, operation):
-        # Its own configuration names what its constructor does not take.
+    def copied(self, operation: Any) -> dict[str, Any]:
+        # get_config() has entries that the constructor does not take.
         config = configuration(operation)
         del config["num_patches"], config["num_positions"]
         config["data_format"] = operation.data_format
         return config
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = self.copied(visit.operation)
         kernel = visit.operation.patch_embedding._kernel
         config["hidden_dim"] = kept.size(kernel, -1)
@@ -117,14 +119,14 @@ class PatchingRule(Rule):
 
 @register_rule(f"{MODELS}.vit.vit_layers:ViTPatchingAndEmbedding")
 class ViTPatchingRule(PatchingRule):
-    """Positions and at most a class token."""
+    """Position embeddings and an optional class token."""
 
     def tables(self, layer: Any) -> Iterator[Any]:
         yield layer.position_embedding._embeddings
         if layer.use_class_token:
             yield layer.class_token
 
-    def copied(self, operation):
+    def copied(self, operation: Any) -> dict[str, Any]:
         config = super().copied(operation)
         config["use_patch_bias"] = operation.use_patch_bias
         return config
@@ -132,7 +134,7 @@ class ViTPatchingRule(PatchingRule):
 
 @register_rule(f"{MODELS}.deit.deit_layers:DeiTEmbeddings")
 class DeiTPatchingRule(PatchingRule):
-    """Positions, a class token and one for distillation."""
+    """Position embeddings, a class token and a distillation token."""
 
     def tables(self, layer: Any) -> Iterator[Any]:
         yield layer.position_embedding
@@ -144,15 +146,15 @@ class DeiTPatchingRule(PatchingRule):
 
 @register_rule(f"{MODELS}.vit_det.vit_layers:AddPositionalEmbedding")
 class AddPositionRule(Rule):
-    """Adds a table of one row per position."""
+    """Adds a table with one row per position."""
 
     def trace(self, call: Call) -> Labels:
-        x = call.settle(call.input, (1, 2), f"{call!r} has rows per position")
+        x = call.settle(call.input, (1, 2), f"{call!r} has a row per position")
         labels = call.one_axis(x, -1)
         call.bind(call.layer.pos_embed, {-1: Axis(labels, SCALE)})
         return x
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         config["embed_dim"] = kept.size(visit.operation.pos_embed, -1)
         return config
@@ -160,11 +162,13 @@ class AddPositionRule(Rule):
 
 @register_rule(f"{MODELS}.vit_det.vit_layers:AddRelativePositionalEmbedding")
 class RelativePositionRule(Rule):
-    """Adds the products of queries and a table to a map of attention."""
+    """Adds products of queries and a table to the attention scores."""
 
     def trace(self, call: Call) -> Labels:
         scores, queries = call.inputs
-        scores = call.settle(scores, (1, 2), f"{call!r} adds a term for each")
+        scores = call.settle(
+            scores, (1, 2), f"{call!r} adds a term per position"
+        )
         queries = call.settle(queries, (1,), f"{call!r} compares positions")
         labels = call.one_axis(queries, -1)
         for table in (call.layer.rel_pos_h, call.layer.rel_pos_w):
@@ -172,7 +176,7 @@ class RelativePositionRule(Rule):
             call.work(table, [call.kwargs["query_size"][0]])
         return scores
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         config["key_dim"] = kept.size(visit.operation.rel_pos_h, -1)
         return config
@@ -182,7 +186,7 @@ class RelativePositionRule(Rule):
     f"{MODELS}.swin_transformer.swin_transformer_layers:WindowAttention"
 )
 class WindowAttentionRule(Rule):
-    """Heads side by side must be as wide as what is read, so nothing can go."""
+    """Pinned: the heads together must be as wide as the input."""
 
     def trace(self, call: Call) -> Sequence[Labels]:
         layer = call.layer
@@ -193,8 +197,8 @@ class WindowAttentionRule(Rule):
                 call.work(dense._kernel, [windows, area])
         return call.pin_all(f"{call!r} has heads as wide as its input")
 
-    def copied(self, operation):
-        # Its own configuration names what its constructor does not take.
+    def copied(self, operation: Any) -> dict[str, Any]:
+        # get_config() has entries that the constructor does not take.
         config = configuration(operation)
         for name in ("win_h", "win_w", "attn_dim"):
             del config[name]
@@ -202,5 +206,5 @@ class WindowAttentionRule(Rule):
         config["proj_drop"] = operation.proj_drop_rate
         return config
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         return self.copied(visit.operation)

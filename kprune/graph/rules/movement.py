@@ -1,13 +1,17 @@
-"""Layers that only move data: the same movement is run on the labels."""
+"""Layers that only move data; the same movement is applied to the labels."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from keras import layers
 
 from kprune.graph import movement
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
@@ -26,7 +30,7 @@ class ReshapeRule(Rule):
     def trace(self, call: Call) -> Labels:
         return movement.reshape(call, call.input, call.output_shape)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         new = kept.shape(visit.outputs[0])[1:]
         if new != tuple(visit.outputs[0].shape[1:]):

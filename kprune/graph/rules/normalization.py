@@ -1,6 +1,8 @@
-"""Normalisation over the batch, and input normalisation."""
+"""Batch normalisation and input normalisation."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from keras import layers
@@ -8,7 +10,9 @@ from keras import layers
 from kprune.graph.call import SCALE
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
@@ -27,7 +31,7 @@ class BatchNormalizationRule(Rule):
         call.bind_all(scales, labels, SCALE)
         statistics = [layer.moving_mean, layer.moving_variance]
         call.bind_all(statistics, labels, STATISTIC)
-        # Statistics are never masked: without gamma the mean shows through.
+        # Statistics are never masked, so without gamma the output is not 0.
         return x.replace(shape=call.output_shape, zero=layer.gamma is not None)
 
 
@@ -43,7 +47,7 @@ class RescalingRule(Rule):
                     x = call.settle(x, [x.rank - axis], why)
         return x.replace(zero=x.zero and not np.any(layer.offset))
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         x = visit.inputs[0]
         index = kept.positions(x, x.rank - 1)
@@ -64,7 +68,7 @@ class NormalizationRule(Rule):
             x = call.settle(x, own, f"{call!r} has constants along this axis")
         return x.replace(zero=False)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         x = visit.inputs[0]
@@ -79,6 +83,6 @@ class NormalizationRule(Rule):
         config["mean"], config["variance"] = mean.tolist(), variance.tolist()
         return config
 
-    def arrange(self, layer, new):
+    def arrange(self, layer: Any, new: Any) -> None:
         if new.input_mean is None:
             new.finalize_state()

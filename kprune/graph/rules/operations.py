@@ -1,4 +1,4 @@
-"""`keras.ops` nodes that work element by element."""
+"""Elementwise operations of `keras.ops`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from keras.src import ops
 
 from kprune.graph.call import Call
 from kprune.graph.call import covers
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import lift
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 from kprune.graph.rules.elementwise import product
 
 
 def known(module: Any, names: str) -> list[type]:
-    """Return operation classes by name; older versions of Keras lack some."""
+    """Return the named operation classes that this version of Keras has."""
     return [getattr(module, n) for n in names.split() if hasattr(module, n)]
 
 
 def is_array(value: Any) -> bool:
-    """Return whether a call argument is a constant with axes of its own."""
+    """Return whether a call argument is a constant array, not a scalar."""
     return not isinstance(value, Labels) and np.ndim(value) > 0
 
 
 class BinaryRule(Rule):
-    """Operands meet element by element; array constants are cut with them."""
+    """Combines operands element by element; constant arrays are cut with them."""
 
     def trace(self, call: Call) -> Labels:
         return call.join(self.operands(call), call.output_shape)
@@ -43,10 +45,16 @@ class BinaryRule(Rule):
                 found.append(call.constant(key, np.shape(value)))
         return found
 
-    def arguments(self, visit, kept, args, kwargs):
-        args, kwargs = list(args), dict(kwargs)
+    def arguments(
+        self,
+        visit: Visit,
+        kept: Kept,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        new_args, new_kwargs = list(args), dict(kwargs)
         for key, labels in visit.constants.items():
-            where: Any = kwargs if isinstance(key, str) else args
+            where: Any = new_kwargs if isinstance(key, str) else new_args
             if kept.shape(labels) == labels.shape:
                 continue
             value = np.asarray(where[key])
@@ -55,23 +63,25 @@ class BinaryRule(Rule):
                 if positions is not None:
                     value = value.take(positions, axis=axis)
             where[key] = value
-        return tuple(args), kwargs
+        return tuple(new_args), new_kwargs
 
 
-def named(args: tuple, kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:
+def named(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[int | str, Any]]:
     """Return all arguments with their positions or keywords."""
     return [*enumerate(args), *kwargs.items()]
 
 
 def argument(call: Call, position: int, name: str) -> Any:
-    """Return one argument, however it was given."""
+    """Return one argument, given by position or by keyword."""
     if len(call.args) > position:
         return call.args[position]
     return call.kwargs.get(name)
 
 
 def moved_by_constant(call: Call) -> bool:
-    """Return whether a scalar operand may move removed channels away from 0."""
+    """Return whether a constant operand may make removed channels differ from 0."""
     values = [v for _, v in named(call.args, call.kwargs)]
     return any(np.any(v) for v in values if not isinstance(v, Labels))
 
@@ -100,7 +110,7 @@ class MultiplyOpRule(BinaryRule):
 
 
 class QuotientRule(BinaryRule):
-    """What is 0 stays 0."""
+    """A quotient, which is 0 where the dividend is 0."""
 
     def trace(self, call: Call) -> Labels:
         out = call.join(self.operands(call), call.output_shape)
@@ -121,8 +131,8 @@ class DivideRule(QuotientRule):
     def trace(self, call: Call) -> Labels:
         divisor = argument(call, 1, "x2")
         if isinstance(divisor, Labels):
-            # A removed channel of the divisor may be 0: 0/0 is not a number,
-            # and no mask behind it can turn that back into 0.
+            # A removed channel of the divisor may be 0. 0/0 is NaN, which no
+            # later mask turns back into 0.
             call.pin(divisor.factors, f"{call!r} divides by these channels")
         return super().trace(call)
 

@@ -1,4 +1,4 @@
-"""Pooling over spatial axes, padding, cropping and upsampling of them."""
+"""Pooling, padding, cropping and upsampling along spatial axes."""
 
 from __future__ import annotations
 

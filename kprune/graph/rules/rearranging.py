@@ -1,4 +1,4 @@
-"""`keras.ops` that only move data, run on the labels as they stand."""
+"""`keras.ops` that only move data; the same movement is applied to the labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from keras.src import ops
 
 from kprune.graph import movement
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
 from kprune.graph.labels import lift
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import configuration
 from kprune.graph.registry import register_rule
@@ -23,13 +25,13 @@ class ReshapeOpRule(Rule):
     def trace(self, call: Call) -> Labels:
         return movement.reshape(call, call.input, call.output_shape)
 
-    def copied(self, operation):
-        # Not what the constructor was given, which a composite layer's call
-        # may have made of an unknown batch size.
+    def copied(self, operation: Any) -> dict[str, Any]:
+        # The constructor argument may hold a batch size that the call of a
+        # composite layer computed; the attribute is correct for any batch.
         shape = operation.newshape
         return {**configuration(operation), "newshape": shape}
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = self.copied(visit.operation)
         old, new = visit.outputs[0].shape, kept.shape(visit.outputs[0])
         if new != old:
@@ -74,7 +76,7 @@ class MoveAxisRule(Rule):
 
 
 def tensors_of(call: Call) -> list[Labels]:
-    """Return the list argument of a call; constants in it have no labels."""
+    """Return the labels of a call's list argument; constants have no factors."""
     given = call.args[0] if call.args else next(iter(call.kwargs.values()))
     return [
         x
@@ -128,7 +130,7 @@ class ExpandDimsRule(Rule):
 
 @register_rule(ops.numpy.Squeeze)
 class SqueezeRule(Rule):
-    """Axes are named in the rebuilt model: others may have come down to 1."""
+    """Names its axes in the rebuilt model, where further ones may have size 1."""
 
     def trace(self, call: Call) -> Labels:
         x = call.input
@@ -144,13 +146,13 @@ class SqueezeRule(Rule):
         axes = [axes] if isinstance(axes, int) else list(axes)
         return [a % x.rank for a in axes]
 
-    def shrink(self, visit, kept):
+    def shrink(self, visit: Visit, kept: Kept) -> Any:
         axes = self._axes(visit.operation, visit.inputs[0])
         if not axes:
             return lambda x: x
         return super().shrink(visit, kept)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         axes = self._axes(visit.operation, visit.inputs[0])
         return {**configuration(visit.operation), "axis": tuple(axes)}
 
@@ -171,14 +173,14 @@ class PadRule(Rule):
             return x.replace(shape=call.output_shape)
         return movement.pad(call, x, widths, value, call.output_shape)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         x, out = visit.inputs[0], visit.outputs[0]
         widths = [list(w) for w in _widths(visit.operation.pad_width, x.rank)]
         for axis, (low, _) in enumerate(list(widths)):
             index = kept.positions(out, axis)
             if index is not None:
-                body = x.shape[axis]
+                body = x.shape[axis] or 0
                 before = int((index < low).sum())
                 after = int((index >= low + body).sum())
                 widths[axis] = [before, after]
@@ -186,7 +188,7 @@ class PadRule(Rule):
         return config
 
 
-def _widths(pad_width, rank: int) -> list[tuple[int, int]]:
+def _widths(pad_width: Any, rank: int) -> list[tuple[int, int]]:
     widths = [tuple(int(v) for v in np.ravel(w)) for w in pad_width]
     widths = [w * 2 if len(w) == 1 else w for w in widths]
     return widths * rank if len(widths) == 1 else widths  # type: ignore[return-value]
@@ -200,7 +202,7 @@ class RepeatRule(Rule):
             return call.pin_all(f"{call!r} repeats across all axes")
         axis = op.axis % x.rank
         if np.size(op.repeats) > 1:
-            # Another channel count would need another list of repeats.
+            # With other channels, the list of repeats would have to change.
             x = call.settle(
                 x, [axis], f"{call!r} repeats these channels unevenly"
             )
@@ -237,10 +239,10 @@ class FlipRule(Rule):
     def trace(self, call: Call) -> Labels | list[Labels]:
         x, op = call.input, call.operation
         if op.axis is None:
-            return call.pin_all(f"{call!r} moves across all axes")
+            return call.pin_all(f"{call!r} moves data across all axes")
         axes = [op.axis] if isinstance(op.axis, int) else list(op.axis)
         if hasattr(op, "shift"):
-            # A rolled axis with gaps would need another shift per channel.
+            # Without some channels, each channel would need a shift of its own.
             return call.settle(x, axes, f"{call!r} rolls these channels")
         factors = []
         for factor in x.factors:
@@ -254,7 +256,7 @@ class BroadcastToRule(Rule):
     def trace(self, call: Call) -> Labels:
         return movement.broadcast(call.input, call.output_shape)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = configuration(visit.operation)
         new = kept.shape(visit.outputs[0])
         if new != visit.outputs[0].shape:
@@ -263,7 +265,7 @@ class BroadcastToRule(Rule):
 
 
 class DepthRule(Rule):
-    """Blocks of channels become blocks of pixels, or the other way round."""
+    """Turns blocks of channels into blocks of pixels, or vice versa."""
 
     def trace(self, call: Call) -> Labels:
         x, op = call.input, call.operation
@@ -283,14 +285,20 @@ class DepthRule(Rule):
         return x.replace(shape=call.output_shape, factors=tuple(factors))
 
     def move(self, call: Call, array: np.ndarray, block: int) -> np.ndarray:
-        """Return the labels of the output channels."""
+        """Return the labels of the output channels.
+
+        Args:
+            call: The traced call.
+            array: 1-D labels of the input channels.
+            block: Pixels per block.
+        """
         raise TypeError(f"{type(self).__name__} must define move().")
 
 
 @register_rule(*known(ops.nn, "DepthToSpace"))
 class DepthToSpaceRule(DepthRule):
-    def move(self, call, array, block):
-        # Channels run fastest: the pixels of a block are whole sets of them.
+    def move(self, call: Call, array: np.ndarray, block: int) -> np.ndarray:
+        # Channels run fastest: each pixel of a block has a full set of them.
         rows = array.reshape(block, -1)
         call.union(rows, rows[:1])
         return rows[0]
@@ -298,13 +306,13 @@ class DepthToSpaceRule(DepthRule):
 
 @register_rule(*known(ops.nn, "SpaceToDepth"))
 class SpaceToDepthRule(DepthRule):
-    def move(self, call, array, block):
+    def move(self, call: Call, array: np.ndarray, block: int) -> np.ndarray:
         return np.tile(array, block)
 
 
 @register_rule(*known(ops.nn, "Glu"))
 class GluRule(Rule):
-    """One half of an axis gates the other."""
+    """Gates one half of an axis by the other."""
 
     def trace(self, call: Call) -> Labels:
         x = call.input

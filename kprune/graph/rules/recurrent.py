@@ -1,7 +1,8 @@
-"""Recurrent layers: units are produced, and read again at the next step."""
+"""Recurrent layers, whose units are read again at the next step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,10 +12,13 @@ from keras import layers
 from kprune.graph.activations import describe_activation
 from kprune.graph.call import Call
 from kprune.graph.call import channel_factor
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
-from kprune.graph.ledger import FILTER
-from kprune.graph.ledger import INPUT
-from kprune.graph.ledger import Axis
+from kprune.graph.labels import Shape
+from kprune.graph.record import FILTER
+from kprune.graph.record import INPUT
+from kprune.graph.record import Axis
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 
@@ -25,7 +29,7 @@ PLAIN = (layers.SimpleRNN, layers.GRU, layers.LSTM)
 
 
 def cells_of(layer: Any) -> list[Any] | None:
-    """Return the cells of a recurrent layer, None if one is not known."""
+    """Return the cells of a recurrent layer, or None if one is unknown."""
     if type(layer) in CONVOLUTIONAL:
         return [layer.cell]
     if type(layer) not in (*PLAIN, layers.RNN):
@@ -40,15 +44,17 @@ def why_unknown(layer: Any) -> str | None:
     if cells_of(layer) is None:
         cell = type(getattr(layer, "cell", layer)).__name__
         return (
-            f"recurrent layer '{layer.name}' has a cell without rule ({cell})"
+            f"recurrent layer '{layer.name}' has a cell without a rule ({cell})"
         )
     if layer.stateful:
-        return f"stateful recurrent layer '{layer.name}' keeps states between calls"
+        return (
+            f"stateful recurrent layer '{layer.name}' keeps state between calls"
+        )
     return None
 
 
 def arguments_of(call: Call) -> tuple[Labels, list[Labels] | None]:
-    """Return the sequence, and the initial states if any are given."""
+    """Return the labels of the sequence, and of the initial states if given."""
     sequence = call.args[0] if call.args else call.kwargs["sequences"]
     given = call.args[1] if len(call.args) > 1 else None
     given = call.kwargs.get("initial_state", given)
@@ -75,8 +81,8 @@ class Direction:
     """
 
     def __init__(
-        self, call: Call, layer, x: Labels, states: list[Labels] | None
-    ):
+        self, call: Call, layer: Any, x: Labels, states: list[Labels] | None
+    ) -> None:
         self._call = call
         self._layer = layer
         self._states = states
@@ -92,7 +98,7 @@ class Direction:
         self.units: list[np.ndarray] = []
         self.zeros: list[bool] = []
         for cell in cells:
-            # A convolutional cell does not tell: it has h and c.
+            # A convolutional cell has no `state_size`: its states are h and c.
             count = (
                 2 if convolutional else len(keras.tree.flatten(cell.state_size))
             )
@@ -113,7 +119,13 @@ class Direction:
         del shape[self._axis - 1]
         return shape[1:]
 
-    def _bind(self, cell, incoming, positions, first: bool) -> np.ndarray:
+    def _bind(
+        self,
+        cell: Any,
+        incoming: list[np.ndarray],
+        positions: list[int | None],
+        first: bool,
+    ) -> np.ndarray:
         call = self._call
         units = call.filters(cell.recurrent_kernel, -2)
         gates = cell.recurrent_kernel.shape[-1] // units.size
@@ -130,8 +142,14 @@ class Direction:
             call.pin(units, "the only unit of its layer")
         return units
 
-    def _start(self, cell, units, states: list[Labels] | None) -> bool:
-        """Tie initial states to the units; return whether removed units stay 0."""
+    def _start(
+        self, cell: Any, units: np.ndarray, states: list[Labels] | None
+    ) -> bool:
+        """Couple initial states with the units.
+
+        Returns:
+            Whether removed units stay 0.
+        """
         call = self._call
         zero = True
         for state in states or []:
@@ -153,24 +171,25 @@ class Direction:
             )
             if not kind.elementwise or not kind.tolerates(True):
                 call.pin(
-                    units, f"{name} of {call!r} mixes units or is not finite"
+                    units,
+                    f"{name} of {call!r} mixes units or is not finite at 0",
                 )
             if name == "activation":
                 zero = zero and kind.zero_at_zero
         return zero
 
-    def sequence(self, shape) -> Labels:
+    def sequence(self, shape: Shape) -> Labels:
         """Return the labels of the output."""
         axis = self._axis if self._layer.return_sequences else self._axis - 1
         return self._labels(self.last, shape, axis, self.zero)
 
-    def states(self, shapes) -> list[Labels]:
+    def states(self, shapes: Sequence[Shape]) -> list[Labels]:
         """Return the labels of the final states."""
         found = zip(self.units, self.zeros, shapes, strict=True)
         return [self._labels(u, s, self._axis - 1, z) for u, z, s in found]
 
     def _labels(
-        self, units: np.ndarray, shape, axis: int, zero: bool
+        self, units: np.ndarray, shape: Shape, axis: int, zero: bool
     ) -> Labels:
         if units.size == 1:
             return Labels(shape, why=f"{self._call!r} has a single unit")
@@ -189,11 +208,11 @@ class RecurrentRule(Rule):
         outputs = [direction.sequence(first)]
         return outputs + (direction.states(rest) if rest else [])
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         return recurrent_config(visit.operation, kept)
 
 
-def recurrent_config(layer: Any, kept) -> dict[str, Any]:
+def recurrent_config(layer: Any, kept: Kept) -> dict[str, Any]:
     """Return the configuration of a recurrent layer with fewer units."""
     config = layer.get_config()
     cells = cells_of(layer)
@@ -233,14 +252,14 @@ class BidirectionalRule(Rule):
                 type(one) in CONVOLUTIONAL
                 and one.data_format == "channels_first"
             ):
-                why = f"{call!r} concatenates along an axis that holds no channels"
+                why = f"{call!r} concatenates along an axis that is not the channels'"
             if why is not None:
                 return call.pin_all(why)
         x, states = arguments_of(call)
         half = None if states is None else len(states) // 2
         ahead = Direction(call, pair[0], x, states and states[:half])
         back = Direction(call, pair[1], x, states and states[half:])
-        # Keras doubles the forward width, so both keep equally many units.
+        # Keras doubles the width of the forward layer, so both stay equally wide.
         call.union(ahead.last, back.last)
         shapes = call.output_shapes
         count = 2 if layer.merge_mode is None else 1
@@ -259,7 +278,13 @@ class BidirectionalRule(Rule):
         return outputs
 
     @staticmethod
-    def _merge(mode: str, ahead, back, left: Labels, right: Labels) -> Labels:
+    def _merge(
+        mode: str,
+        ahead: Direction,
+        back: Direction,
+        left: Labels,
+        right: Labels,
+    ) -> Labels:
         zero = left.zero and right.zero
         if mode == "mul":
             zero = left.zero or right.zero
@@ -273,7 +298,7 @@ class BidirectionalRule(Rule):
             factors=(channel_factor(both, -1, rank),), zero=zero
         )
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
         for name, inner in (

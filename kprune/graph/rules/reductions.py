@@ -1,4 +1,4 @@
-"""`keras.ops` that reduce axes: sum, mean, max, ..."""
+"""Reductions in `keras.ops`: sum, mean, max, ..."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 from keras.src import ops
 
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
 from kprune.graph.labels import varying
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
 from kprune.graph.rules.operations import known
 
 
 class ReduceRule(Rule):
-    """Reduces over axes along which nothing may be removed."""
+    """A reduction that pins the channels it reduces over."""
 
     zero = True
 
@@ -44,17 +47,18 @@ class LogsumexpRule(ReduceRule):
 
 @register_rule(*known(ops.numpy, "Std"), *known(ops.linalg, "Norm"))
 class RootRule(Rule):
-    """The slope of a root is infinite where a removed channel is constant."""
+    """Pins its input: the slope of a root is infinite at removed channels."""
 
     def trace(self, call: Call) -> list[Labels]:
         return call.pin_all(f"{call!r} has no finite slope at removed channels")
 
 
 class MaskedReduceRule(Rule):
-    """Reductions in which channels that are exactly 0 can be accounted for.
+    """Reductions over channels that can be corrected for removed ones.
 
-    Over all channels, the removed ones count as 0. Over the kept ones alone
-    the same number comes out after `mend`.
+    The masked model reduces over all channels, where removed ones are 0. The
+    compact model reduces over the kept ones and gets the same number with
+    `mend`.
     """
 
     def trace(self, call: Call) -> Labels:
@@ -67,7 +71,7 @@ class MaskedReduceRule(Rule):
         for factor in x.factors:
             others = set(varying(factor)) - set(axes)
             if others and others != set(varying(factor)):
-                # It varies along a reduced and another axis: rows must match.
+                # It varies along a reduced axis and another: rows must match.
                 one = x.replace(factors=(factor,))
                 why = f"{call!r} reduces over ragged rows"
                 call.settle(one, others, why)
@@ -78,7 +82,7 @@ class MaskedReduceRule(Rule):
             x.replace(factors=tuple(factors)), axes, call.output_shape
         )
 
-    def shrink(self, visit, kept):
+    def shrink(self, visit: Visit, kept: Kept) -> Any:
         operation = super().shrink(visit, kept)
         x = visit.inputs[0]
         axes = reduced_axes(operation, x.rank)
@@ -91,11 +95,11 @@ class MaskedReduceRule(Rule):
         )
 
     def mend(self, reduced: Any, share: float) -> Any:
-        """Return the reduction over all channels from that over the kept ones.
+        """Compute the reduction over all channels from that over the kept ones.
 
         Args:
             reduced: Reduction over the kept channels.
-            share: Share of elements kept.
+            share: Kept share of the reduced elements, from 0 to 1.
         """
         return reduced
 
@@ -107,24 +111,24 @@ class SumRule(MaskedReduceRule):
 
 @register_rule(ops.numpy.Mean)
 class MeanRule(MaskedReduceRule):
-    def mend(self, reduced, share):
+    def mend(self, reduced: Any, share: float) -> Any:
         return ops.multiply(reduced, share)
 
 
 @register_rule(ops.numpy.Max)
 class MaxRule(MaskedReduceRule):
-    def mend(self, reduced, share):
+    def mend(self, reduced: Any, share: float) -> Any:
         return ops.maximum(reduced, 0)
 
 
 @register_rule(ops.numpy.Min)
 class MinRule(MaskedReduceRule):
-    def mend(self, reduced, share):
+    def mend(self, reduced: Any, share: float) -> Any:
         return ops.minimum(reduced, 0)
 
 
 def reduced_axes(operation: Any, rank: int) -> list[int]:
-    """Return the axes an operation reduces, counted from 0."""
+    """Return the axes an operation reduces, as non-negative numbers."""
     axis = operation.axis
     if axis is None:
         return list(range(rank))
@@ -132,8 +136,8 @@ def reduced_axes(operation: Any, rank: int) -> list[int]:
     return [a % rank for a in axis]
 
 
-def drop_axes(x: Labels, axes: list[int], shape) -> Labels:
-    """Return the labels once `axes`, along which none vary, are reduced."""
+def drop_axes(x: Labels, axes: list[int], shape: Shape) -> Labels:
+    """Return the labels after reducing `axes`, along which none of them vary."""
     factors = x.factors
     if len(shape) != x.rank:
         factors = tuple(f.squeeze(axis=tuple(axes)) for f in factors)

@@ -1,4 +1,4 @@
-"""TimeDistributed: the rule of the inner layer, on a tensor without time."""
+"""TimeDistributed: the rule of the inner layer, applied to a single time step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from keras import layers
 
 from kprune.graph import movement
 from kprune.graph.call import Call
+from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
-from kprune.graph.ledger import Visit
+from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
 from kprune.graph.registry import register_rule
@@ -38,19 +39,26 @@ class TimeDistributedRule(Rule):
         call.inner = Visit(inner, (step,), {}, [out], rule, {}, within.inner)
         return movement.expand(out, 1).replace(shape=shape)
 
-    def config(self, visit, kept):
+    def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
         if visit.inner is not None:
             new = visit.inner.rule.shrink(visit.inner, kept)
             config["layer"] = keras.saving.serialize_keras_object(new)
         return config
 
-    def arrange(self, layer, new):
+    def arrange(self, layer: Any, new: Any) -> None:
         rule = find_rule(layer.layer)
         if rule is not None:
             rule.arrange(layer.layer, new.layer)
 
-    def masked_call(self, layer, masks, inputs: Any, *args: Any, **kwargs: Any):
+    def masked_call(
+        self,
+        layer: Any,
+        masks: dict[str, Any],
+        inputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         rule = find_rule(layer.layer)
         if rule is None or not masks:
             return layer(inputs, *args, **kwargs)

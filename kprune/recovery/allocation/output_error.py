@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.allocation._ladders import Ladder
 from kprune.allocation._ladders import solve_ladders
-from kprune.allocation.base import Ladder
 from kprune.allocation.base import LimitedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors

@@ -1,4 +1,4 @@
-"""What a walk over a model collects, as plain data."""
+"""Plain data that a walk over a model collects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from kprune.graph.labels import Labels
 from kprune.graph.slots import SlotTable
 
-# How a group's channels use an axis of a variable.
+# Roles of a variable's axis for the channels on it.
 FILTER = "filter"  # output axis of a producer
 SCALE = "scale"  # per-channel parameter passed through
 STATISTIC = "statistic"  # per-channel running statistic
@@ -23,8 +23,8 @@ class Axis:
     """The labels of one axis of one variable.
 
     Args:
-        labels: 1-D label arrays of the axis length; an index survives if it
-            survives in all of them.
+        labels: 1-D label arrays, each as long as the axis. A position is kept
+            if its labels in all of them are.
         role: One of "filter", "scale", "statistic", "input".
         feature_axis: For consumers, the axis of the layer's input tensor
             that is contracted with this axis.
@@ -45,12 +45,12 @@ class Binding:
 
 
 @dataclasses.dataclass(slots=True)
-class Need:
-    """A layer that computes with the mask of a tensor axis.
+class MaskInput:
+    """A mask of a tensor axis that a layer computes with.
 
     Args:
-        layer: The layer, of a rule that overrides `masked_call`.
-        name: What the rule calls the mask.
+        layer: The layer, whose rule overrides `masked_call`.
+        name: Key of the mask in the `masks` argument of `masked_call`.
         labels: 1-D label arrays of the axis, as in `Axis`.
     """
 
@@ -66,8 +66,9 @@ class Work:
     Args:
         layer: The layer or operation that does the work.
         count: Multiplications per element of the variable (output positions).
-        variable: The variable whose size counts, or None.
-        axes: Further axes that count, each a list of 1-D label arrays.
+        variable: The variable whose kept size is a factor, or None.
+        axes: Further axes whose kept length is a factor, each a list of 1-D
+            label arrays.
     """
 
     layer: Any
@@ -78,10 +79,10 @@ class Work:
 
 @dataclasses.dataclass(slots=True)
 class Visit:
-    """Record of one call, for rebuilding it with fewer channels."""
+    """Record of one call, used to rebuild it with fewer channels."""
 
     operation: Any
-    args: tuple
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: list[Labels]
     rule: Any = None
@@ -94,11 +95,13 @@ class Visit:
         return [x for x in flat if isinstance(x, Labels)]
 
 
-class Ledger:
-    """Everything collected while a model is walked."""
+class TraceRecord:
+    """Everything a walk over a model collects."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.slots = SlotTable()
+        # By `id(variable)`.
         self.bindings: dict[int, Binding] = {}
-        self.needs: dict[tuple[int, str], Need] = {}
+        # By `(id(layer), name)`.
+        self.mask_inputs: dict[tuple[int, str], MaskInput] = {}
         self.work: list[Work] = []
