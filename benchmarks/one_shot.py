@@ -136,7 +136,7 @@ def measure(depth: int, scope: str, options: argparse.Namespace) -> None:
         ]
     full = kprune.cost(model)
     masked = kprune.wrap(model, skip)
-    fresh = kprune.recovery.State(masked.variables)
+    fresh = kprune.recovery.WeightSnapshot(masked.variables)
     cached = Cached()
     tried = kprune.allocation.OutputError()
     rows = []

@@ -42,7 +42,7 @@ def measure(network: str, data_dir: pathlib.Path) -> dict:
 
     model, x, _ = best_path.load(network, data_dir)
     masked = kprune.wrap(model)
-    fresh = kprune.recovery.State(masked.variables)
+    fresh = kprune.recovery.WeightSnapshot(masked.variables)
     found = {}
     for way, (criterion, allocation, recover) in WAYS.items():
         for _ in range(1 + (way == "l1")):  # the first wakes the backend

@@ -24,7 +24,7 @@ from kprune.data.source import as_source
 from kprune.graph.values import read
 from kprune.masking import trained_part
 from kprune.masking.slots import moving_averages
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
 from kprune.pruning import OTHERS
 from kprune.pruning import Policy
@@ -173,7 +173,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         return {f"pruned_{key}": removed[key] for key in removed}
 
     def remove(
-        self, masks: Mapping[str, np.ndarray], before: State | None = None
+        self,
+        masks: Mapping[str, np.ndarray],
+        before: WeightSnapshot | None = None,
     ) -> None:
         """Remove filters for good, and repair the layers that stay.
 

@@ -1,4 +1,4 @@
-"""Filter masks: what training sees of a pruned model."""
+"""Filter masks, which let a model train as if it were pruned."""
 
 from kprune.masking.attenuated import attenuation as attenuation
 from kprune.masking.attenuated import set_attenuation as set_attenuation

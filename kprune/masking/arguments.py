@@ -1,4 +1,4 @@
-"""How Keras reads the arguments of a wrapper's call."""
+"""Call signatures of wrappers, from which Keras reads the arguments."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 def call_signature(layer: Any) -> inspect.Signature:
     """Return the signature of a wrapper `call(inputs, *args, **kwargs)` around `layer`.
 
-    Keras takes what `**kwargs` collects for one nested argument, which must
-    not mix tensors and other values, as in `mha(x, x, attention_mask=m,
-    use_causal_mask=True)`. So the keywords of the layer are named one by one,
-    but for the masks that Keras fills in by itself: the inner call does that.
+    Keras treats everything in `**kwargs` as one nested argument, which must not
+    mix tensors and other values, as in `mha(x, x, attention_mask=m,
+    use_causal_mask=True)`. So the signature names the layer's keywords one by
+    one. It leaves out the masks that Keras fills in, because the inner call
+    fills them in.
     """
     kinds = inspect.Parameter
     own = list(inspect.signature(layer.call).parameters.values())[1:]
@@ -23,7 +24,7 @@ def call_signature(layer: Any) -> inspect.Signature:
         kinds(
             p.name,
             kinds.KEYWORD_ONLY,
-            # May be among the positional arguments.
+            # The argument may be given by position instead.
             default=None if p.default is p.empty else p.default,
         )
         for p in own

@@ -1,4 +1,4 @@
-"""The record of which filters are attenuated, kept in the masked model."""
+"""The record of attenuated filters, stored in the masked model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from kprune.masking.wrapping import wrappers_by_layer
 def attenuation(
     masked: keras.Model, graph: ChannelGraph | None = None
 ) -> dict[str, np.ndarray]:
-    """Read by how much the filters of every prunable group were scaled.
+    """Return the factors by which filters were attenuated in place.
 
-    `AttenuateCallback` scales weights in place; this is its record, which is
-    saved with the model.
+    `AttenuateCallback` scales weights in place and records the factors, which
+    are saved with the model.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
-        Group name -> float vector of shape `(group.size,)`: the product of the
-        factors of consecutive hits, 1 for filters that are whole.
+        Prunable group name -> float vector of shape `(group.size,)`: the product
+        of the factors of consecutive steps, 1 for unchanged filters.
 
     Example:
 
@@ -59,9 +59,9 @@ def set_attenuation(
     vectors: Mapping[str, Any],
     graph: ChannelGraph | None = None,
 ) -> None:
-    """Record by how much the filters of the named groups were scaled.
+    """Record the factors by which filters of the named groups were attenuated.
 
-    Changes the record alone, no weight that acts.
+    Only the record changes, not the filters.
 
     Args:
         masked: A model made by `kprune.wrap`.

@@ -1,4 +1,4 @@
-"""The masks and factors of a wrapped layer, one axis of one variable at a time."""
+"""Masks and factors of a wrapped layer, by variable and axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kprune.graph.values import read
 
 
 class AxisVectors:
-    """Reads and sets the vectors that a `FilterMask` holds.
+    """Reads and sets the vectors of a `FilterMask`.
 
     Attributes:
         layer: The wrapped layer.
@@ -21,7 +21,7 @@ class AxisVectors:
 
     layer: keras.layers.Layer
     name: str
-    # By `(number of the weight, axis)`.
+    # Keyed by `(index of the weight, axis)`.
     _masks: MutableMapping[tuple[int, int], keras.Variable]
     _factors: MutableMapping[tuple[int, int], keras.Variable]
     _attenuations: MutableMapping[tuple[int, int], keras.Variable]
@@ -56,14 +56,14 @@ class AxisVectors:
     def axis_attenuation(
         self, variable: keras.Variable, axis: int
     ) -> np.ndarray | None:
-        """Return what is noted for one axis of one variable of the layer, or None."""
+        """Return the recorded attenuation of a variable's axis, or None."""
         vector = self._attenuations.get((self._index(variable), axis))
         return None if vector is None else read(vector)
 
     def set_axis_attenuation(
         self, variable: keras.Variable, axis: int, value: Any
     ) -> None:
-        """Record by how much the filters on one axis of a variable were scaled."""
+        """Record the attenuation of the filters on a variable's axis."""
         self._attenuations[self._index(variable), axis].assign(value)
 
     def tensor_mask(self, name: str) -> np.ndarray:
@@ -79,5 +79,5 @@ class AxisVectors:
             if weight is variable:
                 return n
         raise ValueError(
-            f"'{variable.path}' is no weight of layer '{self.name}'."
+            f"'{variable.path}' is not a weight of layer '{self.name}'."
         )

@@ -1,4 +1,4 @@
-"""Rebuilding a functional model node by node, with other layers in it."""
+"""Cloning of a functional model node by node, with replaced layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kprune.graph import walk
 
 logger = logging.getLogger("kprune")
 
-# make(node, cache) -> the operation that replaces node.operation, and
-# arguments(node, args, kwargs) -> the arguments it is called with.
+# make(node) -> the operation that replaces node.operation;
+# arguments(node, args, kwargs) -> its call arguments.
 Make = Callable[[Any], Any]
 CallArguments = tuple[tuple[Any, ...], dict[str, Any]]
 Arguments = Callable[[Any, tuple[Any, ...], dict[str, Any]], CallArguments]
@@ -26,15 +26,18 @@ Shape = Callable[[Any, int], tuple[int | None, ...]]
 class Cloner:
     """Walks a functional model and calls replacements on new tensors.
 
-    `keras.models.clone_model` does not tell which node it is at, which is
-    needed where one operation is called with different arguments, and it
-    calls the original operations' nodes into being again.
+    `keras.models.clone_model` does not pass on the node, which is needed if one
+    operation is called with different arguments, and it adds nodes to the
+    original operations.
 
     Args:
-        make: Returns the replacement of a node's layer or operation. Asked
-            once per layer, once per node for operations.
-        arguments: Returns the arguments a node's replacement is called with.
-        input_shape: `(functional, index) -> shape` of the new inputs.
+        make: `make(node)` returns the replacement of the node's layer or
+            operation. It is called once per layer, and once per node for other
+            operations.
+        arguments: `arguments(node, args, kwargs)` returns the call arguments of
+            the replacement.
+        input_shape: `input_shape(functional, index)` returns the shape of a new
+            input.
     """
 
     def __init__(self, make: Make, arguments: Arguments, input_shape: Shape):
@@ -42,7 +45,7 @@ class Cloner:
         self._arguments = arguments
         self._input_shape = input_shape
         self.layers: dict[int, Any] = {}
-        # The new tensor for every old one, by its id.
+        # The new tensor by the id of the old one.
         self.tensors: dict[int, Any] = {}
         self._variables: set[int] = set()
 
@@ -64,7 +67,7 @@ class Cloner:
             if inner is None:
                 args, kwargs = self._arguments(node, args, kwargs)
             elif walk.is_read(node.operation):
-                # Its call may have arguments of its own.
+                # The original call may have arguments besides tensors.
                 given = walk.tensors_of(args, kwargs)
                 args, kwargs = (given if len(given) > 1 else given[0],), {}
             outputs = operation(*args, **kwargs)
@@ -103,7 +106,7 @@ class Cloner:
     def _instance(
         self, model: keras.Model, inputs: Any, outputs: Any
     ) -> keras.Model:
-        """Return a model of the same class over other tensors."""
+        """Return a model of the same class over new tensors."""
         cls: Any = type(model)
         own = _own_classes(cls)
         if own and not walk.is_read(model) and issubclass(cls, Functional):
@@ -121,8 +124,8 @@ class Cloner:
                 setattr(new, name, self._swapped(value))
             except _TiedError:
                 logger.info(
-                    "The copy of model '%s' has no attribute '%s', which holds "
-                    "layers of the original.",
+                    "The copy of model '%s' lacks attribute '%s', which refers "
+                    "to layers of the original.",
                     model.name,
                     name,
                 )
@@ -135,14 +138,14 @@ class Cloner:
 
         if functional_like_constructor(cls) and not hasattr(cls, _MADE_HERE):
             return cls(inputs, outputs, name=model.name)
-        # The constructor wants arguments that nobody remembers; what it
-        # made of them is in the attributes.
+        # The constructor's arguments are unknown, but what it made of them is
+        # in the attributes.
         new = keras.Model(inputs, outputs, name=model.name)
         new.__class__ = _with_graph(cls)
         return new
 
     def _swapped(self, value: Any) -> Any:
-        """Return an attribute with the layers of the copy in it."""
+        """Return an attribute's value with layers replaced by their copies."""
         if isinstance(value, dict):
             return {k: self._swapped(v) for k, v in value.items()}
         if isinstance(value, list):
@@ -154,10 +157,10 @@ class Cloner:
         return value
 
     def _layer(self, layer: Any) -> Any:
-        """Return a layer's copy; one that is not in the graph is kept as it is.
+        """Return a layer's copy, or the layer itself if it is not in the graph.
 
         Raises:
-            _TiedError: It is none of the graph's, but has weights of it.
+            _TiedError: If the layer is not in the graph but shares its weights.
         """
         if id(layer) in self.layers:
             return self.layers[id(layer)]
@@ -179,12 +182,12 @@ class Cloner:
 
 
 class _TiedError(Exception):
-    """An attribute would tie the copy to the original."""
+    """Raised for an attribute that would tie the copy to the original."""
 
 
 @functools.cache
 def _own_names() -> frozenset[str]:
-    """Return what Keras itself keeps on compiled models."""
+    """Return the attribute names that Keras itself sets on compiled models."""
     inputs = keras.Input((1,))
     layer = keras.layers.Identity()
     names: set[str] = set()
@@ -198,7 +201,7 @@ def _own_names() -> frozenset[str]:
 
 
 def _own_classes(cls: Any) -> list[Any]:
-    """Return the user's classes of a model."""
+    """Return the user-defined classes that a model class derives from."""
     kinds = (keras.Model, keras.Sequential, Functional)
     return [
         c for c in cls.__mro__ if issubclass(c, keras.Model) and c not in kinds
@@ -216,9 +219,9 @@ _MADE_HERE = "_kprune_calls_as_functional"
 
 @functools.cache
 def _with_graph(cls: Any) -> Any:
-    """Return a class that is functional in calls and files, and trains as `cls`.
+    """Return a class that calls and saves as Functional does, but trains as `cls`.
 
-    Files name it as Keras' class, so that they load without `cls`, whose
+    Files refer to it as Keras' Functional. So they load without `cls`, whose
     constructor would build a model of the old size.
     """
     if hasattr(cls, _MADE_HERE):

@@ -1,4 +1,4 @@
-"""Carries what a model is compiled with over to a copy of it."""
+"""Transfer of a model's compile configuration to a copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kprune.masking.slots import slots_of
 logger = logging.getLogger("kprune")
 
 Pairs = Sequence[tuple[keras.Variable, keras.Variable]]
-"""Variables of a model, each with that of its copy."""
+"""Pairs of a model's variable and the copy's variable."""
 
 
 def copy_compilation(
@@ -27,20 +27,20 @@ def copy_compilation(
     pairs: Pairs | None = None,
     cut: Callable[[keras.Variable, np.ndarray], np.ndarray] | None = None,
 ) -> None:
-    """Compile `copy` as `model` is compiled, if it is.
+    """Compile `copy` like `model`, if `model` is compiled.
 
-    Loss functions and the like are reused as they are (a round trip through
-    serialisation would lose plain Python functions); objects with state
-    (optimizer, metrics) are recreated from their configuration. What cannot be
-    is left out, and one warning names it.
+    Losses and other stateless objects are reused (serialisation would lose plain
+    Python functions). Objects with state (optimizer, metrics) are recreated from
+    their configuration; a warning names those for which that fails, which are
+    left out.
 
     Args:
         model: The model whose configuration is read.
         copy: The model to compile.
-        pairs: Variables of both. Given them, the optimizer goes on where that
-            of `model` is.
-        cut: Turns a slot of a variable of `model` into what the copy needs.
-            Defaults to the slot as it is.
+        pairs: Variables of both. If given, the copy's optimizer continues with
+            the state of the model's.
+        cut: `cut(variable, value)` returns a slot of a variable of `model` in
+            the shape the copy needs. Defaults to the unchanged value.
     """
     if not model.compiled or getattr(model, "_compile_config", None) is None:
         return
@@ -61,8 +61,8 @@ def copy_compilation(
     copy.compile(**config)
     if lost:
         logger.warning(
-            "The copy of model '%s' is compiled without %s: the configuration "
-            "does not say how to make another one. Let get_config() return all "
+            "The copy of model '%s' is compiled without %s, which cannot be "
+            "recreated from the configuration. Make get_config() return all "
             "arguments of the constructor, or compile the copy yourself.",
             model.name,
             ", ".join(lost),
@@ -77,10 +77,11 @@ def copy_compilation(
 
 
 def recompile(model: keras.Model, known: Sequence[keras.Variable]) -> None:
-    """Compile a model as it is compiled, if it is, once it has new weights.
+    """Compile a compiled model again after weights were added.
 
     Args:
-        model: A model. Its optimizer goes on where it is.
+        model: A model, whose optimizer continues with its state. Nothing is done
+            if it is not compiled.
         known: Its variables without the new ones.
     """
     copy_compilation(model, model, [(v, v) for v in known])
@@ -91,12 +92,12 @@ def exclude_from_decay(
     variables: Sequence[keras.Variable],
     known: Sequence[keras.Variable],
 ) -> None:
-    """Leave more variables out of weight decay.
+    """Exclude further variables from weight decay.
 
     Args:
-        optimizer: A `keras.Optimizer`; nothing is done to others.
-        variables: What to leave out, beside what is left out already.
-        known: All variables that may be left out already.
+        optimizer: A `keras.Optimizer`; other objects are ignored.
+        variables: The variables to exclude.
+        known: All variables that may be excluded already.
     """
     optimizer = base_optimizer(optimizer)
     if isinstance(optimizer, keras.Optimizer):
@@ -105,7 +106,16 @@ def exclude_from_decay(
 
 
 def recreated(value: Any, lost: list[str]) -> Any:
-    """Return a new object of the same configuration, for objects with state."""
+    """Return a new metric or optimizer of the same configuration.
+
+    Args:
+        value: Any object; others than metrics and optimizers are returned as
+            they are.
+        lost: A description is appended if `value` cannot be recreated.
+
+    Returns:
+        The object, or None if it cannot be recreated.
+    """
     if not isinstance(value, keras.Metric | keras.Optimizer):
         return value
     kind = type(value)
@@ -136,7 +146,7 @@ _NAMED = (
 
 
 def _differs(value: Any, parameter: inspect.Parameter) -> bool:
-    """Return whether an argument may have been another than the default."""
+    """Return whether a constructor argument may differ from its default."""
     for name in (parameter.name, f"_{parameter.name}"):
         if hasattr(value, name):
             return bool(getattr(value, name) != parameter.default)
@@ -147,9 +157,9 @@ def _metrics(metrics: Any, lost: list[str], several: bool) -> Any:
     """Return new metrics, without those that cannot be recreated.
 
     Args:
-        metrics: As given to `compile`.
-        lost: Names of those left out are added to it.
-        several: Whether the entries of a list belong to the outputs in order.
+        metrics: Metrics as given to `compile`.
+        lost: Descriptions of those left out are appended.
+        several: Whether a list has one entry per output.
     """
     if isinstance(metrics, dict):
         return {k: _metrics(v, lost, False) for k, v in metrics.items()}
@@ -164,7 +174,7 @@ def _metrics(metrics: Any, lost: list[str], several: bool) -> Any:
 def _copy_exclusions(
     old: Any, new: Any, pairs: Pairs, more: Sequence[keras.Variable] = ()
 ) -> None:
-    """Leave out of weight decay what was left out, and more."""
+    """Exclude from weight decay what was excluded before, and `more`."""
     old, new = base_optimizer(old), base_optimizer(new)
     excluded = getattr(old, "_exclude_from_weight_decay", None) or ()
     pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
@@ -188,9 +198,9 @@ def _copy_optimizer(
     pairs: Pairs,
     cut: Callable[[keras.Variable, np.ndarray], np.ndarray],
 ) -> None:
-    """Continue an optimizer in `copy`, weight by weight."""
+    """Copy the state of optimizer `old` to the optimizer of `copy`."""
     new = copy.optimizer
-    # Iterations, learning rate, loss scale: what there is one of.
+    # Variables that are not per weight: iterations, learning rate, loss scale.
     for one, other in {(old, new), (base_optimizer(old), base_optimizer(new))}:
         known = vars(one)
         for name, target in vars(other).items():
@@ -204,7 +214,7 @@ def _copy_optimizer(
         for name, slot in after.get(id(target), {}).items():
             remembered = before.get(id(source), {}).get(name)
             if remembered is not None:
-                # A copy: on JAX two variables must not share a buffer.
+                # Copied, because on JAX variables must not share a buffer.
                 value = np.array(read(remembered))
                 if value.shape == tuple(source.shape):
                     value = cut(source, value)
@@ -214,8 +224,9 @@ def _copy_optimizer(
             fresh.append(target.path)
     if fresh:
         logger.warning(
-            "The optimizer of the copy of model '%s' starts afresh for %s: that "
-            "of the model does not know these weights, or not in this shape.",
+            "The optimizer of the copy of model '%s' starts without state for "
+            "%s: the model's optimizer has none for these weights, or in "
+            "another shape.",
             copy.name,
             ", ".join(dict.fromkeys(fresh)),
         )

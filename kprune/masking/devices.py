@@ -1,4 +1,4 @@
-"""Where the variables of a copy are placed, if there are several devices."""
+"""Placement of a copy's variables on several devices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = logging.getLogger("kprune")
 
 @contextlib.contextmanager
 def placed_like(model: keras.Model) -> Iterator[None]:
-    """Let new variables be placed as those of a model that is copied.
+    """Return a context in which new variables are placed like those of a model.
 
-    On TensorFlow, a scope of `tf.distribute` that is entered already is the
-    user's choice, and stays. Outside of one it is that of the strategy the
-    model was made in. On JAX, the distribution that is set goes on, but for
-    variables that it cannot split: one warning names them.
+    On TensorFlow, a `tf.distribute` scope that the user has entered stays in
+    effect; outside of one, the scope of the strategy the model was made in is
+    entered. On JAX, the current distribution stays in effect, except for
+    variables that it cannot split, which a warning names.
 
     Args:
         model: The model that is copied.
@@ -46,13 +46,13 @@ def _has_strategy() -> bool:
 
 
 def place_like(source: Any, target: Any) -> None:
-    """Split a variable over devices as another is, as far as its size allows.
+    """Split a variable over devices like another one, as far as its size allows.
 
-    Takes effect with the next value that is assigned. Layouts go by the path
-    of a variable, and a copy may have another one.
+    Takes effect at the next assignment. Layouts are defined by the path of a
+    variable, which may be different in a copy.
 
     Args:
-        source: The variable of the model that is copied.
+        source: The variable of the original model.
         target: The variable of the copy, made inside `placed_like`.
     """
     fitting = keras.distribution.distribution()
@@ -63,9 +63,10 @@ def place_like(source: Any, target: Any) -> None:
 
 @contextlib.contextmanager
 def undivided() -> Iterator[None]:
-    """Let batches of any size run on JAX: every device computes all samples.
+    """Return a context in which JAX accepts batches of any size.
 
-    A `keras.distribution` splits batches evenly, or raises.
+    Every device computes all samples. A `keras.distribution` would raise for
+    batches that it cannot split evenly.
     """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -76,15 +77,15 @@ def undivided() -> Iterator[None]:
 
 
 class _Fitting:
-    """A `keras.distribution` that splits only what can be split.
+    """A `keras.distribution` that splits only variables of divisible size.
 
     Args:
-        distribution: The distribution in whose place it is set.
+        distribution: The distribution it replaces.
     """
 
     def __init__(self, distribution: Any) -> None:
         self._distribution = distribution
-        # By path, what was to be split and is not; over how many devices.
+        # Path -> why it is not split, and the device counts that do not divide.
         self._whole: dict[str, str] = {}
         self._parts: set[int] = set()
 
@@ -96,7 +97,7 @@ class _Fitting:
         return _fitted(layout, variable.shape)
 
     def adopt(self, layout: Any, variable: Any) -> Any:
-        """Return the layout as far as it fits; note where it does not."""
+        """Return the layout as far as it fits, and record where it does not."""
         fitted = _fitted(layout, variable.shape)
         if fitted is not layout:
             devices = _devices(layout)
@@ -108,14 +109,15 @@ class _Fitting:
         return fitted
 
     def report(self, model: keras.Model) -> None:
-        """Warn of what is not split."""
+        """Warn about variables that are not split."""
         if not self._whole:
             return
         mesh = self._distribution.device_mesh
         logger.warning(
-            "The copy of model '%s' holds whole on every device what does not "
-            "divide evenly over %s: %s. Keep multiples of the number of devices "
-            "to have it split, as kprune.allocation.Global(round_to=%d) does.",
+            "In the copy of model '%s', every device holds all of the variables "
+            "that do not divide evenly over %s: %s. To have them split, keep "
+            "multiples of the number of devices, as "
+            "kprune.allocation.Global(round_to=%d) does.",
             model.name,
             dict(zip(mesh.axis_names, mesh.shape, strict=True)),
             ", ".join(f"'{p}' {why}" for p, why in self._whole.items()),
@@ -124,10 +126,10 @@ class _Fitting:
 
 
 def _fitted(layout: Any, shape: tuple[int, ...]) -> Any:
-    """Return the layout, without the axes along which a shape is not split.
+    """Return the layout without the axes along which `shape` cannot be split.
 
-    One of another rank is meant for other variables, and one of JAX itself
-    stays as it is.
+    A layout of higher rank is for other variables, and splits nothing here. JAX'
+    own layouts are returned as they are.
     """
     if not isinstance(layout, keras.distribution.TensorLayout):
         return layout
@@ -144,6 +146,6 @@ def _fitted(layout: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _devices(layout: Any) -> dict[str, int]:
-    """Return over how many devices each axis of the mesh goes."""
+    """Return the number of devices along each axis of the mesh."""
     mesh = layout.device_mesh
     return dict(zip(mesh.axis_names, mesh.shape, strict=True))

@@ -1,4 +1,4 @@
-"""Gates that depend on the sample: a branch predicts which channels matter."""
+"""Gates that depend on the sample: a branch predicts the salient channels."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from kprune.masking.gate import GroupGate
 from kprune.masking.gate import TiedLayer
 
 MOMENTUM = 0.99
-"""Of running means over samples."""
+"""Momentum of running means over samples."""
 
 MOST = 1000.0
-"""Saliencies are cut off there."""
+"""Upper limit of saliencies."""
 
 
 @keras.saving.register_keras_serializable(package="kprune")
 class DynamicGate(GroupGate):
-    """A saliency per sample and channel; channels below a threshold are 0.
+    """A gate that predicts a saliency per sample and channel.
 
-    The saliencies are `ReLU(W2 ReLU(W1 mean(x)))` with the means over places of
-    what the first layer that writes the group reads. They multiply the channels
-    where they are read, as far as they reach `threshold`.
+    The saliencies are `ReLU(W2 ReLU(W1 mean(x)))`, where `x` is the input of the
+    first layer that produces the group, and the mean is over its positions. The
+    channels are multiplied with them where they are read; saliencies below
+    `threshold` count as 0.
 
     Args:
-        size: Channels of the group.
+        size: Number of channels of the group.
         group: The group's name.
-        inputs: Channels of what the branch reads.
-        hidden: Units of `W1`.
-        reads: How often a pass through the model reads the gate.
+        inputs: Number of channels of `x`.
+        hidden: Number of units of `W1`.
+        reads: How often a forward pass through the model reads the gate.
         **kwargs: See `keras.layers.Layer`.
     """
 
     why_not_static = (
-        "has gates that depend on the input: each sample takes channels of its own, "
-        "and no smaller model computes the same. kprune.masking.close_gates(masked) "
-        "makes the static model, in which each gate is its mean over the training "
+        "has gates that depend on the input: each sample uses other channels, so "
+        "no smaller model computes the same. kprune.masking.close_gates(masked) "
+        "makes a static model, in which each gate is its mean over the training "
         "samples."
     )
 
@@ -75,7 +76,7 @@ class DynamicGate(GroupGate):
         self.threshold = self._state("threshold", -1.0)
         self.mean = self._state("mean", 1.0, size)
         self.loss_level = self._state("loss_level", 0.0)
-        # Called with the saliencies of a batch, those below the threshold too.
+        # Called with all saliencies of a batch, before the threshold is applied.
         self.witness: Callable[[Any], None] | None = None
         self._saliency: Any = None
         self._left = 0
@@ -85,10 +86,10 @@ class DynamicGate(GroupGate):
         return [*self.squeeze.trainable_weights, *self.excite.trainable_weights]
 
     def look(self, inputs: Any, training: bool | None) -> None:
-        """Predict the saliencies of a batch, for all that will read them.
+        """Predict the saliencies of a batch, for the layers that read the group.
 
         Args:
-            inputs: `(samples, ..., channels)`.
+            inputs: Tensor of shape `(samples, ..., channels)`.
             training: Whether this is a training step.
         """
         places = tuple(range(1, len(inputs.shape) - 1))
@@ -106,14 +107,14 @@ class DynamicGate(GroupGate):
     def values(self, step: Any, training: bool | None) -> Any:
         if self._left < 1:
             raise RuntimeError(
-                f"Layers read the channels of '{self.group}' before it is known which "
-                "the samples need. Call the whole model: parts of one with dynamic "
-                "gates cannot run by themselves."
+                f"Layers read the channels of '{self.group}' before their saliencies "
+                "are predicted. Call the whole model: parts of a model with dynamic "
+                "gates cannot run alone."
             )
         saliency = self._saliency
         self._left -= 1
         if not self._left:
-            self._saliency = None  # Nothing of a traced step may stay behind.
+            self._saliency = None  # Do not keep a tensor of a traced step.
         large = ops.cast(saliency >= self.threshold.value, saliency.dtype)
         return saliency * large
 
@@ -124,7 +125,7 @@ class DynamicGate(GroupGate):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the branch for one sample."""
+        """Multiply-accumulates of the branch per sample."""
         return self.hidden * (self.inputs + self.size)
 
     def get_config(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class DynamicGate(GroupGate):
 
 @keras.saving.register_keras_serializable(package="kprune")
 class GateSource(TiedLayer):
-    """Shows a dynamic gate what a layer reads; passes it on unchanged.
+    """Passes a layer's input to a dynamic gate and returns it unchanged.
 
     Args:
         gate: The `DynamicGate`.

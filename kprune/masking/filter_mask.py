@@ -1,4 +1,4 @@
-"""The wrapper that scales a layer's variables by masks and factors."""
+"""The wrapper that multiplies a layer's variables with masks and factors."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     """Holds a mask and an attenuation factor for the filters of a layer.
 
     The wrapped layer computes with its variables multiplied by 0/1 masks, one
-    vector per masked axis, and (output axes of producers only) by a factor
-    per filter. The variables themselves are not changed, masked entries get
-    no gradient, and masks survive saving because they are weights.
+    vector per masked axis, and (on output axes of producers) by a factor per
+    filter. The variables themselves do not change, masked entries get no
+    gradient, and masks are saved with the model because they are weights.
 
-    What `AttenuateCallback` has done to the variables in place is noted per
-    filter in `attenuation`, which is saved too and does not act.
+    `attenuation` records, per filter, how `AttenuateCallback` has scaled the
+    variables in place. It is saved too, and has no effect on the outputs.
 
-    `kprune.wrap` places these wrappers; write one yourself only to mask a
-    single layer by hand.
+    `kprune.wrap` creates these wrappers. Create one yourself only to mask a
+    single layer.
 
     Args:
         layer: The `keras.layers.Layer` to wrap.
         axes: `[weight index, axis]` pairs that get a mask, where the index
-            counts `layer.weights`. Default: every axis longer than 1 of
+            refers to `layer.weights`. Defaults to every axis longer than 1 of
             every trainable weight.
-        filters: The `[weight index, axis]` pairs among them that are output
-            axes of a producer, scaled by `factor` too. Default: the last
-            axis of every trainable weight, of kernels and biases alike.
+        filters: The `[weight index, axis]` pairs that are output axes of a
+            producer, and are multiplied with `factor` too. Defaults to the last
+            axis of every trainable weight, kernels and biases alike.
         tensors: `{name: size}` of further masks, on axes of the layer's
-            tensors: layers that compute across channels need them.
-        gates: Gates of groups that the layer reads, see
+            tensors. Layers that compute across channels need them.
+        gates: Gates of groups that the layer reads. See
             `kprune.masking.add_gates`.
         **kwargs: See `keras.layers.Layer`.
 
@@ -74,20 +74,20 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         self._axes = None if axes is None else _pairs(axes)
         self._filters = None if filters is None else _pairs(filters)
         self._tensors = dict(tensors or {})
-        # TensorFlow tracks dictionaries, and saves none whose keys are no text.
+        # Not dict: TensorFlow tracks these, and cannot save keys that are not str.
         self._masks: _Vectors = UserDict()
         self._factors: _Vectors = UserDict()
         self._attenuations: _Vectors = UserDict()
         self._tensor_masks: dict[str, keras.Variable] = {}
         self.gates: list[GatedInput] = restored(gates)
         self.supports_masking = layer.supports_masking
-        # Layers that want their inputs in full precision get them so.
+        # Some layers need their inputs in full precision.
         self.autocast = layer.autocast
         self._call_signature = call_signature(layer)
-        # By number of a weight, what it acts as in the place of its masked value,
-        # while training sees it in another number format.
+        # Weight index -> function that converts the masked weight, used while
+        # training simulates another number format.
         self.forms: UserDict[int, Callable[[Any], Any]] = UserDict()
-        # Called with what the layer reads in eager forward passes, gates applied.
+        # Called with the layer's input after gates, in eager forward passes.
         self.observer: Callable[[Any], None] | None = None
 
     # -- building ----------------------------------------------------------
@@ -182,10 +182,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
 
     @property
     def attenuation(self) -> np.ndarray | None:
-        """By what each filter's variables were scaled in place; 1 = whole.
+        """Recorded factor by which each filter was scaled in place.
 
-        The product of the factors of consecutive hits; back at 1 when a filter
-        is not hit any more. None if the layer has no filters.
+        It is the product of the factors of consecutive steps, and 1 again once a
+        filter is no longer attenuated. None if the layer has no filters.
         """
         vectors = self._attenuations.values()
         return read(next(iter(vectors))) if vectors else None
@@ -220,7 +220,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     # -- computing ---------------------------------------------------------
 
     def effective(self, index: int) -> Any:
-        """Return weight `index` as a tensor, masks and factor applied."""
+        """Return weight `index` as a tensor, with masks and factor applied."""
         value = self.layer.weights[index].value
         scale = self._scale(index, value.dtype)
         value = value if scale is None else value * scale
@@ -228,7 +228,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         return value if form is None else form(value)
 
     def _scale(self, index: int, dtype: Any) -> Any:
-        """Return what weight `index` is multiplied with, broadcastable, or None."""
+        """Return the tensor that weight `index` is multiplied with, or None."""
         rank = len(self.layer.weights[index].shape)
         scale = None
         for axis in range(rank):
@@ -243,10 +243,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         return scale
 
     def unscaled(self, index: int, value: Any) -> Any:
-        """Return the weight that masks and factors turn into `value`.
+        """Return the weight whose value with masks and factors is `value`.
 
-        A layer that assigns to a masked weight in its call (spectral
-        normalisation) has seen the scaled one; masked entries stay.
+        Needed for layers that assign to a masked weight in their call (spectral
+        normalisation). Masked entries keep their old value.
         """
         old = self.layer.weights[index].value
         scale = self._scale(index, value.dtype)
@@ -259,9 +259,9 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         )
 
     def folded(self, index: int) -> np.ndarray:
-        """Return weight `index` with the attenuation factor folded in, masks not.
+        """Return weight `index` with the attenuation factor, but not the masks.
 
-        Masked entries are cut away by a rebuild, not multiplied.
+        A rebuild cuts masked entries away, so it need not multiply them.
         """
         variable = self.layer.weights[index]
         value = read(variable)
@@ -280,8 +280,8 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             self.observer(inputs)
         masked = {n for n, _ in self._masks}
         before = self.effective_values()
-        # An inner scope replaces the outer one, so what the layer updates in
-        # it (moving statistics, seeds) and the losses it adds are handed on.
+        # The inner scope hides the outer one, so variables that the layer updates
+        # (moving statistics, seeds) and losses that it adds are passed on.
         scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
         start = {id(v): scope.get_current_value(v) for v, _ in before}
         with scope:
@@ -298,7 +298,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         return outputs
 
     def effective_values(self) -> list[tuple[keras.Variable, Any]]:
-        """Return all variables of the layer, with the values that they act as.
+        """Return all variables of the layer with their effective values.
 
         Weights come first, in the order of `layer.weights`.
         """
@@ -315,19 +315,16 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         ]
 
     def compute_masked(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer in a scope in which masks are applied already.
-
-        See `effective_values`.
-        """
+        """Call the layer while its variables have their `effective_values`."""
         rule = find_rule(self.layer)
         if rule is None and not self._tensor_masks:
             return self.layer(inputs, *args, **kwargs)
         if rule is None:
             kind = type(self.layer).__name__
             raise ValueError(
-                f"Layer '{self.name}' ({kind}) was wrapped with the help of a "
-                "rule that is not registered now. Import the module that calls "
-                f"@kprune.register_rule({kind}) before the model is loaded."
+                f"Layer '{self.name}' ({kind}) was wrapped with a rule that is "
+                "not registered. Import the module that calls "
+                f"@kprune.register_rule({kind}) before loading the model."
             )
         masks = {name: mask.value for name, mask in self._tensor_masks.items()}
         return rule.masked_call(self.layer, masks, inputs, *args, **kwargs)

@@ -17,40 +17,40 @@ from kprune.arguments import whole
 from kprune.graph.values import read
 
 APART = 1_000_003
-"""Between the seeds of two groups, so that no run makes their draws meet."""
+"""Distance between the seeds of groups, so that their draws never coincide."""
 
 
 class GroupGate(keras.layers.Layer):
-    """What all gates share: a group of channels, and a switch.
+    """Base class of gates for a group of channels, which can be switched off.
 
-    Every layer that reads the group has the same object, so that there is one
-    gate however many layers write and read a residual stream.
+    All layers that read the group share one object, so a residual stream has one
+    gate, however many layers write and read it.
 
     Args:
-        size: Channels of the group.
+        size: Number of channels of the group.
         group: The group's name.
         **kwargs: See `keras.layers.Layer`.
     """
 
     why_not_static = (
-        "has gates that are open, which a rebuild would leave out. Turn them "
-        "into masks first: kprune.masking.close_gates(masked)."
+        "has active gates, which a rebuild would ignore. Turn them into masks "
+        "first: kprune.masking.close_gates(masked)."
     )
-    """Why a model with this gate has no compact model, for messages."""
+    """Message: why a model with this gate has no compact model, and the remedy."""
 
     def __init__(self, size: int, group: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         owner = type(self).__name__
         self.size = whole(size, owner, "size", of="channels")
         self.group = group
-        # Called with the gate's values, each time that a layer reads them.
+        # Called with the gate's values every time a layer reads them.
         self.observer: Callable[[Any], None] | None = None
-        # A variable, not an attribute: training goes on without a new trace.
+        # A variable, because a changed attribute would need a new trace.
         self.open = self._state("open", 1.0)
 
     @property
     def acts(self) -> bool:
-        """Whether the gate is open, so that it decides; shut, it is 1."""
+        """Whether the gate is active. An inactive gate is 1."""
         return bool(read(self.open) > 0)
 
     @acts.setter
@@ -62,19 +62,22 @@ class GroupGate(keras.layers.Layer):
         return []
 
     def static(self, alive: np.ndarray) -> np.ndarray:
-        """Return what becomes of the gate: `(size,)` from 0 (removed).
+        """Return fixed values for the gate, of shape `(size,)`; 0 means removed.
 
         Args:
-            alive: Booleans `(size,)`: channels that are not removed already.
+            alive: Booleans of shape `(size,)`: channels not removed by masks.
         """
         raise NotImplementedError
 
     def values(self, step: Any, training: bool | None) -> Any:
-        """Return the gate: `(size,)`, or `(samples, size)` if it is dynamic.
+        """Return the gate's values.
 
         Args:
             step: Number of the training step, a scalar tensor.
-            training: Whether this is one.
+            training: Whether this is a training step.
+
+        Returns:
+            Tensor of shape `(size,)`, or `(samples, size)` for dynamic gates.
         """
         raise NotImplementedError
 
@@ -102,22 +105,22 @@ class GroupGate(keras.layers.Layer):
 class Gate(GroupGate):
     """One learned gate per channel, sampled while training.
 
-    In a training step, channel `j` is open where `logit_j + noise > 0`, with
-    logistic noise; that is the two-class Gumbel-softmax of Jang et al. (arXiv
-    1611.01144) and Maddison et al. (arXiv 1611.00712), whose two logits act by
-    their difference alone. Its gradient is that of
-    `sigmoid((logit_j + noise) / temperature)` (straight-through). Outside of
-    training there is no noise. The channel with the largest sum is open
-    whatever its sign.
+    In a training step, channel `j` is open if `logit_j + noise > 0`, with
+    logistic noise. This is the two-class Gumbel-softmax of Jang et al. (arXiv
+    1611.01144) and Maddison et al. (arXiv 1611.00712), in which only the
+    difference of the two logits matters. The gradient is that of
+    `sigmoid((logit_j + noise) / temperature)` (straight-through). There is no
+    noise in inference. The channel with the largest sum is always open.
 
     Args:
-        size: Channels of the group.
+        size: Number of channels of the group.
         group: The group's name.
-        start: All logits in the beginning; 2 opens 88 % of the samples.
-        seed: Of the noise.
-        decoder: Whether to have a `decoder`: a linear map of the group's
-            channels, trained with the model and in no way part of its outputs,
-            for losses that look at features.
+        start: Initial value of all logits; with 2, a channel is open in 88 % of
+            the samples.
+        seed: Seed of the noise.
+        decoder: Whether to add a `decoder`: a linear map of the group's
+            channels for losses on features. It is trained with the model, but
+            its outputs do not depend on it.
         **kwargs: See `keras.layers.Layer`.
     """
 
@@ -164,7 +167,7 @@ class Gate(GroupGate):
         soft = ops.sigmoid(logits / self.temperature.value)
         values = hard + (soft - ops.stop_gradient(soft))
         for variable in self.decoder.weights if self.decoder else []:
-            # Optimizers warn of weights that a loss does not depend on.
+            # Optimizers warn about weights without a gradient.
             values = values + 0.0 * ops.sum(variable.value)
         return values
 
@@ -173,7 +176,7 @@ class Gate(GroupGate):
         return ((logits > 0) | (logits == logits.max())).astype("float32")
 
     def decoded(self, features: Any) -> Any:
-        """Return the decoder's map of features `(..., size)`."""
+        """Apply the decoder to features of shape `(..., size)`."""
         if self.decoder is None:
             raise ValueError(
                 f"The gate of group '{self.group}' has no decoder."
@@ -190,7 +193,7 @@ class Gate(GroupGate):
 
 
 class _Stream(keras.random.SeedGenerator):
-    """Seeds that are the same for all who ask at the same step."""
+    """A seed generator whose next seed depends on the step only."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -213,14 +216,14 @@ class _Stream(keras.random.SeedGenerator):
 
 
 class Tied:
-    """Holds a gate out of sight of what writes files. See `TiedLayer`."""
+    """Holds a gate, hidden from Keras' saving. See `TiedLayer`."""
 
     def __init__(self, gate: Any) -> None:
         self.gate = gate
 
 
 class TiedLayer(keras.layers.Layer):
-    """A layer of a wrapper that shares a gate with those of other wrappers.
+    """A wrapper's layer that shares its gate with layers of other wrappers.
 
     Args:
         gate: The group's `GroupGate`.
@@ -233,9 +236,9 @@ class TiedLayer(keras.layers.Layer):
         self._layers.append(gate)
         self.built = True
 
-    # Files: each who has a gate holds all of it. Keras would write it where it is
-    # first seen, and seek it where it is first seen in the loaded model, whose
-    # layers may come in another order.
+    # In files, every holder of a gate saves all of it. Keras would save it with
+    # its first holder and load it from the first holder in the loaded model, whose
+    # layers may be in another order.
 
     def save_own_variables(self, store: Any) -> None:
         for place, variable in enumerate(self._saved()):
@@ -265,7 +268,7 @@ class TiedLayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         config = dict(config)
-        # Keras forgets that objects are the same where they are so deep inside.
+        # Keras does not restore shared objects at this depth.
         tie = config.pop("tie")
         gate = serialization_lib.get_shared_object(tie)
         if gate is None:
@@ -277,19 +280,18 @@ class TiedLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kprune")
 class GatedInput(TiedLayer):
-    """Multiplies what a layer reads with the gate of a group.
+    """Multiplies a layer's input with the gate of a group.
 
-    A `FilterMask` has one for each gated group that its layer reads. All of
-    them count training steps, in step with each other, and draw noise by that
-    number: in one step, all who read a group see the same sample.
+    A `FilterMask` has one for each gated group that its layer reads. Each counts
+    the training steps, and the noise depends on their number, so all layers that
+    read a group see the same sample in a step.
 
     Args:
         gate: The group's `GroupGate`.
-        index: For each position on the axis the channel of the group that is
-            there, or -1.
+        index: The group's channel at each position on the axis, or -1.
         axis: Axis of the layer's input.
-        rank: How many axes the input has.
-        calls: How often a pass through the model calls the layer.
+        rank: Rank of the input.
+        calls: How often a forward pass through the model calls the layer.
         **kwargs: See `keras.layers.Layer`.
     """
 
@@ -307,7 +309,7 @@ class GatedInput(TiedLayer):
         self.axis = int(axis)
         self.rank = int(rank)
         self.calls = int(calls)
-        # What is no channel of the group gets a 1 that is put behind them.
+        # Positions of other channels take a 1 that is appended to the values.
         self._whole = self.index == tuple(range(gate.size))
         self._positions = np.array(
             [gate.size if n < 0 else n for n in self.index], "int32"
@@ -318,7 +320,7 @@ class GatedInput(TiedLayer):
 
     @property
     def shows(self) -> bool:
-        """Whether the last axis of the input is the group as it is."""
+        """Whether the last axis of the input is exactly the group's channels."""
         return self._whole and self.axis == self.rank - 1
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -347,7 +349,7 @@ class GatedInput(TiedLayer):
 
 
 def restored(readers: Iterable[Any]) -> list[TiedLayer]:
-    """Return the gated inputs of a wrapper, made from configurations if need be."""
+    """Return the gate layers of a wrapper, given as layers or configurations."""
     return [
         keras.saving.deserialize_keras_object(r) if isinstance(r, dict) else r
         for r in readers

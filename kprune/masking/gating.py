@@ -35,7 +35,7 @@ from kprune.masking.wrapping import set_masks
 from kprune.masking.wrapping import wrappers_by_layer
 
 Readers = list[tuple[FilterMask, dict[str, Any]]]
-"""Wrappers whose layers read a group: each with arguments of `GatedInput`."""
+"""Pairs of a wrapper whose layer reads a group, and `GatedInput` arguments."""
 
 
 def add_gates(
@@ -45,39 +45,38 @@ def add_gates(
     decoders: Iterable[str] = (),
     graph: ChannelGraph | None = None,
 ) -> dict[str, Gate]:
-    """Give every group of channels a differentiable gate, to be trained.
+    """Add a trainable, differentiable gate to every group of channels.
 
-    The gate multiplies the channels where layers read them, after whatever
-    normalises or activates them, and once on each way. All that read a group
-    have the same gate, so a residual stream has one. If the model is compiled
-    it is compiled again: the optimizer goes on with its slots, and leaves the
-    gates out of weight decay. One that is compiled later must be told, see
-    `protect_gates`.
+    The gate multiplies the channels where layers read them, after normalisation
+    and activation. All layers that read a group share its gate, so a residual
+    stream has one. A compiled model is compiled again: its optimizer continues
+    with its slots and excludes the gates from weight decay. If you compile the
+    model later, call `protect_gates`.
 
-    A group has no gate, and stays whole, where a layer computes across its
-    channels (layer normalisation) or reads them in a way that no one axis of
-    its input shows (attention heads).
+    A group gets no gate, and keeps all channels, if a layer computes across its
+    channels (layer normalisation) or reads them other than on a single axis of
+    its input (attention heads).
 
     Args:
-        masked: A model made by `kprune.wrap`, which is changed.
+        masked: A model made by `kprune.wrap`. It is changed in place.
         start: See `kprune.masking.Gate`.
-        seed: Of the noise.
-        decoders: Names of the groups whose gates have a `decoder`.
+        seed: Seed of the noise.
+        decoders: Names of the groups whose gates get a `decoder`.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
         Group name -> `kprune.masking.Gate`.
 
     Raises:
-        ValueError: The model is not wrapped, has gates already, or no group can
-            have one.
+        ValueError: If the model is not wrapped, has gates already, or no group
+            can have one.
 
     Example:
 
     ```python
     masked = kprune.wrap(model)
     kprune.masking.add_gates(masked)
-    masked.fit(train)                       # with a penalty on what is open
+    masked.fit(train)                       # with a penalty on open gates
     kprune.masking.close_gates(masked)
     compact = kprune.rebuild(masked)
     ```
@@ -105,15 +104,16 @@ def add_dynamic_gates(
     reduction: int = 2,
     graph: ChannelGraph | None = None,
 ) -> dict[str, DynamicGate]:
-    """Give every group of channels gates that depend on the sample.
+    """Add gates that depend on the sample to every group of channels.
 
-    The branch that predicts them reads what the first layer that writes the group
-    reads. All else is as with `add_gates`. Run the whole model, not parts of it.
+    A branch predicts them from the input of the first layer that produces the
+    group. Everything else is as in `add_gates`. Parts of such a model cannot run
+    alone.
 
     Args:
-        masked: A model made by `kprune.wrap`, which is changed.
-        reduction: Channels of a group for each hidden unit of its branch; groups
-            with fewer than 80 have as many units as channels.
+        masked: A model made by `kprune.wrap`. It is changed in place.
+        reduction: Number of channels per hidden unit of a group's branch. Groups
+            with fewer than 80 channels have as many units as channels.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
@@ -152,9 +152,12 @@ def _first_writer(
     wrappers: Mapping[int, FilterMask],
     readers: Readers,
 ) -> tuple[FilterMask, int] | None:
-    """Return the first layer that writes a group, and how many channels it reads.
+    """Return the first producer of a group and its number of input channels.
 
-    None, if that is not seen by its channels last, or comes behind a reader.
+    Returns:
+        The producer's wrapper and the number of input channels. None if the
+        producer has no single channels-last input of known width, or a reader
+        of the group comes first.
     """
     writers = {id(m.layer) for m in group.producers}
     reading = {id(wrapper.layer) for wrapper, _ in readers}
@@ -177,11 +180,14 @@ def _first_writer(
 def gated_readers(
     masked: keras.Model, graph: ChannelGraph
 ) -> dict[str, Readers]:
-    """Return who reads each group that can have a gate.
+    """Return the readers of each group that can have a gate.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
+
+    Returns:
+        Group name -> pairs of a wrapper and arguments of its `GatedInput`.
     """
     wrappers = wrappers_by_layer(masked)
     visits: dict[int, list[Visit]] = {}
@@ -211,7 +217,7 @@ def _reader(
     wrappers: Mapping[int, FilterMask],
     visits: Mapping[int, list[Visit]],
 ) -> tuple[FilterMask, dict[str, Any]] | None:
-    """Return how a layer reads a group, if one axis of its one input shows it."""
+    """Return how a layer reads a group, or None if not on one axis of one input."""
     calls = visits.get(id(member.layer), [])
     wrapper = wrappers.get(id(member.layer))
     labels = graph.bindings[id(member.variable)].axes[member.axis].labels
@@ -243,27 +249,27 @@ def attach_gates(
     readers: Mapping[str, Readers],
     sources: Iterable[tuple[FilterMask, DynamicGate]] = (),
 ) -> None:
-    """Let the readers of groups multiply with gates, and compile again.
+    """Attach gates to the readers of their groups, and compile the model again.
 
     Args:
         masked: A model made by `kprune.wrap`.
         made: Group name -> gate.
         readers: See `gated_readers`.
-        sources: Wrappers that show dynamic gates what they read.
+        sources: Pairs of a wrapper and the dynamic gate that reads its input.
 
     Raises:
-        ValueError: The model has gates already, or there is none to attach.
+        ValueError: If the model has gates already, or there is none to attach.
     """
     if gates(masked):
         raise ValueError(
-            f"Model '{masked.name}' has gates already. Use those of "
-            "kprune.masking.gates(masked), or wrap the original again."
+            f"Model '{masked.name}' has gates already. Use "
+            "kprune.masking.gates(masked), or wrap the original model again."
         )
     if not made:
         raise ValueError(
-            f"No group of model '{masked.name}' can have a gate: layers compute "
-            "across the channels of all groups, or read them in a way that no "
-            "one axis of their input shows. Prune by a criterion instead."
+            f"No group of model '{masked.name}' can have a gate: for each, some "
+            "layer computes across the channels, or reads them other than on a "
+            "single axis of its input. Prune with a criterion instead."
         )
     known = list(masked.variables)
     with placed_like(masked):
@@ -272,18 +278,19 @@ def attach_gates(
                 dtype = wrapper.dtype_policy
                 reader = GatedInput(gate, dtype=dtype, **arguments)
                 extend(wrapper, reader)
-        # Behind the gates of what they read themselves.
+        # After the gates of the groups that these layers read themselves.
         for wrapper, dynamic in sources:
             extend(wrapper, GateSource(dynamic, dtype=wrapper.dtype_policy))
     for layer in [masked, *masked._flatten_layers()]:
         if hasattr(layer, "_torch_params"):
-            layer._track_variables()  # PyTorch would not reset their gradients
+            # Otherwise PyTorch would not reset the gradients of new variables.
+            layer._track_variables()
     recompile(masked, known)
     protect_gates(masked)
 
 
 def extend(wrapper: FilterMask, layer: TiedLayer) -> None:
-    """Let a wrapper that is built already pass its inputs through one more layer."""
+    """Append a layer to those that the inputs of a built wrapper pass through."""
     wrapper._tracker.unlock()
     wrapper.gates = [*wrapper.gates, layer]
     wrapper._tracker.lock()
@@ -308,10 +315,10 @@ def gates(masked: keras.Model) -> dict[str, GroupGate]:
 def protect_gates(
     masked: keras.Model, optimizer: keras.Optimizer | None = None
 ) -> None:
-    """Leave the gates out of weight decay.
+    """Exclude the gates from weight decay.
 
-    Weight decay would draw all gates towards being half open. kprune's
-    callbacks call this when training begins.
+    Weight decay would pull all gates towards half open. kprune's callbacks call
+    this when training begins.
 
     Args:
         masked: A model with gates.
@@ -325,32 +332,33 @@ def protect_gates(
 def close_gates(
     masked: keras.Model, graph: ChannelGraph | None = None
 ) -> dict[str, np.ndarray]:
-    """Turn gates into masks: what they shut is removed, and they act no more.
+    """Turn gates into masks and switch the gates off.
 
-    The model computes what it did (outside of training), and can be rebuilt.
-    Gates that depend on the sample become their means over the training samples:
-    a channel whose mean saliency is below the threshold is removed, and the
-    weights that read another are multiplied with its mean. That is another
-    function, which wants some training.
+    Channels whose gate is closed are removed. The model's outputs in inference
+    stay the same, and it can be rebuilt. Gates that depend on the sample are
+    replaced by their means over the training samples: channels whose mean
+    saliency is below the threshold are removed, and the weights that read the
+    others are multiplied with the mean. This changes the outputs, so train the
+    model some more.
 
     Args:
-        masked: A model made by `add_gates` or `add_dynamic_gates`.
+        masked: A model with gates from `add_gates` or `add_dynamic_gates`.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
-        The masks of the groups that had a gate, see `kprune.masks`.
+        The masks of the groups that had a gate. See `kprune.masks`.
 
     Raises:
-        ValueError: The model has no gates.
+        ValueError: If the model has no gates.
     """
     require_masked(masked, "close_gates()")
     graph = graph or trace(masked)
     known = gates(masked)
     if not known:
         raise ValueError(
-            f"Model '{masked.name}' has no gates that could become masks. "
-            "close_gates() is for models made by kprune.masking.add_gates() or "
-            "kprune.masking.add_dynamic_gates()."
+            f"Model '{masked.name}' has no gates to turn into masks. Add them "
+            "with kprune.masking.add_gates() or "
+            "kprune.masking.add_dynamic_gates() first."
         )
     before = masks(masked, graph)
     found = {}
@@ -377,7 +385,7 @@ def _multiply(group: Group, values: np.ndarray) -> None:
 
 
 def acting_gates(masked: keras.Model) -> dict[str, GroupGate]:
-    """Return the gates that decide, rather than being 1.
+    """Return the active gates of a model.
 
     Args:
         masked: A model made by `kprune.wrap`.
@@ -386,11 +394,11 @@ def acting_gates(masked: keras.Model) -> dict[str, GroupGate]:
 
 
 def require_no_gates(masked: keras.Model, owner: str) -> None:
-    """Raise if there are gates that a compact model could not have.
+    """Raise if a model has active gates, which no compact model can have.
 
     Args:
         masked: A model made by `kprune.wrap`.
-        owner: The function that makes one.
+        owner: The calling function, for messages.
     """
     for gate in acting_gates(masked).values():
         raise ValueError(

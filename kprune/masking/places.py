@@ -1,4 +1,4 @@
-"""Where the masks of a wrapped model stand."""
+"""Access to all masks of a wrapped model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class MaskPlace:
 
     Args:
         wrapper: The wrapper.
-        read: Returns the mask, `(length,)`.
-        write: Sets the mask.
+        read: Function that returns the mask, of shape `(length,)`.
+        write: Function that sets the mask.
         labels: 1-D label arrays of the axis. See `ChannelGraph.project`.
-        write_factor: Sets the attenuation factors of the axis; None if it has
-            none.
+        write_factor: Function that sets the attenuation factors of the axis, or
+            None if it has none.
     """
 
     wrapper: FilterMask

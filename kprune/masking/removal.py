@@ -1,4 +1,4 @@
-"""What is left behind masks, and its removal."""
+"""Zeroing of weights and optimizer slots behind masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kprune.masking.slots import resting_values
 from kprune.masking.slots import slots_by_variable
 
 _Cuts = list[tuple[int, np.ndarray]]
-"""Axes of a variable, each with positions."""
+"""Axes of a variable, each with the positions to fill."""
 
 
 def zero_removed(
@@ -23,18 +23,17 @@ def zero_removed(
     masks: Mapping[str, np.ndarray],
     optimizer: Any = None,
 ) -> None:
-    """Set to 0 what training could revive or penalise in removed channels.
+    """Set the weights of removed channels to 0, and reset their optimizer slots.
 
-    A mask alone makes removed weights act as 0. But momentum and weight decay
-    go on moving the numbers behind it, and weight penalties go on counting
-    them; this makes them 0 for good. Optimizer slots are as before the first
-    step, which is 0 for nearly all of them.
+    Behind a mask, momentum and weight decay still change the weights, and
+    weight penalties still count them; both stop once weights and slots are 0.
+    Slots are set to their values before the first step, 0 for nearly all.
 
     Args:
         masked: The masked model.
         graph: `kprune.trace(masked)`.
-        masks: For each group's name a vector `(size,)`, 0 = removed.
-        optimizer: Whose slots. Defaults to `masked.optimizer`.
+        masks: Group name -> vector of shape `(size,)`, 0 = removed.
+        optimizer: The optimizer with the slots. Defaults to `masked.optimizer`.
     """
     places = _removed_places(graph, masks)
     if not places:
@@ -57,12 +56,12 @@ def zero_removed(
 def removed_values(
     masked: keras.Model, graph: ChannelGraph, masks: Mapping[str, np.ndarray]
 ) -> list[tuple[keras.Variable, np.ndarray]]:
-    """Return the weights that `zero_removed` would change, with their values.
+    """Return the weights that `zero_removed` would change, with their new values.
 
     Args:
         masked: The masked model.
         graph: `kprune.trace(masked)`.
-        masks: For each group's name a vector `(size,)`, 0 = removed.
+        masks: Group name -> vector of shape `(size,)`, 0 = removed.
     """
     places = _removed_places(graph, masks)
     return [
@@ -75,7 +74,7 @@ def removed_values(
 def _removed_places(
     graph: ChannelGraph, masks: Mapping[str, np.ndarray]
 ) -> dict[int, _Cuts]:
-    """Return, by `id(variable)`, axes and positions of removed channels."""
+    """Return the axes and positions of removed channels by `id(variable)`."""
     places: dict[int, _Cuts] = {}
     for name, mask in masks.items():
         gone = np.asarray(mask) == 0

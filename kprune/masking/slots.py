@@ -1,4 +1,4 @@
-"""What optimizers remember of weights."""
+"""Access to optimizer slots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from kprune.graph.values import read
 
 Slots = dict[int, dict[str, keras.Variable]]
-"""By `id(variable)`, the slots of a weight by the optimizer's name for them."""
+"""`id(variable)` -> slots of the weight, by the optimizer's attribute name."""
 
 
 def base_optimizer(optimizer: Any) -> Any:
@@ -22,7 +22,7 @@ def slots_of(optimizer: Any) -> Slots:
     """Return the slots (momenta, EMA averages, ...) of all weights.
 
     Args:
-        optimizer: A `keras.Optimizer`. Before it is built it has none.
+        optimizer: A `keras.Optimizer`. It has no slots before it is built.
     """
     optimizer = base_optimizer(optimizer)
     if not isinstance(optimizer, keras.Optimizer) or not optimizer.built:
@@ -41,14 +41,14 @@ def slots_of(optimizer: Any) -> Slots:
 def moving_averages(
     optimizer: Any,
 ) -> dict[int, tuple[keras.Variable, keras.Variable]]:
-    """Return the weights of which an optimizer keeps a moving average.
+    """Return the weights with a moving average, and the averages.
 
     Args:
         optimizer: A `keras.Optimizer`, or `None`.
 
     Returns:
-        By `id(variable)` pairs of the weight and its average; nothing unless
-        the optimizer was made with `use_ema=True` and is built.
+        `id(variable)` -> pair of the weight and its average. Empty unless the
+        optimizer was made with `use_ema=True` and is built.
     """
     optimizer = base_optimizer(optimizer)
     if not getattr(optimizer, "use_ema", False) or not optimizer.built:
@@ -62,11 +62,11 @@ def moving_averages(
 
 
 def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
-    """Return the slots that have the shape of their weight.
+    """Return the slots of the same shape as their weight.
 
     Args:
-        model: A model; without a built optimizer it has none.
-        optimizer: Whose slots. Defaults to `model.optimizer`.
+        model: A model. Without a built optimizer it has no slots.
+        optimizer: The optimizer with the slots. Defaults to `model.optimizer`.
     """
     if optimizer is None:
         optimizer = getattr(model, "optimizer", None)
@@ -79,10 +79,9 @@ def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
 
 
 def resting_values(optimizer: Any) -> dict[str, float]:
-    """Return what slots hold before the first step, by their name.
+    """Return the values of slots before the first step, by slot name.
 
-    Most begin at 0. The accumulators of Ftrl do not, and divide by what they
-    hold.
+    Most are 0, but not the accumulators of Ftrl, which divides by them.
 
     Args:
         optimizer: A `keras.Optimizer`, or `None`.
@@ -92,7 +91,7 @@ def resting_values(optimizer: Any) -> dict[str, float]:
         return {}
     try:
         rested = type(optimizer).from_config(optimizer.get_config())
-    except Exception:  # An optimizer of the user's that cannot be copied.
+    except Exception:  # The user's optimizer cannot be copied.
         return {}
     weight = keras.Variable(np.zeros(1, "float32"))
     rested.build([weight])

@@ -1,4 +1,4 @@
-"""The weights of a model at one moment, to compute with later."""
+"""Snapshots of a model's weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from kprune.graph.values import read
 
 
-class State:
+class WeightSnapshot:
     """A copy of variables, such as all weights and masks of a model.
 
     Args:
@@ -23,10 +23,10 @@ class State:
     Example:
 
     ```python
-    before = State(masked.variables)
+    before = WeightSnapshot(masked.variables)
     kprune.set_masks(masked, {"conv1": mask})
     with before.of(layer):
-        y = layer(x)  # as it was before
+        y = layer(x)  # with the old weights
     ```
     """
 
@@ -45,7 +45,7 @@ class State:
         return keras.StatelessScope(state_mapping=known)
 
     def differs(self, layer: Any) -> bool:
-        """Return whether the layer has other weights now than in the copy."""
+        """Return whether the layer's weights differ from the copied values."""
         return any(
             not np.array_equal(read(v), read(self._values[id(v)][1]))
             for v in getattr(layer, "variables", ())
@@ -60,7 +60,7 @@ class State:
 
 @contextlib.contextmanager
 def no_gradients() -> Iterator[None]:
-    """Let the backend keep nothing for gradients."""
+    """Return a context in which the backend records nothing for gradients."""
     if keras.config.backend() == "torch":
         with importlib.import_module("torch").no_grad():
             yield

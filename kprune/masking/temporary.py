@@ -1,4 +1,4 @@
-"""Masks of a few groups, set for a moment: what trials of removals need."""
+"""Temporary masks for a few groups, for trial removals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from kprune.masking.wrapping import wrappers_by_layer
 
 
 class TemporaryMasks:
-    """Masks some groups at all their members, and puts back what was there.
+    """Sets the masks of some groups temporarily, and restores them afterwards.
 
-    `kprune.set_masks` reads and writes the masks of the whole model; this
-    touches those of the given groups alone, and is meant to be called often.
-    Attenuation factors stay as they are.
+    Unlike `kprune.set_masks`, which reads and writes the masks of the whole
+    model, this touches only the given groups, so it is cheap to call often.
+    Attenuation factors do not change.
 
     Args:
         masked: A model made by `kprune.wrap`.
@@ -47,7 +47,7 @@ class TemporaryMasks:
         require_masked(masked)
         self._graph = graph or trace(masked)
         self._wrappers = wrappers_by_layer(masked)
-        # By group name, the masks of its channels, and the groups on them.
+        # Group name -> masks with its channels, and -> groups on these masks.
         self._places: dict[str, list[MaskPlace]] = {}
         self._neighbours: dict[str, set[str]] = {}
         for group in self._graph.prunable:
@@ -61,18 +61,18 @@ class TemporaryMasks:
                 self._neighbours[name].update(names)
 
     def layers(self, name: str) -> list[FilterMask]:
-        """Return the wrappers whose masks change with those of a group."""
+        """Return the wrappers with masks of a group."""
         return list(
             dict.fromkeys(place.wrapper for place in self._places[name])
         )
 
     @contextlib.contextmanager
     def __call__(self, masks: Mapping[str, Any]) -> Iterator[None]:
-        """Return a context in which these masks hold.
+        """Return a context in which these masks are set.
 
         Args:
             masks: Group name -> vector of shape `(group.size,)`, 0 = removed.
-                Groups left out stay as they are.
+                Groups left out keep their masks.
 
         Raises:
             ValueError: If a name is not a prunable group, a vector has the wrong
@@ -88,7 +88,7 @@ class TemporaryMasks:
             )
         )
         alive, untouched = self._by_class(vectors)
-        # Copies: on some backends what is read is a view of the variable.
+        # Copied, because on some backends the mask is a view of the variable.
         before = [np.array(place.read()) for place in places]
         try:
             for place, value in zip(places, before, strict=True):
@@ -103,15 +103,16 @@ class TemporaryMasks:
     def _by_class(
         self, vectors: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is alive, and whose masks stay as they are.
+        """Return which classes are alive, and which keep their masks.
 
         Args:
-            vectors: Masks by group name.
+            vectors: Group name -> mask.
 
         Returns:
-            Two arrays `(classes,)`. The first is 0 or 1, and right for every
-            group on the axes of the named ones; the second is False for the
-            channels of the named groups.
+            Two boolean arrays of shape `(classes,)`. The first says which
+            channels are alive, and is valid for all groups that share an axis
+            with the named ones. The second is False for the channels of the
+            named groups.
         """
         current = {
             name: group_vector(self._graph[name], self._wrappers)

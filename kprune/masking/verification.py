@@ -1,4 +1,4 @@
-"""Whether a copy computes what the original computes, tried on one sample."""
+"""Comparison of a copy with its original on one random sample."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kprune.masking.state import no_gradients
 logger = logging.getLogger("kprune")
 
 OPEN_SIZE = 32
-"""Size of axes of unknown size."""
+"""Size used for axes of unknown size."""
 
 MOST = 64
-"""Up to which size images and sequences are tried at first."""
+"""Largest size of images and sequences in the first try."""
 
 
 def require_same_outputs(
@@ -27,19 +27,19 @@ def require_same_outputs(
 ) -> None:
     """Raise if a copy computes something else than its original.
 
-    Both run once on one random sample, call by call: images and sequences are
-    cut to `MOST` places where the model takes that, which bounds the cost on
-    large ones. Nothing of either model changes. Models that refuse a random
-    sample, and those that differ from themselves, cannot be compared.
+    Both run on one random sample, call by call, and are not changed. Images and
+    sequences are cut to `MOST` positions if the model accepts that, to limit the
+    cost. Models that fail on a random sample, or whose outputs vary from run to
+    run, are not compared.
 
     Args:
         model: The original.
         copy: Its copy, with the same weights.
-        tensors: By `id`, the tensor of the copy for every tensor of the model.
+        tensors: `id` of every tensor of the model -> tensor of the copy.
 
     Raises:
-        ValueError: The outputs differ; the message names the first layer whose
-            output does.
+        ValueError: If the outputs differ. The message names the first layer
+            whose output does.
     """
     ours = walk.require_functional(model)
     theirs = walk.require_functional(copy)
@@ -47,7 +47,7 @@ def require_same_outputs(
         sample = [_value(t, small) for t in ours.inputs]
         try:
             expected = _run(ours, sample)
-        except Exception as error:  # a model of anybody's may want other inputs
+        except Exception as error:  # The model may need other inputs.
             cause = error
             continue
         node = _first_difference(ours, expected, _run(theirs, sample), tensors)
@@ -69,8 +69,8 @@ def _refuse(model: keras.Model, node: Any) -> None:
     raise ValueError(
         f"The copy of layer '{layer.name}' ({type(layer).__name__}) computes "
         f"something else than the layer, so model '{model.name}' cannot be "
-        "copied. Its get_config() must return all that its constructor made it "
-        "of; what was set later (attributes, functions) must be there too."
+        "copied. Make its get_config() return all constructor arguments, and "
+        "everything set afterwards (attributes, functions)."
     )
 
 
@@ -79,7 +79,7 @@ def _value(tensor: Any, small: bool) -> Any:
     batch, *sizes = tensor.shape
     sizes = [OPEN_SIZE if n is None else n for n in sizes]
     if small:
-        # Features are not cut, wherever they are.
+        # The channel axis is not cut, wherever it is.
         first = len(sizes) > 2 and sizes[0] < sizes[-1]
         spatial = slice(1, None) if first else slice(0, -1)
         sizes[spatial] = [min(n, MOST) for n in sizes[spatial]]
@@ -90,7 +90,7 @@ def _value(tensor: Any, small: bool) -> Any:
 
 
 def _run(functional: keras.Model, inputs: list[Any]) -> dict[int, list[Any]]:
-    """Return the outputs of all calls, by the id of the first output tensor."""
+    """Return the outputs of all calls by the id of their first output tensor."""
     found: dict[int, list[Any]] = {}
     with no_gradients(), keras.StatelessScope():
         _run_into(found, functional, inputs)

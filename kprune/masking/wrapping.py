@@ -37,14 +37,14 @@ logger = logging.getLogger("kprune")
 def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     """Copy a model so that its filters can be masked while it trains.
 
-    Every layer with removable channels is wrapped in a `FilterMask` of the
-    same name, in nested models too. All masks start at 1, so the outputs are
-    those of `model`. If `model` is compiled, so is the copy, optimizer state
-    included. On several devices the copy is placed as `model` is.
+    Every layer with removable channels is wrapped in a `FilterMask` of the same
+    name, also in nested models. All masks start at 1, so the outputs are those
+    of `model`. If `model` is compiled, so is the copy, with the same optimizer
+    state. On several devices the copy is placed like `model`.
 
-    What a class of your own changes in training, and its attributes, are kept.
-    A file of the copy loads as a plain functional model where the class has a
-    `call` or constructor arguments of its own.
+    A model of your own class keeps its attributes and its training behaviour.
+    If the class overrides `call` or its constructor arguments, a saved copy
+    loads as a plain functional model.
 
     Args:
         model: A built `keras.Model`: functional, Sequential, or subclassed
@@ -56,11 +56,11 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         A new model with its own weights. `model` is not changed.
 
     Raises:
-        ValueError: If no channel can be removed; the message lists why. If
-            the model is wrapped already. If the copy of a layer computes
-            something else than the layer, found by running both models on one
-            random sample (images and sequences are cut to 64 places for that,
-            where the model takes it).
+        ValueError: If no channel can be removed (the message lists the reasons),
+            if the model is wrapped already, or if the copy of a layer computes
+            something else than the layer. The latter is checked by running both
+            models on one random sample, with images and sequences cut to 64
+            positions if the model accepts that.
         TypeError: If the model is not functional and cannot be read as such.
 
     Example:
@@ -73,7 +73,7 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
     """
     if is_masked(model, "wrap()"):
         raise ValueError(
-            f"Model '{model.name}' is wrapped already: use it as it is, or "
+            f"Model '{model.name}' is wrapped already: use it as it is, or call "
             "kprune.rebuild(model) first to prune its compact version further."
         )
     graph = trace(model, skip)
@@ -107,7 +107,7 @@ def _wrapped(model: keras.Model, graph: ChannelGraph) -> keras.Model:
 def _positional(
     node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give the first argument by position: the wrapper names it otherwise."""
+    """Pass the first argument by position, because the wrapper renames it."""
     operation = walk.unwrap(node.operation)
     if args or not isinstance(operation, keras.layers.Layer):
         return args, kwargs
@@ -118,7 +118,7 @@ def _positional(
 
 
 def require_prunable(graph: ChannelGraph) -> None:
-    """Raise a `ValueError` that lists why, if no channel can be removed."""
+    """Raise a `ValueError` with the reasons if no channel can be removed."""
     if graph.prunable:
         return
     reasons = "\n".join(
@@ -127,8 +127,9 @@ def require_prunable(graph: ChannelGraph) -> None:
     raise ValueError(
         f"Model '{graph.model.name}' has no channel that can be removed.\n"
         f"{reasons or '  It has no layer that produces channels.'}\n"
-        "Way out: teach kprune unknown layers with @kprune.register_rule, take "
-        "layers out of skip=, or replace Lambda layers by keras.ops calls."
+        "To fix this, register rules for unknown layers with "
+        "@kprune.register_rule, remove layers from skip=, or replace Lambda "
+        "layers by keras.ops calls."
     )
 
 
@@ -136,7 +137,7 @@ class _Wrapping:
     """Makes the layers of the wrapped model."""
 
     def __init__(self, graph: ChannelGraph):
-        # By layer, `(variable, axis, role)` of what is to be masked.
+        # `id(layer)` -> `(id(variable), axis, role)` of every masked axis.
         self._axes: dict[int, list[tuple[int, int, str]]] = {}
         for binding in graph.bindings.values():
             for axis, bound in binding.axes.items():
@@ -145,7 +146,7 @@ class _Wrapping:
                 if _any_prunable(graph, bound.labels):
                     place = (id(binding.variable), axis, bound.role)
                     self._axes.setdefault(id(binding.layer), []).append(place)
-        # By layer, the lengths of the masks that it computes with.
+        # `id(layer)` -> lengths of the masks that the layer computes with, by name.
         self._tensors: dict[int, dict[str, int]] = {}
         for entry in graph.mask_inputs:
             if _any_prunable(graph, entry.labels):
@@ -168,7 +169,7 @@ class _Wrapping:
 
 
 def _any_prunable(graph: ChannelGraph, labels: list[np.ndarray]) -> bool:
-    """Return whether any position of an axis can be removed."""
+    """Return whether any channel on an axis can be removed."""
     return any(group.pinned is None for group in graph.groups_on(labels))
 
 
@@ -182,7 +183,7 @@ def is_masked(model: keras.Model, owner: str = "is_masked()") -> bool:
 
     Args:
         model: A `keras.Model`.
-        owner: The function whose argument it is, for messages.
+        owner: The function that received it, for messages.
     """
     check_model(model, owner)
     return any(
@@ -192,11 +193,11 @@ def is_masked(model: keras.Model, owner: str = "is_masked()") -> bool:
 
 
 def require_masked(model: Any, owner: str = "kprune") -> None:
-    """Raise the error that says how to wrap, if `model` is not wrapped.
+    """Raise an error that says how to wrap, if `model` is not wrapped.
 
     Args:
-        model: What came.
-        owner: The function whose argument it is.
+        model: The argument to check.
+        owner: The function that received it, for messages.
     """
     if not is_masked(model, owner):
         raise ValueError(
@@ -206,29 +207,29 @@ def require_masked(model: Any, owner: str = "kprune") -> None:
 
 
 def trained_part(model: keras.Model) -> keras.Model:
-    """Return the model that training changes: a Distiller's student, or itself."""
+    """Return a Distiller's student, or else the model itself."""
     distiller = isinstance(model, keras.distillation.Distiller)
     return model.student if distiller else model
 
 
 def wrappers_by_layer(model: keras.Model) -> dict[int, FilterMask]:
-    """Return the wrappers by the id of the layer inside."""
+    """Return the wrappers by the id of their inner layer."""
     return {id(w.layer): w for w in filter_masks(model)}
 
 
 def masks(
     masked: keras.Model, graph: ChannelGraph | None = None
 ) -> dict[str, np.ndarray]:
-    """Read what is kept of every prunable group.
+    """Return the masks of all prunable groups.
 
     Args:
         masked: A model made by `kprune.wrap` or `kprune.prune`.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Returns:
-        Group name -> float vector of shape `(group.size,)`: 0 removed, 1
-        kept, between them the attenuation factor. It can be stored and given
-        back to `set_masks` on any wrapped copy of the model.
+        Group name -> float vector of shape `(group.size,)`: 0 for removed
+        channels, 1 for kept ones, values in between for attenuated ones. It can
+        be stored and passed to `set_masks` for any wrapped copy of the model.
     """
     require_masked(masked, "masks()")
     graph = graph or trace(masked)
@@ -237,7 +238,7 @@ def masks(
 
 
 def group_vector(group: Group, wrappers: dict[int, FilterMask]) -> np.ndarray:
-    """Return what is kept of one group, `(size,)`, read at one of its members."""
+    """Return the mask of one group, of shape `(size,)`, read at one of its members."""
     vector = np.ones(group.size, dtype="float32")
     for member in group.members:
         if member.role == STATISTIC:
@@ -261,13 +262,13 @@ def set_masks(
     masks: Mapping[str, Any],
     graph: ChannelGraph | None = None,
 ) -> None:
-    """Set what is kept of the named groups, at all their members.
+    """Set the masks of the named groups.
 
     Args:
         masked: A model made by `kprune.wrap`.
-        masks: Group name -> vector of shape `(group.size,)` of values from 0
-            (removed) over attenuation factors to 1 (kept). Groups left out
-            stay as they are.
+        masks: Group name -> vector of shape `(group.size,)`: 0 for removed
+            channels, 1 for kept ones, values in between for attenuated ones.
+            Groups left out keep their masks.
         graph: `kprune.trace(masked)`, if you have it already.
 
     Raises:
@@ -289,7 +290,7 @@ def _current(masked: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
 
 
 def check_vector(graph: ChannelGraph, name: str, value: Any) -> np.ndarray:
-    """Return a group's mask as float32, once name, shape and values are checked."""
+    """Return a group's mask as float32 after checking name, shape and values."""
     prunable = {g.name: g for g in graph.prunable}
     if name not in prunable:
         if name in graph:
@@ -322,9 +323,10 @@ def _write(
     masked: keras.Model, graph: ChannelGraph, vectors: dict[str, np.ndarray]
 ) -> None:
     """Set the masks and factors of all wrappers."""
-    values = graph.spread(vectors)  # by class: 0 removed, to 1 kept
-    alive = (values > 0).astype("float32")  # by class: 0 or 1
-    factors = np.where(values > 0, values, 1.0)  # by class: never 0
+    # All three have shape (classes,).
+    values = graph.spread(vectors)  # from 0 (removed) to 1 (kept)
+    alive = (values > 0).astype("float32")  # 0 or 1
+    factors = np.where(values > 0, values, 1.0)  # never 0
     for place in mask_places(graph, wrappers_by_layer(masked)):
         place.write(graph.project(place.labels, alive))
         if place.write_factor is not None:

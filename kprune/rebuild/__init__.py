@@ -1,3 +1,3 @@
-"""From the masked model to the compact one."""
+"""Conversion of a masked model to a compact one."""
 
 from kprune.rebuild.api import rebuild as rebuild

@@ -1,4 +1,4 @@
-"""rebuild(): the compact plain model that a masked model stands for."""
+"""rebuild(): build the compact plain model of a masked model."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import places
 
 MERGE = 1e-6
-"""How far copies may be apart to be merged, relative to a variable's largest."""
+"""Largest difference of merged copies, relative to a variable's largest weight."""
 
 
 def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
-    """Build the small model that computes what the masked one computes.
+    """Build the compact model that computes the same as a masked one.
 
-    Removed channels are cut out of every variable they sit on, copies of one
-    filter become one, attenuation factors are folded into the weights,
-    wrappers disappear, layer names stay.
+    Removed channels are cut out of all variables, copies of a filter are merged,
+    attenuation factors are folded into the weights, and the wrappers are
+    removed. Layer names stay the same.
 
     Args:
         masked: A model made by `kprune.wrap`, `kprune.prune` or
             `kprune.duplicate`.
-        merge: How far the weights of two channels may be apart to count as
-            copies, relative to the largest weight of each variable. The
-            default takes copies that differ by rounding alone. Copies that
-            training has moved apart need more, and get their mean. None
-            merges nothing.
+        merge: Largest difference between the weights of two channels that
+            count as copies, relative to the largest weight of each variable.
+            The default merges copies that differ only by rounding. A larger
+            value also merges copies that have diverged in training; they get
+            their mean. None merges nothing.
 
     Returns:
-        An ordinary functional `keras.Model` that needs no kprune to be
-        loaded. If `masked` is compiled, it is compiled alike, and the
-        optimizer goes on with its slots, cut the same way. On several devices
-        it is placed as `masked` is, as far as its sizes divide.
+        An ordinary functional `keras.Model`, which loads without kprune. If
+        `masked` is compiled, so is the model, and its optimizer continues with
+        the slots of `masked`, cut in the same way. On several devices it is
+        placed like `masked`, as far as its sizes can be divided.
 
     Raises:
-        ValueError: If the model has no filter masks, has gates that decide, or
+        ValueError: If the model has no filter masks, has active gates, or
             `merge` is negative.
 
     Example:
@@ -85,17 +85,17 @@ def resized(
     counts: Mapping[str, np.ndarray],
     clones: dict[str, CopyMap],
 ) -> keras.Model:
-    """Build the plain model that has each channel a given number of times.
+    """Build the plain model in which each channel occurs a given number of times.
 
-    A channel that is repeated is read as often as it is there: its readers
-    need their weights split afterwards.
+    Consumers read every occurrence of a repeated channel, so their weights must
+    be split afterwards.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
-        counts: By group name booleans or integers `(size,)`: how often each
-            channel is there. Groups left out stay whole.
-        clones: Copies to merge, by group name; their channels count 0.
+        counts: Group name -> booleans or integers of shape `(size,)`: how often
+            each channel occurs. Groups left out keep all channels.
+        clones: Group name -> copies to merge; `counts` is 0 for them.
     """
     kept = graph.kept(counts)
     shrinking = _Shrinking(graph, kept)
@@ -154,7 +154,7 @@ class _Shrinking:
 
 
 class _Values:
-    """The weights that a masked model stands for, before they are cut."""
+    """The effective weights of a masked model, before they are cut."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Values:
 def _load_weights(
     masked: keras.Model, values: _Values, kept: Kept, cloner: Cloner
 ) -> Pairs:
-    """Cut every variable; return the old variables with the new ones."""
+    """Cut every variable and return pairs of old and new variables."""
     pairs = []
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)
@@ -193,13 +193,14 @@ def _load_weights(
             value = kept.take(old, found[id(old)])
             if value.shape != tuple(target.shape):
                 raise ValueError(
-                    f"Layer '{layer.name}' ({type(layer).__name__}): its rule "
-                    f"made '{old.name}' of shape {tuple(target.shape)}, but "
-                    f"{value.shape} is what the kept channels need. The rule's "
-                    "config() must shrink the layer's configuration to match."
+                    f"The rule of layer '{layer.name}' "
+                    f"({type(layer).__name__}) gives '{old.name}' the shape "
+                    f"{tuple(target.shape)}, but the kept channels need "
+                    f"{value.shape}. The rule's config() must return a "
+                    "configuration that matches."
                 )
             place_like(old, target)
-            # A copy, for what is not cut is still a view (see copy_value).
+            # Copied, because a value that is not cut is a view. See copy_value.
             target.assign(np.array(value))
             pairs.append((old, target))
         rule = values.rules.get(id(layer))

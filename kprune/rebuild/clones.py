@@ -1,4 +1,4 @@
-"""Finds channels of equal weights, so that a rebuild can merge them."""
+"""Search for channels of equal weights, which a rebuild can merge."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kprune.rebuild.equivalence import inexact
 
 logger = logging.getLogger("kprune")
 
-# Of how many weights of each position channels are compared at first, and on
-# how many directions.
+# How many weights per position, and how many random projections of them, the
+# first comparison of channels uses.
 SAMPLE, PROJECTIONS = 64, 3
 
 
@@ -32,23 +32,23 @@ def find_clones(
     alive: Mapping[str, np.ndarray],
     tolerance: float = 0.0,
 ) -> dict[str, CopyMap]:
-    """Find living channels that all layers compute alike.
+    """Find alive channels that are computed identically.
 
-    Two channels are clones if the weights of all filters, scales and
-    statistics that make them are equal, and if every layer that the channels
-    meet treats such channels alike. Channels whose filters are 0 are none.
+    Two channels are clones if the weights of all filters, scales and statistics
+    that produce them are equal, and if every layer they pass treats such
+    channels alike. Channels whose filters are 0 do not count.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
-        alive: By group name booleans `(size,)`; groups left out are not
-            looked at.
-        tolerance: How far weights may be apart, relative to the largest
+        alive: Group name -> booleans of shape `(size,)`; groups left out are
+            not searched.
+        tolerance: Largest difference between weights, relative to the largest
             weight of their variable.
 
     Returns:
-        By group name, for groups with clones only, a `CopyMap` in which the
-        first channel of each set is the donor.
+        Group name -> `CopyMap`, for groups with clones only. The first channel
+        of each set is the donor.
     """
     wrappers = wrappers_by_layer(masked)
     maps = {}
@@ -61,7 +61,7 @@ def find_clones(
     if not maps:
         return {}
     for name, why in inexact(masked, graph, maps).items():
-        logger.info("clones in group '%s' are not merged: %s", name, why)
+        logger.info("Clones in group '%s' are not merged: %s", name, why)
         del maps[name]
     return maps
 
@@ -72,17 +72,17 @@ def _donors(
     wrappers: dict[int, FilterMask],
     tolerance: float,
 ) -> np.ndarray | None:
-    """Return for every channel the first one that it equals; None if all differ."""
+    """Return the first equal channel of every channel, or None if all differ."""
     makers = [m for m in group.members if m.role != INPUT]
     kernels = [m for m in makers if m.role == FILTER and m.name != "bias"]
     if not kernels:
         return None
     living = np.flatnonzero(alive)
-    # Most models have no clones, which one look at the bare weights tells.
+    # Most models have no clones, as a first look at the plain weights shows.
     first = read(kernels[0].variable)
     limit = tolerance * _largest(first)
     sets = [living[_close_pairs(first, kernels[0], living, limit)]]
-    # Kernels first: they tell channels apart best.
+    # Kernels first: they distinguish channels best.
     for member in [*kernels, *(m for m in makers if m not in kernels)]:
         if not any(channels.size for channels in sets):
             return None
@@ -93,16 +93,15 @@ def _donors(
             for channels in sets
             for part in _near(value, member, channels, limit)
         ]
-    # A copy of nothing is nothing worth merging: a dead filter is for a
-    # criterion to find.
-    sets = [s for s in sets if _lives(s[0], kernels, wrappers, tolerance)]
+    # Filters of zeros are not merged: finding them is a criterion's task.
+    sets = [s for s in sets if _is_nonzero(s[0], kernels, wrappers, tolerance)]
     donors = np.arange(group.size)
     for channels in sets:
         donors[channels] = channels[0]
     return donors if sets else None
 
 
-def _lives(
+def _is_nonzero(
     channel: int,
     kernels: list[Member],
     wrappers: dict[int, FilterMask],
@@ -117,7 +116,7 @@ def _lives(
 
 
 def _largest(value: np.ndarray) -> float:
-    """Return the largest absolute value, found without a copy."""
+    """Return the largest absolute value, without copying the array."""
     return float(max(value.max(initial=0), -value.min(initial=0)))
 
 
@@ -134,7 +133,7 @@ def _effective(member: Member, wrappers: dict[int, FilterMask]) -> np.ndarray:
 def _near(
     value: np.ndarray, member: Member, channels: np.ndarray, limit: float
 ) -> list[np.ndarray]:
-    """Return parts of `channels`, of two or more, within `limit` of their first."""
+    """Split `channels` into sets of two or more within `limit` of their first."""
     suspects = channels[_close_pairs(value, member, channels, limit)]
     if not suspects.size:
         return []
@@ -156,10 +155,10 @@ def _near(
 def _close_pairs(
     value: np.ndarray, member: Member, channels: np.ndarray, limit: float
 ) -> np.ndarray:
-    """Return which channels may be near another: booleans, found in a few numbers.
+    """Return a boolean per channel: whether it may be close to another one.
 
-    Channels that are near have near projections, of any of their weights on
-    any direction; few others have on all of three.
+    Close channels have close projections of any subset of their weights on any
+    direction. Few other channels do on all of `PROJECTIONS` directions.
     """
     rng = np.random.default_rng(0)
     flat = np.moveaxis(value, member.axis, -1)
@@ -168,7 +167,7 @@ def _close_pairs(
         flat = flat[rng.choice(flat.shape[0], SAMPLE, replace=False)]
     index = member.index[channels]
     signs = rng.choice([-1.0, 1.0], (PROJECTIONS, flat.shape[0]))
-    # Of each position, then of the positions of a channel.
+    # Projections of each position, then of the positions of each channel.
     single = signs @ flat.astype("float64")
     turns = rng.choice([-1.0, 1.0], (PROJECTIONS, 1, index.shape[1]))
     points = (single[:, index] * turns).sum(axis=-1)

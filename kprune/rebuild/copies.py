@@ -1,8 +1,8 @@
-"""Channels that carry another channel's weights, and the sums that undo them.
+"""Copying of channels within a group, and merging of copies.
 
-A channel's weights sit on one axis of several variables. What makes it a copy
-of a donor acts along those axes only, so that axes can be handled one after
-the other, in any order.
+The weights of a channel are on one axis of several variables. Making it a copy
+of a donor acts along these axes only, so the axes can be edited one by one, in
+any order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kprune.graph.record import INPUT
 from kprune.graph.values import read
 from kprune.masking.slots import slots_by_variable
 
-# (group name, member, values by channel (size, m, ...)) -> new such values.
+# (group name, member, values of shape (size, m, ...)) -> new values, same shape.
 Edit = Callable[[str, Member, np.ndarray], np.ndarray]
 
 
@@ -29,11 +29,11 @@ class CopyMap:
     """The channels of a group that become copies of others.
 
     Args:
-        donors: `(size,)` integers: the channel whose weights each channel
-            takes; itself where nothing changes.
-        shares: `(size,)` floats: each channel's part of the weights with
-            which the donor is read. They add up to 1 over a donor and its
-            copies. Default: equal parts.
+        donors: Integers of shape `(size,)`: the channel whose weights each
+            channel gets, or the channel itself if it does not change.
+        shares: Floats of shape `(size,)`: the factor on the donor's weights
+            with which each channel is read. The shares of a donor and its
+            copies sum to 1. Defaults to equal shares.
     """
 
     donors: np.ndarray
@@ -46,11 +46,11 @@ class CopyMap:
 
     @property
     def replaced(self) -> np.ndarray:
-        """`(size,)` booleans: channels that become copies."""
+        """Booleans of shape `(size,)`: whether a channel becomes a copy."""
         return self.donors != np.arange(self.donors.size)
 
     def sets(self) -> list[np.ndarray]:
-        """Return the channels of equal weights, each donor in front of its copies."""
+        """Return each set of equal channels, with the donor first."""
         donors = np.unique(self.donors[self.replaced])
         return [
             np.concatenate(
@@ -63,7 +63,7 @@ class CopyMap:
 def places(
     graph: ChannelGraph, names: Iterable[str]
 ) -> dict[int, list[tuple[str, Member]]]:
-    """Return where the channels of some groups sit, by `id(variable)`."""
+    """Return the members of some groups, with their names, by `id(variable)`."""
     found: dict[int, list[tuple[str, Member]]] = {}
     for name in names:
         for member in graph[name].members:
@@ -74,13 +74,13 @@ def places(
 def edited(
     value: np.ndarray, spots: Iterable[tuple[str, Member]], edit: Edit
 ) -> np.ndarray:
-    """Return a variable's value after an edit of the channels that sit on it.
+    """Return a variable's value after an edit of its channels.
 
     Args:
         value: The value; it is not changed.
-        spots: `(group name, member)` pairs of the variable, see `places`.
-        edit: Maps a member's values by channel, `(size, m, ...)` with the
-            member's axis replaced by the first two, to new ones.
+        spots: `(group name, member)` pairs of the variable. See `places`.
+        edit: Maps a member's values to new ones. They have shape
+            `(size, m, ...)`: the member's axis is replaced by the first two.
     """
     for name, member in spots:
         moved = np.moveaxis(value, member.axis, 0)
@@ -95,10 +95,10 @@ def edited(
 
 
 def split(maps: dict[str, CopyMap]) -> Edit:
-    """Copy donors, and split among its copies how a donor is read.
+    """Return an edit that copies donors and splits the weights of their readers.
 
-    What the model computes is then what it computes without the replaced
-    channels, as in Net2WiderNet (Chen et al., arXiv 1511.05641).
+    The model then computes the same as without the replaced channels, as in
+    Net2WiderNet (Chen et al., arXiv 1511.05641).
     """
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
@@ -113,9 +113,10 @@ def split(maps: dict[str, CopyMap]) -> Edit:
 
 
 def merge(maps: dict[str, CopyMap]) -> Edit:
-    """Give donors the mean weights of their sets, read with summed weights.
+    """Return an edit that merges each set into its donor.
 
-    The copies are left as they are: they are to be removed.
+    Donors get the mean of their set and are read with the sum of its weights.
+    The copies stay unchanged, because they are going to be removed.
     """
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
@@ -125,7 +126,7 @@ def merge(maps: dict[str, CopyMap]) -> Edit:
             if member.role == INPUT:
                 out[channels[0]] = together.sum(axis=0)
             elif not (together == together[:1]).all():
-                # The mean of equal numbers may differ from them by rounding.
+                # Skipped for equal numbers, whose mean may differ by rounding.
                 out[channels[0]] = together.mean(axis=0, dtype="float64")
         return out
 
@@ -133,7 +134,7 @@ def merge(maps: dict[str, CopyMap]) -> Edit:
 
 
 def tie(maps: dict[str, CopyMap]) -> Edit:
-    """Give all channels of a set the set's mean weights; readers stay."""
+    """Return an edit that sets all channels of a set to its mean; readers stay."""
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
         if member.role == INPUT:
@@ -155,14 +156,14 @@ def assign(
     edit: Edit,
     slots: bool = False,
 ) -> None:
-    """Edit a model's variables in place, all from the values they have now.
+    """Edit a model's variables in place.
 
     Args:
         model: A masked model.
         graph: `kprune.trace(model)`.
         maps: Copy maps by group name.
-        edit: What to do, for example `split(maps)`.
-        slots: Whether to edit the optimizer's slots likewise.
+        edit: The edit, for example `split(maps)`.
+        slots: Whether to edit the optimizer's slots in the same way.
     """
     spots = places(graph, maps)
     known = slots_by_variable(model) if slots else {}

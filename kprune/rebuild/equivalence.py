@@ -1,10 +1,10 @@
-"""Whether copies of channels can stand in for their donors, tried out.
+"""Test whether channels can be duplicated or merged exactly.
 
-Duplicating a channel and splitting how it is read changes nothing if every
-operation on the way treats channels alike and adds them up by weights only.
-No list of layers says so: each call of the model is run by itself, once with
-copies and once with the copies' slots masked, on random inputs that differ
-likewise. If every call keeps the two runs equal, so does the model.
+Duplicating a channel and splitting the weights of its readers changes nothing
+if every operation in between treats channels alike and combines them by weights
+only. This is tested, not looked up: each call of the model is run alone on
+random inputs, once with copies and once with the copies masked. If the two runs
+of every call agree, so do those of the model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kprune.rebuild.copies import places
 from kprune.rebuild.copies import split
 
 SMALL_SIZE = OPEN_SIZE = 8
-"""Size of axes of unknown size, and at first of others; the batch has 2."""
+"""Size of axes of unknown size, and largest size of others in the first try."""
 
 Maps = dict[str, CopyMap]
 
@@ -41,21 +41,20 @@ def inexact(
     """Find the groups whose channels cannot be duplicated or merged exactly.
 
     Args:
-        masked: A model made by `kprune.wrap`. Nothing of it changes.
+        masked: A model made by `kprune.wrap`. It is not changed.
         graph: `kprune.trace(masked)`.
-        maps: The copies that are planned, by group name. All channels that
-            take part must be alive.
+        maps: Group name -> planned copies. All channels involved must be alive.
 
     Returns:
-        The reason by the name of each such group; no entry for the others.
+        Group name -> reason, for these groups only.
     """
-    reasons = _by_needs(graph, maps)
+    reasons = _across_channels(graph, maps)
     rest = {name: m for name, m in maps.items() if name not in reasons}
     return reasons | _Trial(masked, graph, rest).run() if rest else reasons
 
 
-def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
-    """Return the groups with channels that a layer knows to compute across."""
+def _across_channels(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
+    """Return the groups whose channels a layer's rule says it computes across."""
     reasons = {}
     for entry in graph.mask_inputs:
         for group in graph.groups_on(entry.labels):
@@ -67,7 +66,7 @@ def _by_needs(graph: ChannelGraph, maps: Maps) -> dict[str, str]:
 
 
 class _Trial:
-    """Runs every call of a model with copies and without."""
+    """Runs every call of a model with and without copies."""
 
     def __init__(self, masked: keras.Model, graph: ChannelGraph, maps: Maps):
         self._model = masked
@@ -77,7 +76,7 @@ class _Trial:
         self._wrappers = wrappers_by_layer(masked)
 
     def run(self) -> dict[str, str]:
-        """Return the reasons by group name."""
+        """Return why groups are inexact: group name -> reason."""
         reasons: dict[str, str] = {}
         for node in _nodes(self._model):
             visit = self._graph.visits.get(id(node))
@@ -93,10 +92,7 @@ class _Trial:
         return reasons
 
     def _touched(self, visit: Visit) -> list[str]:
-        """Return the names of the groups with channels on the tensors of a call.
-
-        Those on its variables alone are no matter of other calls.
-        """
+        """Return the groups with channels on a call's tensors or weights."""
         arrays = [
             factor
             for labels in (*visit.inputs, *visit.outputs)
@@ -111,7 +107,7 @@ class _Trial:
         return [group.name for group in groups if group.name in self._maps]
 
     def _holds(self, node: Any, visit: Visit, names: list[str]) -> bool:
-        """Return whether copies in these groups pass the call unnoticed."""
+        """Return whether copies in these groups leave the call's results the same."""
         donors = np.arange(int(self._graph.classes.max()) + 1)
         for name in names:
             classes = self._graph[name].classes
@@ -151,7 +147,7 @@ class _Trial:
                 wrapper.set_axis_mask(*place)
 
     def _duplicated(self, operation: Any, names: list[str]) -> list[Any]:
-        """Return `(variable, value)` of an operation's variables that copies change."""
+        """Return `(variable, value)` pairs for the variables that copies change."""
         if not isinstance(operation, keras.layers.Layer):
             return []
         edit = split({name: self._maps[name] for name in names})
@@ -167,7 +163,7 @@ class _Trial:
 
 
 def _nodes(model: Any) -> Iterator[Any]:
-    """Yield all calls, those inside nested models included."""
+    """Yield all calls, including those in nested models."""
     for node in walk.nodes(walk.require_functional(model)):
         inner = walk.functional_of(node.operation)
         if inner is None:
@@ -177,15 +173,15 @@ def _nodes(model: Any) -> Iterator[Any]:
 
 
 class _Call:
-    """One call on random inputs: with copies, or with their slots empty.
+    """One call on random inputs, with copies or with the copies masked.
 
     Args:
         node: The call.
-        visit: What the graph knows of it.
+        visit: The graph's record of it.
         graph: The graph.
-        donors: By class, the class whose copy it is to be; most are
-            themselves.
-        small: Whether to shrink axes without channels, as many calls allow.
+        donors: Integers of shape `(classes,)`: the class each class is a copy
+            of; itself for most.
+        small: Whether to shrink axes without channels, which many calls allow.
     """
 
     def __init__(
@@ -197,7 +193,7 @@ class _Call:
         small: bool,
     ):
         self._small = small
-        # A wrapper hands it on to the layer inside.
+        # A wrapper passes `training` on to the layer inside.
         self._takes_training = getattr(
             visit.operation, "_call_has_training_arg", False
         )
@@ -208,7 +204,7 @@ class _Call:
         self._gone = donors != np.arange(donors.size)
 
     def modes(self) -> list[bool]:
-        """Return whether to run in training mode: both, where chance plays no part."""
+        """Return the values of `training` to run; only False for random layers."""
         if not self._takes_training:
             return [False]
         random = any(
@@ -218,7 +214,7 @@ class _Call:
         return [False] if random else [False, True]
 
     def run(self, copies: bool, training: bool, state: list[Any]) -> Any:
-        """Return the outputs, a list of arrays; None if the call raises."""
+        """Return the outputs as a list of arrays, or None if the call raises."""
         args, kwargs = self._node.arguments.fill_in(self._tensors(copies))
         operation = self._node.operation
         if self._takes_training:
@@ -226,7 +222,9 @@ class _Call:
         try:
             with keras.StatelessScope(state_mapping=state):
                 outputs = operation(*args, **kwargs)
-        except Exception:  # any error means: nothing is known of this call
+        except (
+            Exception
+        ):  # User code may raise anything: then nothing is known.
             return None
         return [
             np.asarray(ops.convert_to_numpy(v))
@@ -234,7 +232,7 @@ class _Call:
         ]
 
     def _tensors(self, copies: bool) -> dict[int, Any]:
-        """Return a value for every tensor the call reads, the same at each request."""
+        """Return a value for every tensor the call reads, always the same."""
         rng = np.random.default_rng(0)
         arguments = self._node.arguments
         labels = self._labels()
@@ -264,7 +262,7 @@ class _Call:
         return [2 if first is None else first, *shape]
 
     def fits(self, outputs: Any) -> bool:
-        """Return whether the outputs have the size that the graph expects of them."""
+        """Return whether the outputs have the sizes that the graph expects."""
         if outputs is None:
             return False
         for value, labels in zip(outputs, self._visit.outputs, strict=True):
@@ -294,7 +292,7 @@ class _Call:
                 yield axes[0], factor.ravel()
 
     def _copied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
-        """Return `value` with every copy's positions read from its donor's."""
+        """Return `value` with the positions of copies set to those of their donors."""
         for axis, classes in self._axes(labels):
             source = np.arange(classes.size)
             for copy in np.unique(classes[self._gone[classes]]):
@@ -304,7 +302,7 @@ class _Call:
         return value
 
     def _emptied(self, value: np.ndarray, labels: Labels) -> np.ndarray:
-        """Return `value` with what a masked model may hold in the copies' slots."""
+        """Return `value` with copies set to 0, or to 1 if they may differ from 0."""
         value = value.copy()
         for axis, classes in self._axes(labels):
             fill = 0 if labels.zero else 1
@@ -312,7 +310,7 @@ class _Call:
         return value
 
     def agree(self, duplicated: Any, masked: Any) -> bool:
-        """Return whether copies are copies, and all else is as without them."""
+        """Return whether copies equal their donors and everything else is unchanged."""
         if not (self.fits(duplicated) and self.fits(masked)):
             return False
         for ours, theirs, labels in zip(

@@ -5,8 +5,8 @@ A name such as `"bn"`, see `names`; an object; or any function
 """
 
 from kprune.lazy import part_attributes as _attributes
-from kprune.masking.state import State as State
-from kprune.recovery._lockstep import Lockstep as Lockstep
+from kprune.masking.state import WeightSnapshot as WeightSnapshot
+from kprune.recovery._paired import PairedRun as PairedRun
 from kprune.recovery.allocation.output_error import OutputError as OutputError
 from kprune.recovery.base import Recovery as Recovery
 from kprune.recovery.base import get as get

@@ -1,7 +1,7 @@
 # Written by `make format`.
 
-from kprune.masking.state import State as State
-from kprune.recovery._lockstep import Lockstep as Lockstep
+from kprune.masking.state import WeightSnapshot as WeightSnapshot
+from kprune.recovery._paired import PairedRun as PairedRun
 from kprune.recovery.allocation.output_error import OutputError as OutputError
 from kprune.recovery.base import Recovery as Recovery
 from kprune.recovery.base import get as get

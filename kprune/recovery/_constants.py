@@ -9,7 +9,7 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
-from kprune.recovery._lockstep import Step
+from kprune.recovery._paired import Step
 
 
 def constant_home(layer: Any, reader: Any, rank: int) -> Any:
@@ -39,7 +39,7 @@ def home_of(step: Step) -> Any:
     """Return the home of the constant of a call, see `constant_home`."""
     (output,) = step.node.outputs
     node, reader = step.only_reader(output), None
-    if node is not None and step.run.lockstep.calls[id(node.operation)] == 1:
+    if node is not None and step.run.paired.calls[id(node.operation)] == 1:
         reader = walk.unwrap(node.operation)
     return constant_home(step.layer, reader, len(output.shape))
 

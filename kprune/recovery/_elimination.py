@@ -13,14 +13,14 @@ import numpy as np
 
 from kprune.graph.values import read
 from kprune.recovery._constants import constant_home
-from kprune.recovery._gram import Sums
+from kprune.recovery._gram import LeastSquaresSums
 from kprune.recovery._linear import COLUMNS
-from kprune.recovery._linear import Linear
+from kprune.recovery._linear import LinearView
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
 from kprune.session import Session
-from kprune.session.program import Call
 from kprune.session.program import Program
+from kprune.session.program import ProgramCall
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -35,7 +35,7 @@ class Reader:
 
     Args:
         view: The layer as a matrix.
-        sums: Sums over its rows, of the living columns.
+        sums: LeastSquaresSums over its rows, of the living columns.
         live: `(channels,)` booleans: input channels that are alive.
         filters: `(filters,)` booleans: filters that are alive.
         home: What takes a constant, see `constant_home`, or `None`.
@@ -43,8 +43,8 @@ class Reader:
 
     def __init__(
         self,
-        view: Linear,
-        sums: Sums,
+        view: LinearView,
+        sums: LeastSquaresSums,
         live: np.ndarray,
         filters: np.ndarray,
         home: Any,
@@ -142,7 +142,7 @@ def observe(
     return readers
 
 
-def _reader(program: Program, call: Call) -> Reader | None:
+def _reader(program: Program, call: ProgramCall) -> Reader | None:
     """Return a reader without sums, unless it is too wide or called twice."""
     view = linear(call.layer)
     if view is None or len(program.calls_of([call.layer])) > 1:
@@ -159,7 +159,7 @@ def _reader(program: Program, call: Call) -> Reader | None:
         if len(program.calls_of([behind.layer])) == 1:
             norm = behind.layer
     home = constant_home(call.layer, norm, rank)
-    return Reader(view, Sums(columns), live, filters, home)
+    return Reader(view, LeastSquaresSums(columns), live, filters, home)
 
 
 _observed: weakref.WeakKeyDictionary[Any, tuple[bytes, dict[int, Reader]]] = (

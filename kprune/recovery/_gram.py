@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 
-class Sums:
-    """Sums over rows that a least-squares fit of `rows @ w + c` needs.
+class LeastSquaresSums:
+    """LeastSquaresSums over rows that a least-squares fit of `rows @ w + c` needs.
 
     Args:
         columns: Columns of the rows.
@@ -33,9 +33,9 @@ class Sums:
             self.targets += ones @ targets
             self.target_squares += np.einsum("no,no->o", targets, targets)
 
-    def plus(self, other: Sums) -> Sums:
+    def plus(self, other: LeastSquaresSums) -> LeastSquaresSums:
         """Return the sums over both sets of rows."""
-        both = Sums(len(self.rows), len(self.targets))
+        both = LeastSquaresSums(len(self.rows), len(self.targets))
         for name in vars(both):
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both

@@ -28,7 +28,7 @@ COLUMNS = 6000
 """Widest matrix that is fitted: time grows with the cube of it."""
 
 
-class Linear(abc.ABC):
+class LinearView(abc.ABC):
     """A layer as `rows (r, columns) @ matrix (columns, filters)`.
 
     Channel `c` has the columns `c`, `c + channels`, `c + 2 * channels` ...: one
@@ -155,10 +155,10 @@ def single(values: np.ndarray) -> np.ndarray:
     return values.astype("float32") if small else values
 
 
-_kinds: dict[type, type[Linear]] = {}
+_kinds: dict[type, type[LinearView]] = {}
 
 
-def living(operation: Any, view: Linear) -> tuple[np.ndarray, np.ndarray]:
+def living(operation: Any, view: LinearView) -> tuple[np.ndarray, np.ndarray]:
     """Return which input channels and which filters of a layer live.
 
     Args:
@@ -188,10 +188,10 @@ def acting(operation: Any, variable: keras.Variable) -> np.ndarray:
     return read(variable)
 
 
-def register(*classes: type) -> Callable[[type[Linear]], type[Linear]]:
-    """Return a decorator that makes a `Linear` the view of layer classes."""
+def register(*classes: type) -> Callable[[type[LinearView]], type[LinearView]]:
+    """Return a decorator that makes a `LinearView` the view of layer classes."""
 
-    def decorator(kind: type[Linear]) -> type[Linear]:
+    def decorator(kind: type[LinearView]) -> type[LinearView]:
         for cls in classes:
             _kinds[cls] = kind
         return kind
@@ -199,7 +199,7 @@ def register(*classes: type) -> Callable[[type[Linear]], type[Linear]]:
     return decorator
 
 
-def linear(layer: Any) -> Linear | None:
+def linear(layer: Any) -> LinearView | None:
     """Return a layer as a matrix, up to its activation, or None.
 
     None is a layer of another kind, and one whose matrix is not its kernel:
@@ -221,7 +221,7 @@ def linear(layer: Any) -> Linear | None:
 
 
 @register(layers.Dense)
-class DenseMatrix(Linear):
+class DenseMatrix(LinearView):
     """A Dense layer on inputs of any rank."""
 
     @property
@@ -251,7 +251,7 @@ class DenseMatrix(Linear):
 
 
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
-class ConvolutionMatrix(Linear):
+class ConvolutionMatrix(LinearView):
     """A convolution: one row for each place of the output."""
 
     @property

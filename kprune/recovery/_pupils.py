@@ -12,7 +12,7 @@ import numpy as np
 from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.masking import masks
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.rebuild import rebuild
 from kprune.recovery._calibration import norms
 from kprune.recovery._linear import linear
@@ -22,14 +22,14 @@ MOMENTUM = 0.9
 """Of moving statistics, at most: some hundred steps must do."""
 
 
-def unpruned(masked: keras.Model, before: State) -> keras.Model:
+def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:
     """Return a plain model that computes what a masked one did.
 
     Args:
         masked: The masked model.
         before: Its weights and masks at that time.
     """
-    now = State(masked.variables)
+    now = WeightSnapshot(masked.variables)
     before.restore()
     try:
         return rebuild(masked, merge=None)

@@ -12,9 +12,9 @@ from kprune.arguments import whole
 from kprune.data.inputs import first_not_finite
 from kprune.data.needs import require_data
 from kprune.graph.values import read
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
-from kprune.recovery._lockstep import Lockstep
+from kprune.recovery._paired import PairedRun
 from kprune.registry import Registry
 from kprune.session import Session
 
@@ -37,7 +37,7 @@ class Recovery(Part, abc.ABC):
         self.samples = whole(samples, owner, "samples", of="samples")
 
     @abc.abstractmethod
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         """Change the weights of `session.masked`.
 
         Args:
@@ -53,9 +53,9 @@ class Recovery(Part, abc.ABC):
         """
         return True
 
-    def lockstep(self, session: Session, before: State) -> Lockstep:
+    def paired_run(self, session: Session, before: WeightSnapshot) -> PairedRun:
         """Return the model beside its own past, on the samples."""
-        return Lockstep(
+        return PairedRun(
             session.masked, before, session.samples.inputs(self.samples)
         )
 
@@ -69,11 +69,13 @@ class FunctionRecovery(Recovery):
 
     needs_data = False
 
-    def __init__(self, function: Callable[[Session, State], None]) -> None:
+    def __init__(
+        self, function: Callable[[Session, WeightSnapshot], None]
+    ) -> None:
         super().__init__()
         self.function = function
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         self.function(session, before)
 
 
@@ -92,7 +94,7 @@ class Chain(Recovery):
     def __bool__(self) -> bool:
         return bool(self.parts)
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         for part in self.parts:
             part.repair(session, before)
 
@@ -139,7 +141,7 @@ def check(recovery: Any, session: Session | None) -> None:
             require_data(session, f"Recovery {type(part).__name__}")
 
 
-def repair(session: Session, before: State, recovery: Any) -> None:
+def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
     """Repair a pruned model; an error may leave it half repaired.
 
     Args:
@@ -169,7 +171,7 @@ def _check_finite(session: Session, recovery: Recovery) -> None:
             )
 
 
-def recover(session: Session, before: State, recovery: Any) -> None:
+def recover(session: Session, before: WeightSnapshot, recovery: Any) -> None:
     """Repair a pruned model without training.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery._constants import add_constant
 from kprune.recovery._constants import home_of
-from kprune.recovery._lockstep import Step
+from kprune.recovery._paired import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
@@ -32,8 +32,8 @@ class BiasCorrection(Recovery):
     ```
     """
 
-    def repair(self, session: Session, before: State) -> None:
-        self.lockstep(session, before).visit(_correct)
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
+        self.paired_run(session, before).visit(_correct)
 
 
 def _correct(step: Step) -> None:

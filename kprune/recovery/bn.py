@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from kprune.graph.registry import is_batch_norm
-from kprune.masking.state import State
-from kprune.recovery._lockstep import Step
+from kprune.masking.state import WeightSnapshot
+from kprune.recovery._paired import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
@@ -29,8 +29,8 @@ class BatchStatistics(Recovery):
     ```
     """
 
-    def repair(self, session: Session, before: State) -> None:
-        self.lockstep(session, before).visit(_measure)
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
+        self.paired_run(session, before).visit(_measure)
 
 
 def _measure(step: Step) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kprune.arguments import share
 from kprune.masking import wrap
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery._augment import AUTO
 from kprune.recovery._augment import Augment
 from kprune.recovery._pupils import input_scale
@@ -88,7 +88,7 @@ class InteractionMatch(Mimic):
             partial, type(self).__name__, "partial", zero=True, one=True
         )
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         fit, held_out = self._split(session.samples.inputs(self.samples))
         change = Augment(self.augment, self.mixup, fit)
         scale = input_scale(session.masked, fit)
@@ -134,7 +134,7 @@ class _Sets:
     """
 
     def __init__(
-        self, pruned: Session, original: Session, before: State
+        self, pruned: Session, original: Session, before: WeightSnapshot
     ) -> None:
         self._pruned, self._original = pruned, original
         now = pruned.alive()

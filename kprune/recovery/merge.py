@@ -12,7 +12,7 @@ from kprune.criteria.base import filters
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
@@ -56,7 +56,7 @@ class Merge(Recovery):
             threshold, "Merge", "threshold", zero=True, one=True
         )
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         masked, graph = session.masked, session.graph
         kept = masks(masked, graph)
         after = session.snapshot()

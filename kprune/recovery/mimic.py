@@ -19,7 +19,7 @@ from kprune.arguments import share
 from kprune.arguments import whole
 from kprune.data.arrays import take
 from kprune.graph.values import read
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery._augment import Augment
 from kprune.recovery._pupils import Pupil
 from kprune.recovery._pupils import input_scale
@@ -116,7 +116,7 @@ class Mimic(Recovery):
         self.mixup = share(mixup, owner, "mixup", zero=True, one=True)
         self.seed = whole(seed, owner, "seed", least=0)
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         fit, held_out = self._split(session.samples.inputs(self.samples))
         change = Augment(self.augment, self.mixup, fit)
         pupil = Pupil(session)
@@ -174,7 +174,7 @@ class Mimic(Recovery):
             return total / len(exams)
 
         first = least = error()
-        best = State(pupil.variables)
+        best = WeightSnapshot(pupil.variables)
         bar = keras.utils.Progbar(self.steps, verbose=int(sys.stdout.isatty()))
         every = -(-self.steps // CHECKS)
         for step in range(1, self.steps + 1):
@@ -189,7 +189,7 @@ class Mimic(Recovery):
             if not np.isfinite(now):
                 break
             if now < least:
-                least, best = now, State(pupil.variables)
+                least, best = now, WeightSnapshot(pupil.variables)
         best.restore()
         _log.info(
             "%s: error on held-out samples %.4g -> %.4g",

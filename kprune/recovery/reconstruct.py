@@ -13,20 +13,20 @@ from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import FilterMask
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery._constants import add_constant
 from kprune.recovery._constants import home_of
-from kprune.recovery._gram import Sums
+from kprune.recovery._gram import LeastSquaresSums
 from kprune.recovery._linear import COLUMNS
-from kprune.recovery._linear import Linear
+from kprune.recovery._linear import LinearView
 from kprune.recovery._linear import acting
 from kprune.recovery._linear import linear
 from kprune.recovery._linear import living
 from kprune.recovery._linear import seen
 from kprune.recovery._linear import single
-from kprune.recovery._lockstep import Pair
-from kprune.recovery._lockstep import Parts
-from kprune.recovery._lockstep import Step
+from kprune.recovery._paired import Pair
+from kprune.recovery._paired import Parts
+from kprune.recovery._paired import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
@@ -78,15 +78,15 @@ class Reconstruct(Recovery):
         readers = (m.layer for g in session.groups for m in g.consumers)
         return any(linear(layer) is not None for layer in readers)
 
-    def repair(self, session: Session, before: State) -> None:
-        lockstep = self.lockstep(session, before)
-        count = len(lockstep.inputs[0])
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
+        run = self.paired_run(session, before)
+        count = len(run.inputs[0])
         if count < FOLDS:
             raise ValueError(
                 f"Reconstruct needs {FOLDS} samples at least, and some hundred to "
                 f"be of use. Received: {count}."
             )
-        lockstep.visit(self._refit)
+        run.visit(self._refit)
 
     def _refit(self, step: Step) -> None:
         view = linear(step.layer)
@@ -120,11 +120,11 @@ class Reconstruct(Recovery):
     def _sums(
         self,
         step: Step,
-        view: Linear,
+        view: LinearView,
         live: np.ndarray,
         filters: np.ndarray,
         owed: _Owed | None,
-    ) -> tuple[Sums, Sums]:
+    ) -> tuple[LeastSquaresSums, LeastSquaresSums]:
         """Return the sums over most of the samples, and over those held out.
 
         The targets are what the filters miss: what they gave before, and what
@@ -136,7 +136,7 @@ class Reconstruct(Recovery):
         if bias is not None:
             offset = acting(step.operation, bias)[filters]
         kernel = kernel[np.ix_(view.columns_of(live), filters)]
-        parts = [Sums(*kernel.shape) for _ in range(2)]
+        parts = [LeastSquaresSums(*kernel.shape) for _ in range(2)]
         wanted: list[Any] = step.sums_before()
         if owed is not None:
             wanted = owed.added_to(wanted)
@@ -151,7 +151,7 @@ class Reconstruct(Recovery):
 
 
 def _change(
-    fit: Sums, held_out: Sums, constant: bool
+    fit: LeastSquaresSums, held_out: LeastSquaresSums, constant: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return by what weights and constants should change."""
     zero = np.zeros_like(fit.products)
@@ -166,7 +166,7 @@ def _change(
     return weights, total.constant(weights)
 
 
-def _factors(operation: Any, view: Linear) -> np.ndarray:
+def _factors(operation: Any, view: LinearView) -> np.ndarray:
     """Return the attenuation factors of a layer's filters."""
     axis = len(view.kernel.shape) - 1
     factor = None

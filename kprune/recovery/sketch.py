@@ -10,7 +10,7 @@ import numpy as np
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.values import read
 from kprune.masking import masks
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
@@ -63,7 +63,7 @@ class Sketch(Recovery):
         super().__init__()
         self.aligned = bool(aligned)
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         masked, graph = session.masked, session.graph
         kept = masks(masked, graph)
         after = session.snapshot()

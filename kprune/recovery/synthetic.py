@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kprune.graph import walk
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.recovery._calibration import calibrated
 from kprune.recovery._calibration import norms
 from kprune.recovery.base import Recovery
@@ -58,7 +58,7 @@ class Synthetic(Recovery):
         real = all("float" in str(tensor.dtype) for tensor in inputs)
         return real and bool(norms(session.masked))
 
-    def repair(self, session: Session, before: State) -> None:
+    def repair(self, session: Session, before: WeightSnapshot) -> None:
         if not self.applies(session):
             return
         pruned = session.snapshot()

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from kprune.masking import FilterMask
-from kprune.session.program import Call
 from kprune.session.program import Program
+from kprune.session.program import ProgramCall
 
 LINEAR = (
     keras.layers.Dense,
@@ -22,7 +22,7 @@ LINEAR = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Folded:
+class FoldedCall:
     """A linear layer and the BatchNormalization that reads it, as one.
 
     In inference mode both are one linear layer, but for rounding. It saves two
@@ -33,8 +33,8 @@ class Folded:
         norm: The call of the normalisation.
     """
 
-    linear: Call
-    norm: Call
+    linear: ProgramCall
+    norm: ProgramCall
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class Folded:
         return [keras.ops.add(outputs[0], shift)]
 
 
-def folds(program: Program) -> dict[int, tuple[int, Folded]]:
+def folds(program: Program) -> dict[int, tuple[int, FoldedCall]]:
     """Return, by number of a linear layer's call, what it can be folded with.
 
     Args:
@@ -83,11 +83,11 @@ def folds(program: Program) -> dict[int, tuple[int, Folded]]:
         if _is_linear(call):
             reader = program.only_reader(call.outputs[0])
             if reader is not None and _is_norm(program.calls[reader]):
-                found[index] = reader, Folded(call, program.calls[reader])
+                found[index] = reader, FoldedCall(call, program.calls[reader])
     return found
 
 
-def _is_linear(call: Call) -> bool:
+def _is_linear(call: ProgramCall) -> bool:
     layer = call.layer
     return (
         type(layer) in LINEAR
@@ -99,7 +99,7 @@ def _is_linear(call: Call) -> bool:
     )
 
 
-def _is_norm(call: Call) -> bool:
+def _is_norm(call: ProgramCall) -> bool:
     layer = call.layer
     return (
         type(layer) is keras.layers.BatchNormalization
@@ -108,7 +108,7 @@ def _is_norm(call: Call) -> bool:
     )
 
 
-def _is_plain(call: Call) -> bool:
+def _is_plain(call: ProgramCall) -> bool:
     """Whether a call has one input, one precision and masks on weights alone."""
     layer, operation = call.layer, call.operation
     masked = isinstance(operation, FilterMask)

@@ -21,7 +21,7 @@ Values = list[tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class ProgramCall:
     """One call of a layer, operation or model that is not looked into.
 
     Args:
@@ -113,7 +113,7 @@ class Program:
     def __init__(self, model: keras.Model) -> None:
         functional = walk.require_functional(model)
         self.functional = functional
-        self.calls: list[Call] = []
+        self.calls: list[ProgramCall] = []
         self._slots = 0
         self.inputs = tuple(self._new() for _ in functional.inputs)
         self.outputs = self._spread(functional, self.inputs)
@@ -175,7 +175,7 @@ class Program:
             else:
                 outputs = tuple(self._new() for _ in node.outputs)
                 self.calls.append(
-                    Call(
+                    ProgramCall(
                         node.operation, node.arguments, tensors, given, outputs
                     )
                 )

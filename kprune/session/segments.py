@@ -15,11 +15,11 @@ from kprune.data.arrays import count
 from kprune.data.arrays import cut
 from kprune.graph import walk
 from kprune.masking.devices import undivided
-from kprune.session.folding import Folded
+from kprune.session.folding import FoldedCall
 from kprune.session.folding import folds
 from kprune.session.muting import muted
-from kprune.session.program import Call
 from kprune.session.program import Program
+from kprune.session.program import ProgramCall
 from kprune.session.program import Tensors
 
 SLICE = 128
@@ -127,7 +127,7 @@ class Run:
         self._outputs = outputs
         self._position = len(segments) + 1
 
-    def inputs(self) -> Iterator[tuple[Call, list[Any]]]:
+    def inputs(self) -> Iterator[tuple[ProgramCall, list[Any]]]:
         """Yield the calls of watched layers, and what they read."""
         tensors = dict(self._inputs)
         for segment in self._segments:
@@ -172,7 +172,7 @@ class _Segment(keras.Model):
         self,
         model: keras.Model,
         program: Program,
-        folded: dict[int, tuple[int, Folded]],
+        folded: dict[int, tuple[int, FoldedCall]],
         numbers: range,
         watched: set[int],
     ) -> None:
@@ -187,7 +187,7 @@ class _Segment(keras.Model):
             if isinstance(call.operation, keras.layers.Layer)
         ]
         norms = {norm for norm, _ in folded.values()}
-        self._steps: list[Call | Folded] = [
+        self._steps: list[ProgramCall | FoldedCall] = [
             folded[index][1] if index in folded else call
             for index, call in enumerate(calls, numbers.start)
             if index not in norms
@@ -253,7 +253,9 @@ class _OneReplica:
         return (value,)
 
 
-def _cuts(program: Program, folded: dict[int, tuple[int, Folded]]) -> list[int]:
+def _cuts(
+    program: Program, folded: dict[int, tuple[int, FoldedCall]]
+) -> list[int]:
     """Return for each call the best place in front of it to cut the model.
 
     What has no weights, as padding and activations, goes to the segment that

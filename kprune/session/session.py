@@ -31,7 +31,7 @@ from kprune.masking import set_masks
 from kprune.masking.removal import removed_values
 from kprune.masking.removal import zero_removed
 from kprune.masking.slots import base_optimizer
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.session.gradients import GradientProbe
 from kprune.session.loss import LossProbe
 from kprune.session.segments import Segments
@@ -331,9 +331,9 @@ class Session:
             probe = self._gradient_probe = GradientProbe(self.masked)
         return probe(x, y, sample_weight)
 
-    def snapshot(self) -> State:
+    def snapshot(self) -> WeightSnapshot:
         """Return a copy of all weights and masks, to compare with later."""
-        return State(self.masked.variables)
+        return WeightSnapshot(self.masked.variables)
 
     @contextlib.contextmanager
     def rollback(self) -> Iterator[None]:
@@ -343,7 +343,7 @@ class Session:
         """
         optimizer = base_optimizer(self.optimizer)
         slots = getattr(optimizer, "variables", [])
-        before = State([*self.masked.variables, *slots])
+        before = WeightSnapshot([*self.masked.variables, *slots])
         try:
             yield
         except BaseException:

@@ -13,7 +13,7 @@ def on_jax(*arguments):
 
 def test_copies_are_split_over_devices_as_far_as_sizes_allow():
     written = on_jax("copies_are_split")
-    assert written.count("does not divide evenly") == 1
+    assert written.count("do not divide evenly") == 1
     assert "'conv2/bias' (5,) over 'model'" in written
     assert "round_to=2" in written
 

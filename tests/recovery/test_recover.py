@@ -13,7 +13,7 @@ from keras import layers
 from models import convolutions
 
 import kprune
-from kprune.recovery import State
+from kprune.recovery import WeightSnapshot
 from kprune.recovery import recover
 
 
@@ -258,7 +258,7 @@ def test_attenuated_filters_are_refitted_as_they_act():
 
 
 def change_from(before, masked, x):
-    after = State(masked.variables)
+    after = WeightSnapshot(masked.variables)
     y = outputs(masked, x)[0]
     before.restore()
     wanted = outputs(masked, x)[0]
@@ -325,7 +325,7 @@ def test_a_function_may_repair():
 
     def look(session, before):
         inputs = session.samples.inputs(8)
-        run = kprune.recovery.Lockstep(session.masked, before, inputs)
+        run = kprune.recovery.PairedRun(session.masked, before, inputs)
         run.visit(lambda step: seen.append(step.layer.name))
 
     kprune.prune(chain(), data=images(), recover=look)

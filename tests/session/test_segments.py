@@ -119,9 +119,9 @@ def test_outputs_are_those_of_the_model(build):
 def test_watched_layers_read_what_they_read_in_the_model(build):
     session, x = prepared(build)
     run = session.segments.start(x)
-    lockstep = kprune.recovery.Lockstep(session.masked, None, x)
+    paired = kprune.recovery.PairedRun(session.masked, None, x)
     wanted: dict = {}
-    lockstep.visit(
+    paired.visit(
         lambda step: wanted.setdefault(id(step.layer), []).append(
             [pair.before for pair in step.inputs]
         )

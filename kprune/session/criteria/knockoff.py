@@ -26,8 +26,8 @@ from kprune.graph.registry import is_batch_norm
 from kprune.graph.registry import is_linear
 from kprune.masking.devices import undivided
 from kprune.session.gradients import structures
-from kprune.session.program import Call
 from kprune.session.program import Program
+from kprune.session.program import ProgramCall
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -274,7 +274,7 @@ class Mixture(keras.Model):
         return self._pack([tensors[slot][:half] for slot in program.outputs])
 
     def _mixed(
-        self, call: Call, outputs: Any, sources: np.ndarray, half: Any
+        self, call: ProgramCall, outputs: Any, sources: np.ndarray, half: Any
     ) -> Any:
         real, false = outputs[:half], outputs[half:]
         first = getattr(call.layer, "data_format", "") == "channels_first"
@@ -317,7 +317,7 @@ class _Shares(keras.constraints.Constraint):
         return ops.clip(w, 0.0, 1.0)
 
 
-def _outputs(call: Call, given: Sequence[Any]) -> list[Any]:
+def _outputs(call: ProgramCall, given: Sequence[Any]) -> list[Any]:
     """Return what a call gives, batch normalisation alone in training mode."""
     known = {id(t): v for t, v in zip(call.tensors, given, strict=True)}
     args, kwargs = call.arguments.fill_in(known)

@@ -13,9 +13,9 @@ import numpy as np
 
 from kprune.graph import walk
 from kprune.graph.values import read
-from kprune.masking.state import State
+from kprune.masking.state import WeightSnapshot
 from kprune.masking.state import no_gradients
-from kprune.session.program import Call
+from kprune.session.program import ProgramCall
 from kprune.session.program import Values
 from kprune.session.segments import SLICE
 
@@ -85,7 +85,7 @@ class Step:
     @property
     def calls(self) -> int:
         """How often the model calls the layer."""
-        return self.run.lockstep.calls[id(self.node.operation)]
+        return self.run.paired.calls[id(self.node.operation)]
 
     @property
     def inputs(self) -> list[Pair]:
@@ -139,10 +139,10 @@ class Step:
         return readers[0] if len(readers) == 1 else None
 
 
-Visit = Callable[[Step], None]
+Visitor = Callable[[Step], None]
 
 
-class Lockstep:
+class PairedRun:
     """A masked model and its own past, on the same samples.
 
     Args:
@@ -157,13 +157,13 @@ class Lockstep:
     ```python
     before = session.snapshot()
     session.remove(masks)
-    lockstep = Lockstep(masked, before, x_train[:256])
-    lockstep.visit(lambda step: print(step.layer.name, step.input.differs))
+    paired = PairedRun(masked, before, x_train[:256])
+    paired.visit(lambda step: print(step.layer.name, step.input.differs))
     ```
     """
 
     def __init__(
-        self, masked: keras.Model, before: State | None, inputs: Any
+        self, masked: keras.Model, before: WeightSnapshot | None, inputs: Any
     ) -> None:
         self.masked = masked
         self.past = before
@@ -174,7 +174,7 @@ class Lockstep:
         self.calls: dict[int, int] = {}
         self._count(self._functional)
 
-    def visit(self, visit: Visit) -> list[Pair]:
+    def visit(self, visit: Visitor) -> list[Pair]:
         """Go through all calls in the order of computation.
 
         Args:
@@ -204,9 +204,9 @@ class _Run:
     """One functional model, or one call of a nested one."""
 
     def __init__(
-        self, lockstep: Lockstep, functional: keras.Model, visit: Visit
+        self, paired: PairedRun, functional: keras.Model, visit: Visitor
     ) -> None:
-        self.lockstep = lockstep
+        self.paired = paired
         self.functional = functional
         self.visit = visit
         self.tensors: dict[int, Pair] = {}
@@ -238,14 +238,14 @@ class _Run:
         inner = walk.functional_of(node.operation)
         if inner is None:
             return None
-        run = _Run(self.lockstep, inner, self.visit)
+        run = _Run(self.paired, inner, self.visit)
         return run.outputs([self.tensors[id(t)] for t in given])
 
     def _call(self, node: Any, given: list[Any]) -> list[Pair]:
         pairs = [self.tensors[id(t)] for t in given]
         before = self.past(node, given)
         self.visit(Step(node, self, given, before))
-        state = self.lockstep.past
+        state = self.paired.past
         changed = state is not None and state.differs(node.operation)
         if not changed and not any(pair.differs for pair in pairs):
             return [Pair(value, value) for value in before]
@@ -259,7 +259,7 @@ class _Run:
     def past(self, node: Any, given: list[Any]) -> list[Parts]:
         """Return what a call gave before pruning."""
         values = [self.tensors[id(t)].parts_before for t in given]
-        state = self.lockstep.past
+        state = self.paired.past
         call = _call_of(node, given)
         past = contextlib.nullcontext()
         with past if state is None else state.of(node.operation):
@@ -273,7 +273,9 @@ class _Run:
         return _compute(call, call.values(), values)
 
 
-def _compute(call: Call, weights: Values, given: list[Parts]) -> list[Parts]:
+def _compute(
+    call: ProgramCall, weights: Values, given: list[Parts]
+) -> list[Parts]:
     """Compute a call, some samples at a time where that is possible."""
     sizes = [[_size(part) for part in parts] for parts in given]
     if not sizes or any(s != sizes[0] or None in s for s in sizes):
@@ -288,7 +290,7 @@ def _compute(call: Call, weights: Values, given: list[Parts]) -> list[Parts]:
 
 
 def _compute_whole(
-    call: Call, weights: Values, given: list[Parts]
+    call: ProgramCall, weights: Values, given: list[Parts]
 ) -> list[Parts]:
     """Compute a call that must see all samples at once."""
     whole = [_joined(parts) for parts in given]
@@ -299,8 +301,8 @@ def _compute_whole(
     ]
 
 
-def _call_of(node: Any, given: list[Any]) -> Call:
-    return Call(node.operation, node.arguments, tuple(given), (), ())
+def _call_of(node: Any, given: list[Any]) -> ProgramCall:
+    return ProgramCall(node.operation, node.arguments, tuple(given), (), ())
 
 
 def _split(value: Any, size: int) -> Parts:
