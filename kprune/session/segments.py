@@ -195,6 +195,12 @@ class _Segment(keras.Model):
         made = {slot for step in self._steps for slot in step.outputs}
         read = {slot for step in self._steps for slot in step.given}
         self._given = sorted(read - made)
+        tensors = {
+            slot: tensor
+            for call in calls
+            for slot, tensor in zip(call.given, call.tensors, strict=True)
+        }
+        self._shapes = [tensors[slot].shape for slot in self._given]
         wanted = {slot for call in self.watched for slot in call.given}
         later = {s for s, last in program.last.items() if last >= numbers.stop}
         self._results = sorted(made & (wanted | later))
@@ -237,10 +243,34 @@ class _Segment(keras.Model):
             with undivided():
                 return self.predict_on_batch(given)
         # The same without a copy of each tensor as an array, and back.
-        self.make_predict_function()
+        self._trace(given)
         # It takes many models, traced once each, for one traced many times.
         with muted(logging.getLogger("tensorflow"), logging.ERROR):
             return self.predict_function([(given,)])
+
+    def _trace(self, given: list[Any]) -> None:
+        """Trace the TensorFlow function once, for batches of any size.
+
+        With a known size, TensorFlow would fuse more, and oneDNN crashes on a
+        fused Conv2D, BiasAdd and Add of which one operand is a Pad, as in the
+        shortcuts of CIFAR-10 ResNets.
+
+        Args:
+            given: What is read, for the dtypes.
+        """
+        if self.predict_function is not None:
+            return
+        import tensorflow as tf
+
+        self.make_predict_function()
+        function: Any = self.predict_function
+        if self.run_eagerly:
+            return
+        specs = [
+            tf.TensorSpec(shape, tensor.dtype)
+            for shape, tensor in zip(self._shapes, given, strict=True)
+        ]
+        function.get_concrete_function([(specs,)])
 
 
 class _OneReplica:

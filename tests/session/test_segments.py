@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -183,3 +187,28 @@ def test_a_layer_that_counts_its_calls_does_not_count_trials():
     before = float(keras.ops.convert_to_numpy(counting.count))
     segments.start(np.ones((3, 6), "float32")).outputs(0)
     assert float(keras.ops.convert_to_numpy(counting.count)) == before
+
+
+PADDED_SHORTCUT = """
+import keras, numpy as np, kprune
+
+def block(x):
+    x = keras.layers.ZeroPadding2D(1)(x)
+    x = keras.layers.Conv2D(32, 3, use_bias=False)(x)
+    return keras.layers.BatchNormalization()(x)
+
+x = keras.Input((16, 16, 16))
+y = block(keras.layers.ReLU()(block(x)))
+y = keras.layers.Add()([keras.ops.pad(x, [[0, 0]] * 3 + [[8, 8]]), y])
+y = keras.layers.ReLU()(y)
+y = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(y))
+model, data = keras.Model(x, y), np.ones((128, 16, 16, 16), "float32")
+kprune.prune(model, reduce={"macs": 0.3}, data=data)
+"""
+
+
+@pytest.mark.tensorflow
+def test_a_padded_shortcut_does_not_crash_with_onednn():
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"}
+    command = [sys.executable, "-c", PADDED_SHORTCUT]
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
