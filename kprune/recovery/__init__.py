@@ -1,7 +1,7 @@
-"""Recoveries: how a pruned model gets its accuracy back without training.
+"""Recoveries: repairing the weights of a pruned model without labels.
 
-A name such as `"bn"`, see `names`; an object; or any function
-`f(session, before) -> None`. Each is a file of its name.
+A recovery is given as a name such as `"bn"` (see `names`), an object, or any
+function `f(session, before) -> None`. Each is a file of its name.
 """
 
 from kprune.lazy import part_attributes as _attributes

@@ -1,4 +1,4 @@
-"""What is done to samples before a model is trained on them without labels."""
+"""Augmentation of samples for label-free training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Augment:
     Args:
         augment: See `kprune.recovery.Mimic`.
         mixup: Share of the batches in which samples are mixed.
-        inputs: Samples, which tell what inputs look like.
+        inputs: Samples, from which `"auto"` recognises images.
     """
 
     def __init__(self, augment: Any, mixup: float, inputs: Any) -> None:
@@ -28,18 +28,18 @@ class Augment:
             augment = flip_and_crop if _is_image(inputs) else None
         if not (augment is None or callable(augment)):
             raise TypeError(
-                'Mimic takes as `augment` "auto", None, a function f(x, rng) -> x, '
-                f"or a Keras layer or model. Received: {augment!r}."
+                'Mimic needs "auto", None, a function f(x, rng) -> x, or a Keras '
+                f"layer or model as `augment`. Received: {augment!r}."
             )
         self._augment = augment
         self._mixup = mixup
 
     def __call__(self, x: Any, rng: np.random.Generator) -> Any:
-        """Return a batch of inputs, changed.
+        """Return an augmented batch of inputs.
 
         Args:
-            x: Array or structure of arrays `(n, ...)`.
-            rng: Source of all that is random, but for that of Keras layers.
+            x: Array or structure of arrays of shape `(n, ...)`.
+            rng: Random generator; Keras layers use their own.
         """
         if isinstance(self._augment, keras.layers.Layer):
             x = keras.tree.map_structure(read, self._augment(x, training=True))
@@ -49,15 +49,15 @@ class Augment:
 
 
 def flip_and_crop(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror images at random, and shift them by up to an eighth of their size.
+    """Flip images at random, and shift them by up to an eighth of their size.
 
-    What a shift leaves open is filled by reflection, which does as well for
-    pixels as for standardised values.
+    Gaps are filled by reflection, which suits both pixels and standardised
+    values.
 
     Args:
-        x: Images `(n, height, width, channels)`, or with channels first, as
-            Keras has it.
-        rng: Source of the draws.
+        x: Images of shape `(n, height, width, channels)`, or channels first if
+            that is Keras' image data format.
+        rng: Random generator.
     """
     first = keras.config.image_data_format() == "channels_first"
     images = np.moveaxis(x, 1, -1) if first else x
@@ -77,12 +77,12 @@ def flip_and_crop(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def mix(x: Any, rng: np.random.Generator) -> Any:
-    """Mix each sample with another one, by a weight uniform from 0 to 1.
+    """Mix each sample with another one, with a weight uniform from 0 to 1.
 
     Args:
-        x: Array or structure of arrays `(n, ...)`. Where any is of whole
-            numbers but `uint8`, nothing is mixed.
-        rng: Source of the draws.
+        x: Array or structure of arrays of shape `(n, ...)`. If any has integers
+            other than `uint8`, nothing is mixed.
+        rng: Random generator.
     """
     arrays = keras.tree.flatten(x)
     if not all(a.dtype.kind == "f" or a.dtype == np.uint8 for a in arrays):

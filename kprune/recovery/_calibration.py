@@ -1,4 +1,4 @@
-"""Synthetic inputs, on which batch normalisation gives what it is known to give."""
+"""Synthetic inputs, with batch statistics calibrated to them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from kprune.masking.state import no_gradients
 from kprune.session import Session
 
 PLACES = 2**22
-"""Places of the inputs together that are computed at most."""
+"""Largest number of positions of all inputs together."""
 
 
 class Calibration:
-    """Batch normalisation whose moving statistics are those of noise.
+    """Calibration of batch normalisation to noise inputs.
 
-    Then each of them gives channels of mean `beta` and deviation `gamma`, as
-    it does on the data that the model was trained on, and activations and
-    what reads them see what they are used to, as far as means and deviations
-    tell.
+    With the moving statistics of noise, each batch normalisation outputs
+    channels of mean `beta` and standard deviation `gamma`, as on the training
+    data. So the following layers see inputs of the usual mean and deviation.
 
     Args:
-        session: The masked model. Its samples are noise meanwhile.
-        samples: How many samples.
-        seed: Of the noise.
+        session: The masked model. Its samples are noise until `end`.
+        samples: Number of samples.
+        seed: Seed of the noise.
     """
 
     def __init__(self, session: Session, samples: int, seed: int = 0) -> None:
@@ -46,7 +45,7 @@ class Calibration:
         session.source = as_source(x, session.masked)
 
     def hold(self) -> None:
-        """Let the statistics of the noise hold once more."""
+        """Set the statistics of the noise again."""
         for norm, (mean, variance) in zip(
             self._norms, self._measured, strict=True
         ):
@@ -54,9 +53,9 @@ class Calibration:
             norm.moving_variance.assign(variance)
 
     def end(self) -> None:
-        """Put the model's own statistics back, with what has changed since.
+        """Restore the model's own statistics, adjusted by changes made meanwhile.
 
-        A mean has changed by a constant, a variance by a factor.
+        The change of a mean is a constant, that of a variance a factor.
         """
         self._session.source = self._source
         for norm, real, measured, now in zip(
@@ -82,7 +81,7 @@ class Calibration:
         ]
 
     def _measure(self, x: Any) -> None:
-        """Give every normalisation the statistics of what reaches it."""
+        """Set the statistics of every normalisation to those of its input."""
         held = [(n, n.momentum, n.trainable) for n in self._norms]
         try:
             for norm, *_ in held:
@@ -98,7 +97,7 @@ class Calibration:
 def calibrated(
     session: Session, samples: int, seed: int = 0
 ) -> Iterator[Calibration]:
-    """Yield a calibration, and end it. See `Calibration`."""
+    """Return a context with a calibration, which ends with it."""
     calibration = Calibration(session, samples, seed)
     try:
         yield calibration
@@ -115,14 +114,14 @@ def norms(model: keras.Model) -> list[Any]:
 def noise(masked: keras.Model, samples: int, seed: int = 0) -> Any:
     """Return inputs of Gaussian noise, in the structure of the model's inputs.
 
-    That of images has the spectrum of natural ones, whose amplitude falls with
+    Noise images have the spectrum of natural images, whose amplitude falls with
     the frequency ("Relations between the statistics of natural images", Field,
-    1987), and channels that go mostly together.
+    1987), and strongly correlated channels.
 
     Args:
-        masked: The model, whose inputs are real numbers.
-        samples: How many, at most.
-        seed: Of the draws.
+        masked: The model, whose inputs are floats.
+        samples: Largest number of samples.
+        seed: Seed of the noise.
     """
     functional = walk.require_functional(masked)
     rng = np.random.default_rng(seed)
@@ -151,7 +150,7 @@ def _noise(tensor: Any, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _coloured(values: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    """Return noise whose amplitude falls with the frequency, of variance 1."""
+    """Return noise of variance 1 whose amplitude falls with the frequency."""
     height, width = (values.shape[axis] for axis in axes)
     down = np.fft.fftfreq(height)[:, None]
     across = np.fft.fftfreq(width)[None, :]

@@ -1,4 +1,4 @@
-"""Where a constant that is added to a layer's output can be put."""
+"""Variables that can take a constant added to a layer's output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kprune.recovery._paired import Step
 
 
 def constant_home(layer: Any, reader: Any, rank: int) -> Any:
-    """Return the variable that takes a constant per output channel, or None.
+    """Return the variable that can take a constant per output channel, or None.
 
     Args:
-        layer: A layer that ends in an addition of its bias.
-        reader: The layer that alone reads its output, and is called once, or
+        layer: A layer whose last step adds its bias.
+        reader: The only layer that reads its output, if it is called once, or
             `None`.
-        rank: Axes of its output.
+        rank: Rank of its output.
 
     Returns:
         `(variable, sign)`: the layer's bias and +1, or the moving mean of the
-        BatchNormalization that alone reads the output, and -1.
+        BatchNormalization `reader` and -1.
     """
     bias = getattr(layer, "bias", None)
     if bias is not None:
@@ -36,7 +36,7 @@ def constant_home(layer: Any, reader: Any, rank: int) -> Any:
 
 
 def home_of(step: Step) -> Any:
-    """Return the home of the constant of a call, see `constant_home`."""
+    """Return `constant_home` for a call's layer."""
     (output,) = step.node.outputs
     node, reader = step.only_reader(output), None
     if node is not None and step.run.paired.calls[id(node.operation)] == 1:
@@ -45,7 +45,7 @@ def home_of(step: Step) -> Any:
 
 
 def add_constant(step: Step, constant: np.ndarray) -> bool:
-    """Add a constant per output channel; return whether there was room."""
+    """Add a constant per output channel; return False if no variable can take it."""
     home = home_of(step)
     if home is None:
         return False

@@ -1,4 +1,4 @@
-"""Which channels the layers that read them can do without."""
+"""Elimination of channels whose loss their readers can compensate best."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kprune.recovery._constants import constant_home
 from kprune.recovery._gram import LeastSquaresSums
 from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import LinearView
+from kprune.recovery._linear import alive_parts
 from kprune.recovery._linear import linear
-from kprune.recovery._linear import living
 from kprune.session import Session
 from kprune.session.program import Program
 from kprune.session.program import ProgramCall
@@ -31,68 +31,68 @@ ROWS = 100_000
 
 
 class Reader:
-    """A linear layer and what it sees.
+    """A linear layer with statistics of its inputs.
 
     Args:
-        view: The layer as a matrix.
-        sums: LeastSquaresSums over its rows, of the living columns.
-        live: `(channels,)` booleans: input channels that are alive.
-        filters: `(filters,)` booleans: filters that are alive.
-        home: What takes a constant, see `constant_home`, or `None`.
+        view: The matrix view of the layer.
+        sums: Sums over its rows, for the alive columns.
+        alive: Booleans of shape `(channels,)`: alive input channels.
+        filters: Booleans of shape `(filters,)`: alive filters.
+        home: The variable for constants, or `None`. See `constant_home`.
     """
 
     def __init__(
         self,
         view: LinearView,
         sums: LeastSquaresSums,
-        live: np.ndarray,
+        alive: np.ndarray,
         filters: np.ndarray,
         home: Any,
     ) -> None:
         self.view = view
         self.sums = sums
-        self.live = live
+        self.alive = alive
         self.filters = filters
         self.home = home
 
     def look(self, given: Any, rows: int, parts: int) -> None:
-        """Add some samples of what the layer reads to the sums.
+        """Add a batch of the layer's inputs to the sums.
 
         Args:
-            given: What it reads.
-            rows: How many rows to use at most, in all parts.
-            parts: How many such parts there are.
+            given: The batch.
+            rows: Largest number of rows of all batches together.
+            parts: Number of batches.
         """
         limit = min(rows, self.view.enough(len(self.columns)))
         for some, *_ in self.view.chunks(
-            [given], -(-limit // parts), self.live
+            [given], -(-limit // parts), self.alive
         ):
             self.sums.add(some)
 
     @property
     def constant(self) -> bool:
-        """Whether a constant can be fitted."""
+        """Whether a constant can be fitted too."""
         return self.home is not None
 
     @property
     def columns(self) -> np.ndarray:
-        """Indices of the living columns."""
-        return np.flatnonzero(self.view.columns_of(self.live))
+        """Indices of the alive columns."""
+        return np.flatnonzero(self.view.columns_of(self.alive))
 
     def matrix(self) -> np.ndarray:
-        """Return the living part of the present matrix."""
+        """Return the alive part of the current matrix."""
         whole = self.view.to_matrix(read(self.view.kernel).astype("float64"))
         return whole[np.ix_(self.columns, np.flatnonzero(self.filters))]
 
     def covariance(self) -> np.ndarray:
-        """Return that of the living columns, with a small ridge."""
+        """Return the covariance of the alive columns, with a small ridge."""
         h = self.sums.covariance(self.constant)
         ridge = RIDGE * max(float(np.trace(h)) / max(len(h), 1), 1e-30)
         h[np.diag_indices_from(h)] += ridge
         return h
 
     def columns_of(self, member: Member) -> list[np.ndarray]:
-        """Return, for each channel of a group, its columns among the living."""
+        """Return, for each channel of a group, its indices among the alive columns."""
         number = np.full(self.view.columns, -1)
         number[self.columns] = np.arange(len(self.columns))
         view = self.view
@@ -110,16 +110,19 @@ def observe(
     samples: int,
     rows: int = ROWS,
 ) -> dict[int, Reader]:
-    """Return what the linear readers of some groups see, by `id(layer)`.
+    """Collect input statistics of the linear layers that read some groups.
 
-    A session that has the same weights and samples as the last time is not
-    observed again.
+    The last result per session is cached, and reused while weights and samples
+    are the same.
 
     Args:
         session: The masked model and its samples.
         groups: The groups.
-        samples: How many samples to use at most.
-        rows: How many rows of each layer to use at most.
+        samples: Largest number of samples to use.
+        rows: Largest number of rows per layer to use.
+
+    Returns:
+        `id(layer)` -> `Reader`.
     """
     wanted = {id(m.layer) for g in groups for m in g.consumers}
     inputs = session.samples.inputs(samples)
@@ -143,12 +146,12 @@ def observe(
 
 
 def _reader(program: Program, call: ProgramCall) -> Reader | None:
-    """Return a reader without sums, unless it is too wide or called twice."""
+    """Return a reader with empty sums, or None if it is too wide or called twice."""
     view = linear(call.layer)
     if view is None or len(program.calls_of([call.layer])) > 1:
         return None
-    live, filters = living(call.operation, view)
-    columns = int(view.columns_of(live).sum())
+    alive, filters = alive_parts(call.operation, view)
+    columns = int(view.columns_of(alive).sum())
     if columns > COLUMNS:
         return None
     norm, rank = None, len(view.kernel.shape)
@@ -159,17 +162,17 @@ def _reader(program: Program, call: ProgramCall) -> Reader | None:
         if len(program.calls_of([behind.layer])) == 1:
             norm = behind.layer
     home = constant_home(call.layer, norm, rank)
-    return Reader(view, LeastSquaresSums(columns), live, filters, home)
+    return Reader(view, LeastSquaresSums(columns), alive, filters, home)
 
 
 _observed: weakref.WeakKeyDictionary[Any, tuple[bytes, dict[int, Reader]]] = (
     weakref.WeakKeyDictionary()
 )
-"""What was seen last in each session, and in which state it was."""
+"""The last result for each session, with a fingerprint of its state."""
 
 
 def _fingerprint(model: Any, inputs: Any, *others: Any) -> bytes:
-    """Return a digest of all that a model computes from."""
+    """Return a digest of a model's weights, its inputs and other values."""
     digest = hashlib.blake2b(repr(others).encode())
     for part in (*model.variables, *keras.tree.flatten(inputs)):
         array = np.ascontiguousarray(read(part))
@@ -193,13 +196,13 @@ def members_read(
 def _cholesky(h: np.ndarray, squares: float) -> np.ndarray:
     """Return the lower Cholesky factor of a covariance.
 
-    Where samples hardly differ, centring leaves little but rounding, and that
-    can be negative. Then the ridge grows until there is a factor.
+    If samples hardly differ, centring leaves mostly rounding errors, and the
+    matrix may not be positive definite. Then the ridge grows until it is.
 
     Args:
         h: The covariance.
-        squares: Sum of the mean squares before centring, which rounding is
-            relative to.
+        squares: Sum of the mean squares before centring, to which rounding is
+            relative.
     """
     for power in range(-9, 0):
         try:
@@ -210,18 +213,18 @@ def _cholesky(h: np.ndarray, squares: float) -> np.ndarray:
 
 
 class Prefixes:
-    """A reader, refitted without the first channels of an order.
+    """Refits of a reader without the first 0, 1, 2 ... channels of an order.
 
-    One Cholesky factor serves all their numbers. Let `H` be the covariance, with
-    the columns that go last in front, and `H = U' U` with `U` lower triangular.
-    Then the error without the first `k` columns is the sum of squares of the
-    first `k` rows of `U W`, and what the weights `W` behind them gain is made of
-    those rows by the inverse of `U`.
+    One Cholesky factor serves all numbers of channels. Let `H` be the covariance,
+    with the columns in order of removal, and `H = U' U` with `U` lower
+    triangular. Then the error without the first `k` columns is the sum of squares
+    of the first `k` rows of `U W`, and the inverse of `U` turns these rows into
+    the changes of the other weights `W`.
 
     Args:
-        member: Through which the reader reads the group.
+        member: The member through which the reader reads the group.
         reader: The reader.
-        order: Channels of the group, the first to go first.
+        order: Channels of the group in order of removal.
     """
 
     def __init__(
@@ -243,14 +246,14 @@ class Prefixes:
         self._rows = factor @ self._old[self._columns]
         squares = np.cumsum((self._rows**2).sum(axis=1))
         self.errors = np.concatenate([[0.0], squares])[self._ends]
-        """Errors without 0, 1, 2 ... channels, relative to the outputs."""
+        """Errors without the first 0, 1, 2 ... channels, relative to the outputs."""
         self.errors /= max(float(squares[-1]), 1e-30)
 
     def weights(self, count: int) -> list[tuple[Any, np.ndarray]]:
-        """Return what makes up for the first `count` channels.
+        """Return the weights that compensate for the first `count` channels.
 
         Returns:
-            Pairs of a variable and its value, see `Session.trial`.
+            Pairs of a variable and its value. See `Session.trial`.
         """
         reader, view = self._reader, self._reader.view
         end = self._ends[count]

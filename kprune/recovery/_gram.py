@@ -1,4 +1,4 @@
-"""Ridge regression on running sums."""
+"""Ridge regression from running sums."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 class LeastSquaresSums:
-    """LeastSquaresSums over rows that a least-squares fit of `rows @ w + c` needs.
+    """Sums over rows for a least-squares fit of targets by `rows @ w + c`.
 
     Args:
-        columns: Columns of the rows.
-        targets: Columns of what is fitted.
+        columns: Number of columns of the rows.
+        targets: Number of columns of the targets.
     """
 
     def __init__(self, columns: int, targets: int = 0) -> None:
@@ -22,11 +22,11 @@ class LeastSquaresSums:
         self.target_squares = np.zeros(targets)
 
     def add(self, rows: np.ndarray, targets: np.ndarray | None = None) -> None:
-        """Add rows `(n, columns)` and their targets `(n, targets)`."""
+        """Add rows of shape `(n, columns)` and targets of shape `(n, targets)`."""
         ones = np.ones(len(rows), rows.dtype)
         self.count += len(rows)
         self.rows += ones @ rows
-        # NumPy computes half of a product with the transpose of itself.
+        # NumPy computes only half of a matrix product with its own transpose.
         self.squares += rows.T @ rows
         if targets is not None:
             self.products += rows.T @ targets
@@ -41,7 +41,7 @@ class LeastSquaresSums:
         return both
 
     def covariance(self, centred: bool) -> np.ndarray:
-        """Return the mean of row outer products, about the mean if centred."""
+        """Return the mean outer product of rows, after removing the mean if centred."""
         value = self.squares / self.count
         if centred:
             mean = self.rows / self.count
@@ -49,7 +49,7 @@ class LeastSquaresSums:
         return value
 
     def cross(self, centred: bool) -> np.ndarray:
-        """Return the mean products of rows and targets, likewise."""
+        """Return the mean products of rows and targets, centred or not."""
         value = self.products / self.count
         if centred:
             value = value - np.outer(self.rows, self.targets) / self.count**2
@@ -60,7 +60,7 @@ class LeastSquaresSums:
 
         Args:
             ridge: Penalty, relative to the mean square of a column.
-            centred: Whether a constant is fitted too.
+            centred: Whether to fit a constant too.
         """
         h = self.covariance(centred)
         penalty = ridge * max(float(np.trace(h)) / len(h), 1e-30)
@@ -68,7 +68,7 @@ class LeastSquaresSums:
         return np.linalg.solve(h, self.cross(centred))
 
     def error(self, weights: np.ndarray, centred: bool) -> float:
-        """Return the mean squared error that weights leave, over all targets."""
+        """Return the mean squared error of weights, summed over the targets."""
         h, c = self.covariance(centred), self.cross(centred)
         total = float((self.target_squares / self.count).sum())
         if centred:
@@ -77,5 +77,5 @@ class LeastSquaresSums:
         return total + float(fitted)
 
     def constant(self, weights: np.ndarray) -> np.ndarray:
-        """Return the constants that go with weights."""
+        """Return the best constants for given weights."""
         return (self.targets - self.rows @ weights) / self.count

@@ -1,4 +1,4 @@
-"""Layers that are one matrix times what they read."""
+"""Matrix views of linear layers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from kprune.graph.values import read
 from kprune.masking import FilterMask
 
 CHUNK = 4096
-"""Rows that are looked at together: larger arrays cost fresh memory each time."""
+"""Rows computed at once: for larger arrays, memory is allocated anew each time."""
 
 ROWS_PER_COLUMN = 128
 LEAST_ROWS = 20_000
-"""A fit of `n` columns is as good as one of all rows with so many for each."""
+"""With this many rows per column, a fit is as good as one of all rows."""
 
 COLUMNS = 6000
-"""Widest matrix that is fitted: time grows with the cube of it."""
+"""Most columns of a fitted matrix: time grows with their cube."""
 
 
 class LinearView(abc.ABC):
     """A layer as `rows (r, columns) @ matrix (columns, filters)`.
 
     Channel `c` has the columns `c`, `c + channels`, `c + 2 * channels` ...: one
-    for each place of a convolution's window.
+    per position of a convolution's window.
 
     Args:
         layer: The layer.
@@ -49,72 +49,77 @@ class LinearView(abc.ABC):
     @property
     @abc.abstractmethod
     def per_channel(self) -> int:
-        """Columns of each input channel."""
+        """Number of columns of each input channel."""
 
     @abc.abstractmethod
     def rows(
-        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+        self, inputs: np.ndarray, which: np.ndarray, alive: np.ndarray
     ) -> np.ndarray:
-        """Return some of the rows: `(which, columns of living channels)`.
+        """Return some of the rows, with the columns of alive channels.
 
         Args:
-            inputs: What the layer reads.
-            which: Numbers of the rows.
-            live: `(channels,)` booleans: input channels that are alive.
+            inputs: The layer's inputs.
+            which: Numbers of the rows, of shape `(r,)`.
+            alive: Booleans of shape `(channels,)`: alive input channels.
+
+        Returns:
+            Array of shape `(r, columns of alive channels)`.
         """
 
     @abc.abstractmethod
     def results(self, outputs: np.ndarray) -> np.ndarray:
-        """Return an array of the layer's outputs as `(all rows, filters)`."""
+        """Return the layer's outputs reshaped to `(all rows, filters)`."""
 
     @abc.abstractmethod
     def to_matrix(self, kernel: np.ndarray) -> np.ndarray:
-        """Return the kernel as a matrix `(columns, filters)`."""
+        """Return the kernel as a matrix of shape `(columns, filters)`."""
 
     @abc.abstractmethod
     def to_kernel(self, matrix: np.ndarray) -> np.ndarray:
-        """Return a matrix `(columns, filters)` as a kernel."""
+        """Return a matrix of shape `(columns, filters)` as a kernel."""
 
     @property
     def channels(self) -> int:
-        """Input channels."""
+        """Number of input channels."""
         return int(self.kernel.shape[-2])
 
     @property
     def columns(self) -> int:
-        """Columns of the matrix."""
+        """Number of columns of the matrix."""
         return self.channels * self.per_channel
 
-    def columns_of(self, live: np.ndarray) -> np.ndarray:
-        """Return `(columns,)` booleans: the columns of living channels."""
-        return np.tile(live, self.per_channel)
+    def columns_of(self, alive: np.ndarray) -> np.ndarray:
+        """Return booleans of shape `(columns,)`: columns of alive channels."""
+        return np.tile(alive, self.per_channel)
 
     @abc.abstractmethod
     def places(self, inputs: Sequence[int]) -> int:
-        """Return the rows of each sample, from the shape of the inputs."""
+        """Return the number of rows per sample, from the shape of the inputs."""
 
     def chunks(
         self,
         inputs: Sequence[Any],
         limit: int,
-        live: np.ndarray,
+        alive: np.ndarray,
         folds: int = 1,
     ) -> Iterator[tuple[np.ndarray, int, np.ndarray, np.ndarray]]:
-        """Yield `(rows, part, numbers of the rows in it, samples of the rows)`.
+        """Yield randomly chosen rows in chunks; the choice is always the same.
 
-        Which rows are taken is random, but the same each time. All samples of
-        a chunk are held out, or none is: every last of so many as there are
-        folds.
+        Sample `n` is held out if `n % folds == folds - 1`. In each chunk either
+        all samples are held out or none.
 
         Args:
-            inputs: What the layer reads, some samples at a time.
-            limit: How many rows to take at most.
-            live: As of `rows`.
-            folds: Number of folds. With one there is no difference.
+            inputs: The layer's inputs, batch by batch.
+            limit: Largest number of rows.
+            alive: See `rows`.
+            folds: Number of folds; with 1, chunks are not split by it.
+
+        Yields:
+            `(rows, batch number, row numbers in the batch, sample numbers)`.
         """
         counts = [self.places(part.shape) * len(part) for part in inputs]
         total = sum(counts)
-        limit = min(limit, self.enough(int(self.columns_of(live).sum())))
+        limit = min(limit, self.enough(int(self.columns_of(alive).sum())))
         which = np.arange(total)
         if total > limit:
             rng = np.random.default_rng(0)
@@ -131,26 +136,26 @@ class LinearView(abc.ABC):
             for chosen in (np.flatnonzero(~held_out), np.flatnonzero(held_out)):
                 for start in range(0, len(chosen), CHUNK):
                     some = chosen[start : start + CHUNK]
-                    rows = single(self.rows(given, mine[some], live))
+                    rows = single(self.rows(given, mine[some], alive))
                     yield rows, number, mine[some], samples[some]
             first_row += count
             first_sample += len(part)
 
     @staticmethod
     def enough(columns: int) -> int:
-        """Return how many rows a fit of so many columns needs."""
+        """Return how many rows a fit of `columns` columns needs."""
         return max(LEAST_ROWS, ROWS_PER_COLUMN * columns)
 
 
 def seen(tensor: Any) -> np.ndarray:
-    """Return a tensor as an array, without a copy where there need be none."""
+    """Return a tensor as an array, without a copy if possible."""
     if keras.config.backend() == "torch":
         return read(tensor)
     return np.asarray(tensor)
 
 
 def single(values: np.ndarray) -> np.ndarray:
-    """Return values in single precision at least."""
+    """Return values in at least single precision."""
     small = values.dtype.kind != "f" or values.dtype.itemsize < 4
     return values.astype("float32") if small else values
 
@@ -158,15 +163,17 @@ def single(values: np.ndarray) -> np.ndarray:
 _kinds: dict[type, type[LinearView]] = {}
 
 
-def living(operation: Any, view: LinearView) -> tuple[np.ndarray, np.ndarray]:
-    """Return which input channels and which filters of a layer live.
+def alive_parts(
+    operation: Any, view: LinearView
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which input channels and filters of a layer are alive.
 
     Args:
         operation: The layer, or the `FilterMask` around it.
-        view: The layer as a matrix.
+        view: The matrix view of the layer.
 
     Returns:
-        Booleans `(channels,)` and `(filters,)`.
+        Booleans of shape `(channels,)` and `(filters,)`.
     """
     rank = len(view.kernel.shape)
     masks = []
@@ -180,7 +187,7 @@ def living(operation: Any, view: LinearView) -> tuple[np.ndarray, np.ndarray]:
 
 
 def acting(operation: Any, variable: keras.Variable) -> np.ndarray:
-    """Return what a variable of a layer acts as: masked, if it is."""
+    """Return the effective value of a layer's variable, with masks applied."""
     if isinstance(operation, FilterMask):
         for known, value in operation.effective_values():
             if known is variable:
@@ -189,7 +196,7 @@ def acting(operation: Any, variable: keras.Variable) -> np.ndarray:
 
 
 def register(*classes: type) -> Callable[[type[LinearView]], type[LinearView]]:
-    """Return a decorator that makes a `LinearView` the view of layer classes."""
+    """Return a decorator that registers a `LinearView` for layer classes."""
 
     def decorator(kind: type[LinearView]) -> type[LinearView]:
         for cls in classes:
@@ -200,11 +207,11 @@ def register(*classes: type) -> Callable[[type[LinearView]], type[LinearView]]:
 
 
 def linear(layer: Any) -> LinearView | None:
-    """Return a layer as a matrix, up to its activation, or None.
+    """Return the matrix view of a layer, without its activation, or None.
 
-    None is a layer of another kind, and one whose matrix is not its kernel:
-    grouped convolutions, LoRA, quantised weights. A subclass is like its
-    parent if its rule says that it is linear.
+    The result is None for other kinds of layers, and for those whose matrix is
+    not their kernel: grouped convolutions, LoRA, quantised weights. A subclass
+    is treated like its parent if its rule says that it is linear.
     """
     if not is_linear(layer):
         return None
@@ -222,7 +229,7 @@ def linear(layer: Any) -> LinearView | None:
 
 @register(layers.Dense)
 class DenseMatrix(LinearView):
-    """A Dense layer on inputs of any rank."""
+    """The view of a Dense layer, on inputs of any rank."""
 
     @property
     def kernel(self) -> keras.Variable:
@@ -236,9 +243,9 @@ class DenseMatrix(LinearView):
         return math.prod(inputs[1:-1])
 
     def rows(
-        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+        self, inputs: np.ndarray, which: np.ndarray, alive: np.ndarray
     ) -> np.ndarray:
-        return inputs.reshape(-1, inputs.shape[-1])[which][:, live]
+        return inputs.reshape(-1, inputs.shape[-1])[which][:, alive]
 
     def results(self, outputs: np.ndarray) -> np.ndarray:
         return outputs.reshape(-1, outputs.shape[-1])
@@ -252,7 +259,7 @@ class DenseMatrix(LinearView):
 
 @register(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 class ConvolutionMatrix(LinearView):
-    """A convolution: one row for each place of the output."""
+    """The view of a convolution, with one row per position of the output."""
 
     @property
     def kernel(self) -> keras.Variable:
@@ -266,7 +273,7 @@ class ConvolutionMatrix(LinearView):
         return math.prod(self._padding(inputs)[1])
 
     def rows(
-        self, inputs: np.ndarray, which: np.ndarray, live: np.ndarray
+        self, inputs: np.ndarray, which: np.ndarray, alive: np.ndarray
     ) -> np.ndarray:
         layer = self.layer
         before, shape = self._padding(inputs.shape)
@@ -285,12 +292,12 @@ class ConvolutionMatrix(LinearView):
         pixels = inputs.reshape(-1, inputs.shape[-1])
         patches = pixels.take(np.where(inside, index, 0), axis=0)
         patches[~inside] = 0.0
-        if not live.all():
-            patches = np.compress(live, patches, axis=-1)
+        if not alive.all():
+            patches = np.compress(alive, patches, axis=-1)
         return patches.reshape(len(which), -1)
 
     def _padding(self, inputs: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return the zeros before each spatial axis, and the output's sizes."""
+        """Return the padding before each spatial axis, and the output's sizes."""
         layer = self.layer
         first = layer.data_format == "channels_first"
         before, shape = [], []

@@ -1,4 +1,4 @@
-"""Running a model before and after pruning side by side, call by call."""
+"""Paired runs of a model before and after pruning, call by call."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from kprune.session.program import Values
 from kprune.session.segments import SLICE
 
 Parts = list[Any]
-"""One tensor on all samples, some samples at a time."""
+"""One tensor for all samples, as a list of batches."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One tensor on all samples: before pruning, and after it so far.
+    """One tensor for all samples, before and after pruning.
 
     Args:
-        parts_before: What it was, in parts, as tensors of the backend.
-        parts_after: What it is, the same list where that is the same.
+        parts_before: Its values before pruning, as tensors of the backend.
+        parts_after: Its values now; the same list if they are equal.
     """
 
     parts_before: Parts
@@ -42,22 +42,23 @@ class Pair:
 
     @property
     def before(self) -> np.ndarray:
-        """What it was before pruning, put together."""
+        """Its values before pruning, as one array."""
         return _whole(self.parts_before)
 
     @property
     def after(self) -> np.ndarray:
-        """What it is after pruning so far, put together."""
+        """Its values now, as one array."""
         return _whole(self.parts_after)
 
 
 class Step:
-    """One call of one layer or operation, before it is computed again.
+    """One call of a layer or operation, before it is computed with the new weights.
 
     Args:
         node: The call.
-        run: The functional model that it belongs to, half way through.
-        before: What it gave before pruning, in parts, for each output.
+        run: The run of the functional model that it belongs to.
+        given: The symbolic tensors it reads.
+        before: Values of each output before pruning.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Step:
 
     @property
     def operation(self) -> Any:
-        """The layer or operation, a `FilterMask` where it is wrapped."""
+        """The layer or operation, which is a `FilterMask` if it is wrapped."""
         return self.node.operation
 
     @property
@@ -89,25 +90,25 @@ class Step:
 
     @property
     def inputs(self) -> list[Pair]:
-        """All tensors that go in."""
+        """All input tensors."""
         return [self.run.tensors[id(t)] for t in self._given]
 
     @property
     def input(self) -> Pair:
-        """The first tensor that goes in."""
+        """The first input tensor."""
         return self.inputs[0]
 
     def sums(self) -> Pair:
-        """Return what the layer gives without its activation, both ways.
+        """Return the layer's outputs without its activation, before and now.
 
-        What it gives after pruning is computed with its present weights.
+        The latter are computed with the current weights.
         """
         with self._without_activation():
             (after,) = self.run.present(self.node, self._given)
         return Pair(self.sums_before(), after)
 
     def sums_before(self) -> Parts:
-        """Return what the layer gave without its activation, in parts."""
+        """Return the layer's outputs before pruning, without its activation."""
         with self._without_activation() as plain:
             (before,) = (
                 self.before if plain else self.run.past(self.node, self._given)
@@ -116,7 +117,11 @@ class Step:
 
     @contextlib.contextmanager
     def _without_activation(self) -> Iterator[bool]:
-        """Context without the layer's activation; yields if it has none."""
+        """Return a context in which the layer has no activation.
+
+        Yields:
+            Whether it has none anyway.
+        """
         activation = getattr(self.layer, "activation", None)
         plain = activation in (None, keras.activations.linear)
         if plain:
@@ -130,11 +135,11 @@ class Step:
 
     @property
     def channels_first(self) -> bool:
-        """Whether the layer's channels run along axis 1."""
+        """Whether the layer's channels are on axis 1."""
         return getattr(self.layer, "data_format", None) == "channels_first"
 
     def only_reader(self, tensor: Any) -> Any:
-        """Return the one call that reads a tensor, or None if there are more."""
+        """Return the only call that reads a tensor, or None if there are several."""
         readers = self.run.readers.get(id(tensor), [])
         return readers[0] if len(readers) == 1 else None
 
@@ -143,14 +148,13 @@ Visitor = Callable[[Step], None]
 
 
 class PairedRun:
-    """A masked model and its own past, on the same samples.
+    """A masked model with its weights before and after pruning, on the same samples.
 
     Args:
-        masked: The masked model, pruned already.
-        before: Its weights from before it was pruned; `None` for its present
-            ones, so that nothing differs.
-        inputs: Samples, as for `model.predict`; `None` for who only reads
-            weights.
+        masked: The masked model after pruning.
+        before: Its weights before pruning; `None` for the current ones, so that
+            nothing differs.
+        inputs: Samples, as for `model.predict`; `None` to run no samples.
 
     Example:
 
@@ -175,10 +179,10 @@ class PairedRun:
         self._count(self._functional)
 
     def visit(self, visit: Visitor) -> list[Pair]:
-        """Go through all calls in the order of computation.
+        """Run all calls in order of execution.
 
         Args:
-            visit: Called before each call is computed with the present
+            visit: Function called before each call is computed with the current
                 weights, which it may change.
 
         Returns:
@@ -201,7 +205,7 @@ class PairedRun:
 
 
 class _Run:
-    """One functional model, or one call of a nested one."""
+    """A paired run of one functional model, or of one call of a nested model."""
 
     def __init__(
         self, paired: PairedRun, functional: keras.Model, visit: Visitor
@@ -215,7 +219,7 @@ class _Run:
             given = walk.tensors_of(node.arguments.args, node.arguments.kwargs)
             for tensor in {id(t): t for t in given}.values():
                 self.readers.setdefault(id(tensor), []).append(node)
-        # Read by the outside.
+        # Outputs are read outside, so they never have a single reader.
         for tensor in functional.outputs:
             self.readers.setdefault(id(tensor), []).extend([None, None])
 
@@ -250,14 +254,14 @@ class _Run:
         if not changed and not any(pair.differs for pair in pairs):
             return [Pair(value, value) for value in before]
         after = self.present(node, given)
-        # What is equal is one list, which says so all the way down.
+        # Equal values share one list, which `Pair.differs` recognises.
         return [
             Pair(b, b) if _equal(a, b) else Pair(b, a)
             for b, a in zip(before, after, strict=True)
         ]
 
     def past(self, node: Any, given: list[Any]) -> list[Parts]:
-        """Return what a call gave before pruning."""
+        """Return a call's outputs before pruning."""
         values = [self.tensors[id(t)].parts_before for t in given]
         state = self.paired.past
         call = _call_of(node, given)
@@ -267,7 +271,7 @@ class _Run:
         return _compute(call, weights, values)
 
     def present(self, node: Any, given: list[Any]) -> list[Parts]:
-        """Return what a call gives now."""
+        """Return a call's outputs now."""
         values = [self.tensors[id(t)].parts_after for t in given]
         call = _call_of(node, given)
         return _compute(call, call.values(), values)
@@ -276,7 +280,7 @@ class _Run:
 def _compute(
     call: ProgramCall, weights: Values, given: list[Parts]
 ) -> list[Parts]:
-    """Compute a call, some samples at a time where that is possible."""
+    """Compute a call batch by batch, if it treats samples independently."""
     sizes = [[_size(part) for part in parts] for parts in given]
     if not sizes or any(s != sizes[0] or None in s for s in sizes):
         return _compute_whole(call, weights, given)
@@ -292,7 +296,7 @@ def _compute(
 def _compute_whole(
     call: ProgramCall, weights: Values, given: list[Parts]
 ) -> list[Parts]:
-    """Compute a call that must see all samples at once."""
+    """Compute a call on all samples at once."""
     whole = [_joined(parts) for parts in given]
     sizes = {_size(x) for x in whole}
     return [
@@ -306,7 +310,7 @@ def _call_of(node: Any, given: list[Any]) -> ProgramCall:
 
 
 def _split(value: Any, size: int) -> Parts:
-    """Return parts of `size` samples, as tensors of the backend."""
+    """Split an array into batches of `size` samples, as tensors of the backend."""
     return [
         keras.ops.convert_to_tensor(value[start : start + size])
         for start in range(0, len(value), size)
@@ -323,7 +327,7 @@ def _whole(parts: Parts) -> np.ndarray:
 
 
 def _size(value: Any) -> int | None:
-    """Return the length of the first axis, None for scalars."""
+    """Return the length of the first axis, or None for scalars."""
     return int(value.shape[0]) if len(value.shape) else None
 
 

@@ -1,4 +1,4 @@
-"""Models that are trained, or learned from, in the place of a masked one."""
+"""Models to train, or to learn from, in place of a masked model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from kprune.recovery._linear import linear
 from kprune.session import Session
 
 MOMENTUM = 0.9
-"""Of moving statistics, at most: some hundred steps must do."""
+"""Largest momentum of moving statistics, as training takes only some hundred steps."""
 
 
 def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:
-    """Return a plain model that computes what a masked one did.
+    """Return a plain model that computes the same as a masked one before pruning.
 
     Args:
         masked: The masked model.
-        before: Its weights and masks at that time.
+        before: Its weights and masks before pruning.
     """
     now = WeightSnapshot(masked.variables)
     before.restore()
@@ -38,10 +38,10 @@ def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:
 
 
 class Pupil:
-    """What is trained in the place of a masked model: its compact model.
+    """The model to train in place of a masked one: usually its compact model.
 
-    The masked model itself is, where the compact one has other weights than
-    those that are cut out of it, such as attenuated ones.
+    It is the masked model itself if the compact model's weights are not just cut
+    out of it, for example because of attenuation factors.
 
     Args:
         session: The masked model.
@@ -58,12 +58,12 @@ class Pupil:
             return
         self.model.trainable = True
         for variable in self.model.trainable_variables:
-            # A penalty would draw weights away from what they should give.
+            # A penalty would pull the weights away from the target.
             variable.regularizer = None
 
     @contextlib.contextmanager
     def trained(self, scale: float) -> Iterator[keras.Model]:
-        """Yield what to train, see `logits`."""
+        """Return a context with the model to train. See `logits`."""
         held = [(norm, norm.momentum) for norm in norms(self.model)]
         for norm, momentum in held:
             norm.momentum = min(momentum, MOMENTUM)
@@ -75,7 +75,7 @@ class Pupil:
                 norm.momentum = momentum
 
     def write_back(self) -> None:
-        """Give the masked model the weights of the trained one."""
+        """Copy the trained weights to the masked model."""
         for old, new in self._pairs:
             value = np.array(read(old))
             places = np.arange(value.size).reshape(value.shape)
@@ -90,7 +90,7 @@ class Pupil:
 def _pairs(
     masked: keras.Model, compact: keras.Model
 ) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Return the weights of a masked model with those of its compact one."""
+    """Return pairs of the weights of a masked model and its compact model."""
     found: list[tuple[keras.Variable, keras.Variable]] = []
     for outer, new in zip(
         walk.layers_of(masked), walk.layers_of(compact), strict=True
@@ -101,10 +101,10 @@ def _pairs(
 
 
 def input_scale(model: keras.Model, inputs: Any) -> float:
-    """Return by what the inputs are best divided, see `logits`.
+    """Return the number to divide the inputs by. See `logits`.
 
-    That is the root of their mean square, where the one input is read by
-    linear layers alone; else 1.
+    It is the root of their mean square if there is a single input that only
+    linear layers read, and otherwise 1.
 
     Args:
         model: A functional model.
@@ -120,7 +120,7 @@ def input_scale(model: keras.Model, inputs: Any) -> float:
 def _first_kernels(model: keras.Model) -> list[keras.Variable]:
     """Return the kernels that the input is multiplied with.
 
-    Nothing, if something else reads it too.
+    The list is empty if anything else reads the input.
     """
     functional = walk.require_functional(model)
     given = {id(tensor) for tensor in functional.inputs}
@@ -138,14 +138,14 @@ def _first_kernels(model: keras.Model) -> list[keras.Variable]:
 
 @contextlib.contextmanager
 def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
-    """Yield the model without the softmax or sigmoid that it ends in.
+    """Return a context with the model without its final softmax or sigmoid.
 
     Args:
-        model: A functional model, whose last layers lack their activation
-            meanwhile.
-        scale: What the inputs are divided by meanwhile. Steps of gradient
-            descent are too long for a kernel that reads pixels up to 255, and
-            just right for one that is as many times larger.
+        model: A functional model. Its last layers lack their activation inside
+            the context.
+        scale: The number that inputs are divided by inside the context. The
+            first kernels are multiplied with it: gradient steps that suit
+            inputs around 1 are too large for pixels up to 255.
     """
     functional = walk.require_functional(model)
     kernels = _first_kernels(model) if scale != 1 else []
@@ -166,7 +166,7 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
 
 
 def squashed(model: keras.Model) -> list[bool]:
-    """Return for each output whether it went through a softmax or sigmoid."""
+    """Return, for each output, whether it comes from a softmax or sigmoid."""
     outputs = walk.require_functional(model).outputs
     ends = [(tensor, *_end(tensor)) for tensor in outputs]
     return [
@@ -176,12 +176,12 @@ def squashed(model: keras.Model) -> list[bool]:
 
 
 def _end(tensor: Any) -> tuple[Any, Any]:
-    """Return what shows the logits, and the layer that must lose its activation."""
+    """Return the tensor of the logits, and the layer to strip of its activation."""
     squashing = (keras.activations.softmax, keras.activations.sigmoid)
     operation = tensor._keras_history.operation
     inner = walk.functional_of(operation)
     if inner is not None:
-        # Cut off inside, the end of a nested model would not be seen here.
+        # A new end inside a nested model would have no effect outside it.
         index = tensor._keras_history.tensor_index
         return tensor, _end(inner.outputs[index])[1]
     layer = walk.unwrap(operation)

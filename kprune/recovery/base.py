@@ -1,4 +1,4 @@
-"""What a recovery is: it repairs weights on samples, without training."""
+"""The base class of recoveries, and functions to apply them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from kprune.session import Session
 
 
 class Recovery(Part, abc.ABC):
-    """Repairs what pruning has broken, on unlabelled samples.
+    """Base class of recoveries, which repair a pruned model on unlabelled samples.
 
     Args:
-        samples: How many samples of the data to use at most.
+        samples: Largest number of samples to use.
     """
 
     needs_data = True
     """Whether it runs the model on samples."""
 
     preceded_by: ClassVar[tuple[str, ...]] = ()
-    """Recoveries that go first, where it is not part of a list and they apply."""
+    """Recoveries that run first if they apply, unless this one is part of a list."""
 
     def __init__(self, samples: int = 1024) -> None:
         owner = type(self).__name__
@@ -41,12 +41,12 @@ class Recovery(Part, abc.ABC):
         """Change the weights of `session.masked`.
 
         Args:
-            session: The masked model, pruned already, and its samples.
-            before: Its weights from before it was pruned.
+            session: The masked model after pruning, and its samples.
+            before: Its weights before pruning.
         """
 
     def applies(self, session: Session) -> bool:
-        """Return whether there is something that it can repair.
+        """Return whether the recovery can repair anything in a model.
 
         Args:
             session: The masked model.
@@ -54,7 +54,7 @@ class Recovery(Part, abc.ABC):
         return True
 
     def paired_run(self, session: Session, before: WeightSnapshot) -> PairedRun:
-        """Return the model beside its own past, on the samples."""
+        """Return a paired run of the model before and after pruning."""
         return PairedRun(
             session.masked, before, session.samples.inputs(self.samples)
         )
@@ -64,7 +64,7 @@ class FunctionRecovery(Recovery):
     """A plain function as a recovery.
 
     Args:
-        function: `f(session, before)`, see `Recovery.repair`.
+        function: `f(session, before)`. See `Recovery.repair`.
     """
 
     needs_data = False
@@ -80,10 +80,11 @@ class FunctionRecovery(Recovery):
 
 
 class Chain(Recovery):
-    """Several recoveries, one after the other.
+    """Several recoveries, applied in order.
 
     Args:
-        parts: Names, objects or functions, see `get`. None repairs nothing.
+        parts: Names, objects or functions. See `get`. An empty chain repairs
+            nothing.
     """
 
     def __init__(self, parts: Sequence[Any] = ()) -> None:
@@ -109,10 +110,10 @@ def get(identifier: Any) -> Recovery:
     Args:
         identifier: `"bn"`, `"bias"`, `"reconstruct"`, `"merge"` or another registered
             name, a `Recovery`, a function `f(session, before)`, or a list of these,
-            which go one after the other. The empty list repairs nothing.
+            which are applied in order. An empty list repairs nothing.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: If the name is unknown. The message lists the known ones.
     """
     if isinstance(identifier, list | tuple):
         return Chain(identifier)
@@ -121,19 +122,19 @@ def get(identifier: Any) -> Recovery:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
+    """Return all names that `get` accepts."""
     return registry.names
 
 
 def check(recovery: Any, session: Session | None) -> None:
-    """Raise unless there are the samples that a recovery needs.
+    """Raise if a recovery needs samples and there are none.
 
     Args:
-        recovery: Name, object, function or list, see `get`.
+        recovery: Name, object, function or list. See `get`.
         session: The masked model and its samples.
 
     Raises:
-        ValueError: An unknown name, or there are no samples.
+        ValueError: If the name is unknown, or there are no samples.
     """
     chosen = get(recovery)
     for part in chosen.parts if isinstance(chosen, Chain) else [chosen]:
@@ -142,7 +143,7 @@ def check(recovery: Any, session: Session | None) -> None:
 
 
 def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
-    """Repair a pruned model; an error may leave it half repaired.
+    """Repair a pruned model. After an error, it may be partly repaired.
 
     Args:
         session: See `recover`.
@@ -161,27 +162,27 @@ def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
 
 
 def _check_finite(session: Session, recovery: Recovery) -> None:
-    """Raise if a repair has left weights that nothing can be computed with."""
+    """Raise if a repair has produced weights that are not finite."""
     for weight in session.masked.weights:
         if first_not_finite(read(weight)) is not None:
             raise ValueError(
-                f"After {recovery!r} weight '{weight.path}' holds NaN or infinite "
-                "values: the samples, or what layers make of them, are too large, or "
-                "training has diverged before. The model is left as it was."
+                f"After {recovery!r}, weight '{weight.path}' has NaN or infinite "
+                "values: the samples or the activations are too large, or training "
+                "had diverged before. The model is unchanged."
             )
 
 
 def recover(session: Session, before: WeightSnapshot, recovery: Any) -> None:
-    """Repair a pruned model without training.
+    """Repair a pruned model without labels.
 
     Args:
-        session: The masked model, pruned already, and its samples. Labels are
-            not looked at.
-        before: Its weights from before it was pruned.
-        recovery: Name, object, function or list, see `get`.
+        session: The masked model after pruning, and its samples. Labels are not
+            used.
+        before: Its weights before pruning.
+        recovery: Name, object, function or list. See `get`.
 
     Raises:
-        ValueError: There are no samples.
+        ValueError: If the recovery needs samples and there are none.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Means of removed channels, folded into what reads them."""
+"""Correction of biases for the means of removed channels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kprune.session import Session
 
 @register("bias")
 class BiasCorrection(Recovery):
-    """Gives every output channel the mean it had before pruning.
+    """Restores the mean of every output channel.
 
-    What removed channels contributed on average to a layer's outputs is added
-    to the layer's bias, or taken from the moving mean of the
-    BatchNormalization behind it; layer after layer, so that earlier changes
-    are made up for too.
+    The mean contribution of removed channels to a layer's outputs is added to
+    the layer's bias, or subtracted from the moving mean of the
+    BatchNormalization after it. Layers are corrected in order of execution, so
+    each also compensates for changes in earlier ones.
 
     Args:
-        samples: How many samples of the data to use at most.
+        samples: Largest number of samples to use.
 
     Example:
 

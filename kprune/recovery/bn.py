@@ -1,4 +1,4 @@
-"""Re-estimated statistics of batch normalisation."""
+"""Re-estimation of batch normalisation statistics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kprune.session import Session
 
 @register("bn")
 class BatchStatistics(Recovery):
-    """Moving means and variances measured again, layer after layer.
+    """Re-estimates moving means and variances, layer by layer.
 
-    Each BatchNormalization gets the exact mean and variance of what reaches it
-    on the samples, the ones before it being repaired already.
+    Each BatchNormalization gets the exact mean and variance of its input on the
+    samples. Layers are repaired in order of execution.
 
     Args:
-        samples: How many samples of the data to use at most.
+        samples: Largest number of samples to use.
 
     Example:
 

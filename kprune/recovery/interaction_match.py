@@ -1,4 +1,4 @@
-"""Training without labels towards how channels worked together before."""
+"""Label-free training towards the channel interactions of the unpruned model."""
 
 from __future__ import annotations
 
@@ -26,42 +26,43 @@ from kprune.session.gradients import structures
 from kprune.session.gradients import unchanged
 
 SHARES = (0.3, 0.5, 0.7, 0.9)
-"""Shares of a group's channels that stay in a coalition."""
+"""Shares of a group's channels that a coalition keeps."""
 
 EXAMS = 3
-"""Coalitions in which the error is measured, besides that of all channels."""
+"""Number of coalitions to measure the error on, besides that of all channels."""
 
 
 @register("interaction_match")
 class InteractionMatch(Mimic):
-    """Trains the pruned model to give, of any of its channels, what they gave.
+    """Trains the pruned model to reproduce the logits for subsets of its channels.
 
-    In part of the steps some channels of one group are left out of both models:
-    of those that stay in the pruned one, a random set `S`. The unpruned model
-    has `S` and all channels that were removed, the pruned one `S` alone, and is
-    trained to give the same logits: then all differences of these, such as the
-    interaction `v(S + i + j) - v(S + i) - v(S + j) + v(S)` of two channels, are
+    In some of the steps, both models run with a subset of one group's channels.
+    The pruned model keeps a random subset `S` of its alive channels; the
+    unpruned model keeps `S` and all channels that were removed. The pruned model
+    is trained to give the same logits. Then differences of logits, such as the
+    interaction `v(S + i + j) - v(S + i) - v(S + j) + v(S)` of two channels, match
     those of the unpruned model too. The loss is the mean squared difference of
     the logits, relative to their variance. Batch normalisation is in inference
-    mode, so that leaving out changes no statistics. After "SNPFI" (Tang, Wei and
-    Li, arXiv 2307.00758), where the value of a set is a number for all samples.
+    mode, so that subsets do not change its statistics. After "SNPFI" (Tang, Wei
+    and Li, arXiv 2307.00758), where the value of a set is one number for all
+    samples.
 
-    All else is as with `Mimic`: no labels, augmented samples, one of eight held
-    out, the best weights are kept. Alone, it follows on `"reconstruct"` where
-    that applies.
+    Otherwise it works like `Mimic`: it needs no labels, augments the samples,
+    holds out one in eight, and keeps the best weights. Unless it is part of a
+    list, it runs after `"reconstruct"` if that applies.
 
     Args:
-        samples: How many samples of the data to use at most.
-        steps: How many steps to train.
-        batch_size: Samples in a step.
-        learning_rate: Of the loss above. It rises to this in the first
-            twentieth of the steps, and falls to 0 along a cosine.
-        partial: Share of the steps in which channels are left out. Without
-            any, it is `Mimic` with batch normalisation in inference mode.
-        seed: Of the order, the augmentation and the sets.
+        samples: Largest number of samples to use.
+        steps: Number of training steps.
+        batch_size: Number of samples per step.
+        learning_rate: Peak learning rate for the loss above. It is reached after
+            a twentieth of the steps, and decays to 0 along a cosine.
+        partial: Share of the steps with subsets of channels. With 0, it equals
+            `Mimic` with batch normalisation in inference mode and without mixup.
+        seed: Seed of the sample order, the augmentation and the subsets.
 
     Raises:
-        ValueError: There are fewer than 16 samples.
+        ValueError: If there are fewer than 16 samples.
 
     Example:
 
@@ -125,12 +126,12 @@ class InteractionMatch(Mimic):
 
 
 class _Sets:
-    """Sets of channels, left out of a pruned model and of the unpruned one.
+    """Sets of channels to leave out of a pruned and of the unpruned model.
 
     Args:
         pruned: The pruned model.
         original: The unpruned model, rebuilt and masked.
-        before: Weights and masks of the pruned model when it was that one.
+        before: Weights and masks of `pruned` before pruning.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class _Sets:
         }
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return for a group's name channels to leave out, by their number."""
+        """Draw a group and the indices of its channels to leave out, by its name."""
         if not self._places:
             return {}
         name = list(self._places)[rng.integers(len(self._places))]
@@ -160,7 +161,11 @@ class _Sets:
 
     @contextlib.contextmanager
     def without(self, gone: dict[str, np.ndarray]) -> Iterator[None]:
-        """Return a context in which both models lack channels."""
+        """Return a context in which both models lack some channels.
+
+        Args:
+            gone: Group name -> indices of channels. See `draw`.
+        """
         ours, theirs = {}, {}
         for name, channels in gone.items():
             now, was = self._places[name]

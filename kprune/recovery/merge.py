@@ -1,4 +1,4 @@
-"""Removed filters merged into the most similar ones that stay."""
+"""Merging of removed filters into the most similar kept ones."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @register("merge")
 class Merge(Recovery):
-    """Merges each removed filter into its twin instead of deleting it.
+    """Merges each removed filter into the most similar kept one.
 
-    A layer that reads the channels adds the weights of a removed one, times a
-    slope, to those of the kept channel whose filter has the highest cosine
-    with it. The slope is the cosine times the ratio of the filters' lengths,
-    or of the scales of the BatchNormalization behind them. Exact for parallel
-    filters whose activation is ReLU and whose offsets are in the same ratio.
-    Needs no samples. The merging step of similarity pruning; Net2Net (Chen et
-    al., arXiv 1511.05641) read backwards.
+    In layers that read the channels, the weights of a removed one, times a
+    slope, are added to those of the kept channel whose filter has the largest
+    cosine similarity. The slope is the cosine times the ratio of the filters'
+    norms, or of the scales of the BatchNormalization after them. This is exact
+    for parallel filters with ReLU whose offsets have the same ratio. Needs no
+    samples. It is the merging step of similarity pruning, and the inverse of
+    Net2Net (Chen et al., arXiv 1511.05641).
 
     Args:
-        threshold: Smallest cosine with which filters are merged, from 0 to 1.
+        threshold: Smallest cosine for a merge, from 0 to 1.
 
     Example:
 
@@ -84,7 +84,7 @@ class Merge(Recovery):
     def _twins(
         self, group: Group, kept: np.ndarray, gone: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each channel's donor and slope; 0 where there is none."""
+        """Return each channel's donor, and its slope, which is 0 without a merge."""
         donors, _ = twins(group, kept)
         rows = filters(group)
         lengths = np.linalg.norm(rows, axis=1)
@@ -100,9 +100,9 @@ class Merge(Recovery):
 
 
 def _scales(group: Group) -> np.ndarray | None:
-    """Return the scales of a group's first batch normalisation, if any.
+    """Return the scales of a group's first batch normalisation, or None.
 
-    What comes out of one does not depend on the lengths of filters.
+    Its outputs do not depend on the norms of the filters.
     """
     for member in group.scales:
         if is_batch_norm(member.layer):

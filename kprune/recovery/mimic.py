@@ -1,4 +1,4 @@
-"""Training without labels: what the pruned model gives is drawn to what it gave."""
+"""Label-free training towards the outputs of the unpruned model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from kprune.recovery.base import register
 from kprune.session import Session
 
 HELD_OUT = 8
-"""One sample of so many is held out."""
+"""One in so many samples is held out."""
 
 CHECKS = 20
-"""How often the error on these is measured."""
+"""Number of times the error on held-out samples is measured."""
 
 WARMUP = 20
-"""The rate rises in one step of so many."""
+"""The learning rate rises during one in so many of the steps."""
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -45,41 +45,39 @@ _log = logging.getLogger("kprune")
 
 @register("mimic")
 class Mimic(Recovery):
-    """Trains the pruned model to give the unpruned model's logits.
+    """Trains the pruned model to reproduce the unpruned model's logits.
 
-    On augmented samples and without labels: the loss is the mean squared
-    difference of the logits, relative to their variance. Inputs are brought to
-    a mean square of 1 where linear layers read them. Images are mirrored and
-    shifted, and in some steps pairs of samples are mixed, of which the
-    unpruned model says what they should give ("mixup", Zhang et al., arXiv
-    1710.09412). SGD with Nesterov momentum and a cosine of the learning rate;
-    batch normalisation is in training mode, and layers are trained whether
-    they are `trainable` or not. What is trained is the compact model.
+    No labels are needed: the loss is the mean squared difference of the logits,
+    relative to their variance. Inputs read by linear layers are scaled to a mean
+    square of 1. Images are flipped and shifted, and in some steps pairs of
+    samples are mixed, with the unpruned model's outputs as targets ("mixup",
+    Zhang et al., arXiv 1710.09412). The compact model is trained by SGD with
+    Nesterov momentum and cosine decay of the learning rate, with batch
+    normalisation in training mode. Frozen layers are trained too.
 
-    One sample of eight is held out. The weights that are best on these are
-    kept, and the ones from before if none are better. Alone, it follows on
-    `"reconstruct"` where that applies; in a list it stands where it stands.
-    Kin: "Practical Network Acceleration with Tiny Sets" (Wang et al., arXiv
-    2202.07861), which mimics features.
+    One in eight samples is held out. The best weights on these are kept, or the
+    original ones if none are better. Unless it is part of a list, it runs after
+    `"reconstruct"` if that applies. Related: "Practical Network Acceleration with
+    Tiny Sets" (Wang et al., arXiv 2202.07861), which mimics features.
 
     Args:
-        samples: How many samples of the data to use at most.
-        steps: How many steps to train.
-        batch_size: Samples in a step.
-        learning_rate: Of the loss above. It rises to this in the first
-            twentieth of the steps, and falls to 0 along a cosine.
-        augment: Changes a batch before both models see it: a function
+        samples: Largest number of samples to use.
+        steps: Number of training steps.
+        batch_size: Number of samples per step.
+        learning_rate: Peak learning rate for the loss above. It is reached after
+            a twentieth of the steps, and decays to 0 along a cosine.
+        augment: Augmentation of batches for both models: a function
             `f(x, rng) -> x` of the inputs and a `numpy.random.Generator`, or a
-            Keras layer or model, called with `training=True`. `"auto"` mirrors
-            and shifts where the one input is an image, and does nothing
-            elsewhere; `None` nothing.
-        mixup: Share of the steps in which pairs of samples are mixed, by
-            weights that are uniform from 0 to 1. Inputs of whole numbers,
-            such as tokens, are never mixed.
-        seed: Of the order, the augmentation and the mixing.
+            Keras layer or model, called with `training=True`. `"auto"` flips and
+            shifts if the only input is an image, and does nothing otherwise;
+            `None` does nothing.
+        mixup: Share of the steps in which pairs of samples are mixed, with
+            weights drawn uniformly from 0 to 1. Integer inputs, such as tokens,
+            are never mixed.
+        seed: Seed of the sample order, the augmentation and the mixing.
 
     Raises:
-        ValueError: There are fewer than 16 samples.
+        ValueError: If there are fewer than 16 samples.
 
     Example:
 
@@ -145,15 +143,18 @@ class Mimic(Recovery):
         lesson: Context = contextlib.nullcontext,
         exams: Sequence[Context] = (contextlib.nullcontext,),
     ) -> bool:
-        """Train, keep the best weights, and return if they are not the first.
+        """Train the pupil and keep its best weights.
 
         Args:
             pupil: The model to train.
-            teacher: What says what it should give.
+            teacher: The model that provides the targets.
             batches: Samples to train on.
             held_out: Samples to measure the error on.
-            lesson: Returns the context of a step.
-            exams: Return the contexts in which the error is measured.
+            lesson: Returns the context of a training step.
+            exams: Functions that return the contexts of error measurements.
+
+        Returns:
+            Whether the weights have improved.
         """
         wanted = []
         for exam in exams:
@@ -200,15 +201,15 @@ class Mimic(Recovery):
         return least < first
 
     def _split(self, inputs: Any) -> tuple[Any, Any]:
-        """Return the samples to train on, and those that are held out."""
+        """Return the samples to train on, and the held-out samples."""
         leaves = keras.tree.flatten(inputs)
         if len(leaves) == 1:
             (inputs,) = leaves
         count = len(leaves[0])
         if count < 2 * HELD_OUT:
             raise ValueError(
-                f"{type(self).__name__} needs {2 * HELD_OUT} samples at least, and "
-                f"some hundred to be of use. Received: {count}."
+                f"{type(self).__name__} needs at least {2 * HELD_OUT} samples, and "
+                f"some hundreds to be useful. Received: {count}."
             )
         chosen = np.arange(count) % HELD_OUT == HELD_OUT - 1
         return take(inputs, ~chosen), take(inputs, chosen)
@@ -233,7 +234,7 @@ class Mimic(Recovery):
             warmup_steps=warmup,
         )
         losses = [loss_of(scale) for scale in scales]
-        # XLA makes TensorFlow slower on CPU; JAX has nothing else.
+        # XLA makes TensorFlow slower on CPUs; JAX always uses it.
         tensorflow = keras.config.backend() == "tensorflow"
         pupil.compile(
             keras.optimizers.SGD(
@@ -245,7 +246,7 @@ class Mimic(Recovery):
 
 
 def divide(inputs: Any, scale: float) -> Any:
-    """Return inputs divided by the scale of `logits`."""
+    """Return the inputs divided by `scale`. See `logits`."""
     if scale == 1:
         return inputs
     return keras.tree.map_structure(

@@ -1,4 +1,4 @@
-"""Least-squares repair of the layers that read pruned channels."""
+"""Least-squares repair of layers that read pruned channels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kprune.recovery._gram import LeastSquaresSums
 from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import LinearView
 from kprune.recovery._linear import acting
+from kprune.recovery._linear import alive_parts
 from kprune.recovery._linear import linear
-from kprune.recovery._linear import living
 from kprune.recovery._linear import seen
 from kprune.recovery._linear import single
 from kprune.recovery._paired import Pair
@@ -33,34 +33,32 @@ from kprune.session import Session
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
-"""One sample of so many is held out."""
+"""One in so many samples is held out."""
 
 _log = logging.getLogger("kprune")
 
 
 @register("reconstruct")
 class Reconstruct(Recovery):
-    """Refits each linear layer to what it gave before pruning.
+    """Refits each linear layer to its outputs before pruning.
 
-    In the order of computation, each dense and convolutional layer whose input
-    has changed gets the kernel and constant that bring its outputs, without
-    the activation, closest to those of the unpruned model, in the sense of
-    least squares, on what the pruned model feeds it. A layer that is added to
-    others makes up for their errors too. Ridge penalties draw the kernel
-    towards the present one; their strength is chosen on a fifth of the
-    samples that is held out, and a kernel that does not gain there stays as
-    it is. Layers of other kinds, and those that the model calls twice, are
-    left alone; a log line names those that are too wide. A generalisation of
-    the reconstruction of "ThiNet" (Luo et al., arXiv 1707.06342) to every
-    layer.
+    In order of execution, each dense or convolutional layer whose input has
+    changed gets a new kernel and constant. They minimise the squared difference
+    between its outputs, without the activation, and those of the unpruned model,
+    given the inputs from the pruned model. A layer whose output is added to
+    others also compensates for their errors. A ridge penalty pulls the kernel
+    towards the current one; its strength is chosen on a held-out fifth of the
+    samples, and a kernel that does not improve there is not changed. Layers of
+    other kinds, and those called more than once, are not changed; a log line
+    names those that are too wide. This generalises the reconstruction of
+    "ThiNet" (Luo et al., arXiv 1707.06342) to every layer.
 
     Args:
-        samples: How many samples of the data to use at most.
-        rows: How many rows (samples times places of the output) a fit uses at
-            most.
+        samples: Largest number of samples to use.
+        rows: Largest number of rows (samples times output positions) per fit.
 
     Raises:
-        ValueError: There are fewer than 5 samples, so that none is held out.
+        ValueError: If there are fewer than 5 samples, so that none is held out.
 
     Example:
 
@@ -83,8 +81,8 @@ class Reconstruct(Recovery):
         count = len(run.inputs[0])
         if count < FOLDS:
             raise ValueError(
-                f"Reconstruct needs {FOLDS} samples at least, and some hundred to "
-                f"be of use. Received: {count}."
+                f"Reconstruct needs at least {FOLDS} samples, and some hundreds to "
+                f"be useful. Received: {count}."
             )
         run.visit(self._refit)
 
@@ -92,20 +90,20 @@ class Reconstruct(Recovery):
         view = linear(step.layer)
         if view is None or step.calls > 1:
             return
-        live, filters = living(step.operation, view)
-        correction = _owed(step)
-        whole = not step.input.differs and live.all()
+        alive, filters = alive_parts(step.operation, view)
+        correction = _correction(step)
+        whole = not step.input.differs and alive.all()
         if whole and correction is None:
             return
-        columns = view.columns_of(live)
+        columns = view.columns_of(alive)
         if columns.sum() > COLUMNS:
             _log.info(
-                "Layer '%s' stays as it is: its %d columns are too many to refit.",
+                "Layer '%s' is not refitted, because it has %d columns.",
                 step.layer.name,
                 columns.sum(),
             )
             return
-        fit, held_out = self._sums(step, view, live, filters, correction)
+        fit, held_out = self._sums(step, view, alive, filters, correction)
         constant = home_of(step) is not None
         weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))
@@ -121,27 +119,28 @@ class Reconstruct(Recovery):
         self,
         step: Step,
         view: LinearView,
-        live: np.ndarray,
+        alive: np.ndarray,
         filters: np.ndarray,
-        owed: _Owed | None,
+        correction: _Correction | None,
     ) -> tuple[LeastSquaresSums, LeastSquaresSums]:
-        """Return the sums over most of the samples, and over those held out.
+        """Return the sums over the samples to fit, and over those held out.
 
-        The targets are what the filters miss: what they gave before, and what
-        they owe, less what they give now.
+        The targets are the differences between the wanted and the current
+        outputs of the filters. Wanted are the outputs before pruning, plus
+        corrections for errors of other layers.
         """
         kernel = view.to_matrix(acting(step.operation, view.kernel))
         bias = getattr(step.layer, "bias", None)
         offset: Any = 0.0
         if bias is not None:
             offset = acting(step.operation, bias)[filters]
-        kernel = kernel[np.ix_(view.columns_of(live), filters)]
+        kernel = kernel[np.ix_(view.columns_of(alive), filters)]
         parts = [LeastSquaresSums(*kernel.shape) for _ in range(2)]
         wanted: list[Any] = step.sums_before()
-        if owed is not None:
-            wanted = owed.added_to(wanted)
+        if correction is not None:
+            wanted = correction.added_to(wanted)
         for rows, part, which, samples in view.chunks(
-            step.input.parts_after, self.rows, live, FOLDS
+            step.input.parts_after, self.rows, alive, FOLDS
         ):
             before = view.results(seen(wanted[part]))[which]
             missing = single(before[:, filters]) - rows @ kernel - offset
@@ -153,7 +152,7 @@ class Reconstruct(Recovery):
 def _change(
     fit: LeastSquaresSums, held_out: LeastSquaresSums, constant: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return by what weights and constants should change."""
+    """Return the changes of weights and constants."""
     zero = np.zeros_like(fit.products)
     choices = [(held_out.error(zero, constant), -1.0, zero)]
     for ridge in RIDGES:
@@ -176,19 +175,19 @@ def _factors(operation: Any, view: LinearView) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Owed:
-    """What a layer should give more, for others have changed too.
+class _Correction:
+    """What a layer should add to its outputs, because of errors in other layers.
 
     Args:
         pairs: The tensors that its output is added to.
-        scale: What its output is multiplied with before.
+        scale: The factors its output is multiplied with before.
     """
 
     pairs: list[Pair]
     scale: Any
 
     def added_to(self, parts: Parts) -> Parts:
-        """Return the layer's outputs with it."""
+        """Return the layer's outputs with the correction."""
         usable = np.abs(self.scale) > 1e-3
         inverse = np.where(usable, 1.0 / np.where(usable, self.scale, 1.0), 0.0)
         inverse = inverse.astype("float32")
@@ -202,11 +201,11 @@ class _Owed:
         return found
 
 
-def _owed(step: Step) -> _Owed | None:
-    """Return what the layer should give more, or None.
+def _correction(step: Step) -> _Correction | None:
+    """Return a correction of the layer's outputs for errors in other layers, or None.
 
-    Where its output, normalised at most, is added to tensors that are computed
-    already, it can make up for what pruning has changed in them.
+    If its output, perhaps after a normalisation, is added to tensors that are
+    computed already, it can compensate for their changes.
     """
     scale: Any = 1.0
     (tensor,) = step.node.outputs
@@ -221,7 +220,7 @@ def _owed(step: Step) -> _Owed | None:
             scale = scale * _slope(layer, len(tensor.shape))
         elif isinstance(layer, keras.layers.Add | keras.src.ops.numpy.Add):
             pairs = _changed(step, reader, tensor)
-            return _Owed(pairs, scale) if pairs else None
+            return _Correction(pairs, scale) if pairs else None
         elif not isinstance(layer, keras.layers.Dropout):
             return None
         (tensor,) = reader.outputs

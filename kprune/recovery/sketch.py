@@ -1,4 +1,4 @@
-"""Sketches of filters in the place of those that stay."""
+"""Replacement of the kept filters by a sketch of all filters."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ Change = tuple["Member", np.ndarray, np.ndarray]
 
 @register("sketch")
 class Sketch(Recovery):
-    """Puts a sketch of all filters in the place of those that stay.
+    """Replaces the kept filters by a sketch of all filters.
 
-    Which filters were removed does not matter, only how many: the kernel's rows
-    become those of the matrix that Frequent Directions makes of all filters as
-    they were. It has the same second moments up to
-    `2 * |A| ** 2 / filters that stay` in the spectral norm. What reads the
-    channels is sketched along its input axis likewise. BatchNormalization
-    between the two begins with scale 1, offset 0 and no statistics. From
-    "Filter Sketch for Network Pruning" (Lin et al., arXiv 2001.08514).
+    Only the number of removed filters matters, not which. The kept filters become
+    the rows of the matrix that Frequent Directions computes from all original
+    filters. Its second moments differ from theirs by at most
+    `2 * |A| ** 2 / kept filters` in the spectral norm. Layers that read the
+    channels are sketched along their input axis in the same way.
+    BatchNormalization in between restarts with scale 1, offset 0 and initial
+    statistics. From "Filter Sketch for Network Pruning" (Lin et al., arXiv
+    2001.08514).
 
-    It is a beginning for training: the new filters are in no order that the next
-    layer knows, so right after it the model is as good as chance. Needs no
-    samples. Groups that several layers make, such as residual streams, and those
-    that keep more filters than a filter has weights, stay as they are; a log line
-    names them.
+    The result is a starting point for training. The next layer does not match the
+    new filters, so the model is at chance level before training. Needs no
+    samples. Groups that several layers produce, such as residual streams, and
+    those that keep more filters than a filter has weights, are not changed; a log
+    line names them.
 
     Args:
-        aligned: Whether to set the next layer to what reads the sketch as it
-            read the filters, by least squares, instead of a sketch of its own.
-            Exact for linear layers, as far as the sketch spans the filters.
+        aligned: Whether to compute the next layer's weights by least squares, so
+            that it reads the sketch as it read the filters, instead of sketching
+            it too. Exact for linear layers, as far as the sketch spans the
+            filters.
 
     Example:
 
@@ -82,10 +84,10 @@ class Sketch(Recovery):
         for variable in masked.variables:
             if id(variable) in changed:
                 variable.assign(changed[id(variable)])
-        # What was written behind masks must not come back with training.
+        # Weights written behind masks must not come back in training.
         session.settle()
         if left:
-            _log.info("Sketch: these groups stay as they are: %s", left)
+            _log.info("Sketch: these groups are not changed: %s", left)
 
     def _sketched(
         self,
@@ -94,7 +96,7 @@ class Sketch(Recovery):
         stays: np.ndarray,
         changed: dict[int, np.ndarray],
     ) -> bool | None:
-        """Change kernels; return None where the group cannot be sketched."""
+        """Sketch a group into `changed`; return None if that is impossible."""
         makers = {id(m.layer) for m in group.producers}
         kernels = [m for m in group.producers if m.name != "bias"]
         biases = [m for m in group.producers if m.name == "bias"]
@@ -128,10 +130,10 @@ class Sketch(Recovery):
 
 
 def frequent_directions(rows: np.ndarray, count: int) -> np.ndarray:
-    """Return a sketch `(count, d)` of rows `(n, d)`.
+    """Return a sketch `B` of shape `(count, d)` of rows `A` of shape `(n, d)`.
 
-    `|A' A - B' B| <= 2 * |A| ** 2 / count`, the norms being the spectral and the
-    Frobenius one (Liberty, arXiv 1206.0594).
+    `|A' A - B' B| <= 2 * |A| ** 2 / count`, with the spectral norm on the left
+    and the Frobenius norm on the right (Liberty, arXiv 1206.0594).
     """
     sketch = np.zeros((count, rows.shape[1]))
     filled = 0

@@ -1,4 +1,4 @@
-"""Repair without any data, by what batch normalisation remembers of it."""
+"""Repair without data, from the statistics of batch normalisation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from kprune.session import Session
 
 @register("synthetic")
 class Synthetic(Recovery):
-    """Repairs on synthetic inputs, so that it needs no data.
+    """Repairs on synthetic inputs, so that no data is needed.
 
-    The model is run on noise, each batch normalisation with the statistics
-    that its input has then. What follows on it sees channels of mean `beta`
-    and deviation `gamma`, as on the data that the model was trained on: the
-    means behind activations are those of "Data-Free Quantization Through Weight
-    Equalization and Bias Correction" (Nagel et al., arXiv 1906.04721), and how
-    channels go together follows from the kernels, as in "Neuron Merging" (Kim
-    et al., arXiv 2010.13160). On this another recovery works; then the model's
-    own statistics come back, with what the recovery has changed in them.
+    The model runs on noise, and each batch normalisation uses the statistics of
+    its input on that noise. So the following layers see channels of mean `beta`
+    and standard deviation `gamma`, as on the training data. The means after
+    activations are then those of "Data-Free Quantization Through Weight
+    Equalization and Bias Correction" (Nagel et al., arXiv 1906.04721), and the
+    correlations of channels follow from the kernels, as in "Neuron Merging" (Kim
+    et al., arXiv 2010.13160). Another recovery repairs the model on these inputs.
+    Then the model's own statistics are restored, with the changes made by the
+    recovery.
 
-    Models without batch normalisation, and those that take whole numbers, stay
-    as they are.
+    Models without batch normalisation, or with integer inputs, are not changed.
 
     Args:
-        samples: How many inputs to make at most.
-        recovery: What repairs on them: `"reconstruct"`, `"bias"`, an object of
-            `kprune.recovery`, or a list.
-        seed: Of the noise.
+        samples: Largest number of inputs to generate.
+        recovery: The recovery to use on them: `"reconstruct"`, `"bias"`, an
+            object of `kprune.recovery`, or a list.
+        seed: Seed of the noise.
 
     Example:
 
@@ -53,7 +53,7 @@ class Synthetic(Recovery):
         self.seed = seed
 
     def applies(self, session: Session) -> bool:
-        """Return whether the model has batch normalisation, and takes numbers."""
+        """Return whether the model has batch normalisation and float inputs."""
         inputs = walk.require_functional(session.masked).inputs
         real = all("float" in str(tensor.dtype) for tensor in inputs)
         return real and bool(norms(session.masked))

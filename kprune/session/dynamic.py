@@ -1,4 +1,4 @@
-"""What a model with dynamic gates costs, on the average of given samples."""
+"""Average cost of a model with dynamic gates on given samples."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from kprune.session.session import Session
 
 
 def dynamic_cost(masked: keras.Model, data: Any) -> Cost:
-    """Count what the samples cost on the average, in a model with dynamic gates.
+    """Return the average cost per sample of a model with dynamic gates.
 
-    MACs are those of the channels that are not 0, sample by sample, in all layers
-    that write or read them, and of the branches that predict them. They are what
-    kernels that skip channels would compute; ordinary ones compute everything.
-    Parameters are all there are, those of the branches included.
+    For each sample, MACs are counted for channels that are not 0, in all layers
+    that write or read them, and for the branches that predict the gates. Only
+    kernels that skip channels need so few; ordinary kernels compute all
+    channels. All parameters are counted, those of the branches too.
 
     Args:
-        masked: A model made by `kprune.masking.add_dynamic_gates`.
+        masked: A model with gates from `kprune.masking.add_dynamic_gates`.
         data: Samples. See `kprune.prune`.
 
     Returns:
-        A `kprune.Cost`. Its table has one row more for each branch.
+        A `kprune.Cost`, with an additional table row per branch.
 
     Raises:
-        ValueError: The model has no dynamic gates that act.
+        ValueError: If the model has no active dynamic gates.
 
     Example:
 
@@ -48,8 +48,8 @@ def dynamic_cost(masked: keras.Model, data: Any) -> Cost:
     }
     if not found:
         raise ValueError(
-            f"Model '{masked.name}' costs the same for all samples: it has no "
-            "dynamic gates. Use kprune.cost(model)."
+            f"Model '{masked.name}' has no active dynamic gates, so all samples "
+            "cost the same. Use kprune.cost(model)."
         )
     session = Session(masked)
     alive = session.alive()
@@ -86,7 +86,7 @@ def _kept(
     alive: dict[str, np.ndarray],
     data: Any,
 ) -> dict[str, np.ndarray]:
-    """Return by group how many channels each sample needs: `(samples,)`."""
+    """Return each group's number of open channels per sample: `(samples,)`."""
     counts: dict[str, list[np.ndarray]] = {name: [] for name in found}
     last: dict[str, Any] = {}
 

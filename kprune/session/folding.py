@@ -1,4 +1,4 @@
-"""Convolutions that take over the BatchNormalization behind them."""
+"""Folding of BatchNormalization into the preceding linear layer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LINEAR = (
     keras.layers.Conv2D,
     keras.layers.Conv3D,
 )
-"""Layers whose kernel has the filters on its last axis."""
+"""Layers with the filters on the last axis of their kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldedCall:
-    """A linear layer and the BatchNormalization that reads it, as one.
+    """A linear layer and the BatchNormalization after it, computed as one.
 
-    In inference mode both are one linear layer, but for rounding. It saves two
+    In inference both equal one linear layer, up to rounding. This saves two
     passes over the tensor between them.
 
     Args:
@@ -38,16 +38,20 @@ class FoldedCall:
 
     @property
     def given(self) -> tuple[int, ...]:
-        """Slots that are read."""
+        """Slots that the linear layer reads."""
         return self.linear.given
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Slots that are computed."""
+        """Slots that the normalisation writes."""
         return self.norm.outputs
 
     def run(self, given: Sequence[Any]) -> list[Any]:
-        """Return what the normalisation gives, under present masks."""
+        """Return the normalisation's outputs with the current masks.
+
+        Args:
+            given: Tensors for the slots `given`.
+        """
         layer, norm = self.linear.layer, self.norm.layer
         known = {id(v): value for v, value in self.norm.values()}
         scale = keras.ops.rsqrt(known[id(norm.moving_variance)] + norm.epsilon)
@@ -70,13 +74,14 @@ class FoldedCall:
 
 
 def folds(program: Program) -> dict[int, tuple[int, FoldedCall]]:
-    """Return, by number of a linear layer's call, what it can be folded with.
+    """Find linear layers that can be folded with a normalisation.
 
     Args:
         program: The calls of the model.
 
     Returns:
-        The number of the normalisation's call, and both as one.
+        Number of the linear layer's call -> number of the normalisation's call,
+        and both calls as one.
     """
     found = {}
     for index, call in enumerate(program.calls):
@@ -94,7 +99,7 @@ def _is_linear(call: ProgramCall) -> bool:
         and _is_plain(call)
         and layer.activation is keras.activations.linear
         and getattr(layer, "data_format", None) in (None, "channels_last")
-        # Not a product of other variables, as with LoRA.
+        # With LoRA, the kernel is computed from other variables.
         and any(layer.kernel is v for v in layer.weights)
     )
 
@@ -109,7 +114,7 @@ def _is_norm(call: ProgramCall) -> bool:
 
 
 def _is_plain(call: ProgramCall) -> bool:
-    """Whether a call has one input, one precision and masks on weights alone."""
+    """Return whether a call has one input, one precision, and masks on weights only."""
     layer, operation = call.layer, call.operation
     masked = isinstance(operation, FilterMask)
     return (

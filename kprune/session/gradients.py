@@ -1,8 +1,8 @@
-"""Gradients on any backend, without touching the model.
+"""Gradients on any backend, without changing the model.
 
-Keras has no backend-free gradient function. But `train_on_batch` works on every
-backend and hands the gradients to the optimizer, so a second model over the same
-layers is given an optimizer that writes them down instead of applying them.
+Keras has no backend-independent gradient function. But `train_on_batch` works on
+every backend and passes the gradients to the optimizer, so a second model over
+the same layers gets an optimizer that records them instead of applying them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from keras.src.losses.loss import unscale_loss_for_distribution
 from kprune.masking.devices import undivided
 
 LOSS_SCALE = 2.0**12
-"""First loss scale tried under mixed_float16, as against underflow."""
+"""First loss scale tried with mixed_float16, to avoid underflow."""
 
 
 class Recorder(keras.optimizers.Optimizer):
-    """An optimizer that keeps the gradients and changes no weight.
+    """An optimizer that records the gradients and changes no weights.
 
     Args:
-        loss_scale: Factor on the loss, so that float16 gradients do not vanish.
+        loss_scale: Factor on the loss, which keeps float16 gradients from
+            vanishing.
     """
 
     def __init__(self, loss_scale: float = 1.0) -> None:
@@ -46,8 +47,8 @@ class Recorder(keras.optimizers.Optimizer):
         ]
 
     def scale_loss(self, loss: Any) -> Any:
-        # In the scope of a tf.distribute.Strategy, Keras divides the loss by
-        # the number of replicas; each of them sees the whole batch here.
+        # Within a tf.distribute.Strategy, Keras divides the loss by the number of
+        # replicas, but here each replica sees the whole batch.
         return unscale_loss_for_distribution(loss) * self._scale
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
@@ -62,7 +63,7 @@ class Recorder(keras.optimizers.Optimizer):
 
 
 class InferenceModel(keras.Model):
-    """The same layers in inference mode, with the compiled loss alone."""
+    """A model that always runs in inference mode, without added losses."""
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         return super().call(inputs, training=False, mask=mask)
@@ -75,10 +76,10 @@ class InferenceModel(keras.Model):
 class GradientProbe:
     """Gradients of a compiled model's loss with respect to all its weights.
 
-    The model runs in inference mode: with the batch statistics of training mode
-    the loss does not change when a filter before a BatchNormalization is scaled,
-    so that weight times gradient would sum to 0 there. Penalties on weights are
-    left out. Frozen layers are included.
+    The model runs in inference mode. With batch statistics, scaling a filter in
+    front of a BatchNormalization does not change the loss, so weight times
+    gradient would sum to 0. Weight penalties are excluded, frozen layers are
+    included.
 
     Args:
         model: A compiled functional model.
@@ -126,10 +127,10 @@ class GradientProbe:
             sample_weight: Weights of the samples.
 
         Returns:
-            For the `id` of each weight its gradient, a NumPy array.
+            `id(variable)` -> gradient, for each weight.
         """
         with unchanged(self._user_model()):
-            # What is trainable is settled when a model is compiled.
+            # Keras fixes the trainable weights when it compiles a model.
             if not self._probe.compiled:
                 self._compile()
             while True:
@@ -159,7 +160,10 @@ class GradientProbe:
 
 @contextlib.contextmanager
 def unchanged(model: Any) -> Iterator[None]:
-    """Let all weights learn; afterwards restore flags and all other state."""
+    """Return a context in which all weights are trainable.
+
+    Afterwards the `trainable` flags and all other state are restored.
+    """
     layers = list(model._flatten_layers())
     flags = [layer.trainable for layer in layers]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}
@@ -170,7 +174,7 @@ def unchanged(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # A layer's setter reaches the layers inside it: outer ones come first.
+        # A layer's setter also sets its sublayers, so outer layers come first.
         for layer, flag in zip(layers, flags, strict=True):
             layer.trainable = flag
         for variable, trainable in variable_flags:
@@ -181,7 +185,7 @@ def unchanged(model: Any) -> Iterator[None]:
 
 
 def structures(model: Any) -> tuple[Any, Any]:
-    """Return the symbolic inputs and outputs, nested as the model has them."""
+    """Return the symbolic inputs and outputs in the model's own structure."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0], model.outputs[0]
     return model.input, model.output
@@ -189,7 +193,7 @@ def structures(model: Any) -> tuple[Any, Any]:
 
 def _numpy(value: Any) -> np.ndarray:
     array = ops.convert_to_numpy(value)
-    # bfloat16 is foreign to most of NumPy.
+    # Most NumPy functions do not support bfloat16.
     small = array.dtype.kind not in "fiub" or array.dtype.itemsize < 4
     return (
         array.astype("float32") if small and array.dtype.kind != "b" else array

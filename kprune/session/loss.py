@@ -1,4 +1,4 @@
-"""The loss of a masked model on a fixed subset, measured again and again."""
+"""Repeated measurement of a masked model's loss on a fixed subset."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from kprune.session.gradients import InferenceModel
 from kprune.session.gradients import structures
 
 DRAWS = 2
-"""How many draws of samples are held in memory at a time."""
+"""Number of draws of samples kept in memory."""
 
 Prepared = list[tuple[int, Any]]
-"""Batches as tensors, each with its number of samples."""
+"""Pairs of a number of samples and a batch, as tensors."""
 
 
 class LossProbe:
-    """Mean compiled loss of a masked model, under the masks it has now.
+    """Mean compiled loss of a masked model with its current masks.
 
-    The model runs in inference mode; penalties and added losses are left out.
-    What is compiled once serves all masks, since they are weights. Nothing of
-    the model changes: not its state, metrics, optimizer nor functions. See
-    `Session.loss`.
+    The model runs in inference mode, without penalties and added losses. It is
+    compiled once for all masks, because masks are weights. The model's state,
+    metrics, optimizer and functions do not change. See `Session.loss`.
 
     Args:
         masked: A model made by `kprune.wrap`, compiled with a loss.
@@ -42,15 +41,16 @@ class LossProbe:
         self._drawn: dict[Any, Prepared] = {}
 
     def draw(self, source: Source, samples: int | None, seed: Any) -> Prepared:
-        """Return samples ready to be measured on; the same for equal arguments.
+        """Return batches to measure the loss on, the same for equal arguments.
 
         Args:
             source: All samples.
-            samples: How many to draw at random. Defaults to all.
-            seed: Of the draw.
+            samples: Number of samples to draw at random. Defaults to all.
+            seed: Seed of the draw.
 
         Raises:
-            ValueError: The samples have no targets, or the loss cannot take them.
+            ValueError: If the samples have no targets, or the targets do not fit
+                the loss.
         """
         key = (id(source), samples, samples and seed)
         if key not in self._drawn:
@@ -65,17 +65,17 @@ class LossProbe:
         return self._drawn[key]
 
     def __call__(self, batches: Prepared) -> float:
-        """Return the mean loss under the model's present masks."""
+        """Return the mean loss with the model's current masks."""
         total = 0.0
         for size, batch in batches:
             total += size * _loss(self._model, *batch)
         return total / sum(size for size, _ in batches)
 
     def of_outputs(self, outputs: Sequence[Any], y: Any, weight: Any) -> float:
-        """Return the mean loss of a batch from the outputs of the model.
+        """Return the mean loss of a batch, given the outputs of the model.
 
         Args:
-            outputs: One array for each of `model.outputs`.
+            outputs: One array per entry of `model.outputs`.
             y: Targets.
             weight: Weights of the samples, or `None`.
         """
@@ -83,32 +83,32 @@ class LossProbe:
 
 
 class _Stateless(InferenceModel):
-    """The same layers, with a loss tracker of its own and no other state."""
+    """A model over the same layers, with its own loss tracker and no other state."""
 
     @classmethod
     def of(cls, model: Any) -> _Stateless:
         inputs, outputs = structures(model)
         probe = cls(inputs=inputs, outputs=outputs, name="loss_probe")
-        # Without a scope that casts, `call` sees variables as they are.
+        # Without an autocast scope, `call` sees the variables uncast.
         probe.dtype_policy = probe.variable_dtype
         _compile_like(probe, model)
         return probe
 
     @property
     def metrics(self) -> list[Any]:
-        # Not those of the layers inside, which are the user's.
+        # Without the metrics of the layers inside, which belong to the user.
         return self._get_own_metrics()
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        # What layers write in inference mode too (counters) ends in the scope.
-        # It replaces the one around it, and so has to know all values.
+        # The scope discards updates that layers make even in inference
+        # (counters). It hides the outer scope, so it needs all values.
         values = [(v, v.value) for v in self.variables]
         with keras.StatelessScope(state_mapping=values):
             return super().call(inputs, mask=mask)
 
 
 class _OfOutputs(keras.Model):
-    """A model that gives what it is given, with the loss of another.
+    """A model that returns its inputs, compiled with the loss of another one.
 
     Args:
         model: The other model, compiled.
@@ -116,7 +116,7 @@ class _OfOutputs(keras.Model):
 
     def __init__(self, model: Any) -> None:
         super().__init__(autocast=False, name="loss_of_outputs")
-        # Not the structure itself, whose dictionaries Keras would replace.
+        # Stored in a function, because Keras would wrap dictionaries in it.
         structure = structures(model)[1]
         self._pack = functools.partial(keras.tree.pack_sequence_as, structure)
         self.output_names = model.output_names
@@ -138,7 +138,7 @@ def _compile_like(model: Any, other: Any) -> None:
 
 
 def _loss(model: Any, x: Any, y: Any, weight: Any) -> float:
-    # Before Keras 3.15, the loss of a batch included those before it.
+    # Before Keras 3.15, the loss of a batch included that of earlier batches.
     model.reset_metrics()
     with undivided():
         logs = model.test_on_batch(x, y, weight, return_dict=True)
@@ -146,7 +146,7 @@ def _loss(model: Any, x: Any, y: Any, weight: Any) -> float:
 
 
 def _tensor(array: Any) -> Any:
-    """Hold numbers where the model computes; strings stay as they are."""
+    """Return numbers as a tensor on the model's device; strings are unchanged."""
     if array is None or array.dtype.kind not in "fiub":
         return array
     return ops.convert_to_tensor(array)

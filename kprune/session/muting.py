@@ -1,4 +1,4 @@
-"""Loggers of others, held back for a while."""
+"""Temporary silencing of other packages' loggers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def muted(target: logging.Logger, level: int) -> Iterator[None]:
-    """Drop what a logger is given below `level` inside the block.
+    """Drop a logger's records below `level` inside the block.
 
     Args:
         target: The logger.
-        level: Level from which records pass, such as `logging.ERROR`.
+        level: Lowest level that passes, such as `logging.ERROR`.
     """
     before = target.level
     target.setLevel(max(level, before))

@@ -1,4 +1,4 @@
-"""A functional model as one list of calls, nested models spread out."""
+"""A functional model as a flat list of calls, with nested models inlined."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Tensors = dict[int, Any]
 """Values by slot."""
 
 Values = list[tuple[Any, Any]]
-"""Variables of a layer, and the tensors that stand for them."""
+"""Pairs of a layer's variable and its effective value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCall:
-    """One call of a layer, operation or model that is not looked into.
+    """One call of a layer, an operation, or a model that is not inlined.
 
     Args:
-        operation: What is called.
-        arguments: The call's arguments, with symbolic tensors in them.
-        tensors: These symbolic tensors.
+        operation: The layer, operation or model.
+        arguments: The call's arguments, with symbolic tensors.
+        tensors: The symbolic tensors among the arguments.
         given: Slots of their values.
-        outputs: Slots of what the call gives.
+        outputs: Slots of the outputs.
     """
 
     operation: Any
@@ -40,13 +40,13 @@ class ProgramCall:
 
     @property
     def layer(self) -> Any:
-        """The layer itself, without the wrapper that masks it."""
+        """The layer without its mask wrapper."""
         return walk.unwrap(self.operation)
 
     def values(self) -> Values:
-        """Return what the variables of the layer act as.
+        """Return the effective values of the layer's variables.
 
-        It is the same in each call, as long as nobody changes weights or masks.
+        They stay valid for all calls until weights or masks change.
         """
         operation = self.operation
         known = operation.effective_values() if self._unwrapped else []
@@ -59,9 +59,9 @@ class ProgramCall:
         return [*known, *others]
 
     def compute(self, given: Sequence[Any], values: Values) -> list[Any]:
-        """Return what the call gives in inference mode.
+        """Return the outputs of the call in inference mode.
 
-        What the layer writes to its variables is forgotten.
+        Updates that the layer makes to its variables are discarded.
 
         Args:
             given: Tensors for the slots `given`.
@@ -79,24 +79,24 @@ class ProgramCall:
             return keras.tree.flatten(function(*args, **kwargs))
 
     def run(self, given: Sequence[Any]) -> list[Any]:
-        """Return what the call gives under present weights and masks."""
+        """Return the outputs of the call with the current weights and masks."""
         return self.compute(given, self.values())
 
     @functools.cached_property
     def _unwrapped(self) -> bool:
-        """Whether masks are applied here, once, and not in each call."""
+        """Whether `values` applies the masks instead of the wrapper's call."""
         operation = self.operation
-        # With mixed precision, the wrapper casts before it masks.
+        # With mixed precision, the wrapper casts weights before it masks them.
         return isinstance(operation, FilterMask) and (
             operation.compute_dtype == operation.variable_dtype
         )
 
 
 class Program:
-    """The calls of a model in the order of computation.
+    """The calls of a model in order of execution.
 
-    A nested model that reads its inputs as they come is spread out, so that
-    each of its layers is a call of its own; every call of a shared layer is.
+    A nested model is inlined, unless it casts or reshapes its inputs. A shared
+    layer has one entry per call.
 
     Args:
         model: A functional model.
@@ -129,13 +129,13 @@ class Program:
         self.last = {slot: max(r) for slot, r in self._readers.items()}
 
     def calls_of(self, changed: Iterable[Any]) -> set[int]:
-        """Return which calls compute with layers or variables.
+        """Return the numbers of the calls that use some layers or variables.
 
         Args:
             changed: Layers, wrapped or not, or variables of the model.
 
         Raises:
-            ValueError: One of them is not in the model.
+            ValueError: If one of them is not in the model.
         """
         found: set[int] = set()
         for part in changed:
@@ -148,7 +148,7 @@ class Program:
         return found
 
     def only_reader(self, slot: int) -> int | None:
-        """Return the number of the one call that reads a slot, if it is one."""
+        """Return the number of the only call that reads a slot, or None."""
         readers = self._readers.get(slot, [])
         only = len(readers) == 1 and readers[0] < len(self.calls)
         return readers[0] if only else None
@@ -185,7 +185,7 @@ class Program:
 
 
 def _as_they_come(inner: keras.Model, tensors: Sequence[Any]) -> bool:
-    """Whether a nested model reads tensors without casting or reshaping."""
+    """Return whether a nested model reads tensors without casting or reshaping."""
     return len(tensors) == len(inner.inputs) and all(
         a.dtype == b.dtype and len(a.shape) == len(b.shape)
         for a, b in zip(tensors, inner.inputs, strict=True)
@@ -193,7 +193,7 @@ def _as_they_come(inner: keras.Model, tensors: Sequence[Any]) -> bool:
 
 
 def _parts(operation: Any) -> list[Any]:
-    """Layers and variables that an operation computes with."""
+    """Return the layers and variables that an operation computes with."""
     if not isinstance(operation, keras.layers.Layer):
         return []
     return [

@@ -1,4 +1,4 @@
-"""A model in segments that are compiled once, to begin a pass in the middle."""
+"""A model split into compiled segments, so that a pass can begin in the middle."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from kprune.session.program import ProgramCall
 from kprune.session.program import Tensors
 
 SLICE = 128
-"""Samples that are computed together."""
+"""Number of samples per batch."""
 
 
 class Segments:
-    """A compiled functional model, cut in front of some of its layers.
+    """A compiled functional model, split in front of some of its layers.
 
-    Each segment is compiled when it is needed first, and serves all masks. It
-    reads and writes no state of the model. Where a BatchNormalization follows
-    a convolution, both are computed as one.
+    Each segment is compiled on first use, once for all masks. It does not change
+    the state of the model. A convolution and the BatchNormalization after it are
+    computed as one.
 
     Args:
         model: A functional model, masked or not.
-        changing: For each kind of change, the layers that it changes.
-        watched: Layers whose inputs `Run.inputs` gives.
+        changing: Lists of layers that change together.
+        watched: Layers whose inputs `Run.inputs` yields.
 
     Example:
 
@@ -73,11 +73,13 @@ class Segments:
         return len(self._segments)
 
     def first(self, changed: Iterable[Any]) -> int:
-        """Return the number of the first segment that layers are in.
+        """Return the number of the first segment with one of some layers.
 
         Args:
-            changed: Layers of the model. Without any it is the number of
-                segments.
+            changed: Layers of the model.
+
+        Returns:
+            The number, or `len(self)` without any layers.
         """
         calls = self.program.calls_of(changed)
         if not calls:
@@ -85,7 +87,7 @@ class Segments:
         return bisect.bisect(self._bounds, min(calls)) - 1
 
     def runs(self, x: Any) -> Iterator[Run]:
-        """Yield a run for each few of many samples.
+        """Yield a run for every `SLICE` samples.
 
         Args:
             x: Inputs, as for `model.predict`.
@@ -94,7 +96,7 @@ class Segments:
             yield self.start(cut(x, first, first + SLICE))
 
     def start(self, x: Any) -> Run:
-        """Return a run on one batch, in front of the first segment.
+        """Return a run on one batch, positioned before the first segment.
 
         Args:
             x: Inputs, as for `model.predict`.
@@ -107,12 +109,12 @@ class Segments:
 class Run:
     """One batch on its way through the segments of a model.
 
-    Only what later segments read is held. Go from the front to the back: a
-    step back begins with the inputs again.
+    Only tensors that later segments read are kept. Go from front to back: a step
+    back computes everything again from the inputs.
 
     Args:
         segments: The segments.
-        inputs: What the first one reads, by slot.
+        inputs: The model's inputs by slot.
         outputs: Slots of the model's outputs.
     """
 
@@ -128,7 +130,7 @@ class Run:
         self._position = len(segments) + 1
 
     def inputs(self) -> Iterator[tuple[ProgramCall, list[Any]]]:
-        """Yield the calls of watched layers, and what they read."""
+        """Yield the calls of watched layers with their inputs."""
         tensors = dict(self._inputs)
         for segment in self._segments:
             segment.run(tensors)
@@ -137,11 +139,11 @@ class Run:
             segment.forget(tensors)
 
     def outputs(self, begin: int) -> list[Any]:
-        """Return the outputs of the model under its present masks and weights.
+        """Return the outputs of the model with its current masks and weights.
 
         Args:
-            begin: Number of the first segment that is computed again. Those
-                before it must be what they were.
+            begin: Number of the first segment to compute again. Segments before
+                it must not have changed.
         """
         if begin < self._position:
             self._position, self._held = 0, dict(self._inputs)
@@ -158,14 +160,14 @@ class Run:
 
 
 class _Segment(keras.Model):
-    """Some calls of a program as a model.
+    """A model of some calls of a program.
 
     Args:
-        model: The model that they are of.
+        model: The model that the calls belong to.
         program: All calls.
         folded: See `folds`.
-        numbers: Numbers of its calls.
-        watched: Numbers of calls whose inputs are wanted.
+        numbers: Numbers of the segment's calls.
+        watched: Numbers of the calls whose inputs are returned.
     """
 
     def __init__(
@@ -176,11 +178,11 @@ class _Segment(keras.Model):
         numbers: range,
         watched: set[int],
     ) -> None:
-        # Its calls cast, as they do in the whole model.
+        # The layers cast their inputs, as in the whole model.
         super().__init__(autocast=False, name=f"segment_{numbers.start}")
         self.watched = [program.calls[n] for n in numbers if n in watched]
         calls = program.calls[numbers.start : numbers.stop]
-        # Found by Keras, which so knows their variables.
+        # An attribute, so that Keras finds the layers and their variables.
         self.parts = [
             call.operation
             for call in calls
@@ -214,8 +216,8 @@ class _Segment(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         tensors = dict(zip(self._given, inputs, strict=True))
-        # What layers write or add as losses ends in the scope. It replaces
-        # the one around it, and so has to know all values.
+        # The scope discards updates and losses of layers. It hides the outer
+        # scope, so it needs all values.
         values = [(v, v.value) for v in self.variables]
         with keras.StatelessScope(state_mapping=values):
             for step in self._steps:
@@ -224,27 +226,27 @@ class _Segment(keras.Model):
         return [tensors[slot] for slot in self._results]
 
     def run(self, tensors: Tensors) -> None:
-        """Add what is computed to what is known."""
+        """Compute the segment and add its outputs to `tensors`."""
         results = self._predict([tensors[slot] for slot in self._given])
         tensors.update(zip(self._results, results, strict=True))
 
     def forget(self, tensors: Tensors) -> None:
-        """Remove what no later segment reads."""
+        """Remove the tensors that no later segment reads."""
         for slot in self._done:
             del tensors[slot]
 
     @property
     def distribute_strategy(self) -> Any:
-        # In the scope of a strategy, each replica would compute all samples.
+        # With a real strategy, each replica would compute all samples.
         return _OneReplica()
 
     def _predict(self, given: list[Any]) -> Any:
         if keras.config.backend() != "tensorflow":
             with undivided():
                 return self.predict_on_batch(given)
-        # The same without a copy of each tensor as an array, and back.
+        # Like predict_on_batch, but without converting tensors to arrays and back.
         self._trace(given)
-        # It takes many models, traced once each, for one traced many times.
+        # TensorFlow mistakes many models, each traced once, for retracing.
         with muted(logging.getLogger("tensorflow"), logging.ERROR):
             return self.predict_function([(given,)])
 
@@ -274,7 +276,7 @@ class _Segment(keras.Model):
 
 
 class _OneReplica:
-    """Takes the part of a `tf.distribute.Strategy`, and calls once."""
+    """A stand-in for a `tf.distribute.Strategy` that calls functions once."""
 
     def run(self, function: Any, args: Any) -> Any:
         return function(*args)
@@ -286,10 +288,10 @@ class _OneReplica:
 def _cuts(
     program: Program, folded: dict[int, tuple[int, FoldedCall]]
 ) -> list[int]:
-    """Return for each call the best place in front of it to cut the model.
+    """Return, for each call, the best place at or before it to cut the model.
 
-    What has no weights, as padding and activations, goes to the segment that
-    reads it, where the fewest tensors go from one segment to the next.
+    Calls without weights, such as padding and activations, join the following
+    segment if fewer tensors then cross the cut.
     """
     made: dict[int, int] = {}
     forbidden: set[int] = set()
@@ -298,7 +300,7 @@ def _cuts(
     for index, call in enumerate(program.calls):
         made.update(dict.fromkeys(call.outputs, index))
         for tensor, slot in zip(call.tensors, call.given, strict=True):
-            # Masks of padding hang on tensors and would be lost.
+            # Keras masks are attributes of tensors, and a cut would lose them.
             if getattr(tensor, "_keras_mask", None) is not None:
                 forbidden.update(range(made.get(slot, -1) + 1, index + 1))
     crossing = [0] * (len(program.calls) + 1)

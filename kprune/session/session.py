@@ -1,4 +1,4 @@
-"""The session: one masked model, its samples, and what is asked of both."""
+"""The session: one masked model, its samples, and everything computed from them."""
 
 from __future__ import annotations
 
@@ -44,29 +44,30 @@ Vectors = dict[str, np.ndarray]
 
 
 class Session:
-    """A masked model and its samples; whatever looks at them asks here.
+    """Owner of a masked model and its samples.
 
-    Criteria, allocations, recoveries and callbacks share one session: the
-    model is traced once, what is compiled to measure it is compiled once, and
-    the same samples serve all. A custom training loop uses it as
-    `kprune.callbacks` do, see the example.
+    Criteria, allocations, recoveries and callbacks share one session. The model
+    is traced once, the functions that measure it are compiled once, and all use
+    the same samples. You can use a session in a custom training loop as
+    `kprune.callbacks` do; see the example.
 
-    On JAX a custom loop holds the weights outside the model: write them back
-    before you call a method of the session, and read them again after
-    `settle` or `remove`. See `docs/custom_loops.md`.
+    On JAX, a custom loop holds the weights outside the model. Write them back
+    before you call a method of the session, and read them again after `settle`
+    or `remove`. See `docs/custom_loops.md`.
 
     Args:
         masked: A model made by `kprune.wrap`.
         data: Samples: arrays `x`, `(x, y)` or `(x, y, sample_weight)`, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or a list
-            or function of batches or samples, see `kprune.data.source.Source`.
-            Defaults to none, for criteria that look at weights alone.
-        optimizer: The optimizer whose slots are cleared where filters go.
+            of batches or samples, or a function that returns them. See
+            `kprune.data.source.Source`. Defaults to None, for criteria that use
+            weights only.
+        optimizer: The optimizer whose slots are reset for removed filters.
             Defaults to `masked.optimizer`.
 
     Raises:
-        ValueError: The model is not wrapped, no filter can be removed, or the
-            model cannot take the samples.
+        ValueError: If the model is not wrapped, no filter can be removed, or the
+            samples do not fit the model.
 
     Example:
 
@@ -109,7 +110,7 @@ class Session:
         """The samples.
 
         Raises:
-            ValueError: There are none.
+            ValueError: If there are none.
         """
         if self.source is None:
             require_data(self, "The session")
@@ -122,7 +123,7 @@ class Session:
 
     @functools.cached_property
     def cost_model(self) -> CostModel:
-        """MACs and parameters under any numbers of kept channels."""
+        """MACs and parameters for any numbers of kept channels."""
         return CostModel(self.graph)
 
     @property
@@ -134,34 +135,37 @@ class Session:
 
     @functools.cached_property
     def segments(self) -> Segments:
-        """The model, cut where trials of masks may begin."""
+        """The model, split where trials of masks may begin."""
         changing = [self.layers(group.name) for group in self.groups]
         readers = [m.layer for group in self.groups for m in group.consumers]
         return Segments(self.masked, changing, readers)
 
     def alive(self) -> Vectors:
-        """Return, for each prunable group's name, booleans: not removed."""
+        """Return the channels that are not removed.
+
+        Returns:
+            Prunable group name -> booleans of shape `(size,)`.
+        """
         return {
             name: vector > 0
             for name, vector in read_masks(self.masked, self.graph).items()
         }
 
     def settle(self) -> Vectors:
-        """Zero the weights of all that is removed; return `alive()`.
+        """Set the weights of removed channels to 0 and return `alive()`.
 
-        Call this before scoring, and when training has ended. Otherwise
-        weights behind masks that were set by hand, or that training has moved
-        there, are scored.
+        Call this before scoring, and after training. Otherwise weights behind
+        manually set masks, or changed by training behind masks, are scored.
         """
         alive = self.alive()
         zero_removed(self.masked, self.graph, alive, self.optimizer)
         return alive
 
     def remove(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Set masks, and the weights and optimizer slots they remove to 0.
+        """Set masks, and set the weights and optimizer slots behind them to 0.
 
         Args:
-            masks: For each group's name a vector `(size,)`, 0 = removed.
+            masks: Group name -> vector of shape `(size,)`, 0 = removed.
         """
         vectors = dict(masks)
         set_masks(self.masked, vectors, self.graph)
@@ -177,18 +181,19 @@ class Session:
 
         Args:
             criterion: A name, an object of `kprune.criteria` or a function
-                `f(group) -> scores (group.size,)`.
-            alive: For each group's name booleans `(size,)`. Scores of other
+                `f(group)` that returns scores of shape `(group.size,)`.
+            alive: Group name -> booleans of shape `(size,)`. Scores of other
                 channels are 0. Defaults to `alive()`.
-            progress: Share of the target that is reached already, for
-                criteria that change on the way.
+            progress: Reached share of the target, from 0 to 1, for criteria
+                that change during pruning.
 
         Returns:
-            For each group's name float64 scores `(size,)`, larger = keep.
+            Group name -> float64 scores of shape `(size,)`. Channels with larger
+            scores are more important.
 
         Raises:
-            ValueError: The criterion lacks samples or a loss, or gives scores
-                of a wrong shape or that are not finite.
+            ValueError: If the criterion lacks samples or a loss, or returns
+                scores of a wrong shape or that are not finite.
         """
         chosen = self.criterion(criterion).at(progress)
         alive = self.alive() if alive is None else alive
@@ -200,21 +205,24 @@ class Session:
         alive: Mapping[str, np.ndarray],
         progress: float = 0.0,
     ) -> Vectors:
-        """Score the model as if all other channels were removed.
+        """Score the model as if only some channels were alive.
 
         Args:
             criterion: See `score`.
-            alive: For each group's name booleans `(size,)`.
+            alive: Group name -> booleans of shape `(size,)`.
             progress: See `score`.
+
+        Returns:
+            See `score`.
         """
         weights = removed_values(self.masked, self.graph, alive)
         with self.trial(alive, weights):
             return self.score(criterion, alive, progress)
 
     def criterion(self, identifier: Any) -> criteria.Criterion:
-        """Return a criterion: for the same name the same object each time.
+        """Return a criterion, always the same object for the same name.
 
-        Some of them draw other samples each time they score.
+        Some criteria have state: they draw new samples each time they score.
         """
         if not isinstance(identifier, str):
             return criteria.get(identifier)
@@ -228,18 +236,18 @@ class Session:
         masks: Mapping[str, Any] | None = None,
         weights: Sequence[tuple[Any, np.ndarray]] = (),
     ) -> Iterator[None]:
-        """Return a context in which other masks and weights hold.
+        """Return a context in which other masks and weights are set.
 
-        What was there is put back in any case. Optimizer slots stay as they
-        are.
+        They are restored in any case. Optimizer slots do not change.
 
         Args:
-            masks: For each group's name a vector `(size,)`, 0 = removed.
-                Groups left out keep their masks.
-            weights: Pairs of a variable and the value it has meanwhile.
+            masks: Group name -> vector of shape `(size,)`, 0 = removed. Groups
+                left out keep their masks.
+            weights: Pairs of a variable and its temporary value.
 
         Raises:
-            ValueError: A name is not a prunable group, or a vector does not fit.
+            ValueError: If a name is not a prunable group, or a vector does not
+                fit.
         """
         with self._temporary(masks or {}):
             before = [np.array(read(variable)) for variable, _ in weights]
@@ -252,7 +260,7 @@ class Session:
                     variable.assign(value)
 
     def layers(self, name: str) -> list[FilterMask]:
-        """Return the layers that a trial with other masks of a group changes.
+        """Return the layers that change in a trial with other masks of a group.
 
         Args:
             name: Name of the group.
@@ -265,15 +273,15 @@ class Session:
         samples: int | None = None,
         seed: Any = 0,
     ) -> float:
-        """Return the mean compiled loss while other masks hold.
+        """Return the mean compiled loss with other masks.
 
         Args:
             masks: See `trial`.
-            samples: How many samples to draw at random. Defaults to all.
-            seed: Of the draw. The same samples for the same seed.
+            samples: Number of samples to draw at random. Defaults to all.
+            seed: Seed of the draw. The same seed gives the same samples.
 
         Raises:
-            ValueError: The model is not compiled with a loss, or there are no
+            ValueError: If the model is not compiled with a loss, or there are no
                 samples with targets.
         """
         probe = self._probe("Session.loss()")
@@ -287,15 +295,18 @@ class Session:
         samples: int | None = None,
         seed: Any = 0,
     ) -> list[float]:
-        """Return the mean compiled loss under each of several sets of masks.
+        """Return the mean compiled loss for each of several sets of masks.
 
-        It is that of `loss`, but for rounding, and takes less time: what comes
-        before the first layer that changes is computed once for all.
+        The results equal those of `loss` up to rounding, but take less time:
+        layers before the first one that changes are computed only once.
 
         Args:
-            trials: The masks of each trial, see `trial`.
+            trials: The masks of each trial. See `trial`.
             samples: See `loss`.
             seed: See `loss`.
+
+        Returns:
+            One loss per trial.
 
         Raises:
             ValueError: See `loss`.
@@ -324,7 +335,7 @@ class Session:
             sample_weight: Weights of the samples.
 
         Returns:
-            For the `id` of each weight its gradient, a NumPy array.
+            `id(variable)` -> gradient, for each weight.
         """
         probe = self._gradient_probe
         if probe is None or probe.loss is not self.masked.loss:
@@ -332,14 +343,14 @@ class Session:
         return probe(x, y, sample_weight)
 
     def snapshot(self) -> WeightSnapshot:
-        """Return a copy of all weights and masks, to compare with later."""
+        """Return a copy of all weights and masks."""
         return WeightSnapshot(self.masked.variables)
 
     @contextlib.contextmanager
     def rollback(self) -> Iterator[None]:
-        """Return a context that puts everything back if it ends in an error.
+        """Return a context that restores the model if it ends in an error.
 
-        Weights, masks and the optimizer's slots are as before, then.
+        Weights, masks and the optimizer's slots are restored.
         """
         optimizer = base_optimizer(self.optimizer)
         slots = getattr(optimizer, "variables", [])

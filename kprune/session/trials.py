@@ -1,4 +1,4 @@
-"""The losses of many trials of masks, on the same samples."""
+"""Losses of many trials of masks on the same samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kprune.session.session import Session
 
 Masks = dict[str, np.ndarray]
-"""A vector for each group's name."""
+"""Group name -> mask."""
 
 
 def trial_losses(
@@ -30,14 +30,14 @@ def trial_losses(
 ) -> list[float]:
     """Return the mean loss of each trial. See `Session.losses`.
 
-    All trials see a batch, in the order of their first changed layer, before
-    the next one comes: of one batch alone are tensors held.
+    All trials run on one batch, in the order of their first changed layer,
+    before the next batch. So only the tensors of one batch are in memory.
 
     Args:
         session: The masked model.
-        probe: What measures the loss.
-        trials: Masks by group, for each trial.
-        batches: The samples.
+        probe: The probe that measures the loss.
+        trials: Masks by group name, for each trial.
+        batches: The samples. See `LossProbe.draw`.
     """
     vectors = [
         {n: check_vector(session.graph, n, v) for n, v in masks.items()}
@@ -63,7 +63,7 @@ def trial_losses(
 
 
 def _split(trials: Sequence[Masks]) -> tuple[Masks, list[Masks]]:
-    """Return masks that most trials share, and how each differs from them."""
+    """Return the masks shared by most trials, and each trial's differences."""
     base: Masks = {}
     # A group that a trial leaves out keeps its mask there.
     for name in trials[0]:

@@ -308,5 +308,5 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="Recovery Mimic runs the model"):
         kprune.prune(dense_layers((8,), 6), recover="mimic")
     session = kprune.Session(masked, np.zeros((32, 6), "float32"))
-    with pytest.raises(TypeError, match="takes as `augment`"):
+    with pytest.raises(TypeError, match="as `augment`"):
         recover(session, before, [Mimic(augment="flip")])

@@ -1,1 +1,1 @@
-"""Allocations that need what recovery knows of layers."""
+"""Allocations that build on helpers of recovery."""

@@ -1,4 +1,4 @@
-"""Shares per group by what refitted groups cost the model's outputs."""
+"""Allocation by the error of the model's outputs after refits."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ LEVELS = tuple(share / 8 for share in range(1, 8))
 
 @register("output_error")
 class OutputError(LimitedAllocation):
-    """Takes from each group what the model's outputs notice least.
+    """Removes channels where the model's outputs change least.
 
-    For every group alone, some shares of its channels are removed in the order
-    of their scores, the layers that read them are refitted by least squares,
-    and the mean squared change of the model's outputs (of logits, where they
-    end in a softmax or sigmoid) is measured. Then channels go, wherever the
-    outputs change least for the cost that is saved, until the budget holds.
-    Goes with `criterion="reconstruction"` and `recover="reconstruct"`. Needs
-    `data`, without labels.
+    For each group separately, some shares of its channels are removed in order of
+    score, the layers that read them are refitted by least squares, and the mean
+    squared change of the model's outputs is measured (of logits, if they end in a
+    softmax or sigmoid). Then channels are removed where the outputs change least
+    per saved cost, until the target is reached. Use it with
+    `criterion="reconstruction"` and `recover="reconstruct"`. Needs `data`,
+    without labels.
 
     Args:
-        samples: How many samples the layers' statistics are taken of.
-        probe: How many samples the outputs are compared on.
+        samples: Number of samples for the layers' statistics.
+        probe: Number of samples for comparing the outputs.
         levels: Shares of a group to try, between 0 and 1. Every second one is
-            measured, the errors of the others and of the last follow from
-            those of the layers that are refitted. Defaults to the eighths.
-        keep_min: Channels that each group keeps at least.
-        max_share: Largest share of a group's channels that may go.
+            measured; the errors of the others, and of the last, are estimated
+            from those of the refitted layers. Defaults to the eighths.
+        keep_min: Smallest number of channels that each group keeps.
+        max_share: Largest share of a group's channels to remove.
 
     Example:
 
@@ -98,7 +98,7 @@ class OutputError(LimitedAllocation):
     def ladders(
         self, request: Request, session: Session | None
     ) -> list[Ladder]:
-        """Return the errors of the outputs, with channels in order of score."""
+        """Return a ladder per group: channels in order of score, and output errors."""
         found = []
         for name, curve in zip(
             request.names, self.curves(request, session), strict=True
@@ -112,12 +112,13 @@ class OutputError(LimitedAllocation):
     ) -> list[np.ndarray]:
         """Return, for each group, the error with 0, 1, 2 ... channels removed.
 
-        The curves are made convex: `(living + 1,)` values, the last of which,
-        with nothing left, follows the slope before it.
+        Returns:
+            Convex curves of shape `(alive channels + 1,)`. The last value, with
+            all channels removed, is extrapolated.
         """
         if session is None:
             raise ValueError(
-                "Allocation OutputError runs the model on samples. Use it in "
+                "Allocation OutputError runs the model on samples. Use it with "
                 "kprune.prune(..., data=x) or in a pruning callback."
             )
         groups = session.groups
@@ -130,18 +131,18 @@ class OutputError(LimitedAllocation):
             curves[group.name] = probe.curve(group, readers, order, counts)
         return [curves[group.name] for group in groups]
 
-    def _counts(self, living: int) -> list[int]:
-        """Return how many channels the shares are, without 0."""
-        counts = {living - max(1, round(living * (1 - s))) for s in self.levels}
+    def _counts(self, alive: int) -> list[int]:
+        """Return the numbers of channels to remove for the shares, without 0."""
+        counts = {alive - max(1, round(alive * (1 - s))) for s in self.levels}
         return sorted(counts - {0})
 
 
 class _Probe:
-    """The outputs of a model on some samples, without some channels.
+    """Outputs of a model on some samples, without some channels.
 
     Args:
         session: The masked model and its samples.
-        samples: How many samples to use at most.
+        samples: Largest number of samples to use.
     """
 
     def __init__(self, session: Session, samples: int) -> None:
@@ -152,7 +153,7 @@ class _Probe:
         self._reference = self._outputs(0)
 
     def first(self, group: Group) -> int:
-        """Return the segment where a pass without channels of a group begins."""
+        """Return the first segment that changes without channels of a group."""
         return self._session.segments.first(self._session.layers(group.name))
 
     def curve(
@@ -162,15 +163,14 @@ class _Probe:
         order: np.ndarray,
         counts: list[int],
     ) -> np.ndarray:
-        """Return the error without 0, 1, 2 ... channels, made convex.
+        """Return the convex curve of errors without 0, 1, 2 ... channels.
 
         Args:
             group: The group.
-            readers: What reads it.
-            order: Its living channels, the first to go first.
-            counts: Numbers of channels between which the curve is a line. The
-                error is measured without every second of them, if the readers
-                tell how it rises.
+            readers: `id(layer)` -> reader.
+            order: Its alive channels in order of removal.
+            counts: Numbers of channels between which the curve is linear. If
+                there are readers, every second one is measured.
         """
         mine = [
             Prefixes(member, reader, order)
@@ -198,16 +198,16 @@ class _Probe:
 
 
 def _order(request: Request, name: str) -> np.ndarray:
-    """Return the living channels of a group, the lowest score first."""
-    living = np.flatnonzero(request.alive[name])
-    return living[np.argsort(request.scores[name][living], kind="stable")]
+    """Return the alive channels of a group in order of score, lowest first."""
+    alive = np.flatnonzero(request.alive[name])
+    return alive[np.argsort(request.scores[name][alive], kind="stable")]
 
 
 def _some(counts: Sequence[int]) -> Sequence[int]:
-    """Return every second number, of several without the last.
+    """Return every second number, starting with the first, but not the last.
 
-    The first errors are the hardest to tell from those of the readers, and few
-    groups lose as much as the last.
+    Small errors are the hardest to estimate from those of the readers, and few
+    groups lose as much as in the last.
     """
     return counts[:-1:2] or counts
 
@@ -215,15 +215,15 @@ def _some(counts: Sequence[int]) -> Sequence[int]:
 def _between(
     points: dict[int, float], local: np.ndarray | None, counts: Sequence[int]
 ) -> dict[int, float]:
-    """Return errors for more numbers of channels from some measured ones.
+    """Estimate errors for further numbers of channels.
 
-    Between them the error of the outputs follows that of the readers, whose
-    ratio to it changes slowly.
+    In between, the error of the outputs follows that of the readers, because
+    their ratio changes slowly.
 
     Args:
-        points: Errors by numbers of channels.
-        local: The readers' errors without 0, 1, 2 ... channels, if any.
-        counts: The numbers to find errors for.
+        points: Number of channels -> measured error.
+        local: The readers' errors without 0, 1, 2 ... channels, or None.
+        counts: The numbers of channels to estimate errors for.
     """
     measured = np.array([c for c in sorted(points) if c])
     if local is None or not len(measured):
@@ -253,7 +253,7 @@ def _logits(tensor: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
-    """Return the mean squared changes, relative to the outputs' variances."""
+    """Return the sum of mean squared changes, relative to the outputs' variances."""
     return float(
         sum(
             ((a - b) ** 2).mean() / max(float(b.var()), 1e-12)
@@ -262,18 +262,18 @@ def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
     )
 
 
-def _convex(points: dict[int, float], living: int) -> np.ndarray:
-    """Return the lower convex hull through points, at 0, 1 ... living."""
+def _convex(points: dict[int, float], alive: int) -> np.ndarray:
+    """Return the lower convex hull of points, at 0, 1 ... `alive`."""
     hull: list[tuple[int, float]] = []
     for x, y in sorted(points.items()):
         while len(hull) > 1 and _below(hull[-2], (x, y), hull[-1]):
             hull.pop()
         hull.append((x, y))
     xs, ys = zip(*hull, strict=True)
-    values = np.interp(np.arange(living + 1), xs, ys)
+    values = np.interp(np.arange(alive + 1), xs, ys)
     if len(xs) > 1:
         slope = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
-        beyond = np.arange(living + 1) - xs[-1]
+        beyond = np.arange(alive + 1) - xs[-1]
         values = np.where(beyond > 0, ys[-1] + slope * beyond, values)
     return np.maximum.accumulate(values)
 
@@ -281,6 +281,6 @@ def _convex(points: dict[int, float], living: int) -> np.ndarray:
 def _below(
     left: tuple[int, float], right: tuple[int, float], point: tuple[int, float]
 ) -> bool:
-    """Return whether the line from left to right runs below a point."""
+    """Return whether the line from `left` to `right` passes below a point."""
     share = (point[0] - left[0]) / (right[0] - left[0])
     return left[1] + share * (right[1] - left[1]) <= point[1]

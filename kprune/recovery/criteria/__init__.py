@@ -1,1 +1,1 @@
-"""Criteria that need what recovery knows of layers."""
+"""Criteria that build on helpers of recovery."""

@@ -1,4 +1,4 @@
-"""What criteria share that look at what linear layers read."""
+"""The base class of criteria based on the inputs of linear layers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 
 class ReaderCriterion(Criterion):
-    """A criterion on the sums over what the readers of a group see.
+    """Base class of criteria that use input statistics of a group's readers.
 
     Args:
-        samples: How many samples of the data to use at most.
-        rows: How many rows (samples times places of the output) each layer's
-            statistics use at most.
+        samples: Largest number of samples to use.
+        rows: Largest number of rows (samples times output positions) per layer.
     """
 
     decides_by = ("activations",)
@@ -46,11 +45,12 @@ class ReaderCriterion(Criterion):
     def errors(
         self, group: Group, readers: list[tuple[Member, Reader]]
     ) -> np.ndarray:
-        """Return the scores `(group.size,)` of a group.
+        """Return the scores of a group, of shape `(group.size,)`.
 
         Args:
             group: A group that some linear layer reads.
-            readers: The members through which it is read, and what is seen.
+            readers: Pairs of a member through which the group is read, and the
+                statistics of its layer.
         """
 
     def check(self, session: Session | None) -> None:

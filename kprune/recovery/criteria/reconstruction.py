@@ -1,4 +1,4 @@
-"""Which channels the layers that read them can do without."""
+"""Least-squares error of removing a channel."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 
 @register("reconstruction")
 class Reconstruction(ReaderCriterion):
-    """Least-squares error that a channel leaves behind in what reads it.
+    """Error in a channel's readers that the other channels cannot compensate.
 
-    Channels are removed one by one, each time the one whose removal can best
-    be made up for by the others: by refitting, in the sense of least squares,
-    the kernels of the dense and convolutional layers that read the group. The
-    score is the error reached when a channel goes, relative to the variance of
-    the layers' outputs. With several readers their errors are added. This is
-    the greedy choice of "ThiNet" (Luo et al., arXiv 1707.06342) run backwards
-    and with refitted weights, in closed form as in "Optimal Brain Surgeon"
-    (Hassibi and Stork, 1993). Groups that no such layer reads are scored by
-    the rescaled lengths of their filters. Needs `data`, without labels; goes
-    well with `recover="reconstruct"`.
+    Channels are removed one by one, always the one that the others can
+    compensate best, by a least-squares refit of the dense and convolutional
+    layers that read the group. The score is the error reached when a channel is
+    removed, relative to the variance of the layers' outputs; the errors of
+    several readers are summed. This is the greedy choice of "ThiNet" (Luo et
+    al., arXiv 1707.06342) in reverse and with refitted weights, in closed form
+    as in "Optimal Brain Surgeon" (Hassibi and Stork, 1993). Groups that no such
+    layer reads are scored by the rescaled norms of their filters. Needs `data`,
+    without labels. Use it with `recover="reconstruct"`.
 
     Args:
-        samples: How many samples of the data to use at most.
-        rows: How many rows (samples times places of the output) each layer's
-            statistics use at most.
+        samples: Largest number of samples to use.
+        rows: Largest number of rows (samples times output positions) per layer.
 
     Example:
 
@@ -54,7 +52,7 @@ class Reconstruction(ReaderCriterion):
 
 
 class _Elimination:
-    """One reader while channels of one group go."""
+    """One reader while the channels of one group are removed."""
 
     def __init__(self, member: Member, reader: Reader) -> None:
         h = reader.covariance()
@@ -65,7 +63,7 @@ class _Elimination:
         self.scale = 1.0 / max(float(spread), 1e-30)
 
     def costs(self, channels: list[int]) -> np.ndarray:
-        """Return by how much the error rises when each channel goes."""
+        """Return the increase of the error for the removal of each channel."""
         sizes = {len(self.columns[c]) for c in channels}
         if len(sizes) != 1:
             return np.array([self._cost(self.columns[c]) for c in channels])
@@ -85,7 +83,7 @@ class _Elimination:
         return self.scale * float(np.einsum("co,co->", weights, solved))
 
     def remove(self, channel: int) -> None:
-        """Take a channel out; the others make up for it."""
+        """Remove a channel and update the weights of the others."""
         index = self.columns[channel]
         if not len(index):
             return
@@ -98,7 +96,7 @@ class _Elimination:
 
 
 def _errors(group: Group, mine: list[tuple[Member, Reader]]) -> np.ndarray:
-    """Return the error reached when each channel goes, `(group.size,)`."""
+    """Return the error reached with each removed channel, of shape `(group.size,)`."""
     readers = [_Elimination(member, reader) for member, reader in mine]
     alive = [
         c for c in range(group.size) if any(len(r.columns[c]) for r in readers)
@@ -110,7 +108,7 @@ def _errors(group: Group, mine: list[tuple[Member, Reader]]) -> np.ndarray:
         first = int(np.argmin(costs))
         channel = alive.pop(first)
         total += max(float(costs[first]), 0.0)
-        # Rounding must not undo the order.
+        # Scores rise strictly, so that rounding cannot change the order.
         scores[channel] = total = np.nextafter(total, np.inf)
         for reader in readers:
             reader.remove(channel)

@@ -1,4 +1,4 @@
-"""Which channels add least to what reads them."""
+"""Error of removing a channel without a refit."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ if TYPE_CHECKING:
 
 @register("thinet")
 class ThiNet(ReaderCriterion):
-    """Error that a channel leaves behind in what reads it, nothing refitted.
+    """Error in a channel's readers if it is removed without a refit.
 
-    Channels are removed one by one, each time the one with which the sum of what
-    the removed ones contribute to the layers behind stays smallest, in the mean
-    square. The score is that mean square when a channel goes, relative to that
-    of the whole output without bias. With several readers these are added. From
-    "ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression"
-    (Luo et al., arXiv 1707.06342). `Reconstruction` chooses by the error that
-    is left after a refit. Groups that no dense or convolutional layer reads are
-    scored by the rescaled lengths of their filters. Needs `data`, without
-    labels.
+    Channels are removed one by one, always the one that keeps the summed
+    contribution of all removed channels to the next layers smallest, in the mean
+    square. The score is this mean square when a channel is removed, relative to
+    that of the whole output without bias; those of several readers are summed.
+    From "ThiNet: A Filter Level Pruning Method for Deep Neural Network
+    Compression" (Luo et al., arXiv 1707.06342). `Reconstruction` uses the error
+    after a refit instead. Groups that no dense or convolutional layer reads are
+    scored by the rescaled norms of their filters. Needs `data`, without labels.
 
     Args:
-        samples: How many samples of the data to use at most.
-        rows: How many rows (samples times places of the output) each layer's
-            statistics use at most.
+        samples: Largest number of samples to use.
+        rows: Largest number of rows (samples times output positions) per layer.
 
     Example:
 
@@ -49,7 +47,7 @@ class ThiNet(ReaderCriterion):
 
 
 def _products(member: Member, reader: Reader) -> np.ndarray:
-    """Return mean products of what each two channels contribute, `(size, size)`."""
+    """Return the mean products of two channels' contributions: `(size, size)`."""
     moments = reader.sums.covariance(False)
     weights = reader.matrix()
     parts = moments * (weights @ weights.T)
@@ -62,16 +60,16 @@ def _products(member: Member, reader: Reader) -> np.ndarray:
 
 
 def _errors(products: np.ndarray) -> np.ndarray:
-    """Return the error reached when each channel goes, `(size,)`."""
+    """Return the error reached with each removed channel, of shape `(size,)`."""
     left = list(range(len(products)))
     scores = np.zeros(len(products))
-    # Twice the products with all that are gone, plus a channel's own.
+    # A channel's own square, plus twice its products with all removed ones.
     rise = products.diagonal().copy()
     error, level = 0.0, 0.0
     while left:
         channel = left.pop(int(np.argmin(rise[left])))
         error += float(rise[channel])
-        # Errors fall where contributions cancel; the order holds all the same.
+        # Errors fall if contributions cancel, but scores must follow the order.
         scores[channel] = level = max(error, np.nextafter(level, np.inf))
         rise += 2.0 * products[channel]
     return scores

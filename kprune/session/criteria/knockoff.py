@@ -1,4 +1,4 @@
-"""Channels against what they make of inputs without content."""
+"""Comparison of channels on real inputs and on knockoffs."""
 
 from __future__ import annotations
 
@@ -36,33 +36,32 @@ if TYPE_CHECKING:
 
 @register("knockoff")
 class Knockoff(Criterion):
-    """How much better a channel is than its knockoff, times its scale.
+    """Learned preference for a channel over its knockoff, times its scale.
 
-    Beside each batch goes one of knockoffs: inputs like it in all that is no
-    content. Each dense or convolutional layer that makes a channel gives
-    `kappa * real + (1 - kappa) * knockoff` of it instead of the real one, and
-    the knockoffs pass unchanged. `kappa` begins at 0.5, is kept between 0 and 1
-    and learned by Adam so that the compiled loss falls, with all weights
-    frozen and batch normalisation in training mode. It is one number per
-    channel of the group, whatever layers make it. The score is `|gamma| * (2 *
-    kappa - 1)`, the mean `|gamma|` of the batch normalisations on the channel,
-    1 where there is none. From "SCOP: Scientific Control for Reliable Neural
-    Network Pruning" (Tang et al., arXiv 2010.10732), where a trained generator
-    makes knockoffs.
+    The model also runs on knockoffs: inputs with similar statistics but without
+    content. Each dense or convolutional layer outputs `kappa * real + (1 -
+    kappa) * knockoff` in place of its real channels; the knockoff channels pass
+    unchanged. `kappa` is one number per channel of a group, shared by all layers
+    that produce it. It starts at 0.5, stays between 0 and 1, and is trained with
+    Adam on the compiled loss, with frozen weights and batch normalisation in
+    training mode. The score is `|gamma| * (2 * kappa - 1)`, where `|gamma|` is
+    the mean over the batch normalisations on the channel, or 1 without any. From
+    "SCOP: Scientific Control for Reliable Neural Network Pruning" (Tang et al.,
+    arXiv 2010.10732), which trains a generator for the knockoffs.
 
-    Here they are phase-randomised: the Fourier transform over the positions of
-    an input keeps its amplitudes, and those of its channels their phases to
-    each other; otherwise phases are drawn at random. Real inputs without
-    positions, and whole numbers, are shuffled among samples, feature by
-    feature. Neither is exchangeable with the inputs, as knockoffs in the strict
-    sense are. Groups that no such layer makes are scored by the rescaled
-    lengths of their filters; a log line names them.
+    Knockoffs are made by phase randomisation: the Fourier transform over the
+    positions of an input keeps its amplitudes and the relative phases of its
+    channels, and gets random phases otherwise. Integers, and inputs without
+    positions, are shuffled among samples, each feature separately. Neither is
+    exchangeable with the inputs, as knockoffs in the strict sense are. Groups
+    that no such layer produces are scored by the rescaled norms of their
+    filters; a log line names them.
 
     Args:
-        steps: Batches to learn from; the data is gone through as often as it
-            takes. Without any, all scores are 0.
-        learning_rate: Of Adam.
-        seed: Of the knockoffs.
+        steps: Number of batches to train on; the data is repeated as needed.
+            With 0, all scores are 0.
+        learning_rate: Learning rate of Adam.
+        seed: Seed of the knockoffs.
 
     Example:
 
@@ -107,11 +106,14 @@ class Knockoff(Criterion):
     def kappas(
         self, groups: Sequence[Group], session: Session
     ) -> dict[str, np.ndarray]:
-        """Return what is learned of each group that can be mixed, `(size,)`.
+        """Return the learned `kappa` of each group that can be mixed.
 
         Args:
             groups: Groups of channels.
             session: The model and its samples.
+
+        Returns:
+            Group name -> numbers of shape `(size,)`, from 0 to 1.
         """
         mixture = Mixture(session.masked, groups)
         mixture.prepare(session.masked, self.learning_rate)
@@ -119,7 +121,7 @@ class Knockoff(Criterion):
         with undivided():
             for x, y, weight in self._batches(session):
                 flat = walk.flat_inputs(mixture.functional, x)
-                # Pixels may be whole numbers, their knockoffs are not.
+                # Pixels may be integers, but their knockoffs are not.
                 flat = [
                     a.astype("float32") if a.dtype == np.uint8 else a
                     for a in flat
@@ -141,20 +143,20 @@ class Knockoff(Criterion):
 
 
 def knockoffs(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return inputs like these, but without their content.
+    """Return inputs of similar statistics without content.
 
     Args:
-        x: Inputs `(n, ...)`. With positions and of real numbers, they get
-            random phases; all others are shuffled along the samples, each
-            feature by itself.
-        rng: Source of the draws.
+        x: Inputs of shape `(n, ...)`. Floats with spatial axes get random
+            phases; all others are shuffled along the samples, each feature
+            separately.
+        rng: Random generator.
     """
     first = keras.config.image_data_format() == "channels_first"
     axes = tuple(range(2, x.ndim)) if first else tuple(range(1, x.ndim - 1))
     if not axes or x.dtype.kind != "f":
         return rng.permuted(x, axis=0)
     sizes = [n if a == 0 or a in axes else 1 for a, n in enumerate(x.shape)]
-    # Of real noise: the turns of opposite frequencies are opposite.
+    # Phases of real noise, which are opposite at opposite frequencies.
     noise = np.fft.fftn(rng.normal(size=sizes), axes=axes)
     turn = noise / np.maximum(np.abs(noise), 1e-30)
     turn[tuple(0 if a in axes else slice(None) for a in range(x.ndim))] = 1.0
@@ -165,8 +167,8 @@ def knockoffs(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class Mixture(keras.Model):
     """A model in which channels are mixed with those of knockoffs.
 
-    Its inputs are those of the model, flat, and as many knockoffs. What learns
-    is the share of the real channels; nothing of the model changes.
+    Its inputs are the flat inputs of the model, followed by their knockoffs. Only
+    the shares of the real channels are trained; the model does not change.
 
     Args:
         masked: The masked model.
@@ -177,7 +179,7 @@ class Mixture(keras.Model):
         super().__init__(autocast=False, name="mixture")
         program = Program(masked)
         self.functional = program.functional
-        # Found by Keras, which so knows their variables.
+        # An attribute, so that Keras finds the layers and their variables.
         self.parts = [
             call.operation
             for call in program.calls
@@ -190,7 +192,7 @@ class Mixture(keras.Model):
         self._ranges: dict[str, range] = {}
         self._sources: dict[int, np.ndarray] = {}
         count = self._find_places(groups)
-        # One more, for channels that are not mixed.
+        # The last entry is for channels that are not mixed.
         self.kappa = self.add_weight(
             shape=(count + 1,),
             initializer="ones",
@@ -223,7 +225,7 @@ class Mixture(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        # Not those of the layers inside, which are the user's.
+        # Without the metrics of the layers inside, which belong to the user.
         return self._get_own_metrics()
 
     def prepare(self, model: keras.Model, learning_rate: float) -> None:
@@ -231,7 +233,7 @@ class Mixture(keras.Model):
 
         Args:
             model: The masked model, compiled.
-            learning_rate: Of the shares.
+            learning_rate: Learning rate of the shares.
         """
         self.compile(
             optimizer=keras.optimizers.Adam(
@@ -260,8 +262,8 @@ class Mixture(keras.Model):
             for real, false in zip(inputs[:count], inputs[count:], strict=True)
         ]
         tensors = dict(zip(program.inputs, together, strict=True))
-        # What layers write ends in the scope. It replaces the one around it,
-        # and so has to know all values.
+        # The scope discards updates of layers. It hides the outer scope, so it
+        # needs all values.
         values = [(v, v.value) for v in self.variables]
         with keras.StatelessScope(state_mapping=values):
             for call in program.calls:
@@ -286,7 +288,7 @@ class Mixture(keras.Model):
         return ops.concatenate([mixed, false])
 
     def _find_places(self, groups: Sequence[Group]) -> int:
-        """Note which channels have which share; return how many there are."""
+        """Assign shares to the channels of layers; return the number of shares."""
         count = 0
         found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         outputs: dict[int, int] = {}
@@ -311,14 +313,14 @@ class Mixture(keras.Model):
 
 
 class _Shares(keras.constraints.Constraint):
-    """Keeps numbers between 0 and 1; the last one has no gradient."""
+    """Clips values to the range from 0 to 1."""
 
     def __call__(self, w: Any) -> Any:
         return ops.clip(w, 0.0, 1.0)
 
 
 def _outputs(call: ProgramCall, given: Sequence[Any]) -> list[Any]:
-    """Return what a call gives, batch normalisation alone in training mode."""
+    """Return a call's outputs, with only batch normalisation in training mode."""
     known = {id(t): v for t, v in zip(call.tensors, given, strict=True)}
     args, kwargs = call.arguments.fill_in(known)
     if getattr(call.layer, "_call_has_training_arg", False):
@@ -327,7 +329,7 @@ def _outputs(call: ProgramCall, given: Sequence[Any]) -> list[Any]:
 
 
 def _scale(group: Group) -> np.ndarray:
-    """Return the mean size of the scales of batch normalisation, `(size,)`."""
+    """Return the mean absolute scale of batch normalisations, of shape `(size,)`."""
     found = [
         np.abs(member.matrix().astype("float64")).mean(axis=1)
         for member in group.scales
