@@ -239,7 +239,10 @@ class Strange(layers.Dense):
         ),
         (layers.LayerNormalization(axis=[0, 1]), "normalises across samples"),
         (layers.RMSNormalization(axis=1), "scales another axis"),
-        (layers.SpectralNormalization(Strange(4)), "register one for Strange"),
+        (
+            layers.SpectralNormalization(Strange(4)),
+            "wraps a Strange, which has no rule",
+        ),
     ],
 )
 def test_pinned_with_a_reason(layer, reason):

@@ -118,5 +118,5 @@ def test_what_does_not_help_is_undone():
 
 
 def test_too_few_samples():
-    with pytest.raises(ValueError, match="InteractionMatch needs 16 samples"):
+    with pytest.raises(ValueError, match="InteractionMatch needs at least 16"):
         matched(samples=8)

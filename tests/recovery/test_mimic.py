@@ -299,7 +299,7 @@ def test_errors_say_what_is_wrong():
     model, x = dense_layers((8,), 6), np.zeros((10, 6), "float32")
     masked, session, before = pruned(model, x, {"d0": [0, 0, 1, 1, 1, 1, 1, 1]})
     weights = masked.get_weights()
-    with pytest.raises(ValueError, match="Mimic needs 16 samples at least"):
+    with pytest.raises(ValueError, match="Mimic needs at least 16 samples"):
         recover(session, before, "mimic")
     for a, b in zip(masked.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(a, b)
