@@ -47,12 +47,19 @@ class Line:
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, model: keras.Model, score: Score | None) -> Line:
+    def of(
+        cls,
+        name: str,
+        model: keras.Model,
+        score: Score | None,
+        extra: dict[str, str] | None = None,
+    ) -> Line:
         """Return the line of a Keras model."""
         cost = kprune.cost(model)
         weights = measure_original(model).size
+        score, extra = score or Score(), extra or {}
         return cls(
-            name, cost.macs, cost.params, weights, score=score or Score()
+            name, cost.macs, cost.params, weights, score=score, extra=extra
         )
 
     def to_dict(self) -> dict[str, Any]:

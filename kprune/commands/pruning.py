@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 import kprune
+from kprune import allocation as allocations
 from kprune.__about__ import __version__
 from kprune.commands import advice
 from kprune.commands.advice import Advice
@@ -25,7 +26,9 @@ from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
 from kprune.commands.training import train
 from kprune.data.reading import Samples
+from kprune.latency.allocation.ram import device_aware
 from kprune.pruning import choose
+from kprune.report import units
 from kprune.report.progress import progress
 from kprune.report.progress import step
 from kprune.session import Session
@@ -96,6 +99,35 @@ def make_scorer(
     return Scorer(samples, model, option), []
 
 
+DEVICE = {
+    "latency": ("predicted latency", units.milliseconds),
+    "ram": ("predicted RAM", units.size),
+}
+"""Targets that are costs on a device, by column and how it is written."""
+
+
+def on_device(
+    masked: keras.Model, allocation: Any, target: Mapping[str, float]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the cells of a device's costs, of the original and as pruned.
+
+    Args:
+        masked: The pruned model.
+        allocation: What met the targets, or its name.
+        target: The targets. Those that are no costs of a device are left out.
+    """
+    columns = {name: DEVICE[name] for name in target if name in DEVICE}
+    session = Session(masked)
+    costs = device_aware(allocations.get(allocation), target).costs(session)
+    alive = session.alive()
+    kept = [int(alive[group.name].sum()) for group in session.graph.prunable]
+    before, after = (
+        {text: write(cost[name]) for name, (text, write) in columns.items()}
+        for cost in (costs.full, costs.evaluate(kept))
+    )
+    return before, after
+
+
 class Pruning:
     """One model on its way from a file to a smaller file.
 
@@ -114,6 +146,7 @@ class Pruning:
         self.command = command
         self.repaired = False
         self.trained = False
+        self.predicted: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._bars = progress()
         with self._bars, step(self._bars, "loading"):
             self.original = load_model(model)
@@ -161,6 +194,7 @@ class Pruning:
                     parts.get("recover"),
                 )
                 self.repaired = bool(chosen.recover)
+                self._predict(masked, chosen.allocation, target)
                 return masked
             if resumable.begun:
                 note(f"going on with the run in {str(resumable.folder)!r}")
@@ -168,7 +202,19 @@ class Pruning:
             if self.samples is not None:
                 pair = (self.samples.x, self.samples.y)
             recipe = kprune.recipe(method, target, pair, epochs, **parts)
-            return train(self.original, recipe, bars, resumable, learning_rate)
+            masked = train(
+                self.original, recipe, bars, resumable, learning_rate
+            )
+            chosen_by = recipe.parts.get("allocation", "global")
+            self._predict(masked, chosen_by, target)
+            return masked
+
+    def _predict(
+        self, masked: keras.Model, allocation: Any, target: Mapping[str, float]
+    ) -> None:
+        if DEVICE.keys() & target.keys():
+            with step(self._bars, "predicting costs on the device"):
+                self.predicted = on_device(masked, allocation, target)
 
     def finish(self, masked: keras.Model) -> Result:
         """Rebuild, write and measure."""
@@ -186,9 +232,10 @@ class Pruning:
                     if runs:
                         on_file = self.scorer.file(compact, self.out)
         name = "pruned" if runs else self.out.name
+        first, last = self.predicted
         lines = [
-            Line.of("original", self.original, before),
-            Line.of(name, compact, after),
+            Line.of("original", self.original, before, first),
+            Line.of(name, compact, after, last),
         ]
         if runs:
             file = Line(

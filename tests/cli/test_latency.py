@@ -23,6 +23,7 @@ from kprune.latency import profiling
 from kprune.latency.profiling import fill
 from kprune.latency.runtimes.litert import LiteRT
 from kprune.report import units
+from kprune.report.memory import memory_peak
 
 pytestmark = pytest.mark.tensorflow
 
@@ -146,9 +147,22 @@ def test_prune_for_a_table(saved, table, model, tmp_path):
         reduce={"latency": 0.4},
         allocation=kprune.latency.Latency(table),
     )
-    assert predict(expected, load(table)) <= 0.6 * before
+    after = predict(expected, load(table))
+    assert after <= 0.6 * before
+    assert "predicted latency" in result.stdout
+    for time in (before, after):
+        assert units.milliseconds(time) in result.stdout
     shapes = [w.shape for w in kprune.rebuild(expected).weights]
     assert [w.shape for w in keras.saving.load_model(out).weights] == shapes
+
+
+def test_prune_for_memory_shows_the_predicted_peak(saved, model, tmp_path):
+    out = tmp_path / "small.keras"
+    result = run("prune", saved, out, "--reduce", "ram=0.2")
+    assert result.exit_code == 0, result.output
+    assert "predicted RAM" in result.stdout
+    for each in (model, keras.saving.load_model(out)):
+        assert units.size(memory_peak(each)["planned"]) in result.stdout
 
 
 def test_a_cut_for_a_table_counts_as_repaired(saved, table, x, tmp_path):
