@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections import UserDict
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import MutableMapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +23,16 @@ from kprune.session import Session
 
 Loss = Callable[[Any, Any, Any, Any], Any]
 """`f(x, y, y_pred, sample_weight)` -> a scalar."""
+
+
+class PerReplica(threading.local, UserDict[str, Any]):
+    """A dictionary of what a step has seen; each replica, a thread, has its own.
+
+    `MirroredStrategy` goes on with the next replica in the middle of a step.
+
+    Args:
+        start: What is in it at the beginning, for all.
+    """
 
 
 class AddedLoss:
@@ -175,7 +188,7 @@ def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
     return found
 
 
-def keeper(kept: dict[str, Any], name: str) -> Callable[[Any], None]:
+def keeper(kept: MutableMapping[str, Any], name: str) -> Callable[[Any], None]:
     """Return an observer that keeps what it is shown.
 
     Args:

@@ -14,6 +14,7 @@ from keras import ops
 
 from kprune.arguments import number
 from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import keeper
 from kprune.callbacks._losses import showing
 from kprune.callbacks.base import PruningCallback
@@ -46,7 +47,7 @@ class DynamicGateCallback(PruningCallback):
     compiled loss: easy samples are to need fewer channels.
 
     `logs` hold `pruned_macs` and so on: what would be gone if each sample had
-    as many channels as the mean one. `kprune.session.dynamic_cost` measures it.
+    as many channels as the mean one. `kprune.dynamic_cost` measures it.
 
     Args:
         criterion: What the allocation goes by. Defaults to the mean saliency.
@@ -71,7 +72,7 @@ class DynamicGateCallback(PruningCallback):
     masked.fit(train, epochs=30, callbacks=[
         DynamicGateCallback(reduce={"macs": 0.5})
     ])
-    print(kprune.session.dynamic_cost(masked, x_test))
+    print(kprune.dynamic_cost(masked, x_test))
     ```
     """
 
@@ -101,8 +102,7 @@ class DynamicGateCallback(PruningCallback):
         self.sparsity = number(sparsity, owner, "sparsity", least=0)
         self.similarity = number(similarity, owner, "similarity", least=0)
         self._gates: dict[str, DynamicGate] = {}
-        self._saliencies: dict[str, Any] = {}
-        self._features: dict[str, Any] = {}
+        self._saliencies, self._features = PerReplica(), PerReplica()
         self._added: AddedLoss | None = None
 
     def begin(self, session: Session) -> None:
@@ -154,7 +154,7 @@ class DynamicGateCallback(PruningCallback):
             gate.witness = None
         for wrapper in filter_masks(self.session.masked):
             wrapper.observer = None
-        self._saliencies, self._features = {}, {}
+        self._saliencies, self._features = PerReplica(), PerReplica()
         self.session.settle()
 
     def _mean(self, group: Group) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from keras import ops
 
 from kprune.arguments import number
 from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import attention
 from kprune.callbacks._losses import budget_penalty
 from kprune.callbacks._losses import divergence
@@ -130,8 +132,7 @@ class GateCallback(PruningCallback):
         )
         self.teacher = teacher
         self._gates: dict[str, Gate] = {}
-        self._kept: dict[str, Any] = {}
-        self._features: dict[str, Any] = {}
+        self._kept, self._features = PerReplica(), PerReplica()
         self._added: AddedLoss | None = None
 
     def begin(self, session: Session) -> None:
@@ -147,7 +148,9 @@ class GateCallback(PruningCallback):
         if not any(gate.acts for gate in self._gates.values()):
             return  # A run that is resumed after its gates became masks.
         alive = session.alive()
-        self._kept = {name: float(v.sum()) for name, v in alive.items()}
+        self._kept = PerReplica(
+            {name: float(v.sum()) for name, v in alive.items()}
+        )
         for name, gate in self._gates.items():
             gate.observer = _counter(self._kept, name, alive[name])
         self._added = AddedLoss(self.model, self._loss_function(session))
@@ -198,7 +201,7 @@ class GateCallback(PruningCallback):
                 wrapper.observer = None
         for gate in self._gates.values():
             gate.observer = None
-        self._kept, self._features = {}, {}
+        self._kept, self._features = PerReplica(), PerReplica()
 
     def _openness(self, group: Group) -> np.ndarray:
         gate = self._gates.get(group.name)
@@ -213,7 +216,7 @@ class GateCallback(PruningCallback):
         stages = self._stages(session) if self.modelling else {}
         compared = bool(self.distillation or stages)
         teacher = self._make_teacher(session.masked) if compared else None
-        taught: dict[str, Any] = {}
+        taught = PerReplica()
         if teacher is not None:
             by_name = {w.name: w for w in filter_masks(teacher)}
             for name, wrapper in stages.items():
@@ -276,7 +279,9 @@ def _gates_of(masked: keras.Model) -> dict[str, Gate]:
     return found
 
 
-def _counter(counts: dict[str, Any], name: str, alive: np.ndarray) -> Any:
+def _counter(
+    counts: MutableMapping[str, Any], name: str, alive: np.ndarray
+) -> Any:
     """Return an observer of a gate that notes how many channels are open."""
 
     def observe(values: Any) -> None:

@@ -38,6 +38,7 @@ from kprune.schedules import Polynomial as Polynomial
 from kprune.sensitivity import Sensitivity as Sensitivity
 from kprune.sensitivity import sensitivity as sensitivity
 from kprune.session import Session as Session
+from kprune.session import dynamic_cost as dynamic_cost
 from kprune.sweep import best_model as best_model
 from kprune.sweep import sweep as sweep
 

@@ -8,18 +8,23 @@ from typing import Annotated
 
 import typer
 
+from kprune.commands.options import FORMS
+from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
 from kprune.commands.options import Dtype
+from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
 from kprune.commands.options import Model
+from kprune.commands.options import Pixels
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
+from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 
 
 @one_line_errors
-def inspect(
+def inspect(  # noqa: PLR0913  options of a command
     model: Model,
     as_json: Json = False,
     graph: Annotated[
@@ -42,6 +47,16 @@ def inspect(
     dtype: Annotated[
         Dtype, typer.Option(help="Number format that --ram counts in.")
     ] = Dtype.int8,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Samples, for a model with gates that depend on them: count what "
+            f"they cost on the average. {FORMS}."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    pixels: Pixels = None,
     debug: Debug = False,
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.
@@ -54,8 +69,11 @@ def inspect(
     Example: `kprune inspect model.keras --run runs/latest --graph model.html`
 
     Example: `kprune inspect model.keras --ram`
+
+    Example: `kprune inspect dynamic.keras --data photos`
     """
     check_inputs(model, pruned_by)
+    found = find_data(data, None, data_dir, image_size, pixels)
     if graph is not None:
         check_output(graph, (".svg", ".html"), "A drawing", [model])
     start_keras()
@@ -68,18 +86,29 @@ def inspect(
         from kprune.runs import show
 
         loaded = show(pruned_by, loaded)
-    data = inspection(loaded)
-    text = inspection_text(data)
+    result = inspection(loaded)
+    text = inspection_text(result)
+    samples = found.samples(loaded)
+    if samples is not None:
+        import kprune
+        from kprune.report import units
+
+        cost = kprune.dynamic_cost(loaded, samples.x)
+        result["dynamic"] = {"samples": samples.size, "macs": cost.macs}
+        text += (
+            f"\n\nthe mean of {samples.size:,} samples: "
+            f"{units.count(cost.macs)} MACs, branches of the gates included"
+        )
     if ram:
         from kprune.report.memory import memory_peak
         from kprune.report.memory import memory_text
 
-        data["ram"] = memory_peak(loaded, dtype.value)
-        text += "\n\n" + memory_text(data["ram"])
+        result["ram"] = memory_peak(loaded, dtype.value)
+        text += "\n\n" + memory_text(result["ram"])
     if graph is not None:
         from kprune.report.drawing import draw
 
         draw(loaded, graph)
-        data["wrote"] = str(graph)
+        result["wrote"] = str(graph)
         text += f"\n\nwrote {graph}"
-    print(json.dumps(data, indent=2) if as_json else text)
+    print(json.dumps(result, indent=2) if as_json else text)

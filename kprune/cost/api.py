@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 import keras
@@ -13,6 +14,8 @@ from kprune.cost.model import CostModel
 from kprune.display import Displayed
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.tracer import trace
+from kprune.masking.dynamic import DynamicGate
+from kprune.masking.gating import acting_gates
 from kprune.masking.wrapping import is_masked
 from kprune.masking.wrapping import masks
 
@@ -45,12 +48,14 @@ class Cost(Displayed):
         params: Number of weights, non-trainable ones included.
         bytes: Bytes of the weights in their own data types.
         table: One `LayerCost` per layer that has any cost.
+        note: What the figures leave out: gates that are open, for example.
     """
 
     macs: int
     params: int
     bytes: int
     table: tuple[LayerCost, ...]
+    note: str = ""
 
     def __str__(self) -> str:
         rows = [("layer", "class", "MACs", "params", "bytes")]
@@ -65,13 +70,14 @@ class Cost(Displayed):
         )
         rows.append(("total", "", macs, params, size))
         widths = [max(len(row[c]) for row in rows) for c in range(5)]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.ljust(w) if c < 2 else cell.rjust(w)
                 for c, (cell, w) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join([*lines, *textwrap.wrap(self.note, 80)])
 
 
 def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
@@ -83,7 +89,9 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
 
     Args:
         model: A functional `keras.Model`. A masked model costs what its
-            compact version will cost, which is found without building it.
+            compact version will cost, which is found without building it. All
+            channels of gates that are open count, which `note` says; see
+            `kprune.dynamic_cost` for those that depend on the sample.
         graph: `kprune.trace(model)`, if you have it already.
 
     Returns:
@@ -104,7 +112,31 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     if is_masked(model):
         vectors = masks(model, graph)
         kept = np.array([(vectors[g.name] > 0).sum() for g in graph.prunable])
-    return report(costs, kept)
+    found = report(costs, kept)
+    return dataclasses.replace(found, note=gates_note(model))
+
+
+def gates_note(model: keras.Model) -> str:
+    """Return what a cost without open gates leaves out, or an empty string.
+
+    Args:
+        model: Any model.
+    """
+    if not is_masked(model):
+        return ""
+    open_ = acting_gates(model).values()
+    if any(isinstance(gate, DynamicGate) for gate in open_):
+        return (
+            "Gates that depend on the sample are open: all channels are counted, the "
+            "branches that predict the gates are not. kprune.dynamic_cost(model, data) "
+            "gives the MACs of the mean sample."
+        )
+    if open_:
+        return (
+            "Gates are open: all of their channels are counted. "
+            "kprune.masking.close_gates(model) makes masks of them."
+        )
+    return ""
 
 
 def report(costs: CostModel, kept: np.ndarray) -> Cost:

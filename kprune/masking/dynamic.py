@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,13 @@ MOMENTUM = 0.99
 
 MOST = 1000.0
 """Upper limit of saliencies."""
+
+
+class _Batch(threading.local):
+    """What is known of the batch that passes; replicas have a thread each."""
+
+    saliency: Any = None
+    left = 0
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -78,8 +86,7 @@ class DynamicGate(GroupGate):
         self.loss_level = self._state("loss_level", 0.0)
         # Called with all saliencies of a batch, before the threshold is applied.
         self.witness: Callable[[Any], None] | None = None
-        self._saliency: Any = None
-        self._left = 0
+        self._batch = _Batch()
         self.built = True
 
     def learned(self) -> list[keras.Variable]:
@@ -95,26 +102,28 @@ class DynamicGate(GroupGate):
         places = tuple(range(1, len(inputs.shape) - 1))
         means = ops.mean(inputs, axis=places) if places else inputs
         hidden = self.excite(self.squeeze(ops.cast(means, "float32")))
-        self._saliency = ops.minimum(hidden, MOST)
-        self._left = self.reads
+        saliency = ops.minimum(hidden, MOST)
+        self._batch.saliency, self._batch.left = saliency, self.reads
         if self.witness is not None:
-            self.witness(self._saliency)
+            self.witness(saliency)
         if training:
-            batch = ops.stop_gradient(ops.mean(self._saliency, axis=0))
+            batch = ops.stop_gradient(ops.mean(saliency, axis=0))
             old = self.mean.value
             self.mean.assign(old + (1 - MOMENTUM) * (batch - old))
 
     def values(self, step: Any, training: bool | None) -> Any:
-        if self._left < 1:
+        if self._batch.left < 1:
             raise RuntimeError(
                 f"Layers read the channels of '{self.group}' before their saliencies "
                 "are predicted. Call the whole model: parts of a model with dynamic "
                 "gates cannot run alone."
             )
-        saliency = self._saliency
-        self._left -= 1
-        if not self._left:
-            self._saliency = None  # Do not keep a tensor of a traced step.
+        saliency = self._batch.saliency
+        self._batch.left -= 1
+        if not self._batch.left:
+            self._batch.saliency = (
+                None  # Do not keep a tensor of a traced step.
+            )
         large = ops.cast(saliency >= self.threshold.value, saliency.dtype)
         return saliency * large
 

@@ -274,8 +274,7 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
         return value.astype(variable.dtype, copy=False)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        for gate in self.gates:
-            inputs = gate(inputs)
+        inputs = self.gated(inputs)
         if self.observer is not None:
             self.observer(inputs)
         masked = {n for n, _ in self._masks}
@@ -296,6 +295,12 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             outer = scope.original_scope
             self.add_loss(loss) if outer is None else outer.add_loss(loss)
         return outputs
+
+    def gated(self, inputs: Any) -> Any:
+        """Return what the gates leave of the layer's input."""
+        for gate in self.gates:
+            inputs = gate(inputs)
+        return inputs
 
     def effective_values(self) -> list[tuple[keras.Variable, Any]]:
         """Return all variables of the layer with their effective values.

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state
 from keras.src.saving import serialization_lib
 
 from kprune.arguments import number
@@ -97,6 +98,8 @@ class GroupGate(keras.layers.Layer):
             initializer=keras.initializers.Constant(value),
             trainable=False,
             autocast=False,
+            # What replicas assign is the mean of what each has seen.
+            aggregation="mean",
             name=name,
         )
 
@@ -349,7 +352,20 @@ class GatedInput(TiedLayer):
 
 
 def restored(readers: Iterable[Any]) -> list[TiedLayer]:
-    """Return the gate layers of a wrapper, given as layers or configurations."""
+    """Return the gate layers of a wrapper, given as layers or configurations.
+
+    Raises:
+        ValueError: Layers are copied one by one, which would give each a gate of
+            its own.
+    """
+    readers = list(readers)
+    shared = global_state.get_global_attribute("shared_objects/id_to_obj_map")
+    if shared is None and any(isinstance(r, dict) for r in readers):
+        raise ValueError(
+            "keras.models.clone_model and Model.from_config copy layers one by one, "
+            "which would part the gates that layers share. Save the model with gates "
+            "and load it, or copy it before kprune.masking.add_gates()."
+        )
     return [
         keras.saving.deserialize_keras_object(r) if isinstance(r, dict) else r
         for r in readers

@@ -46,7 +46,7 @@ def task(recipe: Recipe) -> str:
         f"{100 * share:.3g} % of the {costs.get(key, key)}"
         for key, share in recipe.reduce.items()
     ]
-    removes = f"Removes {' and '.join(shares)}"
+    removes = f"{recipe.saves} {' and '.join(shares)}"
     return (
         f"{removes if shares else recipe.untargeted} in "
         f"{_count(recipe.epochs, 'epoch')}."

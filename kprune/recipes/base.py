@@ -96,6 +96,9 @@ class Recipe(Displayed, Part, abc.ABC):
     when = ""
     """When to take it, in a sentence."""
 
+    saves = "Removes"
+    """What it does with the share of `reduce`, for `print`."""
+
     untargeted = "Removes what the allocation says"
     """What it does where `reduce` is empty, for `print`."""
 

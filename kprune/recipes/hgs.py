@@ -22,7 +22,7 @@ class HGS(PenalisedRecipe):
         data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
         epochs: See `kprune.recipe`. A third has the penalty.
         **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
-            `sum_of_rates`, see `kprune.callbacks.RegularizeCallback`;
+            `shrinkage`, see `kprune.callbacks.RegularizeCallback`;
             arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`. The penalty ends when pruning begins.
     """
@@ -49,13 +49,13 @@ class HGS(PenalisedRecipe):
             "regularizer": regularizers.HierarchicalGroupSparsity(
                 strength=1e-5
             ),
-            "sum_of_rates": 100.0,
+            "shrinkage": 0.3,
             "criterion": criteria.LossIncrease(),
             "allocation": allocation.Global("none"),
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),
         }
 
     def penalty(self, parts: dict[str, Any]) -> dict[str, Any]:
-        rates = parts.pop("sum_of_rates")
+        shrinkage = parts.pop("shrinkage")
         strength = getattr(self.parts["regularizer"], "strength", None)
-        return {"sum_of_rates": None if strength is None else rates}
+        return {"shrinkage": None if strength is None else shrinkage}

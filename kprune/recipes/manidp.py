@@ -45,6 +45,7 @@ class ManiDP(Recipe):
         "in how hard they are."
     )
     learns = ("gates",)
+    saves = "Skips, for the mean sample,"
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.cost.api import gates_note
 from kprune.cost.model import CostModel
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Group
@@ -34,12 +36,13 @@ def inspection(model: keras.Model) -> dict[str, Any]:
         model: Plain or masked model.
 
     Returns:
-        Dictionary with `model`, `opaque`, `read`, `coverage`, `macs`, `params`
-        and `groups`. `opaque` are layers with weights that are not analysed:
-        `layer`, `class`, `params`, `counted` (whether `macs` has their work)
-        and `why`. `read` are layers without a rule that are read as models.
-        Each group has `name`, `size`, `kept`, `pinned` (reason or None),
-        `macs`, `params` and `members`.
+        Dictionary with `model`, `opaque`, `read`, `coverage`, `macs`, `params`,
+        `note` (what these leave out, see `kprune.cost`) and `groups`. `opaque`
+        are layers with weights that are not analysed: `layer`, `class`,
+        `params`, `counted` (whether `macs` has their work) and `why`. `read`
+        are layers without a rule that are read as models. Each group has
+        `name`, `size`, `kept`, `pinned` (reason or None), `macs`, `params` and
+        `members`.
 
     Example:
 
@@ -79,6 +82,7 @@ def inspection(model: keras.Model) -> dict[str, Any]:
         },
         "macs": round(full["macs"]),
         "params": round(full["params"]),
+        "note": gates_note(model),
         "groups": [
             {
                 "name": group.name,
@@ -150,6 +154,8 @@ def inspection_text(data: dict[str, Any]) -> str:
         f"model {data['model']}: {units.count(data['macs'])} MACs, "
         f"{units.count(data['params'])} parameters"
     )
+    if data["note"]:
+        lines += textwrap.wrap(data["note"], 80)
     for group in data["groups"]:
         lines += ["", *_paragraph(group)]
     return "\n".join(lines)

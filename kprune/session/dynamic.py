@@ -38,7 +38,7 @@ def dynamic_cost(masked: keras.Model, data: Any) -> Cost:
     Example:
 
     ```python
-    print(dynamic_cost(masked, x_test).macs / kprune.cost(model).macs)
+    print(kprune.dynamic_cost(masked, x_test).macs / kprune.cost(model).macs)
     ```
     """
     found = {

@@ -76,6 +76,8 @@ class ProgramCall:
             return keras.tree.flatten(operation(*args, **kwargs))
         function = operation.compute_masked if self._unwrapped else operation
         with keras.StatelessScope(state_mapping=values):
+            if self._unwrapped and operation.gates:
+                args = (operation.gated(args[0]), *args[1:])
             return keras.tree.flatten(function(*args, **kwargs))
 
     def run(self, given: Sequence[Any]) -> list[Any]:

@@ -22,8 +22,10 @@ from kprune.data.source import as_source
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.graph.values import read
+from kprune.masking import DynamicGate
 from kprune.masking import FilterMask
 from kprune.masking import TemporaryMasks
+from kprune.masking import acting_gates
 from kprune.masking import masks as read_masks
 from kprune.masking import require_masked
 from kprune.masking import require_prunable
@@ -135,7 +137,19 @@ class Session:
 
     @functools.cached_property
     def segments(self) -> Segments:
-        """The model, split where trials of masks may begin."""
+        """The model, split where trials of masks may begin.
+
+        Raises:
+            ValueError: It has gates that depend on the sample, which run with the
+                whole model alone.
+        """
+        if self._dynamic:
+            raise ValueError(
+                f"Model '{self.masked.name}' has gates that depend on the sample, so "
+                "parts of it cannot run by themselves, which allocations and repairs "
+                "by layers do. kprune.masking.close_gates(masked) makes the static "
+                "model."
+            )
         changing = [self.layers(group.name) for group in self.groups]
         readers = [m.layer for group in self.groups for m in group.consumers]
         return Segments(self.masked, changing, readers)
@@ -311,11 +325,16 @@ class Session:
         Raises:
             ValueError: See `loss`.
         """
-        if len(trials) < 2:
+        if len(trials) < 2 or self._dynamic:
             return [self.loss(masks, samples, seed) for masks in trials]
         probe = self._probe("Session.losses()")
         batches = probe.draw(self.samples, samples, seed)
         return trial_losses(self, probe, trials, batches)
+
+    @property
+    def _dynamic(self) -> bool:
+        found = acting_gates(self.masked).values()
+        return any(isinstance(gate, DynamicGate) for gate in found)
 
     def _probe(self, what: str) -> LossProbe:
         probe = self._loss_probe

@@ -96,6 +96,20 @@ def test_inspect_json(saved, model):
     assert "wrote" not in data
 
 
+def test_inspect_counts_what_samples_take(model, x, tmp_path):
+    masked = kprune.wrap(model)
+    kprune.masking.add_dynamic_gates(masked)
+    masked.save(tmp_path / "dynamic.keras")
+    np.savez(tmp_path / "x.npz", x=x)
+    given = ("inspect", tmp_path / "dynamic.keras")
+    assert "kprune.dynamic_cost" in run(*given).stdout
+    given = (*given, "--data", tmp_path / "x.npz")
+    found = json.loads(run(*given, "--json").stdout)["dynamic"]
+    macs = kprune.dynamic_cost(masked, x).macs
+    assert found == {"samples": len(x), "macs": macs}
+    assert "the mean of 24 samples" in run(*given).stdout
+
+
 def test_inspect_says_what_it_drew(saved, tmp_path):
     drawing = tmp_path / "model.svg"
     given = ("inspect", saved, "--graph", drawing)

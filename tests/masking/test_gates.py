@@ -8,6 +8,7 @@ import models
 import numpy as np
 import pytest
 from fitting import arrays
+from fitting import loss
 from fitting import small_net
 from harness import difference
 from harness import outputs
@@ -103,6 +104,33 @@ def test_gates_become_masks_and_the_rebuild_is_exact(gated):
     assert difference(before, outputs(compact, X)) <= 1e-5
     assert kprune.trace(compact)["conv1"].size == 4
     assert not any("logits" in v.path for v in compact.variables)
+
+
+def test_trials_of_masks_see_open_gates(gated):
+    masked, _ = gated
+    masked.compile("sgd", loss(), jit_compile=False)
+    session = kprune.Session(masked, arrays(16))
+    trials = [{"conv1": np.arange(8) % 3 != n} for n in range(3)]
+    each = [session.loss(trial) for trial in trials]
+    assert session.losses(trials) == pytest.approx(each, rel=1e-5)
+    close_gates(masked)
+    static = kprune.Session(masked, arrays(16)).loss()
+    assert session.loss() == pytest.approx(static, rel=1e-5)
+
+
+def test_layers_are_not_copied_one_by_one(gated):
+    masked, _ = gated
+    with pytest.raises(ValueError, match="part the gates"):
+        keras.models.clone_model(masked)
+
+
+def test_costs_say_that_gates_are_open(gated):
+    masked, found = gated
+    cost = kprune.cost(masked)
+    assert "close_gates" in cost.note and "close_gates" in str(cost)
+    for gate in found.values():
+        gate.acts = False
+    assert not kprune.cost(masked).note
 
 
 def test_a_group_keeps_its_best_channel(gated):

@@ -18,7 +18,8 @@ from kprune.graph.values import read
 from kprune.masking import add_dynamic_gates
 from kprune.masking import close_gates
 from kprune.masking import gates
-from kprune.session import dynamic_cost
+from kprune.report.inspection import inspection
+from kprune.report.inspection import inspection_text
 
 X, _ = arrays(8)
 
@@ -48,7 +49,7 @@ def test_each_sample_has_its_own_channels():
     open_ = (gated > 0).sum(axis=1)
     assert len(set(open_)) > 1
     macs = (open_ * (3 + 2)).mean() + 6 * (3 + 6)  # both layers; the branch
-    assert dynamic_cost(masked, x).macs == pytest.approx(macs, abs=1.5)
+    assert kprune.dynamic_cost(masked, x).macs == pytest.approx(macs, abs=1.5)
 
 
 def test_no_compact_model_but_a_static_one(tmp_path):
@@ -68,7 +69,24 @@ def test_no_compact_model_but_a_static_one(tmp_path):
     assert kprune.trace(compact)["d0"].size == 4
     np.testing.assert_allclose(read(compact(x)), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="no active dynamic gates"):
-        dynamic_cost(masked, x)
+        kprune.dynamic_cost(masked, x)
+
+
+def test_what_is_counted_and_measured_sample_by_sample():
+    masked, gate, x, saliency = dense()
+    gate.threshold.assign(np.median(saliency))
+    assert "kprune.dynamic_cost" in kprune.cost(masked).note
+    result = inspection(masked)
+    assert result["note"] in " ".join(inspection_text(result).split())
+    masked.compile("sgd", "mse")
+    session = kprune.Session(masked, (x, np.ones((5, 2), "float32")))
+    trials = [{"d0": np.arange(6) != n} for n in range(2)]
+    for trial, found in zip(trials, session.losses(trials), strict=True):
+        with session.trial(trial):
+            expected = np.square(read(masked(x)) - 1).mean()
+        assert found == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="parts of it cannot run"):
+        kprune.prune(masked, allocation="output_error", data=x)
 
 
 def test_from_end_to_end(tmp_path):

@@ -391,68 +391,6 @@ def test_a_resumed_run_has_no_penalty_after_its_end():
     assert counts == [3, 0, 0]
 
 
-def penalised(optimizer, epochs, **options):
-    """Return the strengths that the kernels' penalty had."""
-    masked = kprune.wrap(compiled())
-    masked.compile(optimizer, masked.loss, jit_compile=False)
-    seen = []
-
-    class Spy(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            kernel = masked.get_layer("conv1").layer.kernel
-            seen.append(kernel.regularizer.regularizer.strength)
-
-    regularizer = kprune.regularizers.HierarchicalGroupSparsity(strength=1e-5)
-    callback = RegularizeCallback(regularizer, **options)
-    masked.fit(dataset(), epochs=epochs, callbacks=[callback, Spy()], verbose=0)
-    (strength,) = set(seen)
-    assert regularizer.strength == 1e-5
-    return strength
-
-
-def test_the_strength_follows_the_sum_of_learning_rates():
-    steps = len(dataset())
-    assert penalised(keras.optimizers.SGD(0.1), 1) == 1e-5
-    for epochs in (1, 2):
-        found = penalised(keras.optimizers.SGD(0.1), epochs, sum_of_rates=3.0)
-        assert found == pytest.approx(1e-5 * 3.0 / (0.1 * steps * epochs))
-    decay = keras.optimizers.schedules.CosineDecay(0.1, 2 * steps)
-    rates = [float(decay(step)) for step in range(2 * steps)]
-    found = penalised(keras.optimizers.SGD(decay), 2, sum_of_rates=3.0)
-    assert found == pytest.approx(1e-5 * 3.0 / sum(rates), rel=1e-3)
-
-
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
-def test_an_unknown_number_of_steps_leaves_the_strength(caplog):
-    masked = kprune.wrap(compiled())
-    x, y = next(iter(dataset()))
-    seen = []
-
-    def endless():
-        for _ in range(3):
-            yield x, y
-
-    class Spy(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            kernel = masked.get_layer("conv1").layer.kernel
-            seen.append(kernel.regularizer.regularizer.strength)
-
-    regularizer = kprune.regularizers.HierarchicalGroupSparsity(strength=1e-5)
-    callback = RegularizeCallback(regularizer, sum_of_rates=100.0)
-    masked.fit(endless(), epochs=1, callbacks=[callback, Spy()], verbose=0)
-    assert seen == [1e-5]
-    assert "is not scaled" in caplog.text
-
-
-def test_a_sum_of_rates_needs_a_strength():
-    with pytest.raises(ValueError, match="no attribute `strength`"):
-        RegularizeCallback(keras.regularizers.L2(0.1), sum_of_rates=10.0)
-    with pytest.raises(ValueError, match="a number above 0"):
-        RegularizeCallback(
-            kprune.regularizers.HierarchicalGroupSparsity(), sum_of_rates=0
-        )
-
-
 @pytest.mark.parametrize(
     ("name", "epochs", "last"),
     [
