@@ -78,7 +78,7 @@ class InteractionMatch(Mimic):
         samples: int = 1024,
         steps: int = 400,
         batch_size: int = 128,
-        learning_rate: float = 0.02,
+        learning_rate: float = 3e-3,
         partial: float = 0.5,
         seed: int = 0,
     ) -> None:

@@ -51,9 +51,9 @@ class Mimic(Recovery):
     relative to their variance. Inputs read by linear layers are scaled to a mean
     square of 1. Images are flipped and shifted, and in some steps pairs of
     samples are mixed, with the unpruned model's outputs as targets ("mixup",
-    Zhang et al., arXiv 1710.09412). The compact model is trained by SGD with
-    Nesterov momentum and cosine decay of the learning rate, with batch
-    normalisation in training mode. Frozen layers are trained too.
+    Zhang et al., arXiv 1710.09412). The compact model is trained by Adam with
+    cosine decay of the learning rate, with batch normalisation in training mode.
+    Frozen layers are trained too.
 
     One in eight samples is held out. The best weights on these are kept, or the
     original ones if none are better. Unless it is part of a list, it runs after
@@ -98,7 +98,7 @@ class Mimic(Recovery):
         samples: int = 1024,
         steps: int = 800,
         batch_size: int = 128,
-        learning_rate: float = 0.1,
+        learning_rate: float = 3e-3,
         augment: Any = "auto",
         mixup: float = 0.5,
         seed: int = 0,
@@ -237,9 +237,7 @@ class Mimic(Recovery):
         # XLA makes TensorFlow slower on CPUs; JAX always uses it.
         tensorflow = keras.config.backend() == "tensorflow"
         pupil.compile(
-            keras.optimizers.SGD(
-                rate, momentum=0.9, nesterov=True, global_clipnorm=1.0
-            ),
+            keras.optimizers.Adam(rate),
             losses if len(losses) > 1 else losses[0],
             jit_compile=False if tensorflow else "auto",
         )
