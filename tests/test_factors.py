@@ -107,5 +107,5 @@ def test_every_schedule_has_rounds():
     assert schedules.Polynomial(0, 4, every=3).rounds() == [0, 3, 4]
     assert schedules.get(lambda e: 0.5).rounds(epochs=6) == [0, 1, 2, 3]
     for schedule in ("linear", lambda e: 0.5):
-        with pytest.raises(ValueError, match="how many there are is unknown"):
+        with pytest.raises(ValueError, match="their number is unknown"):
             schedules.get(schedule).rounds()

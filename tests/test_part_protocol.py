@@ -139,7 +139,7 @@ CURVES = kprune.Sensitivity(
     "part",
     [
         kprune.criteria.Folded(kprune.criteria.Similarity("pearson", 3)),
-        kprune.criteria.Switch("l1", kprune.criteria.LossIncrease(only="l2")),
+        kprune.criteria.Staged("l1", kprune.criteria.LossIncrease(only="l2")),
         kprune.allocation.Manual({"conv": 0.5}, kprune.allocation.Global("l2")),
         kprune.allocation.GreedyLoss(criteria=["l1", kprune.criteria.FPGM()]),
         kprune.allocation.Tolerance(Copies("rank", Split("random", seed=3))),

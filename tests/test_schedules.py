@@ -55,7 +55,7 @@ def test_without_an_end_two_thirds_of_the_epochs_are_used(schedule, epochs):
 
 def test_without_an_end_the_number_of_epochs_is_needed():
     with pytest.raises(
-        ValueError, match=r"Give it an end, for example Linear\(begin"
+        ValueError, match=r"Set its end, for example Linear\(begin"
     ):
         Linear()(3)
 
@@ -140,7 +140,7 @@ def test_increments_take_their_target_from_what_is_reduced():
 def test_increments_say_when_the_epochs_do_not_suffice():
     schedule = schedules.Increments(0.1, target=0.35)
     assert schedule(3, epochs=4) == 1.0
-    with pytest.raises(ValueError, match="takes 4 epochs, but there are 3"):
+    with pytest.raises(ValueError, match="needs 4 epochs, but there are 3"):
         schedule(0, epochs=3)
 
 

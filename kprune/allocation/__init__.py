@@ -1,8 +1,9 @@
-"""Allocations: how many channels each group keeps, and which.
+"""Allocations: which channels each group keeps.
 
-A name such as `"global"`, see `names`; an object; a dictionary
-`{group name: share to remove}`; or any function `f(scores) -> priorities`. Each
-is a file of its name, here or in the folder `allocation` of a higher room.
+An allocation is given as a name such as `"global"` (see `names`), an object, a
+dictionary `{group name: share to remove}`, or any function
+`f(scores) -> priorities`. Each is a file of its name, here or in the folder
+`allocation` of a higher package.
 """
 
 from kprune.allocation._api import allocate as allocate

@@ -1,4 +1,4 @@
-"""From scores to masks."""
+"""Functions that turn scores into masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_REDUCE = {"macs": 0.5}
 DEVICE = ("latency", "ram")
-"""Costs on a device; each has an allocation that knows it, see `kprune.latency`."""
+"""Costs on a device, each with its own allocation. See `kprune.latency`."""
 
 
 def get(identifier: Any) -> Allocation:
@@ -36,7 +36,7 @@ def get(identifier: Any) -> Allocation:
         An `Allocation`.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: If the name is unknown. The message lists the known ones.
     """
     if isinstance(identifier, Mapping):
         return Manual(identifier)
@@ -45,23 +45,24 @@ def get(identifier: Any) -> Allocation:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
+    """Return all names that `get` accepts."""
     return registry.names
 
 
 def targets(
     reduce: Any, allocation: Allocation, cost_model: CostModel
 ) -> dict[str, float]:
-    """Return the checked target.
+    """Return the target after checking it.
 
     Args:
-        reduce: Share of each cost to remove; `None` for half of the MACs, and
-            for nothing beyond a dictionary as `allocation`. `{}` for nothing.
+        reduce: Share of each cost to remove. Defaults to half of the MACs, or to
+            no target if `allocation` is `Manual`, for which `{}` is allowed too.
         allocation: An `Allocation`.
-        cost_model: Costs that can be reduced.
+        cost_model: Model of the costs that can be reduced.
 
     Raises:
-        ValueError: An unknown cost, or a share outside (0, 1).
+        TypeError: If `reduce` is not a dictionary.
+        ValueError: If a cost is unknown, or a share is outside (0, 1).
     """
     if reduce is None:
         return {} if isinstance(allocation, Manual) else dict(DEFAULT_REDUCE)
@@ -71,19 +72,19 @@ def targets(
 
 
 def _check_reduce(reduce: Any, known: Mapping[str, Any]) -> dict[str, float]:
-    """Return `reduce` if it is well formed.
+    """Return `reduce` with float shares, if it is valid.
 
     Args:
-        reduce: Share of each cost to remove, `{"macs": 0.5}`.
+        reduce: Share of each cost to remove, such as `{"macs": 0.5}`.
         known: Costs that can be reduced, by name.
 
     Raises:
-        TypeError: It is not a dictionary.
-        ValueError: An unknown cost, or a share outside (0, 1).
+        TypeError: If `reduce` is not a dictionary.
+        ValueError: If a cost is unknown, or a share is outside (0, 1).
     """
     if not isinstance(reduce, Mapping) or not reduce:
         raise TypeError(
-            "`reduce` says which share of which cost to remove, for example "
+            "`reduce` must map costs to the shares to remove, for example "
             f'reduce={{"macs": 0.5}} for half of the MACs. Received: {reduce!r}.'
         )
     for key, share in reduce.items():
@@ -110,28 +111,27 @@ def request(
     allocation: Any = "global",
     criterion: Any = None,
 ) -> Request:
-    """Return what an allocation is asked of a model as it is now.
+    """Return a request for a model in its current state.
 
     Args:
         session: The masked model and its samples.
-        reduce: Share of each cost to remove, counted against the unpruned
-            model: `{"macs": 0.5}`, `{"params": 0.4}` or several. Defaults to
-            half of the MACs, and to nothing beyond a dictionary as
-            `allocation`.
-        allocation: Name, object, dictionary or function, see `get`.
-        criterion: What will score, for allocations that score again.
+        reduce: Share of each cost to remove, relative to the unpruned model:
+            `{"macs": 0.5}`, `{"params": 0.4}` or several. Defaults to half of
+            the MACs, or to no target if `allocation` is a dictionary.
+        allocation: Name, object, dictionary or function. See `get`.
+        criterion: The criterion, for allocations that score again.
 
     Returns:
-        A `Request` of the whole target, without scores.
+        A `Request` for the whole target, without scores.
 
     Raises:
-        ValueError: An unknown cost, or a share outside (0, 1).
+        ValueError: If a cost is unknown, or a share is outside (0, 1).
     """
     allocation = get(allocation)
     costs = allocation.costs(session)
-    goals = targets(reduce, allocation, costs)
+    target = targets(reduce, allocation, costs)
     alive = session.alive()
-    return Request(session.graph, costs, goals, {}, alive, criterion=criterion)
+    return Request(session.graph, costs, target, {}, alive, criterion=criterion)
 
 
 def allocate(
@@ -141,21 +141,21 @@ def allocate(
     allocation: Any = "global",
     fraction: float = 1.0,
 ) -> Vectors:
-    """Decide which channels are kept.
+    """Decide which channels to keep.
 
     Args:
         session: The masked model and its samples.
-        scores: For each prunable group's name `(size,)` scores, larger = keep.
-            See `Session.score`.
+        scores: Prunable group name -> scores of shape `(size,)`. Channels with
+            larger scores are more important. See `Session.score`.
         reduce: See `request`.
-        allocation: Name, object, dictionary or function, see `get`.
-        fraction: Share of the way to the target to go now, from 0 to 1.
+        allocation: Name, object, dictionary or function. See `get`.
+        fraction: Share of the target to reach now, from 0 to 1.
 
     Returns:
-        For each prunable group's name a float32 mask `(size,)` of 0 and 1.
+        Prunable group name -> float32 mask of shape `(size,)`, of 0 and 1.
 
     Raises:
-        ValueError: The target is out of reach, or names are unknown; the
+        ValueError: If the target is out of reach, or names are unknown. The
             message says what to do.
 
     Example:
@@ -176,12 +176,12 @@ def allocate(
 def solve(
     allocation: Any, request: Request, session: Session | None = None
 ) -> Vectors:
-    """Decide which channels are kept, on request.
+    """Decide which channels to keep for a request.
 
     Args:
-        allocation: Name, object, dictionary or function, see `get`.
+        allocation: Name, object, dictionary or function. See `get`.
         request: The target, scores and limits.
-        session: The model, for allocations that run it. Defaults to none.
+        session: The model, for allocations that run it.
 
     Returns:
         See `allocate`.

@@ -1,7 +1,7 @@
-"""Blocks of channels: a budget met with counts that are multiples of a number.
+"""Removal of channels in blocks, so that kept counts are multiples of a number.
 
-Kernels work on several channels at once, and what does not fill a whole block
-takes as long as one that does.
+Kernels process several channels at once, and a partial block takes as long as a
+full one.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from kprune.allocation._solver import Costs
+from kprune.allocation._solver import by_priority
 from kprune.allocation._solver import remove_until
 
 
 def whole_blocks(
     counts: np.ndarray, sizes: np.ndarray, block: int
 ) -> np.ndarray:
-    """Return counts rounded up to multiples of `block`, up to `sizes`.
+    """Round counts up to multiples of `block`, but not beyond `sizes`.
 
     Args:
-        counts: `(groups,)` channels.
-        sizes: `(groups,)` channels that there are.
-        block: Channels in a block.
+        counts: Numbers of channels, of shape `(groups,)`.
+        sizes: Sizes of the groups, of shape `(groups,)`.
+        block: Number of channels per block.
     """
     return np.minimum(_blocks(counts, block) * block, sizes)
 
 
 def _blocks(counts: np.ndarray, block: int) -> np.ndarray:
-    """Return how many blocks hold so many channels, the last perhaps not full."""
+    """Return the numbers of blocks for `counts` channels; the last may be partial."""
     return (counts + block - 1) // block
 
 
@@ -37,74 +38,73 @@ def remove_blocks_until(
     block: int,
     priorities: Sequence[np.ndarray],
     alive: Sequence[np.ndarray],
-    floors: np.ndarray,
+    min_channels: np.ndarray,
     evaluate: Callable[[np.ndarray], Costs],
-    ceilings: Costs,
+    budgets: Costs,
     restore: int | None = None,
 ) -> list[np.ndarray]:
-    """Remove blocks of channels, the lowest priority first, until budgets hold.
+    """Remove blocks of channels by priority, lowest first, until the budgets hold.
 
-    Inside a group the channels of the lowest priorities go first. The first block
-    takes as many of them as leave a multiple of `block`, each other one takes
-    `block`; the priority of a block is the mean of its channels'.
+    Within a group, the channels with the lowest priorities are removed first. The
+    first block is smaller if that leaves a multiple of `block`. The priority of a
+    block is the mean over its channels.
 
     Args:
-        block: Channels in a block.
+        block: Number of channels per block.
         priorities: See `remove_until`.
         alive: See `remove_until`.
-        floors: See `remove_until`. Rounded up to whole blocks.
+        min_channels: See `remove_until`. Rounded up to whole blocks.
         evaluate: See `remove_until`.
-        ceilings: See `remove_until`.
+        budgets: See `remove_until`.
         restore: See `remove_until`. Counted in blocks.
 
     Returns:
-        For each group a boolean vector `(size,)`, the channels that are kept: a
-        multiple of `block`, or all that are alive.
+        For each group, booleans of shape `(size,)`: the kept channels. Their
+        number is a multiple of `block`, or all alive channels are kept.
 
     Raises:
-        ValueError: The ceilings are not met with all groups at their floors.
+        ValueError: If the budgets cannot be met with `min_channels`.
     """
-    totals = _blocks(np.array([len(lives) for lives in alive]), block)
+    totals = _blocks(np.array([len(mask) for mask in alive]), block)
     orders, values, present = [], [], []
-    for priority, lives, total in zip(priorities, alive, totals, strict=True):
-        living = np.flatnonzero(lives)
-        order = living[np.argsort(priority[living], kind="stable")]
-        means = _means(priority[order], block)  # (blocks that are left,)
-        # Blocks that are gone stand before those that are left: they count where
-        # groups of equal priorities take turns.
+    for priority, mask, total in zip(priorities, alive, totals, strict=True):
+        order = by_priority(priority, mask)
+        means = _means(priority[order], block)  # (remaining blocks,)
+        # Removed blocks come before the remaining ones. They matter for the order
+        # in which groups of equal priorities take turns.
         gone = np.zeros(total - len(means))
         orders.append(order)
         values.append(np.concatenate([gone, means]))  # (total,)
         present.append(np.arange(total) >= len(gone))  # (total,)
-    living_counts = np.array([len(order) for order in orders])  # (groups,)
+    alive_counts = np.array([len(order) for order in orders])  # (groups,)
 
     def evaluate_blocks(kept: np.ndarray) -> Costs:
-        return evaluate(np.minimum(kept * block, living_counts))
+        return evaluate(np.minimum(kept * block, alive_counts))
 
     kept_blocks = remove_until(
         values,
         present,
-        _blocks(floors, block),
+        _blocks(min_channels, block),
         evaluate_blocks,
-        ceilings,
+        budgets,
         restore,
     )
     keep = []
-    for lives, order, kept in zip(alive, orders, kept_blocks, strict=True):
-        # The block that is not full goes first, so that all others are full.
+    for old, order, kept in zip(alive, orders, kept_blocks, strict=True):
+        # The partial block is removed first, so that all others are full.
         channels = min(int(kept.sum()) * block, len(order))
-        mask = np.zeros(len(lives), bool)
+        mask = np.zeros(len(old), bool)
         mask[order[len(order) - channels :]] = True
         keep.append(mask)
     return keep
 
 
 def _means(ascending: np.ndarray, block: int) -> np.ndarray:
-    """Return the priorities of a group's blocks, the first to go first."""
+    """Return the priorities of a group's blocks in order of removal."""
     first = len(ascending) % block or block
     edges = np.arange(first, len(ascending), block)
     values = np.array(
         [part.mean() for part in np.split(ascending, edges) if part.size]
     )
-    # The means of equal numbers may differ in the last digit.
+    # Rounding may make the means of equal numbers differ.
     return np.maximum.accumulate(values)

@@ -1,4 +1,4 @@
-"""What each group loses step by step, and the least that meets a target."""
+"""Ladders: the loss of each group at every width, and the search over them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """The steps in which a group loses channels.
+    """The order of removal and the loss of a group at every width.
 
     Args:
-        order: Living channels, the first to go first.
-        lost: `(living + 1,)` loss with so many channels kept, infinite with none;
-            comparable across groups.
+        order: Alive channels in order of removal.
+        lost: Losses of shape `(alive channels + 1,)`: `lost[n]` with `n` channels
+            kept; infinite for 0. Comparable across groups.
     """
 
     order: np.ndarray
     lost: np.ndarray
 
     def mask(self, kept: int, size: int) -> np.ndarray:
-        """Return `(size,)` booleans: the channels that are kept.
+        """Return booleans of shape `(size,)`: the kept channels.
 
         Args:
-            kept: How many.
-            size: Channels of the group, those that are gone included.
+            kept: Number of channels to keep.
+            size: Size of the group, including removed channels.
         """
         mask = np.zeros(size, dtype=bool)
         mask[self.order[len(self.order) - kept :]] = True
@@ -41,21 +41,24 @@ class Ladder:
 
 
 def solve_ladders(
-    request: Request, ladders: Sequence[Ladder], floors: np.ndarray
+    request: Request, ladders: Sequence[Ladder], min_channels: np.ndarray
 ) -> Vectors:
-    """Meet the target of a request at the least loss; see `Search`.
+    """Meet the target of a request with the smallest loss. See `Search`.
 
     Args:
         request: The target.
-        ladders: What each prunable group loses.
-        floors: `(groups,)` channels that each group keeps at least.
+        ladders: The ladder of each prunable group.
+        min_channels: Smallest kept counts, of shape `(groups,)`.
+
+    Returns:
+        Group name -> booleans of shape `(size,)`: the kept channels.
     """
     search = Search(
         request.cost_model,
-        request.ceilings(),
+        request.budgets(),
         [ladder.lost for ladder in ladders],
-        floors,
-        request.living,
+        min_channels,
+        request.alive_counts,
     )
     return {
         name: ladder.mask(kept, len(request.alive[name]))

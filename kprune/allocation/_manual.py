@@ -1,4 +1,4 @@
-"""Shares by hand."""
+"""Allocation with given shares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 
 
 class Manual(Allocation):
-    """A given share of some groups; the others follow the target, if there is one.
+    """Removes given shares of some groups; the others meet the target, if any.
 
     Args:
-        shares: For a group's name the share of its channels to remove, from 0 to
-            below 1, rounded to the nearest filter. 0 leaves the group whole.
-        others: What the groups without a share do to reach the target; they stay
-            whole where no target is given.
+        shares: Group name -> share of its channels to remove, at least 0 and
+            below 1, rounded to whole filters. With 0, the group keeps all
+            channels.
+        others: The allocation for the groups without a share. They keep all
+            channels if there is no target.
 
     Example:
 
     ```python
     masked = kprune.prune(model, allocation={"conv1": 0.25, "conv2": 0.5})
-    # Leave conv1 whole, and take 40 % of the MACs from the others:
+    # Keep all of conv1, and remove 40 % of the MACs from the other groups:
     masked = kprune.prune(model, reduce={"macs": 0.4}, allocation={"conv1": 0.0})
     ```
     """
@@ -45,7 +47,7 @@ class Manual(Allocation):
     ) -> None:
         if not shares:
             raise ValueError(
-                "An allocation by hand needs at least one group, for example "
+                "A dictionary as `allocation` needs at least one group, for example "
                 'allocation={"conv1": 0.5}. Received an empty dictionary.'
             )
         for name, part in shares.items():
@@ -63,18 +65,18 @@ class Manual(Allocation):
             }
             if name in pinned:
                 raise ValueError(
-                    f"Group {name!r} cannot be pruned: {pinned[name]}. Leave it out "
-                    f"of the allocation. Prunable are: {', '.join(map(repr, known))}."
+                    f"Group {name!r} cannot be pruned: {pinned[name]}. Remove it from "
+                    f"the allocation. Prunable groups: {', '.join(map(repr, known))}."
                 )
             raise ValueError(
-                f"The allocation names the group {name!r}, which the model does not "
+                f"The allocation names group {name!r}, which the model does not "
                 f"have. {did_you_mean(name, known)}"
             )
         if request.reduce:
             check_reachable(
                 request,
-                self._floors(request, 1.0),
-                "the shares given by hand and, in the other groups, "
+                self._min_channels(request, 1.0),
+                "the given shares and, in the other groups, "
                 f"{self.others.limits}",
             )
 
@@ -83,7 +85,9 @@ class Manual(Allocation):
             size - self._removed(name, size, request.fraction)
             for name, size in zip(request.names, request.sizes, strict=True)
         ]
-        return bool((request.living <= wanted).all()) and within_budget(request)
+        return bool((request.alive_counts <= wanted).all()) and within_budget(
+            request
+        )
 
     def solve(self, request: Request, session: Session | None) -> Vectors:
         self.check(request)
@@ -93,10 +97,7 @@ class Manual(Allocation):
             remove = (
                 self._removed(name, size, request.fraction) - (~alive).sum()
             )
-            living = np.flatnonzero(alive)
-            order = living[
-                np.argsort(request.scores[name][living], kind="stable")
-            ]
+            order = by_priority(request.scores[name], alive)
             alive[order[: max(0, remove)]] = False
             kept[name] = alive
         if not request.reduce:
@@ -105,7 +106,7 @@ class Manual(Allocation):
         return solve_ranked(
             rest,
             self.others.priorities(rest, session),
-            self._floors(rest, request.fraction),
+            self._min_channels(rest, request.fraction),
             self.others.restore,
             self.others.round_to,
         )
@@ -114,11 +115,11 @@ class Manual(Allocation):
         share = self.shares.get(name, 0.0) * fraction
         return min(int(share * size + 0.5), size - 1)
 
-    def _floors(self, request: Request, fraction: float) -> np.ndarray:
-        floors = self.others.floors(request)
+    def _min_channels(self, request: Request, fraction: float) -> np.ndarray:
+        min_channels = self.others.min_channels(request)
         for i, (name, size) in enumerate(
             zip(request.names, request.sizes, strict=True)
         ):
             if name in self.shares:
-                floors[i] = size - self._removed(name, size, fraction)
-        return floors
+                min_channels[i] = size - self._removed(name, size, fraction)
+        return min_channels

@@ -1,15 +1,16 @@
-"""The widths that meet all ceilings at the least loss.
+"""Search for the widths that meet all budgets with the smallest loss.
 
-Every group has a ladder: what is lost at each width. The search looks at all widths
-that a group could get, not only at the next one, because some costs are stairs:
-latency falls in steps as channels go, and can even rise. It goes in three steps.
+Every group has a ladder: its loss at each width. The search considers all widths of
+a group, not only the next smaller one, because some costs are stairs: latency falls
+in steps as channels are removed, and can even rise. There are three phases.
 
-1. Channels go. Of each group, the widths that save more than every wider one are
-   the edges of its steps. The width that saves most per loss is taken, again and
-   again, until all ceilings hold.
-2. Channels come back wherever they still fit.
-3. Groups exchange channels while that loses less. Not on stairs: there the
-   ceilings leave little room, and many widths would have to be looked at.
+1. Remove channels. The candidate widths of a group are those that save more than
+   every wider one. The width that saves most per loss is taken repeatedly, until
+   all budgets hold.
+2. Put channels back wherever the budgets allow it.
+3. Exchange channels between groups while that reduces the loss. This is skipped
+   for stairs, where budgets leave little room and many widths would have to be
+   tried.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from kprune.cost.evaluator import Evaluator
 
 TINY = 1e-12
-"""A loss, a cost or a relative difference that counts as none."""
+"""Losses, costs and relative differences up to this count as 0."""
 
 CLOSE = 1e-9
 """Relative difference between numbers that count as equal."""
@@ -36,37 +37,37 @@ class Search:
     """Chooses how many channels each group keeps.
 
     Args:
-        costs: Costs for kept counts.
-        ceilings: The highest cost allowed, by name.
-        lost: For each group `(size + 1,)` the loss at each width. It must not rise
-            with the width.
-        floors: `(groups,)` fewest channels of each group.
-        alive: `(groups,)` channels that there are.
+        costs: Evaluates costs for kept counts.
+        budgets: Cost name -> highest allowed cost.
+        lost: For each group, losses of shape `(alive channels + 1,)`, by width.
+            They must not rise with the width.
+        min_channels: Smallest kept counts, of shape `(groups,)`.
+        alive: Current counts, of shape `(groups,)`.
     """
 
     def __init__(
         self,
         costs: Evaluator,
-        ceilings: Mapping[str, float],
+        budgets: Mapping[str, float],
         lost: Sequence[np.ndarray],
-        floors: np.ndarray,
+        min_channels: np.ndarray,
         alive: np.ndarray,
     ) -> None:
         self.costs = costs
-        self.ceilings = dict(ceilings)
+        self.budgets = dict(budgets)
         self.lost = lost
-        self.floors = np.minimum(floors, alive)
+        self.min_channels = np.minimum(min_channels, alive)
         self.alive = np.array(alive)
-        names = list(self.ceilings)
-        self.highest = np.array(list(self.ceilings.values()))
+        names = list(self.budgets)
+        self.highest = np.array(list(self.budgets.values()))
         self.maxima = np.array([n in costs.maxima for n in names], bool)
         self.stairs = np.array([n in costs.stairs for n in names], bool)
 
     def run(self) -> np.ndarray:
-        """Return `(groups,)` kept counts that meet all ceilings.
+        """Return kept counts of shape `(groups,)` that meet all budgets.
 
         Raises:
-            ValueError: The ceilings cannot be met.
+            ValueError: If the budgets cannot be met.
         """
         state = _give_back(_reduce(_State(self, self.alive)))
         if not self.stairs.any():
@@ -75,13 +76,13 @@ class Search:
 
 
 class _Move(NamedTuple):
-    """Another width for a group.
+    """A change of one group's width.
 
     Args:
-        group: Number of the group.
-        width: Channels that it would keep.
-        lost: Loss that comes with it, negative where some is undone.
-        worth: What is saved per loss, or undone per cost.
+        group: Index of the group.
+        width: Its new kept count.
+        lost: Change of the loss; negative for a wider group.
+        worth: Saved cost per loss, or recovered loss per cost.
     """
 
     group: int
@@ -91,13 +92,13 @@ class _Move(NamedTuple):
 
 
 class _Widths:
-    """All narrower, or all wider, widths of a group, the nearest first.
+    """All smaller, or all larger, widths of a group, nearest first.
 
     Args:
-        group: Number of the group.
-        widths: `(n,)` channels that it would keep.
-        lost: `(n,)` losses, negative where some is undone.
-        saved: `(costs, n)` savings, see `Evaluator.savings`.
+        group: Index of the group.
+        widths: Kept counts, of shape `(n,)`.
+        lost: Changes of the loss, of shape `(n,)`; negative for larger widths.
+        saved: Savings, of shape `(costs, n)`. See `Evaluator.savings`.
     """
 
     def __init__(
@@ -114,13 +115,13 @@ class _Widths:
         self._bargain: tuple[bytes, float, _Move | None] | None = None
 
     def bargain(self, excess: np.ndarray, cap: float) -> _Move | None:
-        """Return the narrower width that saves most per loss, if any saves.
+        """Return the move to the width that saves most per loss, or None.
 
         Args:
-            excess: `(costs,)` how far costs are above their ceilings. Several are
-                counted as shares of it, and none is saved beyond what it exceeds.
-                That makes them comparable, but only until the next move.
-            cap: Largest saving that counts, where there is but one cost.
+            excess: Costs in excess of their budgets, of shape `(costs,)`. If
+                several exceed them, savings are measured as shares of the excess,
+                up to 1. That makes them comparable, until the next move.
+            cap: Largest saving that counts, if one cost exceeds its budget.
         """
         over = excess > 0
         if over.sum() == 1:
@@ -129,7 +130,7 @@ class _Widths:
             shares = self.saved[over] / excess[over][:, None]
             key, saved = excess.tobytes(), np.minimum(shares, 1.0).sum(axis=0)
         most = float(saved.max(initial=0.0))
-        # The same bargain as before, if nothing that it depends on has changed.
+        # Reuse the last result if nothing that it depends on has changed.
         if self._bargain and self._bargain[0] == key and most <= cap:
             return self._bargain[2]
         found = self._best(saved, cap)
@@ -148,7 +149,7 @@ class _Widths:
         return self._move(int(edges[at]), float(worth[at]))
 
     def enough(self, excess: np.ndarray) -> _Move | None:
-        """Return the narrower width that saves enough and loses least."""
+        """Return the move with the least loss that meets all budgets, or None."""
         over = excess > 0
         wanted = (1 - TINY) * excess[over][:, None]
         suffices = (self.saved[over] >= wanted).all(axis=0)
@@ -159,11 +160,11 @@ class _Widths:
     def offer(
         self, room: np.ndarray, priced: np.ndarray, refused: Collection[int]
     ) -> _Move | None:
-        """Return the wider width that undoes most loss for what it costs.
+        """Return the move to a larger width that recovers most loss per cost, or None.
 
         Args:
-            room: `(costs,)` how much each cost may rise.
-            priced: `(costs,)` weights of the costs in the price.
+            room: How much each cost may rise, of shape `(costs,)`.
+            priced: Weights of the costs in the price, of shape `(costs,)`.
             refused: Widths to leave out.
         """
         fits = (-self.saved <= room[:, None]).all(axis=0)
@@ -182,19 +183,19 @@ class _Widths:
 
 
 def _furthest(worth: np.ndarray) -> int:
-    """Return where worth is highest, the last of equals: fewer moves."""
+    """Return the index of the largest worth, or the last of equals to save moves."""
     most = float(worth.max())
     return int(np.flatnonzero(worth >= most - CLOSE * abs(most))[-1])
 
 
 class _State:
-    """Kept counts, and what other widths of each group would bring.
+    """Kept counts, with cached losses and savings of other widths.
 
     Args:
-        search: What is searched for.
-        kept: `(groups,)` channels that each group keeps.
-        known: Widths of groups that were looked at already: those of a group
-            that are narrower (False) or wider (True).
+        search: The search.
+        kept: Kept counts, of shape `(groups,)`.
+        known: Cached widths: `(group, False)` -> its smaller widths, and
+            `(group, True)` -> its larger ones.
     """
 
     def __init__(
@@ -210,7 +211,7 @@ class _State:
     def change(self, move: _Move) -> _State:
         """Return the state after a move."""
         search = self.search
-        stale = {move.group, *search.costs.near(move.group, search.ceilings)}
+        stale = {move.group, *search.costs.near(move.group, search.budgets)}
         kept = self.kept.copy()
         kept[move.group] = move.width
         known = {k: w for k, w in self._known.items() if k[0] not in stale}
@@ -218,14 +219,14 @@ class _State:
 
     @functools.cached_property
     def excess(self) -> np.ndarray:
-        """`(costs,)` how far costs are above their ceilings, 0 where not."""
+        """Costs in excess of their budgets, of shape `(costs,)`; 0 if none."""
         search = self.search
-        by_name = search.costs.excess(self.kept, search.ceilings)
-        return np.array([float(by_name[name]) for name in search.ceilings])
+        by_name = search.costs.excess(self.kept, search.budgets)
+        return np.array([float(by_name[name]) for name in search.budgets])
 
     @property
     def fits(self) -> bool:
-        """Whether all ceilings hold."""
+        """Whether all budgets hold."""
         return not (self.excess > 0).any()
 
     @property
@@ -236,21 +237,21 @@ class _State:
 
     @property
     def room(self) -> np.ndarray:
-        """`(costs,)` how much each may rise, and a little for rounding."""
+        """How much each cost may rise, of shape `(costs,)`, with a rounding margin."""
         search = self.search
         costs = search.costs.evaluate(self.kept)
-        now = np.array([float(costs[name]) for name in search.ceilings])
+        now = np.array([float(costs[name]) for name in search.budgets])
         # Savings of a maximum are those of its excess, which must not rise.
         room = np.where(search.maxima, 0.0, search.highest - now)
         return room + CLOSE * np.abs(search.highest)
 
     def narrower(self, group: int) -> _Widths:
-        """Return what is lost and saved at all narrower widths of a group."""
-        floor = self.search.floors[group]
+        """Return losses and savings at all smaller widths of a group."""
+        floor = self.search.min_channels[group]
         return self._widths(group, floor - 1, -1)
 
     def wider(self, group: int) -> _Widths:
-        """Return what is undone and paid at all wider widths of a group."""
+        """Return losses and savings (both negative) at all larger widths of a group."""
         return self._widths(group, self.search.alive[group] + 1, 1)
 
     def _widths(self, group: int, end: int, step: int) -> _Widths:
@@ -258,27 +259,27 @@ class _State:
         if found is None:
             search, kept = self.search, self.kept
             widths = np.arange(kept[group] + step, end, step)
-            saved = search.costs.savings(kept, group, widths, search.ceilings)
+            saved = search.costs.savings(kept, group, widths, search.budgets)
             lost = search.lost[group]
             found = self._known[group, step > 0] = _Widths(
                 group,
                 widths,
                 lost[widths] - lost[kept[group]],
-                np.array([saved[name] for name in search.ceilings]),
+                np.array([saved[name] for name in search.budgets]),
             )
         return found
 
 
 def _reduce(state: _State) -> _State:
-    """Return a state that meets all ceilings, found move by move.
+    """Return a state that meets all budgets, found move by move.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     groups = range(len(state.kept))
     while not state.fits:
         excess = state.excess
-        # One channel that saves far more than is needed is no bargain.
+        # A channel that saves far more than needed must not seem cheap.
         one = (excess > 0).sum() == 1 and not state.search.stairs.any()
         cap = float(excess.max()) if one else np.inf
         found = [state.narrower(group).bargain(excess, cap) for group in groups]
@@ -292,12 +293,12 @@ def _reduce(state: _State) -> _State:
 
 
 def _last(state: _State, after: _State) -> _State:
-    """Return a state that meets all ceilings, one move away.
+    """Return the best state that meets all budgets after one more move.
 
-    The last move need not be the best bargain: it saves more than is needed.
+    The bargain may save more than needed, so that another move is better.
 
     Args:
-        state: A state that does not meet them.
+        state: A state that does not meet the budgets.
         after: The state after the best bargain, which does.
     """
     moves = _enough(state, range(len(state.kept)))
@@ -311,7 +312,7 @@ def _last(state: _State, after: _State) -> _State:
 
 
 def _enough(state: _State, groups: Iterable[int]) -> list[_Move]:
-    """Return, of each group that can do it alone, what meets all ceilings."""
+    """Return moves that meet all budgets, one per group that can do it alone."""
     found = [state.narrower(group).enough(state.excess) for group in groups]
     return [move for move in found if move is not None]
 
@@ -321,34 +322,36 @@ def _lost(move: _Move) -> float:
 
 
 def _narrowest(state: _State) -> _State:
-    """Return the narrowest widths, where no group saves anything by itself.
+    """Return the smallest widths, for the case that no single move saves anything.
 
     Raises:
-        ValueError: Even these exceed a ceiling.
+        ValueError: If even these exceed a budget.
     """
-    for group in np.flatnonzero(state.kept > state.search.floors).tolist():
+    for group in np.flatnonzero(
+        state.kept > state.search.min_channels
+    ).tolist():
         narrower = state.narrower(group)
         allowed = np.isfinite(narrower.saved).all(axis=0)
         if allowed.any():
             width = int(narrower.widths[allowed][-1])
             state = state.change(_Move(group, width, 0.0, 0.0))
     if not state.fits:
-        over = np.array(list(state.search.ceilings))[state.excess > 0]
+        over = np.array(list(state.search.budgets))[state.excess > 0]
         raise ValueError(
-            "No group can get narrower in a way that helps, and "
-            f"{', '.join(over)} exceeds its target. Ask for less, or let groups "
-            "keep fewer channels."
+            f"{', '.join(over)} exceeds its target, but removing channels from any "
+            "group would not help. Reduce less, or allow groups to keep fewer "
+            "channels."
         )
     return state
 
 
 def _give_back(state: _State) -> _State:
-    """Return a state with all channels that the ceilings allow.
+    """Return a state with all channels put back that the budgets allow.
 
-    First those that cost nothing, then those that are worth most for it.
+    Channels that cost nothing come first, then those that are worth most.
     """
     search = state.search
-    # Of stairs there is the least room.
+    # If there are stairs, their budgets are the tightest.
     priced = search.stairs if search.stairs.any() else ~search.stairs
     weights = priced / np.maximum(np.abs(search.highest), TINY)
     refused: dict[int, set[int]] = {}
@@ -366,12 +369,12 @@ def _give_back(state: _State) -> _State:
         if after.fits:
             state = after
             refused.clear()
-        else:  # Rounding.
+        else:  # Because of rounding.
             refused.setdefault(offer.group, set()).add(offer.width)
 
 
 def _exchange(state: _State) -> _State:
-    """Return a state in which no two groups gain by exchanging channels."""
+    """Return a state in which no exchange between two groups reduces the loss."""
     alive, improved = state.search.alive, True
     while improved:
         improved = False
@@ -386,7 +389,7 @@ def _exchange(state: _State) -> _State:
 
 
 def _exchanged(state: _State, group: int, width: int) -> _State | None:
-    """Return a better state in which a group gets wider and another narrower."""
+    """Return a better state with one group widened and another narrowed, or None."""
     after = state.change(_Move(group, width, 0.0, 0.0))
     if not after.fits:
         others = [g for g in range(len(state.kept)) if g != group]

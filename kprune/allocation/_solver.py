@@ -1,8 +1,8 @@
-"""The budget solver: which channels go, in a given order, until a budget holds.
+"""The budget solver: removes channels in a given order until the budgets hold.
 
-The cost of a layer depends on two groups, its inputs and its outputs, so shares
-per layer never add up. The solver therefore asks for the exact cost of whole sets
-of kept counts, and needs about log2(channels) such questions.
+The cost of a layer depends on two groups, its inputs and its outputs, so savings
+per group do not add up. The solver therefore evaluates the exact cost of whole sets
+of kept counts, about log2(channels) times.
 """
 
 from __future__ import annotations
@@ -16,60 +16,74 @@ import numpy as np
 Costs = Mapping[str, float]
 
 
-def fits(costs: Costs, ceilings: Costs) -> bool:
-    """Return whether no cost exceeds its ceiling."""
-    return all(costs[key] <= ceiling for key, ceiling in ceilings.items())
+def fits(costs: Costs, budgets: Costs) -> bool:
+    """Return whether no cost exceeds its budget."""
+    return all(costs[key] <= budget for key, budget in budgets.items())
+
+
+def by_priority(priority: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Return the alive channels of a group, lowest priority first.
+
+    Args:
+        priority: Priorities of shape `(size,)`.
+        alive: Alive channels of shape `(size,)`, zero for removed ones.
+    """
+    channels = np.flatnonzero(alive)
+    return channels[np.argsort(priority[channels], kind="stable")]
 
 
 def remove_until(
     priorities: Sequence[np.ndarray],
     alive: Sequence[np.ndarray],
-    floors: np.ndarray,
+    min_channels: np.ndarray,
     evaluate: Callable[[np.ndarray], Costs],
-    ceilings: Costs,
+    budgets: Costs,
     restore: int | None = None,
 ) -> list[np.ndarray]:
-    """Remove channels, the lowest priority first, until all budgets hold.
+    """Remove channels by priority, lowest first, until all budgets hold.
 
-    Then put back, the highest priority first, whatever the budgets still allow,
-    so that the result is on the safe side of each budget and, with
-    `restore=None`, no single further channel could be put back.
+    Then put back what the budgets still allow, highest priority first. So all
+    budgets hold and, with `restore=None`, no single removed channel would fit.
 
     Args:
-        priorities: For each group a vector `(size,)`; comparable across groups.
-        alive: For each group a boolean vector `(size,)`; others are gone already.
-        floors: `(groups,)` channels that each group keeps at least.
-        evaluate: Kept counts `(groups,)` to costs; must not fall when a count
-            rises.
-        ceilings: The highest cost allowed, for each key.
-        restore: How many channels of a group are put back at most; `None` for
-            any number.
+        priorities: For each group, priorities of shape `(size,)`, comparable
+            across groups.
+        alive: For each group, booleans of shape `(size,)`; other channels are
+            removed already.
+        min_channels: Smallest kept counts, of shape `(groups,)`.
+        evaluate: Function of kept counts `(groups,)` that returns costs, which
+            must not fall when a count rises.
+        budgets: Cost name -> highest allowed cost.
+        restore: Largest number of channels to put back per group; `None` for any
+            number.
 
     Returns:
-        For each group a boolean vector `(size,)`, the channels that are kept.
+        For each group, booleans of shape `(size,)`: the kept channels.
 
     Raises:
-        ValueError: The ceilings are not met with all groups at their floors.
+        ValueError: If the budgets cannot be met with `min_channels`.
     """
     counts = np.array([int(a.sum()) for a in alive])
-    owners, channels = _order(priorities, alive, counts - floors)
+    owners, channels = _order(priorities, alive, counts - min_channels)
 
     def kept(removed: int) -> np.ndarray:
         return counts - np.bincount(owners[:removed], minlength=len(counts))
 
     low, high = 0, len(owners)
-    if not fits(evaluate(kept(high)), ceilings):
-        raise ValueError("The ceilings are below the cost of the floors.")
+    if not fits(evaluate(kept(high)), budgets):
+        raise ValueError(
+            "The budgets are below the cost of the fewest channels."
+        )
     while low < high:
         middle = (low + high) // 2
-        if fits(evaluate(kept(middle)), ceilings):
+        if fits(evaluate(kept(middle)), budgets):
             high = middle
         else:
             low = middle + 1
 
     gone = np.zeros(len(owners), dtype=bool)
     gone[:low] = True
-    put_back(gone, owners, kept(low), evaluate, ceilings, restore)
+    put_back(gone, owners, kept(low), evaluate, budgets, restore)
     keep = [np.array(a, dtype=bool) for a in alive]
     for group, channel in zip(owners[gone], channels[gone], strict=True):
         keep[group][channel] = False
@@ -81,14 +95,12 @@ def _order(
     alive: Sequence[np.ndarray],
     removable: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return groups and channels of all removable channels, first to go first."""
+    """Return groups and indices of all removable channels, in order of removal."""
     owners, channels, values, ranks = [], [], [], []
-    for group, (priority, lives) in enumerate(
+    for group, (priority, mask) in enumerate(
         zip(priorities, alive, strict=True)
     ):
-        living = np.flatnonzero(lives)
-        by_priority = living[np.argsort(priority[living], kind="stable")]
-        chosen = by_priority[: max(0, int(removable[group]))]
+        chosen = by_priority(priority, mask)[: max(0, int(removable[group]))]
         owners.append(np.full(len(chosen), group))
         channels.append(chosen)
         values.append(priority[chosen])
@@ -103,17 +115,17 @@ def put_back(
     owners: np.ndarray,
     kept: np.ndarray,
     evaluate: Callable[[np.ndarray], Costs],
-    ceilings: Costs,
+    budgets: Costs,
     restore: int | None,
 ) -> None:
-    """Clear `gone`, from its end, wherever the budgets allow it.
+    """Put removed channels back, last removed first, where the budgets allow it.
 
     Args:
-        gone: `(n,)` booleans, changed in place: which of n channels are removed.
-        owners: `(n,)` group of each channel.
-        kept: `(groups,)` kept counts without the channels in `gone`.
+        gone: Booleans of shape `(n,)`: the removed channels; changed in place.
+        owners: Group of each channel, of shape `(n,)`.
+        kept: Kept counts without the channels in `gone`, of shape `(groups,)`.
         evaluate: See `remove_until`.
-        ceilings: See `remove_until`.
+        budgets: See `remove_until`.
         restore: See `remove_until`.
     """
     left = np.full(len(kept), len(owners) if restore is None else restore)
@@ -123,11 +135,11 @@ def put_back(
             continue
         trial = kept.copy()
         trial[group] += 1
-        if fits(evaluate(trial), ceilings):
+        if fits(evaluate(trial), budgets):
             kept = trial
             gone[i] = False
             left[group] -= 1
         else:
-            # Room only shrinks from here, and the group's next channel costs
-            # no less than this one.
+            # The room only shrinks from here, and the group's next channel costs
+            # at least as much.
             left[group] = 0

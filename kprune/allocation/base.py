@@ -1,4 +1,4 @@
-"""What an allocation is: which channels each group keeps."""
+"""Base classes of allocations, and the request they solve."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from kprune.allocation._blocks import remove_blocks_until
 from kprune.allocation._blocks import whole_blocks
 from kprune.allocation._ladders import Ladder
+from kprune.allocation._solver import by_priority
 from kprune.allocation._solver import fits
 from kprune.arguments import name_of
 from kprune.arguments import share
@@ -35,15 +36,16 @@ class Request:
     """An allocation's task as plain data: a target, scores and limits.
 
     Args:
-        graph: The model's channels.
-        cost_model: Costs under any kept counts of `graph.prunable`.
-        reduce: Share of each cost that has to go in the end, `{"macs": 0.5}`;
-            empty where the allocation alone decides.
-        scores: For each prunable group's name `(size,)` scores, larger = keep.
-        alive: For each prunable group's name `(size,)` booleans; channels that
-            are gone already stay gone.
-        fraction: Share of the way to go now, from 0 to 1.
-        criterion: What gave the scores, for allocations that score again.
+        graph: The model's channel graph.
+        cost_model: Costs for any kept counts of `graph.prunable`.
+        reduce: Share of each cost to remove in the end, such as `{"macs": 0.5}`;
+            empty if the allocation alone decides.
+        scores: Prunable group name -> scores of shape `(size,)`. Channels with
+            larger scores are more important.
+        alive: Prunable group name -> booleans of shape `(size,)`. Removed
+            channels stay removed.
+        fraction: Share of the target to reach now, from 0 to 1.
+        criterion: The criterion of the scores, for allocations that score again.
     """
 
     graph: ChannelGraph
@@ -60,69 +62,76 @@ class Request:
         return [group.name for group in self.graph.prunable]
 
     @property
-    def living(self) -> np.ndarray:
-        """`(groups,)` channels of each prunable group that are not gone."""
+    def alive_counts(self) -> np.ndarray:
+        """Numbers of alive channels per prunable group, of shape `(groups,)`."""
         return np.array(
             [int(self.alive[name].astype(bool).sum()) for name in self.names]
         )
 
     @property
     def sizes(self) -> np.ndarray:
-        """`(groups,)` channels of each prunable group before any pruning."""
+        """Sizes of the prunable groups before any pruning, of shape `(groups,)`."""
         return np.array([group.size for group in self.graph.prunable])
 
-    def ceilings(self, fraction: float | None = None) -> dict[str, float]:
-        """Return the highest cost allowed, for each key of `reduce`."""
+    def budgets(self, fraction: float | None = None) -> dict[str, float]:
+        """Return the highest allowed cost for each key of `reduce`.
+
+        Args:
+            fraction: Share of the target to reach. Defaults to that of the
+                request.
+        """
         share = self.fraction if fraction is None else fraction
         full = self.cost_model.full
-        # A relative 1e-12, so that rounding does not cost a filter.
+        # The margin of 1e-12 keeps rounding from costing a filter.
         return {
-            key: float(full[key]) * (1.0 - share * goal + 1e-12)
-            for key, goal in self.reduce.items()
+            key: float(full[key]) * (1.0 - share * target + 1e-12)
+            for key, target in self.reduce.items()
         }
 
     def progress(self, kept: np.ndarray | None = None) -> float:
-        """Return the share of the whole target that is reached, from 0 to 1.
+        """Return the reached share of the whole target, from 0 to 1.
 
-        With several costs it is that of the cost with the longest way to go.
+        With several costs, it is the smallest of their shares.
 
         Args:
-            kept: `(groups,)` kept channels; those alive by default.
+            kept: Kept counts of shape `(groups,)`. Defaults to the alive channels.
         """
         if not self.reduce:
             return 0.0
-        costs = self.cost_model.evaluate(self.living if kept is None else kept)
+        costs = self.cost_model.evaluate(
+            self.alive_counts if kept is None else kept
+        )
         full = self.cost_model.full
         shares = [
-            (1.0 - float(costs[key]) / full[key]) / goal
-            for key, goal in self.reduce.items()
+            (1.0 - float(costs[key]) / full[key]) / target
+            for key, target in self.reduce.items()
         ]
         return min(1.0, max(0.0, min(shares)))
 
     def removed(self) -> dict[str, float]:
-        """Return which share of the unpruned model's costs is gone already."""
+        """Return the removed share of each cost of the unpruned model."""
         costs, full = (
-            self.cost_model.evaluate(self.living),
+            self.cost_model.evaluate(self.alive_counts),
             self.cost_model.full,
         )
         return {key: 1.0 - float(costs[key]) / float(full[key]) for key in full}
 
 
 class Allocation(Part, abc.ABC):
-    """Decides which channels are kept so that a budget holds."""
+    """Base class of allocations, which decide which channels to keep."""
 
     needs_loss = False
-    """Whether `solve` measures the loss, and so needs data and a loss."""
+    """Whether `solve` measures the loss, which needs labelled data."""
 
     needs_data = False
     """Whether `solve` runs the model on samples."""
 
     criteria: tuple[Any, ...] = ()
-    """Criteria beside the user's that `solve` scores with."""
+    """Criteria that `solve` uses in addition to the user's."""
 
     @property
     def decides_by(self) -> tuple[str, ...]:
-        """What it looks at beside scores and costs: of `kprune.parts.EVIDENCE`."""
+        """Evidence used besides scores and costs: some of `kprune.parts.EVIDENCE`."""
         if self.needs_loss:
             return ("loss",)
         return ("activations",) if self.needs_data else ()
@@ -135,30 +144,33 @@ class Allocation(Part, abc.ABC):
     def check(self, request: Request) -> None:
         """Raise if the whole target of `request` is out of reach.
 
-        Scores are not looked at.
+        Scores are not used.
         """
 
     @abc.abstractmethod
     def met(self, request: Request) -> bool:
-        """Return whether `request` asks for nothing beyond what is gone."""
+        """Return whether the alive channels meet `request` already."""
 
     @abc.abstractmethod
     def solve(self, request: Request, session: Session | None) -> Vectors:
-        """Return, for each prunable group's name, `(size,)` booleans: kept.
+        """Return the channels to keep.
 
         Args:
-            request: What is asked.
+            request: The request.
             session: The model and its samples, for allocations that run it;
-                `None` where there are only scores.
+                `None` if there are only scores.
+
+        Returns:
+            Prunable group name -> booleans of shape `(size,)`.
         """
 
 
 class LimitedAllocation(Allocation):
-    """Meets budgets within limits that hold for each group.
+    """Base class of allocations that meet budgets within limits per group.
 
     Args:
-        keep_min: Channels that each group keeps at least, 1 or more.
-        max_share: Largest share of a group's channels that may go.
+        keep_min: Smallest number of channels that each group keeps, 1 or more.
+        max_share: Largest share of a group's channels to remove.
     """
 
     def __init__(self, keep_min: int, max_share: float) -> None:
@@ -167,22 +179,22 @@ class LimitedAllocation(Allocation):
         self.keep_min = whole(keep_min, owner, "keep_min", why=why, exact=True)
         self.max_share = share(max_share, owner, "max_share", one=True)
 
-    def floors(self, request: Request) -> np.ndarray:
-        """Return `(groups,)` channels that each group keeps at least."""
+    def min_channels(self, request: Request) -> np.ndarray:
+        """Return the smallest kept counts, of shape `(groups,)`."""
         sizes = request.sizes
         removable = np.floor(self.max_share * sizes + 1e-9).astype(int)
         return np.maximum(np.minimum(self.keep_min, sizes), sizes - removable)
 
     @property
     def limits(self) -> str:
-        """What sets the floors, for messages."""
+        """The arguments that set the smallest kept counts, for messages."""
         return (
             f"keep_min={self.keep_min} and max_share={self.max_share:g} of "
             f"{type(self).__name__}"
         )
 
     def check(self, request: Request) -> None:
-        check_reachable(request, self.floors(request), self.limits)
+        check_reachable(request, self.min_channels(request), self.limits)
 
     def met(self, request: Request) -> bool:
         return within_budget(request)
@@ -191,21 +203,20 @@ class LimitedAllocation(Allocation):
     def ladders(
         self, request: Request, session: Session | None
     ) -> list[Ladder]:
-        """Return what each prunable group loses, for other ways to allocate."""
+        """Return the ladder of each prunable group, for other allocations."""
 
 
 class RankedAllocation(LimitedAllocation):
-    """Removes channels in the order of one ranking over all groups.
+    """Base class of allocations that rank the channels of all groups.
 
     Args:
         keep_min: See `LimitedAllocation`.
         max_share: See `LimitedAllocation`.
-        round_to: What the number of channels that a group keeps is a multiple
-            of; a group of which nothing goes keeps any number.
+        round_to: Groups that lose channels keep a multiple of this number.
     """
 
     restore: int | None = None
-    """How many blocks per group may be put back against the ranking."""
+    """Largest number of blocks per group to put back against the ranking."""
 
     def __init__(
         self, keep_min: int, max_share: float, round_to: int = 1
@@ -216,9 +227,9 @@ class RankedAllocation(LimitedAllocation):
             round_to, type(self).__name__, "round_to", why=why, exact=True
         )
 
-    def floors(self, request: Request) -> np.ndarray:
-        floors = super().floors(request)
-        return whole_blocks(floors, request.sizes, self.round_to)
+    def min_channels(self, request: Request) -> np.ndarray:
+        min_channels = super().min_channels(request)
+        return whole_blocks(min_channels, request.sizes, self.round_to)
 
     @property
     def limits(self) -> str:
@@ -230,14 +241,19 @@ class RankedAllocation(LimitedAllocation):
     def priorities(
         self, request: Request, session: Session | None
     ) -> list[np.ndarray]:
-        """Return, for each prunable group, `(size,)` values; lowest goes first."""
+        """Return priorities of shape `(size,)` per group; the lowest is removed first.
+
+        Args:
+            request: The request.
+            session: The model and its samples, or `None`.
+        """
 
     def solve(self, request: Request, session: Session | None) -> Vectors:
         self.check(request)
         return solve_ranked(
             request,
             self.priorities(request, session),
-            self.floors(request),
+            self.min_channels(request),
             self.restore,
             self.round_to,
         )
@@ -245,12 +261,12 @@ class RankedAllocation(LimitedAllocation):
     def ladders(
         self, request: Request, session: Session | None
     ) -> list[Ladder]:
-        """Return the logarithm of the share of its worth that a group loses.
+        """Return ladders of minus the logarithm of the kept share of priorities.
 
-        It counts as often as layers read the group. Over all groups that adds
-        up to the logarithm of a product of shares: a few channels of a narrow
-        group count as much as many of a wide one, and no group is thinned out
-        because its layers are costly.
+        It is multiplied by the number of layers that read the group. The sum over
+        all groups is the logarithm of a product of shares: a few channels of a
+        narrow group count as much as many of a wide one, and no group is thinned
+        out because its layers are costly.
         """
         found = []
         for group, values in zip(
@@ -258,10 +274,9 @@ class RankedAllocation(LimitedAllocation):
             self.priorities(request, session),
             strict=True,
         ):
-            living = np.flatnonzero(request.alive[group.name])
-            order = living[np.argsort(values[living], kind="stable")]
+            order = by_priority(values, request.alive[group.name])
             worth = values[order] - min(0.0, float(values[order].min()))
-            # A group of equal worths, all of them 0, still has something to lose.
+            # If all are 0, they count as equal instead of as worthless.
             worth = worth + 1e-9 * max(1e-3, float(worth.max()))
             kept = worth[::-1].cumsum()
             shares = np.concatenate([[0.0], kept / kept[-1]])
@@ -275,61 +290,66 @@ class RankedAllocation(LimitedAllocation):
 def solve_ranked(
     request: Request,
     priorities: list[np.ndarray],
-    floors: np.ndarray,
+    min_channels: np.ndarray,
     restore: int | None,
     round_to: int = 1,
 ) -> Vectors:
-    """Run the budget solver on a request; see `remove_blocks_until`."""
+    """Run the budget solver on a request. See `remove_blocks_until`."""
     kept = remove_blocks_until(
         round_to,
         priorities,
         [request.alive[name].astype(bool) for name in request.names],
-        np.minimum(floors, request.living),
+        np.minimum(min_channels, request.alive_counts),
         request.cost_model.evaluate,
-        request.ceilings(),
+        request.budgets(),
         restore,
     )
     return dict(zip(request.names, kept, strict=True))
 
 
 def within_budget(request: Request) -> bool:
-    """Return whether the budgets hold with the channels that are alive."""
-    return fits(request.cost_model.evaluate(request.living), request.ceilings())
+    """Return whether the budgets hold with the alive channels."""
+    return fits(
+        request.cost_model.evaluate(request.alive_counts), request.budgets()
+    )
 
 
-def check_reachable(request: Request, floors: np.ndarray, limits: str) -> None:
-    """Raise unless the target holds with all groups at their floors.
+def check_reachable(
+    request: Request, min_channels: np.ndarray, limits: str
+) -> None:
+    """Raise if the target cannot be met with the smallest kept counts.
 
     Args:
         request: The target.
-        floors: `(groups,)` smallest kept counts.
-        limits: What sets the floors, for the message.
+        min_channels: Smallest kept counts, of shape `(groups,)`.
+        limits: What sets them, for the message.
 
     Raises:
-        ValueError: The target is out of reach; the message says what is in reach
-            and why.
+        ValueError: If the target is out of reach. The message says what can be
+            reached, and why.
     """
-    costs = request.cost_model.evaluate(floors)
-    if fits(costs, request.ceilings(1.0)):
+    costs = request.cost_model.evaluate(min_channels)
+    if fits(costs, request.budgets(1.0)):
         return
     full = request.cost_model.full
     most = {key: 1.0 - costs[key] / full[key] for key in request.reduce}
     wanted = ", ".join(f"{g:.1%} of the {k}" for k, g in request.reduce.items())
     reach = ", ".join(f"{r:.1%} of the {k}" for k, r in most.items())
     lower = {
-        key: min(goal, math.floor(most[key] * 100) / 100)
-        for key, goal in request.reduce.items()
+        key: min(target, math.floor(most[key] * 100) / 100)
+        for key, target in request.reduce.items()
     }
     raise ValueError(
-        f"Cannot remove {wanted}: at most {reach} can go, with every prunable group "
-        f"at the fewest channels allowed by {limits}. {pinned_reasons(request.graph)} "
-        f"Ask for less, for example reduce={lower}, allow more per group with "
+        f"Cannot remove {wanted}: at most {reach} can be removed, with every "
+        f"prunable group at the fewest channels that {limits} allow. "
+        f"{pinned_reasons(request.graph)} Reduce less, for example reduce={lower}, "
+        "allow more per group with "
         "kprune.allocation.Global(keep_min=1, max_share=1.0), or unpin channels."
     )
 
 
 def pinned_reasons(graph: ChannelGraph) -> str:
-    """Return one sentence on what cannot be pruned and why."""
+    """Return a sentence that says which channels are pinned, and why."""
     coverage = graph.coverage
     if not coverage.pinned:
         return "No channel is pinned."
@@ -341,8 +361,9 @@ class FunctionAllocation(RankedAllocation):
     """A plain function `f(scores) -> priorities` as an allocation.
 
     Args:
-        function: Takes the scores, `{group name: (size,)}`; returns values that
-            compare across groups, in the same form. The lowest go first.
+        function: Function of scores, `{group name: array of shape (size,)}`. It
+            returns values in the same form that are comparable across groups.
+            Channels with the lowest values are removed first.
     """
 
     def __init__(self, function: Callable[[Vectors], Vectors]) -> None:

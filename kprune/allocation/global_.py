@@ -1,4 +1,4 @@
-"""One threshold over all groups."""
+"""Allocation with one threshold over all groups."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 @register("global")
 class Global(RankedAllocation):
-    """One threshold over all groups, on scores normalised inside each group.
+    """One threshold over all groups, for scores normalised within each group.
 
     Args:
-        normalize: What makes the scores of different groups comparable:
+        normalize: Normalisation that makes the scores of groups comparable:
             `"mean"` (score / mean of the group), `"max"`, `"l2"`, `"minmax"`
             (0 to 1), `"zscore"`, `"rank"` (0 to 1 by position) or `"none"`.
-        keep_min: Channels that each group keeps at least.
-        max_share: Largest share of a group's channels that may go. The default
-            keeps a tenth, since one threshold can otherwise thin out a group to
-            a single channel that starves all layers behind it.
-        round_to: Keep multiples of so many channels in each group, for example 8
-            for what kernels work on at once. Groups of which nothing goes keep
-            what they have.
+        keep_min: Smallest number of channels that each group keeps.
+        max_share: Largest share of a group's channels to remove. The default
+            keeps a tenth, because one threshold could otherwise reduce a group
+            to a single channel, a bottleneck for all later layers.
+        round_to: Groups that lose channels keep a multiple of this number, for
+            example 8 if kernels process 8 channels at once.
 
     Example:
 
@@ -74,7 +73,7 @@ class Global(RankedAllocation):
 
 
 def _divide(scores: np.ndarray, by: float) -> np.ndarray:
-    """Divide; a group whose scores do not differ from 0 stays at 0."""
+    """Divide scores, or return zeros if the divisor is 0."""
     return scores / by if by else np.zeros_like(scores)
 
 

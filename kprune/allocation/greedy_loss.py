@@ -1,4 +1,4 @@
-"""The group whose step costs the least loss goes first."""
+"""Greedy allocation by the measured loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation._solver import fits
 from kprune.allocation._solver import put_back
 from kprune.allocation.base import Allocation
@@ -29,44 +30,43 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kprune")
 
 STEPS = {"width": 0.1, "cost": 0.01}
-"""Default size of a step by what it is a share of."""
+"""Default `step` for each value of `step_of`."""
 
 
 @register("greedy_loss")
 class GreedyLoss(Allocation):
-    """Tries a step in every group, and takes the one with the lowest loss.
+    """Tries a step in every group and takes the one with the lowest loss.
 
-    A step removes the channels of one group that the criterion scores lowest.
-    Its loss is measured on `data`, without training; then channels are scored
-    again and all is tried again, until the target holds. Widths of layers so
-    follow from the loss alone. The last step is cut to what the target needs.
+    A step removes the channels with the lowest scores from one group. Its loss is
+    measured on `data`, without training. Then channels are scored again and all
+    steps are tried again, until the target is reached. So the widths of layers
+    follow from the loss only. The last step is limited to what the target needs.
     From "Magnitude and Similarity Based Variable Rate Filter Pruning" (Ghimire
-    and Kim, doi 10.3390/app13010316); the choice among criteria and steps of
-    equal cost are those of its sibling LAASP (arXiv 2506.20152).
+    and Kim, doi 10.3390/app13010316). The choice among criteria, and steps of
+    equal cost, are from the related LAASP (arXiv 2506.20152).
 
-    It takes about half a pass over the samples per group and step, since a pass
-    begins at the first layer that changes. `lazy=True` needs far fewer, and may
-    take another step than the cheapest where the loss of a step fell since it
-    was last measured.
+    Each step takes about half a pass over the samples per group, because a pass
+    begins at the first layer that changes. `lazy=True` needs far fewer, but may
+    miss the cheapest step if its loss has fallen since the last measurement.
 
     Args:
-        step: Size of a step. By default a tenth of the group's present width,
-            or 1 % of the costs for `step_of="cost"`. At least one channel.
-        cap: Share of a group's channels from which on it is left alone; the
-            last step may go beyond it. At least one channel stays.
-        step_of: What `step` is a share of: the group's present `"width"`, or
-            the `"cost"` of the unpruned model, as counted by `reduce`.
+        step: Size of a step, at least one channel. Defaults to a tenth of the
+            group's current width, or to 1 % of the costs with `step_of="cost"`.
+        cap: Share of a group's channels after whose removal no further steps
+            start in it. At least one channel is kept.
+        step_of: Whether `step` is a share of the group's current `"width"`, or
+            of the unpruned model's `"cost"`, as counted by `reduce`.
         per_cost: Whether to divide the increase of the loss by the share of the
             costs that a step saves.
-        criteria: Criteria to choose from in each step, instead of the one that
-            is pruned with.
-        samples: Samples on which the loss is measured, drawn at random once;
-            `None` for all of `data`. The paper takes 10,000.
-        lazy: Whether to measure again only steps that were the cheapest when
+        criteria: Criteria to choose from in each step, instead of the one given
+            to `prune` or the callback.
+        samples: Number of samples to measure the loss on, drawn at random once;
+            `None` for all of `data`. The paper uses 10,000.
+        lazy: Whether to measure a step again only if it was the cheapest when
             last measured.
 
     Raises:
-        ValueError: A size out of range.
+        ValueError: If a size is out of range.
 
     Example:
 
@@ -111,10 +111,10 @@ class GreedyLoss(Allocation):
         self.lazy = lazy
 
     def check(self, request: Request) -> None:
-        floors = np.floor(request.sizes * (1.0 - self.cap) + 1e-9)
+        min_channels = np.floor(request.sizes * (1.0 - self.cap) + 1e-9)
         check_reachable(
             request,
-            np.maximum(floors.astype(int), 1),
+            np.maximum(min_channels.astype(int), 1),
             f"cap={self.cap:g} of {type(self).__name__}",
         )
 
@@ -125,8 +125,8 @@ class GreedyLoss(Allocation):
         self.check(request)
         if session is None:
             raise ValueError(
-                "Allocation GreedyLoss measures the loss, which takes a model. Use "
-                "it in kprune.prune(..., data=(x, y)) or in a pruning callback."
+                "Allocation GreedyLoss measures the loss, so it needs a model. Use it "
+                "with kprune.prune(..., data=(x, y)) or in a pruning callback."
             )
         search = _Search(self, request, session)
         while not search.fits():
@@ -135,7 +135,14 @@ class GreedyLoss(Allocation):
 
 
 class _Candidate(NamedTuple):
-    """A step: a group, what is left of it, and which criterion chose that."""
+    """A step: a group, its remaining channels, and the criterion that chose them.
+
+    Args:
+        group: Index of the group.
+        mask: Booleans of shape `(size,)`: channels that are kept.
+        criterion: Index of the criterion.
+        saved: Share of the costs that the step saves.
+    """
 
     group: int
     mask: np.ndarray
@@ -144,7 +151,7 @@ class _Candidate(NamedTuple):
 
     @property
     def step(self) -> tuple[int, int, int]:
-        """What stays the same while scores change: group, width, criterion."""
+        """Key that does not depend on scores: group, width and criterion."""
         return self.group, int(self.mask.sum()), self.criterion
 
 
@@ -158,12 +165,12 @@ class _Search:
         self._request = request
         self._session = session
         self._criteria = options.criteria or (request.criterion,)
-        self._ceilings = request.ceilings()
+        self._budgets = request.budgets()
         self._alive = {
             name: request.alive[name].astype(bool) for name in request.names
         }
         self._changed: set[str] = set()
-        self._kept = request.living
+        self._kept = request.alive_counts
         self._removed: list[tuple[int, int]] = []
         self._estimates: dict[tuple[int, int, int], float] = {}
         self._loss: float | None = None
@@ -171,16 +178,15 @@ class _Search:
     def fits(self, kept: np.ndarray | None = None) -> bool:
         """Return whether the budgets hold."""
         kept = self._kept if kept is None else kept
-        return fits(self._request.cost_model.evaluate(kept), self._ceilings)
+        return fits(self._request.cost_model.evaluate(kept), self._budgets)
 
     def cheapest(self) -> tuple[_Candidate, float]:
-        """Return the step to take and its loss."""
+        """Return the step to take, and its loss."""
         if self._loss is None:
             self._loss = self._session.loss({}, self._options.samples)
         if not math.isfinite(self._loss):
             raise ValueError(
-                f"The loss is not finite, it is {self._loss}. Look for NaN in the "
-                "weights and in `data`."
+                f"The loss is {self._loss}. Check the weights and `data` for NaN."
             )
         candidates = self._candidates()
         if not self._options.lazy:
@@ -229,7 +235,7 @@ class _Search:
             owners, channels = np.array(self._removed).T
             gone = np.ones(len(owners), dtype=bool)
             evaluate = self._request.cost_model.evaluate
-            put_back(gone, owners, self._kept, evaluate, self._ceilings, None)
+            put_back(gone, owners, self._kept, evaluate, self._budgets, None)
             names = self._request.names
             for group, channel in zip(
                 owners[~gone], channels[~gone], strict=True
@@ -241,7 +247,7 @@ class _Search:
         return self._alive
 
     def _candidates(self) -> list[_Candidate]:
-        """Return the steps that can be taken, each set of channels once."""
+        """Return all possible steps, each set of channels once."""
         progress = self._request.progress(self._kept)
         found: dict[tuple[int, bytes], _Candidate] = {}
         for number, criterion in enumerate(self._criteria):
@@ -251,9 +257,8 @@ class _Search:
                 if not count:
                     continue
                 mask = self._alive[name].copy()
-                living = np.flatnonzero(mask)
-                order = np.argsort(scores[name][living], kind="stable")
-                mask[living[order[:count]]] = False
+                order = by_priority(scores[name], mask)
+                mask[order[:count]] = False
                 candidate = _Candidate(
                     group, mask, number, self._saved(group, count)
                 )
@@ -261,7 +266,7 @@ class _Search:
         return list(found.values())
 
     def _step(self, group: int) -> int:
-        """Return how many channels of a group go in its next step."""
+        """Return how many channels a group's next step removes."""
         size, kept = self._request.sizes[group], self._kept[group]
         if kept <= 1 or 1.0 - kept / size >= self._options.cap - 1e-9:
             return 0
@@ -271,7 +276,7 @@ class _Search:
             one = self._saved(group, 1)
             wanted = self._options.step / one if one > 0 else 1.0
         count = int(min(max(1, round(wanted)), kept - 1))
-        # Not further than the budgets ask for.
+        # Find the smallest count that meets the budgets, if it is smaller.
         low = 1
         while low < count:
             middle = (low + count) // 2
@@ -287,7 +292,7 @@ class _Search:
         return kept
 
     def _saved(self, group: int, count: int) -> float:
-        """Return the share of the costs saved, their mean over `reduce`."""
+        """Return the saved share of the costs, as a mean over `reduce`."""
         model = self._request.cost_model
         now = model.evaluate(self._kept)
         then = model.evaluate(self._without(group, count))
@@ -299,7 +304,15 @@ class _Search:
     def _measure(
         self, candidates: Sequence[_Candidate], numbers: Sequence[int]
     ) -> dict[int, float]:
-        """Return the losses of some candidates by number; note their prices."""
+        """Measure the losses of some candidates, and store their prices.
+
+        Args:
+            candidates: All candidates.
+            numbers: Indices of those to measure.
+
+        Returns:
+            Index -> loss.
+        """
         trials = []
         for number in numbers:
             candidate = candidates[number]
@@ -317,9 +330,9 @@ class _Search:
         return measured
 
     def _price(self, loss: float, saved: float) -> float:
-        """Return what a step costs; the lowest is taken."""
+        """Return the price of a step. The step with the lowest price is taken."""
         increase = loss - float(self._loss or 0.0)
         if not self._options.per_cost or not math.isfinite(increase):
             return increase
-        # A larger saving must always count in favour of a step.
+        # A larger saving must favour a step even if the loss falls.
         return increase / saved if increase > 0 else increase * saved

@@ -1,4 +1,4 @@
-"""Many small steps, each after a fresh look at what is left."""
+"""Allocation in several rounds, with new scores in each."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @register("rounds")
 class Rounds(Allocation):
-    """Another allocation in several rounds, with new scores in each.
+    """Runs another allocation in several rounds, with new scores in each.
 
-    No training takes place between the rounds, as against a schedule. Scores
-    that depend on what else is there (similarity, gradients, loss increase)
-    follow what has gone.
+    Unlike with a schedule, there is no training between the rounds. Scores that
+    depend on the other channels (similarity, gradients, loss increase) are
+    updated after each round.
 
     Args:
-        rounds: How many equal parts the way to the target is cut into.
-        allocation: What decides within a round: a name or an object of
+        rounds: Number of equal steps to the target.
+        allocation: The allocation to use in each round: a name or an object of
             `kprune.allocation`.
 
     Example:
@@ -67,8 +67,8 @@ class Rounds(Allocation):
     def solve(self, request: Request, session: Session | None) -> Vectors:
         if session is None:
             raise ValueError(
-                "Allocation Rounds scores channels again in each round, which takes "
-                "a model. Use it in kprune.prune(...) or in a pruning callback."
+                "Allocation Rounds scores channels again in each round, so it needs "
+                "a model. Use it with kprune.prune(...) or in a pruning callback."
             )
         end = request.fraction
         start = min(request.progress(), end)

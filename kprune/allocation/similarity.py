@@ -1,4 +1,4 @@
-"""One similarity threshold over all groups."""
+"""Allocation with one similarity threshold over all groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from kprune.allocation.global_ import Global
 
 @register("similarity")
 class SimilarityThreshold(Global):
-    """One similarity threshold over all groups, found from the target alone.
+    """One similarity threshold over all groups, which follows from the target.
 
-    For scores that mean the same in each group as they are, such as those of
-    the criterion `"similarity"`: `Global` without normalization. How many
-    filters a group loses follows from how similar they are, as with Wu, Song and
-    Zeng (Frontiers in Neurorobotics 2023, doi 10.3389/fnbot.2023.1132679).
+    Equals `Global` without normalisation. Use it for scores that are comparable
+    across groups, such as those of the criterion `"similarity"`. Groups with more
+    similar filters lose more of them, as in Wu, Song and Zeng (Frontiers in
+    Neurorobotics 2023, doi 10.3389/fnbot.2023.1132679).
 
     Args:
         keep_min: See `Global`.

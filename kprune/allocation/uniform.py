@@ -1,4 +1,4 @@
-"""The same share everywhere."""
+"""Allocation of equal shares."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation.base import RankedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import register
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @register("uniform")
 class Uniform(RankedAllocation):
-    """The same share of every group, up to one filter (or `round_to` of them).
+    """Removes the same share of every group, up to one filter (or `round_to`).
 
     Args:
         keep_min: See `Global`.
@@ -30,7 +31,7 @@ class Uniform(RankedAllocation):
     ```
     """
 
-    # More would undo the equal shares in groups whose filters cost little.
+    # More would make shares unequal in groups whose filters are cheap.
     restore = 1
 
     def __init__(
@@ -47,10 +48,9 @@ class Uniform(RankedAllocation):
                 request.scores[name],
                 request.alive[name].astype(bool),
             )
-            living = np.flatnonzero(alive)
-            order = living[np.argsort(scores[living], kind="stable")]
-            gone = len(scores) - len(living)
-            # The share at which a channel goes, rounded to the nearest filter.
+            order = by_priority(scores, alive)
+            gone = len(scores) - len(order)
+            # The share at which each channel is removed, rounded to whole filters.
             shares = np.zeros(len(scores))
             shares[order] = (gone + np.arange(len(order)) + 0.5) / len(scores)
             vectors.append(shares)

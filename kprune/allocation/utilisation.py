@@ -1,4 +1,4 @@
-"""Groups whose channels work little together lose more."""
+"""Allocation by the strength of interactions between channels."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from kprune.session import Session
 
 SHARES = (0.3, 0.5, 0.7, 0.9)
-"""Shares of a group's channels that are there when a pair is looked at."""
+"""Shares of a group's channels that are present when a pair is measured."""
 
 _log = logging.getLogger("kprune")
 
 
 @register("utilisation")
 class Utilisation(RankedAllocation):
-    """The weaker the channels of a group interact, the more of them go.
+    """Removes more channels from groups whose channels interact weakly.
 
-    A pair of channels interacts by what both bring beyond what each brings
-    alone, `v(S + i + j) - v(S + i) - v(S + j) + v(S)`, with `v` minus the loss
-    and `S` other channels of the group, between 30 and 90 % of them. The
-    strength of a group is the mean size of that over pairs, divided by the mean
-    size of its scores. Groups are ranked by it: of `n` groups the strongest
-    loses `1 / n` of the share that the weakest loses, and the others lie evenly
-    between, as far as `max_share` allows.
+    The interaction of two channels is `v(S + i + j) - v(S + i) - v(S + j) +
+    v(S)`, where `v` is minus the loss and `S` is a set of 30 to 90 % of the other
+    channels of the group. The strength of a group is the mean absolute
+    interaction over pairs, divided by the mean absolute score. Groups are ranked
+    by strength: of `n` groups, the strongest loses `1 / n` of the share that the
+    weakest loses, and the others are evenly spaced in between, as far as
+    `max_share` allows.
 
-    Scores are to be in units of the loss, as those of the criteria `"shapley"`
-    and `"loss_increase"` are. Which channels of a group go, they alone decide.
-    The filter utilisation strength of "SNPFI" (Tang, Wei and Li, arXiv
-    2307.00758). It takes about half a pass over the samples for each of
+    Scores must be in units of the loss, as those of the criteria `"shapley"` and
+    `"loss_increase"` are. They alone decide which channels of a group are
+    removed. This is the filter utilisation strength of "SNPFI" (Tang, Wei and Li,
+    arXiv 2307.00758). It takes about half a pass over the samples for each of
     `16 * pairs` sets per group.
 
     Args:
-        pairs: How many pairs of each group are drawn.
-        samples: How many samples are drawn; `None` for all of `data`.
+        pairs: Number of pairs to draw per group.
+        samples: Number of samples to draw; `None` for all of `data`.
         keep_min: See `Global`.
         max_share: See `Global`.
         round_to: See `Global`.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Example:
 
@@ -64,7 +64,7 @@ class Utilisation(RankedAllocation):
     """
 
     needs_loss = True
-    # More would undo the shares in groups whose filters cost little.
+    # More would change the shares in groups whose filters are cheap.
     restore = 1
 
     def __init__(
@@ -86,29 +86,29 @@ class Utilisation(RankedAllocation):
     def strengths(
         self, request: Request, session: Session | None
     ) -> np.ndarray:
-        """Return how strongly the channels of each group interact, `(groups,)`.
+        """Return the interaction strength of each group, of shape `(groups,)`.
 
-        Infinite where there are fewer than two.
+        It is infinite for groups with fewer than two alive channels.
 
         Args:
-            request: What is asked.
+            request: The request.
             session: The model and its samples.
         """
         if session is None:
             raise ValueError(
-                "Allocation Utilisation measures the loss, which takes a model. "
-                "Use it in kprune.prune(..., data=(x, y)) or in a pruning callback."
+                "Allocation Utilisation measures the loss, so it needs a model. Use "
+                "it with kprune.prune(..., data=(x, y)) or in a pruning callback."
             )
         game = Coalitions(session, self.samples, self.seed)
         rng = np.random.default_rng(self.seed)
         found = []
         for group in request.graph.prunable:
-            living = np.flatnonzero(request.alive[group.name])
-            if len(living) < 2:
+            alive = np.flatnonzero(request.alive[group.name])
+            if len(alive) < 2:
                 found.append(np.inf)
                 continue
-            together = np.abs(self._interactions(game, group, living, rng))
-            alone = np.abs(request.scores[group.name][living])
+            together = np.abs(self._interactions(game, group, alive, rng))
+            alone = np.abs(request.scores[group.name][alive])
             found.append(together.mean() / (alone.mean() + 1e-12))
             _log.info("utilisation of '%s': %.4g", group.name, found[-1])
         return np.array(found)
@@ -126,17 +126,17 @@ class Utilisation(RankedAllocation):
         self,
         game: Coalitions,
         group: Group,
-        living: np.ndarray,
+        alive: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        count = len(living)
+        count = len(alive)
         every = np.array(np.triu_indices(count, 1)).T
         number = min(self.pairs, len(every))
         chosen = every[rng.choice(len(every), number, replace=False)]
         sizes = [min(round(share * count), count - 2) for share in SHARES]
         contexts = np.zeros((number, len(sizes), group.size), dtype=bool)
         for pair, sets in zip(chosen, contexts, strict=True):
-            others = np.delete(living, pair)
+            others = np.delete(alive, pair)
             for size, one in zip(sizes, sets, strict=True):
                 one[rng.choice(others, size, replace=False)] = True
-        return game.interactions(group, living[chosen], contexts)
+        return game.interactions(group, alive[chosen], contexts)

@@ -20,7 +20,7 @@ class Evaluator(abc.ABC):
     A cost may be a maximum, such as the most memory that is used at any moment.
     Where several moments are equally high, no group can lower the maximum by
     itself. A subclass names such a cost in `maxima` and overrides `excess`: each
-    group can lower the sum of what exceeds the ceiling.
+    group can lower the sum of what exceeds the budget.
     """
 
     sizes: np.ndarray
@@ -43,22 +43,20 @@ class Evaluator(abc.ABC):
             Floats, or arrays of shape `(n,)`.
         """
 
-    def excess(
-        self, kept: Any, ceilings: Mapping[str, float]
-    ) -> dict[str, Any]:
-        """Return how far costs are above their ceilings, 0 where they are not.
+    def excess(self, kept: Any, budgets: Mapping[str, float]) -> dict[str, Any]:
+        """Return how far costs are above their budgets, 0 where they are not.
 
         For a cost that is a maximum over moments: the sum over all moments of
-        what exceeds the ceiling.
+        what exceeds the budget.
 
         Args:
             kept: See `evaluate`.
-            ceilings: The highest cost allowed, by name.
+            budgets: The highest cost allowed, by name.
         """
         costs = self.evaluate(kept)
         return {
-            name: np.maximum(np.asarray(costs[name]) - ceiling, 0.0)
-            for name, ceiling in ceilings.items()
+            name: np.maximum(np.asarray(costs[name]) - budget, 0.0)
+            for name, budget in budgets.items()
         }
 
     def savings(
@@ -66,7 +64,7 @@ class Evaluator(abc.ABC):
         kept: np.ndarray,
         group: int,
         widths: np.ndarray,
-        ceilings: Mapping[str, float],
+        budgets: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
         """Return what is saved if one group gets another width.
 
@@ -74,7 +72,7 @@ class Evaluator(abc.ABC):
             kept: `(groups,)` channels that each group keeps now.
             group: Number of the group.
             widths: `(n,)` channels that it may get.
-            ceilings: The highest cost allowed, by name: the costs to look at.
+            budgets: The highest cost allowed, by name: the costs to look at.
 
         Returns:
             By name `(n,)` amounts, negative where the cost rises; of `maxima`
@@ -82,7 +80,7 @@ class Evaluator(abc.ABC):
             width, whatever that saves.
         """
         rows = trials(kept, group, widths)
-        peaks, sums = parted(ceilings, self.maxima)
+        peaks, sums = parted(budgets, self.maxima)
         values = self.excess(rows, peaks) if peaks else {}
         if sums:
             costs = self.evaluate(rows)
@@ -100,11 +98,11 @@ class Evaluator(abc.ABC):
 
 
 def parted(
-    ceilings: Mapping[str, float], names: Collection[str]
+    budgets: Mapping[str, float], names: Collection[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the ceilings of costs with these names, and those of all others."""
-    mine = {n: c for n, c in ceilings.items() if n in names}
-    return mine, {n: c for n, c in ceilings.items() if n not in names}
+    """Return the budgets of costs with these names, and those of all others."""
+    mine = {n: c for n, c in budgets.items() if n in names}
+    return mine, {n: c for n, c in budgets.items() if n not in names}
 
 
 def trials(kept: np.ndarray, group: int, widths: np.ndarray) -> np.ndarray:

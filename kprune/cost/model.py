@@ -271,11 +271,11 @@ class CostModel(Evaluator):
         kept: np.ndarray,
         group: int,
         widths: np.ndarray,
-        ceilings: Mapping[str, float],
+        budgets: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
         saved = {}
         lengths = self.lengths(kept)
-        mine, others = parted(ceilings, TERMS)
+        mine, others = parted(budgets, TERMS)
         for name in mine:
             terms: Terms = getattr(self, name)
             saved[name] = terms.saved(lengths, group, kept[group] - widths)

@@ -1,8 +1,8 @@
-"""Criteria: how much each channel matters; larger = keep.
+"""Criteria: scores of channels. Channels with larger scores are more important.
 
-A name such as `"l1"`, see `names`; an object; or any function
-`f(group) -> scores (group.size,)`. Each is a file of its name, here or in the
-folder `criteria` of a higher room.
+A criterion is given as a name such as `"l1"` (see `names`), an object, or any
+function `f(group)` that returns scores of shape `(group.size,)`. Each is a file of
+its name, here or in the folder `criteria` of a higher package.
 """
 
 from kprune.criteria._similarities import twins as twins

@@ -25,7 +25,7 @@ from kprune.criteria.l1 import L1 as L1
 from kprune.criteria.l2 import L2 as L2
 from kprune.criteria.lamp import LAMP as LAMP
 from kprune.criteria.loss_increase import LossIncrease as LossIncrease
-from kprune.criteria.msvfp import Switch as Switch
+from kprune.criteria.msvfp import Staged as Staged
 from kprune.criteria.obd import OBD as OBD
 from kprune.criteria.random import Random as Random
 from kprune.criteria.shapley import Shapley as Shapley

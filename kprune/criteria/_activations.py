@@ -1,4 +1,4 @@
-"""What the consumers of a channel see of it."""
+"""Base classes of criteria based on activations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 
 
 class ActivationCriterion(Criterion):
-    """Means over samples and positions of what the consumers of a channel read."""
+    """Base class of criteria that average a statistic of activations.
+
+    Activations are taken where consumers read them, and averaged over samples,
+    positions and consumers.
+
+    Args:
+        steps: Number of batches to use; `None` for all.
+    """
 
     decides_by = ("activations",)
 
@@ -43,7 +50,7 @@ class ActivationCriterion(Criterion):
 
     @abc.abstractmethod
     def statistic(self, activations: Any) -> Any:
-        """Return, element by element, what is averaged."""
+        """Return the elementwise statistic to average."""
 
     def check(self, session: Session | None) -> None:
         require_data(session, f"Criterion {describe(self)}")
@@ -71,7 +78,7 @@ class ActivationCriterion(Criterion):
     def _observe(
         self, groups: Sequence[Group], session: Any
     ) -> dict[int, _Observer]:
-        """Run the model on the data; return what each reading layer saw."""
+        """Run the model on the data and return observers by `id(layer)`."""
         axes: dict[int, set[int]] = {}
         for group in groups:
             for member, axis in _readers(group):
@@ -86,13 +93,13 @@ class ActivationCriterion(Criterion):
 
 
 class MapCriterion(Criterion):
-    """Means over samples of a measure of each sample's feature maps.
+    """Base class of criteria that measure the feature maps of each sample.
 
-    What is looked at is what the consumers of a channel read; where several
-    read it, the mean over these counts.
+    Feature maps are taken where consumers read them. The scores are means over
+    samples and consumers.
 
     Args:
-        samples: How many samples to look at, the first ones; `None` for all.
+        samples: Number of samples to use, from the start; `None` for all.
     """
 
     decides_by = ("activations",)
@@ -104,18 +111,18 @@ class MapCriterion(Criterion):
 
     @abc.abstractmethod
     def measure(self, maps: np.ndarray) -> np.ndarray:
-        """Return a number for each map.
+        """Return a number for each feature map.
 
         Args:
-            maps: float64 `(samples, size, ...)`, the maps of a group's channels
-                over all positions.
+            maps: float64 array of shape `(samples, size, ...)`: the maps of a
+                group's channels over all positions.
 
         Returns:
-            `(samples, size)`.
+            Array of shape `(samples, size)`.
         """
 
     def combine(self, values: np.ndarray) -> np.ndarray:
-        """Return the scores `(size,)` from `measure` of all samples."""
+        """Return scores of shape `(size,)` from the results of `measure`."""
         return values.mean(axis=0)
 
     def check(self, session: Session | None) -> None:
@@ -158,7 +165,7 @@ class MapCriterion(Criterion):
 
 
 class _Reading:
-    """What one layer reads of one group, measured."""
+    """Collects measurements of one group's channels at the input of one layer."""
 
     def __init__(self, measure: Any, member: Member, axis: int) -> None:
         self._measure = measure
@@ -167,7 +174,7 @@ class _Reading:
         self.values: list[np.ndarray] = []
 
     def __call__(self, inputs: np.ndarray) -> None:
-        # Several features of a channel, behind a Flatten, are its positions.
+        # After a Flatten, the features of a channel are its positions.
         maps = np.moveaxis(inputs, self._axis, 1)[:, self._member.index]
         if maps.shape[2] == 1:
             maps = maps[:, :, 0]
@@ -175,7 +182,7 @@ class _Reading:
 
 
 class _Each:
-    """Hands what a layer reads to several readings."""
+    """Passes a layer's input to several readings."""
 
     def __init__(self, readings: list[_Reading]) -> None:
         self._readings = readings
@@ -192,12 +199,12 @@ def _watch(
     observers: Mapping[int, Any],
     batches: Iterable[Any],
 ) -> None:
-    """Run a model while observers see what layers read.
+    """Run a model while observers receive the inputs of layers.
 
     Args:
         masked: The model.
-        observers: By `id(layer)`, functions of a layer's inputs.
-        batches: Inputs.
+        observers: `id(layer)` -> function of the layer's inputs.
+        batches: Inputs of the model.
     """
     wrappers = [w for w in filter_masks(masked) if id(w.layer) in observers]
     try:
@@ -211,7 +218,7 @@ def _watch(
 
 
 class _Observer:
-    """Running means along some axes of what one layer reads."""
+    """Running means of a statistic of one layer's input, along some axes."""
 
     def __init__(self, statistic: Any, axes: set[int]) -> None:
         self._statistic = statistic
@@ -235,20 +242,20 @@ class _Observer:
             )
 
     def channels(self, member: Member, axis: int) -> np.ndarray:
-        """Return the means of a group's channels, `(group.size,)`."""
+        """Return the means of a group's channels, of shape `(group.size,)`."""
         means = self._sums[axis] / self._counts[axis]
         return means[member.index].mean(axis=1)
 
 
 def _readers(group: Group) -> list[tuple[Member, int]]:
-    """Return members that read the channels, with the axis of their input."""
+    """Return the members that read the channels, with the axis of their input."""
     readers = [
         (member, member.feature_axis)
         for member in group.consumers
         if member.feature_axis is not None
     ]
     hidden = {id(m.layer) for m in group.consumers if m.feature_axis is None}
-    # A separable convolution reads channels with its depthwise kernel.
+    # A separable convolution reads the channels with its depthwise kernel.
     for member in group.scales:
         axis = _input_axis(member)
         if id(member.layer) in hidden and axis is not None:
@@ -257,7 +264,7 @@ def _readers(group: Group) -> list[tuple[Member, int]]:
 
 
 def _input_axis(member: Member) -> int | None:
-    """Return the axis on which the layer expects as many channels, if any."""
+    """Return the input axis on which the layer expects these channels, or None."""
     axes = getattr(member.layer.input_spec, "axes", None) or {}
     size = member.variable.shape[member.axis]
     return next((axis for axis, length in axes.items() if length == size), None)

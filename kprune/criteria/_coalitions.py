@@ -1,4 +1,4 @@
-"""What a model is worth with some of a group's channels alone."""
+"""Values of sets of a group's channels, as in game theory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class Coalitions:
     """The game whose players are the channels of a group.
 
-    The value of a set is minus the mean compiled loss of the model with these
-    channels of the group and all channels that other groups have now. All sets
-    are measured on the same samples, in inference mode, each of them once.
+    The value of a set is minus the mean compiled loss of the model with only
+    these channels of the group, and the current channels of all other groups. All
+    sets are measured on the same samples, in inference mode. Values are cached.
 
     Args:
         session: A masked model, and samples with targets.
-        samples: How many samples are drawn; `None` for all.
-        seed: Of the draw.
+        samples: Number of samples to draw; `None` for all.
+        seed: Seed of the draw.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Coalitions:
         self._known: dict[tuple[str, bytes], float] = {}
 
     def values(self, group: Group, sets: np.ndarray) -> np.ndarray:
-        """Return the values of several sets of channels, `(n,)`.
+        """Return the values of several sets of channels, of shape `(n,)`.
 
         Args:
             group: A prunable group.
-            sets: `(n, size)` booleans; a set may be empty.
+            sets: Booleans of shape `(n, size)`; a set may be empty.
         """
         keys = [(group.name, one.tobytes()) for one in sets]
         missing = {
@@ -58,18 +58,19 @@ class Coalitions:
     def interactions(
         self, group: Group, pairs: np.ndarray, contexts: np.ndarray
     ) -> np.ndarray:
-        """Return what pairs of channels do together beyond what each does alone.
+        """Return the interactions of pairs of channels.
 
-        `v(S + i + j) - v(S + i) - v(S + j) + v(S)`, the mean over sets `S`.
+        The interaction is the mean of `v(S + i + j) - v(S + i) - v(S + j) + v(S)`
+        over sets `S`.
 
         Args:
             group: A prunable group.
-            pairs: `(pairs, 2)` channels.
-            contexts: `(pairs, n, size)` booleans: the sets `S` of each pair,
-                without its channels.
+            pairs: Channels, of shape `(pairs, 2)`.
+            contexts: Booleans of shape `(pairs, n, size)`: the sets `S` of each
+                pair, without its channels.
 
         Returns:
-            `(pairs,)` interactions.
+            Array of shape `(pairs,)`.
         """
         rows = np.arange(len(pairs))
         total = np.zeros(contexts.shape[:2])
@@ -90,7 +91,7 @@ class Coalitions:
         return np.array(self._session.losses(trials, self._samples, self._seed))
 
     def _empty(self, group: Group) -> float:
-        """Return the loss without any channel, which masks do not allow."""
+        """Return the loss with zero weights for the group, as masks need a channel."""
         session = self._session
         weights = removed_values(
             session.masked, session.graph, {group.name: np.zeros(group.size)}

@@ -1,4 +1,4 @@
-"""Activations behind a batch normalisation, from its scale and offset alone."""
+"""Moments of activations, computed from the parameters of batch normalisation."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
     from kprune.session import Session
 
 POINTS = np.linspace(-8.0, 8.0, 1001)
-"""Of the quadrature for activations without a closed form.
+"""Points of the quadrature for activations without a closed form.
 
-Evenly spaced: a Gauss-Hermite rule suits no function with a kink.
+They are evenly spaced, because a Gauss-Hermite rule is inaccurate for functions
+with a kink.
 """
 
 
 class Moments(NamedTuple):
-    """Of the activation `z = f(a)` of channels, `a` normally distributed.
+    """Moments of activations `z = f(a)` of normally distributed `a`.
 
     Args:
-        size: `E|z|`, `(n,)`.
-        mean: `E[z]`, `(n,)`.
-        square: `E[z ** 2]`, `(n,)`.
+        size: `E|z|`, of shape `(n,)`.
+        mean: `E[z]`, of shape `(n,)`.
+        square: `E[z ** 2]`, of shape `(n,)`.
     """
 
     size: np.ndarray
@@ -50,15 +51,15 @@ class Moments(NamedTuple):
 def moments(
     beta: np.ndarray, gamma: np.ndarray, function: Callable[[Any], Any]
 ) -> Moments:
-    """Return the moments of `function(a)`, `a` from `N(beta, gamma ** 2)`.
+    """Return the moments of `function(a)` for `a` from `N(beta, gamma ** 2)`.
 
-    In closed form for linear functions, ReLU, leaky ReLU and those with a
-    ceiling, such as ReLU6; by quadrature for all others.
+    They are computed in closed form for linear functions, ReLU and leaky ReLU,
+    also with an upper limit such as in ReLU6, and by quadrature for all others.
 
     Args:
-        beta: Means, `(n,)`.
-        gamma: Deviations, `(n,)`; the sign does not count.
-        function: Works element by element.
+        beta: Means, of shape `(n,)`.
+        gamma: Standard deviations, of shape `(n,)`, of any sign.
+        function: An elementwise function.
     """
     beta, gamma = np.asarray(beta, "float64"), np.abs(gamma).astype("float64")
     slope, ceiling = _call(function, [-1.0, 1e6])
@@ -81,7 +82,7 @@ def moments(
 def _rectified(
     beta: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and mean square of `max(a, 0)`, `a` from `N(beta, gamma ** 2)`."""
+    """Return mean and mean square of `max(a, 0)` for `a` from `N(beta, gamma ** 2)`."""
     gamma = np.maximum(gamma, 1e-12)
     ratio = beta / gamma
     density = np.exp(-(ratio**2) / 2.0) / np.sqrt(2.0 * np.pi)
@@ -106,13 +107,13 @@ def _call(function: Callable[[Any], Any], values: Any) -> np.ndarray:
 
 
 class GaussianCriterion(Criterion):
-    """Scores channels by what a batch normalisation says of their activations."""
+    """Base class of criteria based on moments from batch normalisation."""
 
     decides_by = ("weights",)
 
     @abc.abstractmethod
     def statistic(self, found: Moments) -> np.ndarray:
-        """Return the scores `(size,)` of channels with these moments."""
+        """Return scores of shape `(size,)` of channels with these moments."""
 
     def check(self, session: Session | None) -> None:
         return None
@@ -137,7 +138,7 @@ class GaussianCriterion(Criterion):
 
 
 def _norms(group: Group) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield `id(layer)`, offsets and scales of each batch normalisation."""
+    """Yield `(id(layer), offsets, scales)` of each batch normalisation."""
     parts: dict[int, dict[str, np.ndarray]] = {}
     for member in group.members:
         if is_batch_norm(member.layer):
@@ -152,10 +153,11 @@ def _norms(group: Group) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 
 
 def activations(model: Any) -> Iterator[tuple[int, Callable[[Any], Any]]]:
-    """Yield `id(layer)` of each batch normalisation and the function behind it.
+    """Yield `id(layer)` of each batch normalisation and the activation after it.
 
-    That is the function of the layers that work element by element on nothing
-    but its output; the identity where there are none, such as before a sum.
+    The activation is composed of the elementwise layers that follow it, as long
+    as each is the only reader; it is the identity if there are none, for example
+    before a sum.
 
     Args:
         model: A functional or Sequential model, plain or masked.

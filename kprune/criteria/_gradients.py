@@ -1,4 +1,4 @@
-"""What criteria share that look at gradients of the compiled loss."""
+"""Base classes and helpers of criteria based on gradients of the compiled loss."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ LEARNED = (FILTER, SCALE, INPUT)
 
 
 class GradientCriterion(Criterion):
-    """A criterion that looks at gradients of whole batches.
+    """Base class of criteria that use gradients of whole batches.
 
     Args:
-        steps: Batches to use; `None` for all.
+        steps: Number of batches to use; `None` for all.
     """
 
     decides_by = ("gradients",)
@@ -51,18 +51,18 @@ class GradientCriterion(Criterion):
         require_loss(session, f"Criterion {describe(self)}")
 
     def gradients(self, session: Session) -> Iterator[Arrays]:
-        """Yield the gradients of each batch, by the `id` of each weight."""
+        """Yield the gradients of each batch, by `id(variable)`."""
         owner = f"Criterion {describe(self)}"
         for batch in session.samples.labelled(owner, self.steps):
             yield session.gradients(*batch)
 
 
 class SampleGradientCriterion(Criterion):
-    """A criterion that looks at the gradients of single samples.
+    """Base class of criteria that use gradients of single samples.
 
     Args:
-        samples: How many samples are drawn; `None` for all of `data`.
-        seed: Of the draw.
+        samples: Number of samples to draw; `None` for all of `data`.
+        seed: Seed of the draw.
     """
 
     decides_by = ("gradients",)
@@ -77,7 +77,7 @@ class SampleGradientCriterion(Criterion):
         require_loss(session, f"Criterion {describe(self)}")
 
     def gradients(self, session: Session) -> Iterator[Arrays]:
-        """Yield the gradients of each sample, by the `id` of each weight."""
+        """Yield the gradients of each sample, by `id(variable)`."""
         source = session.samples
         if self.samples is not None:
             source = source.sample(self.samples, self.seed)
@@ -87,7 +87,7 @@ class SampleGradientCriterion(Criterion):
 
 
 def weights(groups: Sequence[Group]) -> Arrays:
-    """Return the weights that go with channels, float64, by their `id`."""
+    """Return the weights of the groups' channels as float64, by `id(variable)`."""
     found = {
         id(member.variable): member.variable
         for group in groups
@@ -98,7 +98,7 @@ def weights(groups: Sequence[Group]) -> Arrays:
 
 
 def products(first: Mapping[int, Any], second: Mapping[int, Any]) -> Arrays:
-    """Multiply arrays of the same `id`, those that both have."""
+    """Multiply the arrays of keys that both have."""
     return {k: first[k] * second[k] for k in first if k in second}
 
 
@@ -107,17 +107,17 @@ def by_channel(
     values: Mapping[int, Any],
     roles: Collection[str] = LEARNED,
 ) -> Scores:
-    """Sum arrays of the shape of weights over all that goes with a channel.
+    """Sum arrays over the entries that belong to each channel.
 
     Args:
         groups: Groups of channels.
-        values: By the `id` of a weight, an array of its shape; others count
-            nothing.
-        roles: Roles of the members that count. Defaults to all but running
+        values: `id(variable)` -> array of the variable's shape. Variables left
+            out count as 0.
+        roles: Roles of the members to include. Defaults to all except running
             statistics.
 
     Returns:
-        For each group's name the sums, `(group.size,)`.
+        Group name -> sums of shape `(group.size,)`.
     """
     sums = {}
     for group in groups:
@@ -134,7 +134,7 @@ def by_channel(
 
 
 def mean(arrays: Iterable[Arrays]) -> Arrays:
-    """Return the mean of arrays of the same `id`."""
+    """Return the means of arrays by key."""
     total: Arrays = {}
     number = 0
     for each in arrays:

@@ -1,4 +1,4 @@
-"""How similar filters are, and which can stand in for which."""
+"""Similarities of filters, and the best substitutes for removed ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def distances(rows: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distances `(n, n)` between rows."""
+    """Return the Euclidean distances between rows, of shape `(n, n)`."""
     squares = (rows * rows).sum(axis=1)
     squared = squares[:, None] + squares[None, :] - 2.0 * rows @ rows.T
     np.fill_diagonal(squared, 0.0)
@@ -26,22 +26,22 @@ def distances(rows: np.ndarray) -> np.ndarray:
 def similarities(
     rows: np.ndarray, measure: str = "cosine"
 ) -> tuple[np.ndarray, float]:
-    """Return how similar filters are.
+    """Return the similarities of filters.
 
     Args:
-        rows: `(n, d)` filters, none of them 0.
+        rows: Filters of shape `(n, d)`, none of them 0.
         measure: See `Similarity`.
 
     Returns:
-        `(n, n)` similarities, and a value that none of them is below.
+        Similarities of shape `(n, n)`, and a lower bound for them.
     """
     function, least = MEASURES[measure]
     matrix = function(rows)
     if least == -np.inf:
-        # A distance has no largest value: one beyond those that there are.
+        # Distances have no upper bound, so take a value below all that occur.
         least = float(matrix.min()) - 1.0
-    # Products of matrices are symmetric up to rounding only, which would
-    # decide between filters that are equally similar to all.
+    # Matrix products are symmetric only up to rounding, which must not decide
+    # between equally similar filters.
     matrix = (matrix + matrix.T) / 2.0
     np.fill_diagonal(matrix, 1.0)
     return matrix, least
@@ -55,7 +55,7 @@ def _cosine(rows: np.ndarray) -> np.ndarray:
 
 def _pearson(rows: np.ndarray) -> np.ndarray:
     centred = rows - rows.mean(axis=1, keepdims=True)
-    # What is left of a constant filter is rounding: it has no direction.
+    # A centred constant filter has only rounding errors: it has no direction.
     noise = 1e-12 * np.abs(rows).max(axis=1)
     centred[np.abs(centred).max(axis=1) <= noise] = 0.0
     return _cosine(centred)
@@ -79,13 +79,14 @@ MEASURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 
 
 class Twins(NamedTuple):
-    """The stand-ins for the filters of a group.
+    """Substitutes for the filters of a group.
 
     Args:
-        donors: `(size,)` integers: of each filter that goes the most similar
-            one that is kept; of one that is kept itself.
-        scales: `(size,)` what to multiply the donor with to come nearest to
-            the filter. 0 where it points the other way or is 0.
+        donors: Integers of shape `(size,)`: for each removed filter the most
+            similar kept one; for each kept filter itself.
+        scales: Array of shape `(size,)`: the factor on the donor that best
+            approximates the filter; 0 for filters that are 0 or point in the
+            opposite direction.
     """
 
     donors: np.ndarray
@@ -93,24 +94,24 @@ class Twins(NamedTuple):
 
 
 def twins(group: Group, mask: np.ndarray, measure: str = "cosine") -> Twins:
-    """Find the kept filter that can stand in for each one that goes.
+    """Find the best kept substitute for each removed filter.
 
-    To merge instead of to delete, a layer that reads the channels adds the
-    weights of a removed one, times its scale, to those of its donor. This is
-    exact for parallel filters without bias or BatchNormalization, behind an
-    activation with `f(a x) = a f(x)` for a > 0, such as ReLU.
+    To merge filters instead of deleting them, add the weights that read a removed
+    channel, times its scale, to those that read its donor. This is exact for
+    parallel filters without bias or BatchNormalization, followed by an activation
+    with `f(a x) = a f(x)` for a > 0, such as ReLU.
 
     Args:
-        group: The channels, with the weights of those that go still in place.
-        mask: `(size,)`, 0 for those that go.
+        group: The channels; the weights of removed ones must still be in place.
+        mask: Vector of shape `(size,)`, 0 = removed.
         measure: See `Similarity`.
 
     Returns:
         `Twins`.
 
     Raises:
-        ValueError: The mask has another shape, or nothing is kept that is not
-            0; an unknown measure.
+        ValueError: If the mask has another shape, all kept filters are 0, or the
+            measure is unknown.
 
     Example:
 
@@ -129,9 +130,8 @@ def twins(group: Group, mask: np.ndarray, measure: str = "cosine") -> Twins:
     lives = rows.any(axis=1)
     if not (kept & lives).any():
         raise ValueError(
-            f"Group '{group.name}' keeps no filter other than 0 that could stand "
-            f"in for others. Received a mask that keeps {int(kept.sum())} of "
-            f"{group.size}."
+            f"All filters that group '{group.name}' keeps are 0, so none can replace "
+            f"others. Received a mask that keeps {int(kept.sum())} of {group.size}."
         )
     donors, scales = np.arange(group.size), kept.astype("float64")
     candidates = np.flatnonzero(kept & lives)

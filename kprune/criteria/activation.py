@@ -14,13 +14,13 @@ from kprune.criteria.base import register
 class Activation(ActivationCriterion):
     """Mean absolute activation of a channel.
 
-    Averaged over samples and positions, and over the layers that read the
-    channel. Groups that no layer reads openly (attention heads) are scored by
-    the rescaled lengths of their filters; a log line names them. Needs
-    `data`; targets are not looked at.
+    It is averaged over samples, positions and the layers that read the channel.
+    Groups without a tensor that shows their channels (attention heads) are scored
+    by the rescaled norms of their filters; a log line names them. Needs `data`,
+    without labels.
 
     Args:
-        steps: Batches to run; `None` for all.
+        steps: Number of batches to use; `None` for all.
 
     Example:
 

@@ -14,12 +14,12 @@ from kprune.criteria.base import register
 class APoZ(ActivationCriterion):
     """Share of a channel's activations that are not zero.
 
-    One minus the "average percentage of zeros" of "Network Trimming" (Hu et al.,
-    arXiv 1607.03250). Of use behind activations that give exact zeros, such as
-    ReLU. Needs `data`; targets are not looked at.
+    It is one minus the "average percentage of zeros" of "Network Trimming" (Hu et
+    al., arXiv 1607.03250). Useful after activations with exact zeros, such as
+    ReLU. Needs `data`, without labels.
 
     Args:
-        steps: Batches to run; `None` for all.
+        steps: Number of batches to use; `None` for all.
 
     Example:
 

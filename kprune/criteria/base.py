@@ -1,4 +1,4 @@
-"""What a criterion is: scores per channel, larger = keep."""
+"""Base classes of criteria, and functions to score channels."""
 
 from __future__ import annotations
 
@@ -27,51 +27,53 @@ Scores = dict[str, np.ndarray]
 
 
 class Criterion(Part, abc.ABC):
-    """Tells how much each channel of each group matters; larger = keep."""
+    """Base class of criteria, which score the channels of groups.
+
+    Channels with larger scores are more important.
+    """
 
     decides_by: tuple[str, ...] = ()
-    """What scores follow from: some of `kprune.parts.EVIDENCE`."""
+    """Evidence that scores are based on: some of `kprune.parts.EVIDENCE`."""
 
     @abc.abstractmethod
     def check(self, session: Session | None) -> None:
-        """Raise now what `scores` would lack later.
+        """Raise if anything is missing that `scores` needs.
 
         Args:
-            session: The model and its samples, or `None` where there are
-                neither.
+            session: The model and its samples, or `None` without them.
         """
 
     @abc.abstractmethod
     def scores(
         self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
-        """Return the scores, a vector `(group.size,)` for each group's name.
+        """Return the scores of channels.
 
         Args:
             groups: Groups of channels to score.
-            session: The model whose groups these are and its samples, or
-                `None` where there are neither.
+            session: The groups' model and its samples, or `None` without them.
+
+        Returns:
+            Group name -> scores of shape `(group.size,)`.
         """
 
     def at(self, progress: float) -> Criterion:
-        """Return the criterion that holds once part of the target is reached.
-
-        Itself, unless a criterion changes on the way.
+        """Return the criterion to use at some progress; by default itself.
 
         Args:
-            progress: Share of the target that is reached already, from 0 to 1.
+            progress: Reached share of the target, from 0 to 1.
         """
         return self
 
 
 class GroupCriterion(Criterion):
-    """A criterion that looks at one group's weights and at nothing else."""
+    """Base class of criteria that need only the weights of one group."""
 
     decides_by = ("weights",)
 
     @abc.abstractmethod
     def score(self, group: Group) -> np.ndarray:
-        """Return the scores `(group.size,)` of one group; larger = keep."""
+        """Return the scores of one group, of shape `(group.size,)`."""
 
     def check(self, session: Session | None) -> None:
         return None
@@ -86,7 +88,7 @@ class FunctionCriterion(GroupCriterion):
     """A plain function `f(group) -> scores` as a criterion.
 
     Args:
-        function: Takes a group, returns a vector `(group.size,)`.
+        function: Function of a group that returns scores of shape `(group.size,)`.
     """
 
     def __init__(self, function: Callable[[Group], np.ndarray]) -> None:
@@ -105,13 +107,13 @@ def get(identifier: Any) -> Criterion:
 
     Args:
         identifier: A registered name such as `"l1"`, a `Criterion`, or a function
-            `f(group) -> scores (group.size,)`, larger = keep.
+            `f(group)` that returns scores of shape `(group.size,)`.
 
     Returns:
         A `Criterion`.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: If the name is unknown. The message lists the known ones.
 
     Example:
 
@@ -122,20 +124,21 @@ def get(identifier: Any) -> Criterion:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
+    """Return all names that `get` accepts."""
     return registry.names
 
 
 def kernels(group: Group) -> Iterator[np.ndarray]:
     """Yield the filters of each producer of a group, without the biases.
 
-    One at a time: those of a residual stage are a good part of the model.
+    They are yielded one by one, because those of a residual stage are a large part
+    of the model.
 
     Args:
         group: A group of channels.
 
     Yields:
-        Arrays `(group.size, d)` in the precision of the weights.
+        Arrays of shape `(group.size, d)` in the precision of the weights.
     """
     for member in group.producers:
         if member.name != "bias":
@@ -143,7 +146,7 @@ def kernels(group: Group) -> Iterator[np.ndarray]:
 
 
 def lengths(group: Group) -> np.ndarray:
-    """Return the Euclidean length of each filter, `(group.size,)`."""
+    """Return the Euclidean norm of each filter, of shape `(group.size,)`."""
     squares = np.zeros(group.size)
     for kernel in kernels(group):
         squares += np.square(kernel.astype("float64")).sum(axis=1)
@@ -151,15 +154,15 @@ def lengths(group: Group) -> np.ndarray:
 
 
 def filters(group: Group) -> np.ndarray:
-    """Return what produces each channel of a group, without the biases.
+    """Return the filters of a group's channels, without the biases.
 
     Args:
         group: A group of channels.
 
     Returns:
-        float64 array `(group.size, d)`: the filters of all producers, flattened
-        and put side by side. `d` is 0 for channels that nothing produces, such
-        as those of a zero padding.
+        float64 array of shape `(group.size, d)`: the filters of all producers,
+        flattened and concatenated. `d` is 0 for channels without a producer, such
+        as those of zero padding.
     """
     empty = np.zeros((group.size, 0))
     return np.concatenate(
@@ -170,19 +173,19 @@ def filters(group: Group) -> np.ndarray:
 def by_length_elsewhere(
     scores: Scores, groups: Sequence[Group], owner: str, lacking: str
 ) -> Scores:
-    """Fill in groups that a criterion cannot score, by the lengths of filters.
+    """Score groups that a criterion cannot score by the norms of their filters.
 
-    The lengths are rescaled so that the group's mean equals the mean of all
-    scored channels, which keeps groups comparable; a log line names the groups.
+    Norms are rescaled so that a group's mean equals the mean over all scored
+    channels, which keeps groups comparable. A log line names the groups.
 
     Args:
-        scores: Scores of the groups that have them.
+        scores: Scores of the other groups.
         groups: All groups.
         owner: The criterion, for messages.
-        lacking: What the other groups lack, for messages.
+        lacking: What the groups without scores lack, for messages.
 
     Raises:
-        ValueError: No group has scores.
+        ValueError: If no group has scores.
     """
     if not scores:
         raise ValueError(
@@ -199,7 +202,7 @@ def by_length_elsewhere(
         filled[group.name] = own * (typical / mean) if mean else own
     if others:
         _log.info(
-            "%s: groups with %s are scored by the lengths of their filters: %s",
+            "%s: groups with %s are scored by the norms of their filters: %s",
             owner,
             lacking,
             ", ".join(group.name for group in others),
@@ -208,22 +211,22 @@ def by_length_elsewhere(
 
 
 def describe(criterion: Criterion) -> str:
-    """Return how messages call a criterion."""
+    """Return the name of a criterion for messages."""
     if isinstance(criterion, FunctionCriterion):
         return getattr(criterion.function, "__name__", repr(criterion.function))
     return type(criterion).__name__
 
 
 def required(session: Session | None, criterion: Criterion) -> Session:
-    """Return the session, which there must be.
+    """Return the session, or raise if there is none.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is no session.
     """
     if session is None:
         raise ValueError(
-            f"Criterion {describe(criterion)} runs the masked model: pass a "
-            "kprune.Session(masked, data)."
+            f"Criterion {describe(criterion)} runs the masked model, so it needs a "
+            "session: pass kprune.Session(masked, data)."
         )
     return session
 
@@ -237,18 +240,18 @@ def score_groups(
     """Score channels and check the result.
 
     Args:
-        criterion: Name, object or function, see `get`.
+        criterion: Name, object or function. See `get`.
         groups: Groups to score, for example `graph.prunable`.
-        session: The masked model and its samples, see `kprune.Session`, for
-            criteria that run the model. Defaults to none.
-        alive: For each group's name a vector `(size,)`, 0 for channels that are
-            gone. Their scores are not looked at.
+        session: The masked model and its samples, for criteria that run the model.
+            See `kprune.Session`.
+        alive: Group name -> vector of shape `(size,)`, 0 for removed channels.
+            Their scores are ignored.
 
     Returns:
-        For each group's name float64 scores `(size,)`; 0 where not alive.
+        Group name -> float64 scores of shape `(size,)`, 0 for removed channels.
 
     Raises:
-        ValueError: Scores of a wrong shape, NaN or infinite ones.
+        ValueError: If scores have a wrong shape, or are NaN or infinite.
 
     Example:
 
@@ -286,14 +289,14 @@ def _checked(
         raise ValueError(
             f"Criterion {criterion} must return one number per channel, a vector of "
             f"shape ({group.size},) for group '{group.name}'. It returned shape "
-            f"{vector.shape}. Reduce over all axes but the channels', for example "
-            "`member.matrix().sum(axis=1)`."
+            f"{vector.shape}. Reduce over all axes except that of the channels, for "
+            "example `member.matrix().sum(axis=1)`."
         )
     vector[~alive] = 0.0
     bad = np.flatnonzero(~np.isfinite(vector))
     if bad.size:
         raise ValueError(
-            f"Criterion {criterion} gave {vector[bad[0]]} for {bad.size} of "
+            f"Criterion {criterion} returned {vector[bad[0]]} for {bad.size} of "
             f"{group.size} channels of group '{group.name}' (first: channel "
             f"{bad[0]}). {_blame(group)}"
         )
@@ -304,13 +307,13 @@ def _blame(group: Group) -> str:
     for member in group.members:
         if not np.isfinite(member.matrix().astype("float64")).all():
             return (
-                f"The weight '{member.name}' of layer '{member.layer.name}' holds "
-                "NaN or infinite values: training has diverged. Lower the learning "
-                "rate or add keras.callbacks.TerminateOnNaN(), and start again from "
-                "weights that are finite."
+                f"Weight '{member.name}' of layer '{member.layer.name}' has NaN or "
+                "infinite values: training has diverged. Lower the learning rate or "
+                "add keras.callbacks.TerminateOnNaN(), and start again from finite "
+                "weights."
             )
     return (
-        "The weights are finite, so the criterion or its data is at fault: look for "
+        "The weights are finite, so the cause is the criterion or its data: check for "
         "NaN in the data, divisions by 0 and logarithms of 0, or choose another "
         'criterion, for example criterion="l1".'
     )

@@ -1,4 +1,4 @@
-"""Expected activations, from batch normalisation alone."""
+"""Expected activations, computed from batch normalisation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from kprune.criteria.base import register
 
 @register("bn_act")
 class BNAct(GaussianCriterion):
-    """Expected size of a channel's activation, from batch normalisation alone.
+    """Expected absolute activation of a channel, computed from batch normalisation.
 
-    Behind a BatchNormalization a channel is about normal with mean `beta` and
-    deviation `|gamma|`; the score is the mean absolute value of that after the
-    activation that follows, in closed form for ReLU, ReLU6, leaky ReLU and none
-    (before a sum), by quadrature for any other. Where a channel passes several,
-    the mean counts. Needs no samples. Groups without one are scored by the
-    rescaled lengths of their filters; a log line names them. From "Batch
-    Normalization Tells You Which Filter is Important" (Oh et al., WACV 2022,
-    arXiv 2112.01155).
+    After a BatchNormalization, a channel is about normally distributed with mean
+    `beta` and standard deviation `|gamma|`. The score is its mean absolute value
+    after the following activation: in closed form for ReLU, ReLU6, leaky ReLU and
+    no activation (before a sum), by quadrature for any other. If a channel passes
+    several BatchNormalization layers, their mean is used. Needs no samples. Groups
+    without one are scored by the rescaled norms of their filters; a log line names
+    them. From "Batch Normalization Tells You Which Filter is Important" (Oh et
+    al., WACV 2022, arXiv 2112.01155).
 
-    A channel with a `gamma` near 0 has a large score if `beta` is large, though
-    it is as good as a constant: see `BNStd`.
+    A channel with `gamma` near 0 and large `beta` is nearly constant, but has a
+    large score. See `BNStd`.
 
     Example:
 

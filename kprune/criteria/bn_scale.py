@@ -1,4 +1,4 @@
-"""What batch normalization says about a channel."""
+"""Scales of batch normalisation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @register("bn_scale")
 class BNScale(Criterion):
-    """Absolute scale `gamma` of the BatchNormalization behind a filter.
+    """Absolute scale `gamma` of the BatchNormalization after a filter.
 
-    The mean where a channel passes through several of them. Groups without one
-    (a Dense head, for example) are scored by the lengths of their filters,
-    rescaled so that the group's mean equals the mean scale of all groups that
-    have one; a log line names them. From "Learning Efficient Convolutional
-    Networks through Network Slimming" (Liu et al., arXiv 1708.06519), which
-    trains with an L1 penalty on `gamma` first.
+    If a channel passes several of them, their mean is used. Groups without one
+    (such as Dense layers) are scored by the norms of their filters, rescaled so
+    that the group's mean equals the mean scale of all other groups; a log line
+    names them. From "Learning Efficient Convolutional Networks through Network
+    Slimming" (Liu et al., arXiv 1708.06519), which first trains with an L1 penalty
+    on `gamma`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Spread of activations, from batch normalisation alone."""
+"""Standard deviations of activations, computed from batch normalisation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kprune.criteria.base import register
 
 @register("bn_std")
 class BNStd(GaussianCriterion):
-    """Standard deviation of a channel's activation, from batch normalisation alone.
+    """Standard deviation of a channel's activation, from batch normalisation.
 
-    As `BNAct`, but what does not vary has a score of 0: what a layer that reads
-    it makes of a constant can be put into a bias (`recover="bias"`).
+    Like `BNAct`, but constant channels have a score of 0: their effect on the next
+    layer can be moved to its bias (`recover="bias"`).
 
     Example:
 

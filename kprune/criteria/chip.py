@@ -1,4 +1,4 @@
-"""Channel independence."""
+"""Channel independence: the nuclear norm that a feature map contributes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from kprune.criteria.base import register
 
 @register("chip")
 class CHIP(MapCriterion):
-    """How much a channel's feature map adds to those of the others.
+    """Independence of a channel's feature map from those of the others.
 
-    The maps of one sample are the rows of a matrix `(size, positions)`. A
-    channel's score is by how much the nuclear norm (the sum of the singular
-    values) falls when its row is set to 0, averaged over samples: a map that
-    others can make up for goes first. From "CHIP: CHannel Independence-based
-    Pruning for Compact Neural Networks" (Sui et al., arXiv 2110.13981). Needs
-    `data`; targets are not looked at. Takes one decomposition a channel and
-    sample, so keep their number low.
+    The maps of one sample are the rows of a matrix of shape `(size, positions)`. A
+    channel's score is the decrease of the nuclear norm (the sum of singular
+    values) when its row is set to 0, averaged over samples. Maps that others can
+    replace have low scores. From "CHIP: CHannel Independence-based Pruning for
+    Compact Neural Networks" (Sui et al., arXiv 2110.13981). Needs `data`, without
+    labels. It computes a decomposition per channel and sample, so use few samples.
 
     Args:
-        samples: How many samples to look at, the first ones; `None` for all.
+        samples: Number of samples to use, from the start; `None` for all.
 
     Example:
 
@@ -46,6 +45,6 @@ class CHIP(MapCriterion):
 
 
 def _nuclear(gram: np.ndarray) -> np.ndarray:
-    """Return the sums of singular values from the products of rows."""
+    """Return the sums of singular values, given the products of rows."""
     squares = np.linalg.eigvalsh(gram)
     return np.sqrt(np.maximum(squares, 0.0)).sum(axis=1)

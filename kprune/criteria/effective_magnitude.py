@@ -1,4 +1,4 @@
-"""Magnitude of a filter and of what reads it."""
+"""Magnitudes of filters and of the weights that read their channels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @register("effective_magnitude")
 class EffectiveMagnitude(GroupCriterion):
-    """Length of a filter, times the length of the weights that read its channel.
+    """Norm of a filter, times the norm of the weights that read its channel.
 
-    A long filter whose output the next layers hardly use matters little. Of
-    groups that no kernel reads the filters' length alone counts. After
-    "Lookahead: A Far-Sighted Alternative of Magnitude-based Pruning" (Park et
-    al., arXiv 2002.04809), there for single weights.
+    A large filter is unimportant if the next layers hardly use its output. For
+    groups that no kernel reads, only the norm of the filter counts. After
+    "Lookahead: A Far-Sighted Alternative of Magnitude-based Pruning" (Park et al.,
+    arXiv 2002.04809), which scores single weights.
 
     Example:
 

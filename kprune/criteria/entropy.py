@@ -1,4 +1,4 @@
-"""Entropy of a channel's mean activation."""
+"""Entropies of mean activations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from kprune.criteria.base import register
 
 @register("entropy")
 class Entropy(MapCriterion):
-    """Entropy, over samples, of a channel's mean activation.
+    """Entropy of a channel's mean activation over samples.
 
-    Each sample's activations are averaged over positions. A histogram of these
-    means, with equal bins between the channel's least and largest one, has the
-    entropy `-sum of p * log(p)`; a channel that says nearly the same of every
-    sample goes first. From "An Entropy-based Pruning Method for CNN Compression"
-    (Luo and Wu, arXiv 1706.05791). Needs `data`; targets are not looked at.
+    Each sample's activations are averaged over positions. The score is the entropy
+    `-sum of p * log(p)` of a histogram of these means, with equal bins between the
+    channel's smallest and largest mean. Channels that are nearly the same for all
+    samples have low scores. From "An Entropy-based Pruning Method for CNN
+    Compression" (Luo and Wu, arXiv 1706.05791). Needs `data`, without labels.
 
     Args:
-        samples: How many samples to look at, the first ones; `None` for all.
-        bins: Bins of the histogram.
+        samples: Number of samples to use, from the start; `None` for all.
+        bins: Number of bins of the histogram.
 
     Example:
 
@@ -40,7 +40,7 @@ class Entropy(MapCriterion):
     def combine(self, values: np.ndarray) -> np.ndarray:
         scores = np.zeros(values.shape[1])
         for channel, means in enumerate(values.T):
-            # Rounding is no information.
+            # Differences from rounding carry no information.
             if np.ptp(means) > 1e-6 * np.abs(means).max():
                 counts, _ = np.histogram(means, self.bins)
                 shares = counts[counts > 0] / len(means)

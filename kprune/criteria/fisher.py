@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @register("fisher")
 class Fisher(SampleGradientCriterion):
-    """Second-order change of the loss when a channel's activations go.
+    """Second-order change of the loss when a channel is removed, by Fisher information.
 
-    `1 / (2 N) * sum over samples of (sum over positions of z * dL/dz) ** 2`, `z`
-    the output of the layer that makes the channel. Since `z` is linear in the
-    layer's weights, the inner sum is that of `weight * gradient` over the filter
-    and its bias. Where several layers make a channel, they are summed inside the
-    square. One gradient a sample, so keep their number low. Scores of groups
-    compare: use `kprune.allocation.Global(normalize="none")`. From "Faster gaze
-    prediction with dense networks and Fisher pruning" (Theis et al.,
-    arXiv 1801.05787).
+    The score is `1 / (2 N) * sum over samples of (sum over positions of z *
+    dL/dz) ** 2`, where `z` is the output of the layer that produces the channel.
+    Because `z` is linear in the layer's weights, the inner sum equals that of
+    `weight * gradient` over the filter and its bias. If several layers produce a
+    channel, they are summed inside the square. It computes a gradient per sample,
+    so use few samples. Scores are comparable across groups: use
+    `kprune.allocation.Global(normalize="none")`. From "Faster gaze prediction with
+    dense networks and Fisher pruning" (Theis et al., arXiv 1801.05787).
 
     Args:
-        samples: How many samples are drawn; `None` for all of `data`.
-        seed: Of the draw.
+        samples: Number of samples to draw; `None` for all of `data`.
+        seed: Seed of the draw.
 
     Example:
 

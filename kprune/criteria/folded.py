@@ -1,4 +1,4 @@
-"""Filters as the BatchNormalization behind them leaves them."""
+"""Scores of filters with folded BatchNormalization."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @register("folded")
 class Folded(Criterion):
-    """Scores filters with the BatchNormalization behind them folded in.
+    """Scores filters after folding the following BatchNormalization into them.
 
-    Each filter is multiplied by `gamma / sqrt(moving_variance + epsilon)`
-    before `criterion` looks at it, so that it is judged by the outputs that it
-    has in inference. Where a channel has several ways, the mean over these
-    counts, with 1 for a way without BatchNormalization.
+    Each filter is multiplied by `gamma / sqrt(moving_variance + epsilon)` before
+    `criterion` scores it, so that scores reflect its outputs in inference. If a
+    channel has several paths to its readers, the mean factor is used, with 1 for
+    paths without BatchNormalization.
 
     Args:
-        criterion: A criterion that looks at a group's weights alone: `"l1"`,
-            `"l2"`, `"fpgm"`, `"similarity"`, or a function `f(group)`.
+        criterion: A criterion that needs only a group's weights: `"l1"`, `"l2"`,
+            `"fpgm"`, `"similarity"`, or a function `f(group)`.
 
     Raises:
-        TypeError: The criterion looks at more than weights.
+        TypeError: If the criterion needs more than weights.
 
     Example:
 
@@ -53,10 +53,9 @@ class Folded(Criterion):
         inner = get(criterion)
         if not isinstance(inner, GroupCriterion):
             raise TypeError(
-                "Folded needs a criterion that looks at the weights of one group "
-                'alone, such as "l1", "l2", "fpgm" or "similarity". Received: '
-                f"{criterion!r} ({type(inner).__name__}), which sees the "
-                "BatchNormalization by itself."
+                "Folded needs a criterion that uses only the weights of one group, "
+                'such as "l1", "l2", "fpgm" or "similarity". Received: '
+                f"{criterion!r} ({type(inner).__name__})."
             )
         self.criterion = inner
 
@@ -73,7 +72,7 @@ class Folded(Criterion):
 
 
 def fold(group: Group, paths: dict[int, Path]) -> Group:
-    """Return a view of a group with folded filters; no weight is changed.
+    """Return a view of a group with folded filters; weights are not changed.
 
     Args:
         group: A group of channels.
@@ -104,7 +103,7 @@ class _Folded(Member):
 
 
 class _View(Group):
-    """A group with other members."""
+    """A group with replaced members."""
 
     def __init__(self, group: Group, members: tuple[Member, ...]) -> None:
         super().__init__(group.name, group.classes, group.pinned, group.graph)
@@ -113,7 +112,7 @@ class _View(Group):
 
 
 def _scales(group: Group) -> dict[int, np.ndarray]:
-    """Return, by `id(layer)` of each batch normalisation, what it multiplies with."""
+    """Return the factors of each batch normalisation by `id(layer)`."""
     parts: dict[int, dict[str, np.ndarray]] = {}
     layers: dict[int, Any] = {}
     for member in group.members:

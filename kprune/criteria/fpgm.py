@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class FPGM(GroupCriterion):
     """Sum of the Euclidean distances to the other filters of the group.
 
-    Filters near the geometric median are the most replaceable ones, so they go
-    first. Filters that are exactly 0 (pruned before, or dead) score 0 and do not
-    take part. From "Filter Pruning via Geometric Median" (He et al.,
+    Filters near the geometric median are the most replaceable ones, so they have
+    low scores. Filters that are exactly 0 (pruned or dead) have score 0 and are not
+    included in the sums. From "Filter Pruning via Geometric Median" (He et al.,
     arXiv 1811.00250).
 
     Example:

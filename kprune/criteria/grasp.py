@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from kprune.session import Session
 
 STEP = 1e-2
-"""Length of the step of finite differences, relative to that of the weights."""
+"""Norm of the finite-difference step, relative to the norm of the weights."""
 
 
 @register("grasp")
 class GraSP(GradientCriterion):
-    """How much the norm of the gradient would fall without a channel.
+    """Decrease of the gradient norm when a channel is removed.
 
-    The sum of `weight * (H g)` over all weights of the channel, `g` the mean
-    gradient and `H` the Hessian of the compiled loss: without the channel the
-    squared norm of the gradient changes by about minus twice that, to first
-    order. Channels whose removal raises it go first. `H g` is the central
-    difference of gradients along `g`, which works on any backend and takes three
-    passes over the samples. Meant for networks that are not trained yet. Use
-    `kprune.allocation.Global(normalize="none")`. From "Picking Winning Tickets
-    Before Training by Preserving Gradient Flow" (Wang et al.,
-    arXiv 2002.07376), there for single weights.
+    The score is the sum of `weight * (H g)` over all weights of the channel, where
+    `g` is the mean gradient and `H` the Hessian of the compiled loss. To first
+    order, removing the channel changes the squared norm of the gradient by minus
+    twice the score. Channels whose removal increases the norm have low scores.
+    `H g` is computed as a central difference of gradients along `g`, which works on
+    any backend and takes three passes over the samples. Meant for untrained
+    networks. Use `kprune.allocation.Global(normalize="none")`. From "Picking
+    Winning Tickets Before Training by Preserving Gradient Flow" (Wang et al.,
+    arXiv 2002.07376), which scores single weights.
 
     Args:
-        steps: Batches to use; `None` for all.
+        steps: Number of batches to use; `None` for all.
 
     Example:
 
@@ -64,7 +64,7 @@ class GraSP(GradientCriterion):
         return by_channel(groups, products(weights(groups), curvature))
 
     def _along(self, session: Session, direction: Arrays) -> Arrays:
-        """Return the Hessian times a direction."""
+        """Return the product of the Hessian and a direction."""
         variables = {
             id(v): v for v in session.masked.variables if id(v) in direction
         }

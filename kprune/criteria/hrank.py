@@ -14,14 +14,14 @@ TOLERANCE = 1e-5
 class HRank(MapCriterion):
     """Mean rank of a channel's feature maps.
 
-    The rank of each map, as a matrix `(height, width)`, averaged over samples;
-    singular values up to `1e-5 * max(height, width)` of the largest count as 0.
-    Maps with one axis have rank 0 or 1, maps with three are flattened to two.
-    From "HRank: Filter Pruning using High-Rank Feature Map" (Lin et al.,
-    arXiv 2002.10179). Needs `data`; targets are not looked at.
+    Each map is a matrix of shape `(height, width)`, and its rank is averaged over
+    samples. Singular values up to `1e-5 * max(height, width)` times the largest
+    count as 0. Maps with one axis have rank 0 or 1, and maps with three axes are
+    flattened to two. From "HRank: Filter Pruning using High-Rank Feature Map" (Lin
+    et al., arXiv 2002.10179). Needs `data`, without labels.
 
     Args:
-        samples: How many samples to look at, the first ones; `None` for all.
+        samples: Number of samples to use, from the start; `None` for all.
 
     Example:
 

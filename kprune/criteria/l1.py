@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class L1(GroupCriterion):
     """Sum of a filter's absolute weights.
 
-    Where several layers produce a channel, as in a residual stage, their filters
-    are put together to one vector. From "Pruning Filters for Efficient ConvNets"
-    (Li et al., arXiv 1608.08710).
+    If several layers produce a channel, as in a residual stage, their filters are
+    concatenated. From "Pruning Filters for Efficient ConvNets" (Li et al.,
+    arXiv 1608.08710).
 
     Example:
 

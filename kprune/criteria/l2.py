@@ -1,4 +1,4 @@
-"""Lengths of filters."""
+"""Euclidean norms of filters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @register("l2")
 class L2(GroupCriterion):
-    """Euclidean length of a filter.
+    """Euclidean norm of a filter.
 
-    Where several layers produce a channel, their filters are put together to one
-    vector. As in soft filter pruning (He et al., arXiv 1808.06866).
+    If several layers produce a channel, their filters are concatenated. As in soft
+    filter pruning (He et al., arXiv 1808.06866).
 
     Example:
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @register("lamp")
 class LAMP(GroupCriterion):
-    """Squared length of a filter, relative to those that are no shorter.
+    """Squared norm of a filter, relative to the sum over all that are not smaller.
 
-    `q_j / sum of q_k over all filters k of the group with q_k >= q_j`, where `q`
-    is the squared Euclidean length. The longest filter of each group has 1, so
-    one threshold over all groups leaves none empty: use
-    `kprune.allocation.Global(normalize="none")`. From "Layer-adaptive sparsity
-    for the Magnitude-based Pruning" (Lee et al., arXiv 2010.07611), there for
-    single weights.
+    The score is `q_j / sum of q_k over all filters k of the group with q_k >= q_j`,
+    where `q` is the squared Euclidean norm. The largest filter of each group has
+    score 1, so one threshold over all groups leaves none empty: use
+    `kprune.allocation.Global(normalize="none")`. From "Layer-adaptive sparsity for
+    the Magnitude-based Pruning" (Lee et al., arXiv 2010.07611), which scores single
+    weights.
 
     Example:
 
@@ -39,7 +39,7 @@ class LAMP(GroupCriterion):
     def score(self, group: Group) -> np.ndarray:
         squares = lengths(group) ** 2
         order = np.sort(squares)
-        # Sums from each place to the end; equal ones count from the first.
+        # Sums from each position to the end; equal values use the first position.
         tails = np.cumsum(order[::-1])[::-1]
         total = tails[np.searchsorted(order, squares, side="left")]
         return np.divide(

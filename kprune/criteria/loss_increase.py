@@ -1,4 +1,4 @@
-"""How much the loss rises when a channel goes, measured."""
+"""Measured increase of the loss when a channel is removed."""
 
 from __future__ import annotations
 
@@ -27,34 +27,32 @@ if TYPE_CHECKING:
 
 @register("loss_increase")
 class LossIncrease(Criterion):
-    """The loss without a channel minus the loss with it, for each channel.
+    """Loss without a channel minus the loss with it.
 
-    Measured in inference mode, without penalties, on training samples that are
-    drawn at random, afresh each time channels are scored. Channels without
-    which the loss falls have negative scores and go first. The scores of
-    different groups compare as they are: use
-    `kprune.allocation.Global(normalize="none")`. They hold for one channel at a
-    time: `kprune.allocation.Rounds` removes few at a time and measures again.
-    From "Filter Pruning using Hierarchical Group Sparse Regularization" (Mitsuno
-    and Kurita, arXiv 2011.02389).
+    The loss is measured in inference mode, without penalties, on random training
+    samples. New samples are drawn every time channels are scored. Channels whose
+    removal reduces the loss have negative scores. Scores are comparable across
+    groups: use `kprune.allocation.Global(normalize="none")`. They are valid for the
+    removal of a single channel; use `kprune.allocation.Rounds` to remove a few at a
+    time and measure again. From "Filter Pruning using Hierarchical Group Sparse
+    Regularization" (Mitsuno and Kurita, arXiv 2011.02389).
 
-    It takes about half a pass over the samples per channel, since a pass begins
-    at the first layer that changes. To save passes, let another
-    criterion name the channels of each group that are worth one.
+    It takes about half a pass over the samples per channel, because a pass begins
+    at the first layer that changes. To save passes, preselect channels with another
+    criterion (`only`).
 
     Args:
-        samples: How many samples are drawn; `None` for all of `data`.
-        seed: Of the draws.
-        only: Criterion that ranks the channels of each group beforehand, for
-            example `"l2"` or `"taylor"`; `None` measures all.
-        share: Share of each group's channels, lowest first, that is measured
-            where `only` is given. All others are kept longer than these, by
-            their rank.
-        per_mac: Whether to divide each increase by the share of the MACs that
-            the channel costs.
+        samples: Number of samples to draw; `None` for all of `data`.
+        seed: Seed of the draws.
+        only: Criterion that ranks the channels of each group first, for example
+            `"l2"` or `"taylor"`; `None` measures all channels.
+        share: Share of each group's channels, lowest rank first, that is measured
+            if `only` is given. The others get higher scores, in order of rank.
+        per_mac: Whether to divide each increase by the channel's share of the
+            MACs.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -97,7 +95,7 @@ class LossIncrease(Criterion):
         session = required(session, self)
         masks = read_masks(session.masked, session.graph)
         ranks = self._ranks(groups, session, masks)
-        # Other samples in each round, the same for all channels of a round.
+        # New samples in each round, but the same for all channels of a round.
         seed = (self.seed, self._round)
         self._round += 1
         chosen = [
@@ -129,17 +127,17 @@ class LossIncrease(Criterion):
 
     def _chosen(self, ranks: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Return the channels of one group to measure."""
-        living = np.flatnonzero(mask > 0)
-        if len(living) < 2:
-            return living[:0]  # the last channel cannot go
+        alive = np.flatnonzero(mask > 0)
+        if len(alive) < 2:
+            return alive[:0]  # The last channel cannot be removed.
         if self.only is None:
-            return living
-        order = np.argsort(ranks[living], kind="stable")
-        return living[order[: int(np.ceil(self.share * len(living)))]]
+            return alive
+        order = np.argsort(ranks[alive], kind="stable")
+        return alive[order[: int(np.ceil(self.share * len(alive)))]]
 
 
 def _channel_costs(session: Session, masks: Scores) -> dict[str, float]:
-    """Return the share of the MACs that one channel of each group costs now."""
+    """Return the share of the MACs that one channel of each group takes now."""
     model = session.cost_model
     names = [group.name for group in session.groups]
     kept = np.array([int((masks[name] > 0).sum()) for name in names])
@@ -150,14 +148,14 @@ def _channel_costs(session: Session, masks: Scores) -> dict[str, float]:
 
 
 def _price(rise: float, saved: float | None) -> float:
-    """Return the rise per cost; a larger saving always speaks for removal."""
+    """Return the rise per cost; a larger saving always lowers the score."""
     if not saved:
         return rise
     return rise / saved if rise > 0 else rise * saved
 
 
 def _ranked_above(increases: Scores, ranks: Scores) -> Scores:
-    """Fill in what was not measured: above all else, in the order of `ranks`."""
+    """Give unmeasured channels scores above all others, in the order of `ranks`."""
     measured = np.concatenate(list(increases.values()))
     measured = measured[~np.isnan(measured)]
     top = measured.max(initial=0.0)

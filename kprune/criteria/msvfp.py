@@ -1,4 +1,4 @@
-"""Criteria that take turns on the way to the target."""
+"""Two criteria, used one after the other while pruning progresses."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 @register("msvfp")
-class Switch(Criterion):
+class Staged(Criterion):
     """One criterion for the first part of the target, another for the rest.
 
-    By default lengths of filters for the first half and sums of Euclidean
-    distances to the other living filters for the second, as in "Magnitude and
+    By default, the first half uses the norms of filters, and the second half the
+    sums of Euclidean distances to the other alive filters, as in "Magnitude and
     Similarity Based Variable Rate Filter Pruning" (Ghimire and Kim,
-    doi 10.3390/app13010316). What is reached is looked at whenever filters are
-    scored, so removing everything at once uses the first criterion alone:
-    prune in rounds, or with `allocation="greedy_loss"`.
+    doi 10.3390/app13010316). The criterion is chosen whenever filters are scored,
+    so one-shot pruning uses only the first one: prune in rounds, or with
+    `allocation="greedy_loss"`.
 
     Args:
         before: Criterion for the first part.
         after: Criterion for the rest.
-        share: Share of the target, between 0 and 1, from which on `after` holds.
+        share: Share of the target, between 0 and 1, at which `after` takes over.
 
     Example:
 
@@ -47,7 +47,7 @@ class Switch(Criterion):
     ) -> None:
         self.before = get(before)
         self.after = get(after)
-        self.share = arguments.share(share, "Switch", "share")
+        self.share = arguments.share(share, "Staged", "share")
 
     @property
     def decides_by(self) -> tuple[str, ...]:  # type: ignore[override]

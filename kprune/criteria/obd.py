@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @register("obd")
 class OBD(SampleGradientCriterion):
-    """Second-order change of the loss by a diagonal Hessian.
+    """Second-order change of the loss with a diagonal Hessian.
 
-    `1/2 * sum of weight ** 2 * h` over all weights of the channel (filters,
-    biases, scales, offsets, and what reads it), where the diagonal `h` of the
-    Hessian is that of the empirical Fisher matrix, the mean over samples of the
-    squared gradient. One gradient a sample, so keep their number low. Use
-    `kprune.allocation.Global(normalize="none")`. After "Optimal Brain Damage"
-    (LeCun, Denker and Solla, NIPS 1989), there for single weights.
+    The score is `1/2 * sum of weight ** 2 * h` over all weights of the channel:
+    filters, biases, scales, offsets, and the weights that read it. The diagonal `h`
+    of the Hessian is approximated by the empirical Fisher matrix, the mean of the
+    squared gradient over samples. It computes a gradient per sample, so use few
+    samples. Use `kprune.allocation.Global(normalize="none")`. After "Optimal Brain
+    Damage" (LeCun, Denker and Solla, NIPS 1989), which scores single weights.
 
     Args:
-        samples: How many samples are drawn; `None` for all of `data`.
-        seed: Of the draw.
+        samples: Number of samples to draw; `None` for all of `data`.
+        seed: Seed of the draw.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Chance, the baseline every criterion has to beat."""
+"""Random scores, the baseline that every criterion must beat."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @register("random")
 class Random(GroupCriterion):
-    """Uniformly random scores that depend on the seed and the group's name alone.
+    """Uniformly random scores that depend only on the seed and the group's name.
 
     The same seed gives the same scores in every epoch and after a restart.
 
     Args:
-        seed: A whole number, 0 or more.
+        seed: A non-negative integer.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Each channel's fair share of what all of its group are worth."""
+"""Shapley values of channels."""
 
 from __future__ import annotations
 
@@ -28,27 +28,26 @@ if TYPE_CHECKING:
 
 @register("shapley")
 class Shapley(Criterion):
-    """Shapley value of a channel: by how much the loss falls when it joins.
+    """Shapley value of a channel: the mean decrease of the loss when it joins others.
 
-    `E[v(S + i) - v(S)]`, where `v(S)` is minus the compiled loss with the
-    channels `S` of the group alone, and `S` are those that come before `i` in a
-    random order. The scores of a group add up to what the whole group is worth,
-    `v(all) - v(none)`; of two channels that do the same, each has half of it,
-    where `loss_increase` finds that neither is missed. Orders are drawn in
-    pairs, one of which is the other read backwards ("antithetic"), and all sets
-    are measured on the same samples. The filter importance of "SNPFI" (Tang, Wei
-    and Li, arXiv 2307.00758), estimated by sampling (Castro et al., doi
-    10.1016/j.cor.2008.04.004).
+    The score is `E[v(S + i) - v(S)]`, where `v(S)` is minus the compiled loss with
+    only the channels `S` of the group, and `S` are those before `i` in a random
+    order. The scores of a group sum to the value of the whole group, `v(all) -
+    v(none)`. Two identical channels share their value equally, while
+    `loss_increase` scores both as unimportant. Orders are drawn in pairs of an order
+    and its reverse ("antithetic"), and all sets are measured on the same samples.
+    This is the filter importance of "SNPFI" (Tang, Wei and Li, arXiv 2307.00758),
+    estimated by sampling (Castro et al., doi 10.1016/j.cor.2008.04.004).
 
     It takes about half a pass over the samples per order and step.
 
     Args:
-        samples: How many samples are drawn; `None` for all of `data`.
-        permutations: Orders of each group. Where a group has no more orders
-            than that, all are taken, and the values are exact but for `steps`.
-        steps: In how many steps channels join at most. Those of one step share
-            equally what it brings. `None` lets them join one by one.
-        seed: Of the draws.
+        samples: Number of samples to draw; `None` for all of `data`.
+        permutations: Number of orders per group. If a group has no more orders
+            than that, all are used, and the values are exact apart from `steps`.
+        steps: Largest number of steps in which channels join. Channels of the same
+            step share its gain equally. With `None`, they join one by one.
+        seed: Seed of the draws.
 
     Example:
 
@@ -99,13 +98,13 @@ class Shapley(Criterion):
         self,
         game: Coalitions,
         group: Group,
-        living: np.ndarray,
+        alive: np.ndarray,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        count = len(living)
+        count = len(alive)
         parts = min(self.steps or count, count)
         walks = [
-            np.array_split(living[order], parts)
+            np.array_split(alive[order], parts)
             for order in self._orders(count, rng)
         ]
         sets = np.zeros((len(walks), parts + 1, group.size), dtype=bool)

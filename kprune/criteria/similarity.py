@@ -1,4 +1,4 @@
-"""How much a filter differs from the others of its group."""
+"""Dissimilarity of filters within a group."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ if TYPE_CHECKING:
 
 @register("similarity")
 class Similarity(GroupCriterion):
-    """Dissimilarity of a filter to those of its group that stay.
+    """Dissimilarity of a filter to the remaining filters of its group.
 
-    Of the two most similar filters one goes, then again of those that are
-    left, and so on: a filter's score is 1 minus the similarity at which its
-    turn comes. Removing all scores below a number therefore never removes both
-    of a lone pair. Scores mean the same in each group, so that one threshold
-    over all groups, `allocation="similarity"`, needs no shares per layer.
+    One of the two most similar filters is removed, then again one of the remaining
+    filters, and so on. A filter's score is 1 minus the similarity at which it is
+    removed. So a threshold on scores never removes both filters of an isolated
+    pair. Scores are comparable across groups, so that one threshold over all groups,
+    `allocation="similarity"`, needs no shares per layer.
 
-    Filters that are nearly 0, shorter than a twentieth of the group's mean
-    length, go first: the direction they point in means nothing. Opposite
-    filters are as dissimilar as can be. Where several layers produce a channel,
-    their filters are put together to one vector. With BatchNormalization behind
-    the filters, `kprune.criteria.Folded("similarity")` compares what it makes of
-    them.
+    Filters that are nearly 0, with less than a twentieth of the group's mean norm,
+    have the lowest scores, because their direction is meaningless. Opposite filters
+    have the largest dissimilarity. If several layers produce a channel, their filters
+    are concatenated. If BatchNormalization follows the filters, use
+    `kprune.criteria.Folded("similarity")` to compare them after folding.
 
     Args:
-        measure: `"distance"`: `1 - |a - b| / mean length of the group`, by
-            which the shorter filter of the nearest pair goes. `"cosine"`, as
-            published; `"pearson"`, the cosine after each filter's mean is
-            subtracted; or `"euclidean"`, `1 - |a - b| / (|a| + |b|)`, from 0
-            to 1. Among some dozens of filters hardly any cosine says
-            "redundant", and the two in the middle do not see lengths.
-        reduce: What a filter's similarity to the others is. `"max"`: to the
-            nearest one; of the most similar pair that filter goes which is
-            more similar to all others in sum, else the shorter one (with
-            `"distance"` always the shorter one). `"mean"`,
-            or a number k for the mean over the k nearest ones: the filter with
-            the largest one goes, the shortest of several.
-        standardize: Subtract from each group's similarities their mean and
-            divide by their standard deviation. Short filters spread wider than
-            long ones, which lets single thresholds hit groups of 1x1 filters
-            harder; this undoes it.
+        measure: `"distance"`: `1 - |a - b| / mean norm of the group`; the smaller
+            filter of the nearest pair is removed. `"cosine"`: as published.
+            `"pearson"`: the cosine after subtracting each filter's mean.
+            `"euclidean"`: `1 - |a - b| / (|a| + |b|)`, from 0 to 1. In groups of a
+            few dozen filters, hardly any cosine is large enough to call filters
+            redundant, and `"cosine"` and `"pearson"` ignore norms.
+        reduce: A filter's similarity to the others. `"max"`: to the nearest one;
+            of the most similar pair, the filter with the larger sum of similarities
+            to all others is removed, or else the smaller one (with `"distance"`
+            always the smaller one). `"mean"`: the mean over all others. A number k:
+            the mean over the k nearest. With these, the filter with the largest mean
+            is removed, or of several the smallest.
+        standardize: Whether to standardise the similarities of each group to mean 0
+            and standard deviation 1. Similarities of short vectors vary more than
+            those of long ones, so that a single threshold removes more 1x1 filters;
+            this corrects it.
 
     Raises:
-        ValueError: An unknown measure or reduction.
+        ValueError: If a measure or reduction is unknown.
 
     Example:
 
@@ -106,10 +105,10 @@ class Similarity(GroupCriterion):
         return scores
 
 
-# Below the score of a filter that is a copy of another one.
+# Below the score of a filter that is a copy of another.
 _DEAD = -1.0
 
-# Share of a group's mean length below which a filter is as good as 0.
+# Filters below this share of the group's mean norm count as 0.
 _SHORT = 0.05
 
 
@@ -124,11 +123,11 @@ def _standardized(matrix: np.ndarray, least: float) -> tuple[np.ndarray, float]:
 def _pair_levels(
     matrix: np.ndarray, lengths: np.ndarray, least: float, by_sum: bool
 ) -> np.ndarray:
-    """Return `(n,)` the similarity at which each filter goes.
+    """Return the similarity at which each filter is removed, of shape `(n,)`.
 
-    That of the pair through which it goes, taking the pairs in falling order;
-    `least` for the one that is left. Of a pair the filter goes which is more
-    similar to all others in sum, if `by_sum`, else the shorter one.
+    It is the similarity of the pair for which it is removed, with pairs in
+    descending order, and `least` for the last filter. With `by_sum`, the filter of
+    the pair with the larger sum of similarities is removed, else the smaller one.
     """
     count = len(matrix)
     levels = np.full(count, least)
@@ -152,7 +151,7 @@ def _pair_levels(
 
 
 def _weaker(i: int, j: int, sums: np.ndarray, lengths: np.ndarray) -> int:
-    """Return which of a pair goes; rounding must not decide."""
+    """Return which filter of a pair to remove; rounding must not decide."""
     for a, b in ((sums[i], sums[j]), (-lengths[i], -lengths[j])):
         if abs(a - b) > 1e-9 * max(1.0, abs(a), abs(b)):
             return i if a > b else j
@@ -160,7 +159,7 @@ def _weaker(i: int, j: int, sums: np.ndarray, lengths: np.ndarray) -> int:
 
 
 def _most_similar(means: np.ndarray, lengths: np.ndarray) -> int:
-    """Return which filter goes: of equal ones the shortest."""
+    """Return the filter with the largest mean, or of equal ones the smallest."""
     most = np.flatnonzero(means >= means.max() - 1e-9)
     return int(most[np.argmin(lengths[most])])
 
@@ -168,9 +167,9 @@ def _most_similar(means: np.ndarray, lengths: np.ndarray) -> int:
 def _mean_levels(
     matrix: np.ndarray, lengths: np.ndarray, least: float
 ) -> np.ndarray:
-    """Return `(n,)` the mean similarity at which each filter goes.
+    """Return the mean similarity at which each filter is removed, of shape `(n,)`.
 
-    See `_nearest_levels`; here all that are left count.
+    Like `_nearest_levels`, but over all remaining filters.
     """
     count = len(matrix)
     levels = np.full(count, least)
@@ -188,11 +187,11 @@ def _mean_levels(
 def _nearest_levels(
     matrix: np.ndarray, lengths: np.ndarray, least: float, nearest: int
 ) -> np.ndarray:
-    """Return `(n,)` the mean similarity at which each filter goes.
+    """Return the mean similarity at which each filter is removed, of shape `(n,)`.
 
-    The filter goes whose mean similarity to its `nearest` filters that are
-    left is the largest. The levels never rise: a filter that comes later is
-    not behind a threshold that ended the choice before it.
+    The filter with the largest mean similarity to its `nearest` remaining filters
+    is removed. Levels never rise, so that no threshold removes a filter but keeps
+    one that was removed before it.
     """
     count = len(matrix)
     levels = np.full(count, least)
@@ -217,9 +216,9 @@ def _nearest_levels(
 def _nearest_means(
     rows: np.ndarray, nearest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's mean over its largest values, and the least of these.
+    """Return each row's mean over its largest values, and the smallest of them.
 
-    `-inf` marks those that are gone and the row's own place.
+    Removed filters and the diagonal are `-inf`.
     """
     rows = -np.partition(-rows, nearest - 1, axis=1)[:, :nearest]
     known = rows > -np.inf

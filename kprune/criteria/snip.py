@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @register("snip")
 class SNIP(GradientCriterion):
-    """Share of the network's sensitivity that goes with a channel.
+    """A channel's share of the network's connection sensitivity.
 
-    The sum of `|weight * gradient|` over all weights of the channel (filters,
-    biases, scales, offsets, and what reads it), divided by the sum over all
-    channels. The gradient is the mean over batches of that of the compiled loss,
-    in inference mode. Meant for networks that are not trained yet. Scores of
-    groups compare: use `kprune.allocation.Global(normalize="none")`. From "SNIP:
+    The score is the sum of `|weight * gradient|` over all weights of the channel
+    (filters, biases, scales, offsets, and the weights that read it), divided by the
+    sum over all channels. The gradient of the compiled loss is averaged over
+    batches, in inference mode. Meant for untrained networks. Scores are comparable
+    across groups: use `kprune.allocation.Global(normalize="none")`. From "SNIP:
     Single-shot Network Pruning based on Connection Sensitivity" (Lee et al.,
-    arXiv 1810.02340), there for single weights.
+    arXiv 1810.02340), which scores single weights.
 
     Args:
-        steps: Batches to use; `None` for all.
+        steps: Number of batches to use; `None` for all.
 
     Example:
 

@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 class Taylor(GradientCriterion):
     """Squared first-order change of the loss when a channel is removed.
 
-    `mean over batches of (sum of weight * gradient) ** 2`, the sum taken over all
-    weights that go with the channel: filters, biases, scales and offsets, and
-    what reads it. The gradient is that of the compiled loss without penalties,
-    in inference mode. Needs a compiled model and `data` with targets. From
-    "Importance Estimation for Neural Network Pruning" (Molchanov et al.,
+    The score is `mean over batches of (sum of weight * gradient) ** 2`. The sum
+    includes all weights of the channel: filters, biases, scales, offsets, and the
+    weights that read it. The gradient is that of the compiled loss without
+    penalties, in inference mode. Needs a compiled model and `data` with labels.
+    From "Importance Estimation for Neural Network Pruning" (Molchanov et al.,
     arXiv 1906.10771).
 
     Args:
-        steps: Batches to use; `None` for all.
-        filters: Whether to count filters and their biases alone, not what
-            scales or reads a channel.
-        averaged: Whether to square the mean over batches, not the change of
-            each batch.
+        steps: Number of batches to use; `None` for all.
+        filters: Whether to include only filters and their biases, without the
+            weights that scale or read a channel.
+        averaged: Whether to average over batches before squaring, instead of after.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Magnitude and dissimilarity in one."""
+"""Magnitude and dissimilarity of filters combined."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @register("whc")
 class WHC(GroupCriterion):
-    """Length of a filter, times its weighted dissimilarity to all others.
+    """Norm of a filter, times its weighted dissimilarity to all others.
 
-    `|F_j| * sum over i != j of |F_i| * (1 - |cos(F_i, F_j)|)`: short filters go,
-    and those parallel or opposite to long ones. From "WHC: Weighted Hybrid
-    Criterion for Filter Pruning" (Chen and Wang, arXiv 2302.08185).
+    The score is `|F_j| * sum over i != j of |F_i| * (1 - |cos(F_i, F_j)|)`. It is
+    low for small filters, and for those parallel or opposite to large ones. From
+    "WHC: Weighted Hybrid Criterion for Filter Pruning" (Chen and Wang,
+    arXiv 2302.08185).
 
     Example:
 

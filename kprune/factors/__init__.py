@@ -1,7 +1,7 @@
-"""Factors: by how much attenuation scales weak filters, period by period.
+"""Attenuation-factor schedules.
 
-A name such as `"linear"`, see `names`; an object; a number from 0 to 1; or any
-function `f(progress) -> factor`. Each is a file of its name.
+A factor is given as a name such as `"linear"` (see `names`), an object, a number
+from 0 to 1, or any function `f(progress) -> factor`. Each is a file of its name.
 """
 
 from kprune.factors.base import Factor as Factor

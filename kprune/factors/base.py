@@ -1,4 +1,4 @@
-"""What a factor is: by how much attenuation scales weak filters."""
+"""Base classes of attenuation-factor schedules."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kprune.registry import Registry
 
 
 class Factor(Value, abc.ABC):
-    """Maps the progress of a run to the factor for weak filters.
+    """Base class of factors, which map the progress of a run to a factor.
 
-    Factors keep no state: what they give follows from the progress alone.
+    Weak filters are multiplied with the factor. Factors have no state: they depend
+    only on the progress.
 
     Args:
-        tail: How many of the last periods fade out one set of weak filters: it
-            is chosen at the first of them and its filters are brought linearly
-            from there to exactly 0, where they are removed. 0 for none. A
-            factor of 0 stays 0 in its tail.
-        scale_slots: Also scale what the optimizer remembers of the weights
-            (momenta and the like), which would otherwise go on pulling at them.
+        tail: Number of last periods that fade out a fixed set of weak filters. It
+            is chosen at the first of them; its filters then fall linearly to
+            exactly 0 and are removed. A factor of 0 stays 0 in the tail.
+        scale_slots: Whether to scale the optimizer's slots (such as momenta) too,
+            which would otherwise keep changing the weights.
     """
 
     def __init__(self, *, tail: int = 0, scale_slots: bool = False) -> None:
@@ -46,14 +46,14 @@ class Factor(Value, abc.ABC):
 
 
 def checked(factor: Factor, argument: str, value: Any) -> float:
-    """Return a factor that a constructor was given, from 0 to 1."""
+    """Return a factor given to a constructor after checking that it is in [0, 1]."""
     why = ": 0 is soft filter pruning, 1 does nothing"
     owner = type(factor).__name__
     return share(value, owner, argument, zero=True, one=True, why=why)
 
 
 class Function(Factor):
-    """A plain function of the progress.
+    """A plain function of the progress as a factor.
 
     Args:
         function: `f(progress) -> factor`, both from 0 to 1.
@@ -107,9 +107,9 @@ def get(identifier: Any) -> Factor:
         A `Factor`.
 
     Raises:
-        ValueError: An unknown name (the message lists the known ones), or a
-            number outside of [0, 1].
-        TypeError: Anything else that does not fit.
+        ValueError: If a name is unknown (the message lists the known ones), or a
+            number is outside [0, 1].
+        TypeError: If the identifier is of another type.
 
     Example:
 
@@ -123,5 +123,5 @@ def get(identifier: Any) -> Factor:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
+    """Return all names that `get` accepts."""
     return registry.names

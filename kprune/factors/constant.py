@@ -1,4 +1,4 @@
-"""The same factor in every period."""
+"""Constant attenuation factor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from kprune.factors.base import register
 class Constant(Factor):
     """The same factor in every period.
 
-    After k consecutive hits a filter that does not learn is at `value ** k`.
+    After k consecutive attenuations, a filter that does not learn is scaled by
+    `value ** k`.
 
     Args:
         value: The factor; 0 is soft filter pruning, 1 does nothing.

@@ -1,4 +1,4 @@
-"""Slow, fast, slow."""
+"""Attenuation factor along half a cosine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kprune.factors.linear import Linear
 
 @register("cosine")
 class Cosine(Linear):
-    """From `start` to `stop` along half a cosine: slow, fast, slow.
+    """Factor that goes from `start` to `stop` along half a cosine.
 
     Args:
         start: See `Linear`.

@@ -1,4 +1,4 @@
-"""Equal ratios."""
+"""Attenuation factor with equal ratios."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kprune.factors.base import register
 
 @register("exponential")
 class Exponential(Factor):
-    """From `start` to `stop` by equal ratios.
+    """Factor that goes from `start` to `stop` in equal ratios.
 
     Args:
         start: The factor before the first period, above 0.
-        stop: The factor in the last one, above 0.
+        stop: The factor in the last period, above 0.
         tail: See `Factor`.
         scale_slots: See `Factor`.
 
@@ -38,8 +38,8 @@ class Exponential(Factor):
     def _positive(self, argument: str, value: float) -> float:
         if not checked(self, argument, value):
             raise ValueError(
-                "Exponential needs numbers above 0, since equal ratios never "
-                f"lead to 0. Received: {argument}={value!r}. Use Linear or Cosine, "
+                "Exponential needs numbers above 0, because equal ratios never "
+                f"reach 0. Received: {argument}={value!r}. Use Linear or Cosine, "
                 "or a tail."
             )
         return value

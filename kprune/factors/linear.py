@@ -1,4 +1,4 @@
-"""Equal steps."""
+"""Attenuation factor with equal steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kprune.factors.base import register
 
 @register("linear")
 class Linear(Factor):
-    """From `start` to `stop` in equal steps.
+    """Factor that goes from `start` to `stop` in equal steps.
 
     Args:
         start: The factor before the first period.
-        stop: The factor in the last one.
+        stop: The factor in the last period.
         tail: See `Factor`.
         scale_slots: See `Factor`.
 

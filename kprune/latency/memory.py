@@ -183,14 +183,12 @@ class RamCostModel(CostModel):
             return {**costs, KEY: self.memory(kept)}
         return {**costs, KEY: self.memory.moments(kept).max(axis=-1)}
 
-    def excess(
-        self, kept: Any, ceilings: Mapping[str, float]
-    ) -> dict[str, Any]:
-        mine, others = parted(ceilings, {KEY})
+    def excess(self, kept: Any, budgets: Mapping[str, float]) -> dict[str, Any]:
+        mine, others = parted(budgets, {KEY})
         found = self.base.excess(kept, others) if others else {}
         if mine:
             kept = np.asarray(kept)
-            over = self.memory.moments(np.atleast_2d(kept)) - ceilings[KEY]
+            over = self.memory.moments(np.atleast_2d(kept)) - budgets[KEY]
             sums = np.maximum(over, 0.0).sum(axis=-1)
             found[KEY] = sums if kept.ndim > 1 else sums[0]
         return found
@@ -200,9 +198,9 @@ class RamCostModel(CostModel):
         kept: np.ndarray,
         group: int,
         widths: np.ndarray,
-        ceilings: Mapping[str, float],
+        budgets: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        mine, others = parted(ceilings, {KEY})
+        mine, others = parted(budgets, {KEY})
         found = super().savings(kept, group, widths, mine) if mine else {}
         if others:
             found |= self.base.savings(kept, group, widths, others)

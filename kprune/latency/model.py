@@ -322,12 +322,12 @@ class TimedCostModel(CostModel):
         kept: np.ndarray,
         group: int,
         widths: np.ndarray,
-        ceilings: Mapping[str, float],
+        budgets: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        _, others = parted(ceilings, {KEY})
+        _, others = parted(budgets, {KEY})
         saved = super().savings(kept, group, widths, others)
         times = self._operators.saved(kept, group, widths)
-        if KEY in ceilings:
+        if KEY in budgets:
             saved[KEY] = times
         # What would make a kernel slower is not allowed, whatever it saves.
         return {

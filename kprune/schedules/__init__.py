@@ -1,7 +1,7 @@
 """Schedules: when to prune.
 
-A name such as `"linear"`, see `names`; an object; or any function
-`f(epoch) -> share of the target`. Each is a file of its name.
+A schedule is given as a name such as `"linear"` (see `names`), an object, or any
+function `f(epoch)` that returns a share of the target. Each is a file of its name.
 """
 
 from kprune.lazy import part_attributes as _attributes

@@ -1,4 +1,4 @@
-"""Schedules that act in rounds."""
+"""The base class of schedules with regular rounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kprune.schedules.base import two_thirds
 
 
 class RoundsSchedule(Schedule):
-    """Rounds at `begin`, every `every` epochs after it, and at `end`."""
+    """Base class of schedules with regular rounds from `begin` to `end`."""
 
     def __init__(
         self, begin: int = 0, end: int | None = None, every: int = 1
@@ -28,7 +28,7 @@ class RoundsSchedule(Schedule):
 
     @abc.abstractmethod
     def _share(self, progress: float) -> float:
-        """Map the share of rounds done, in [0, 1], to the share of the target."""
+        """Return the share of the target for a share of completed rounds, in [0, 1]."""
 
     def fraction(self, epoch: int, epochs: int | None = None) -> float:
         end = self._end(epochs)

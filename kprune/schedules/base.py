@@ -1,4 +1,4 @@
-"""What a schedule is: epoch in, share of the target out."""
+"""Base classes of schedules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kprune.registry import Registry
 
 
 class Schedule(Value, abc.ABC):
-    """Maps an epoch to the share of the target that must be reached in it.
+    """Base class of schedules, which map an epoch to a share of the target.
 
-    Schedules keep no state: the share follows from the epoch alone, so that a
-    resumed run continues where the killed one stopped.
+    Schedules have no state: the share depends only on the epoch, so that a resumed
+    run continues where the interrupted one stopped.
     """
 
     @abc.abstractmethod
@@ -26,24 +26,24 @@ class Schedule(Value, abc.ABC):
 
         Args:
             epoch: Index of the epoch that is about to begin, from 0.
-            epochs: How many epochs the run has, where known.
+            epochs: Number of epochs of the run, if known.
         """
 
     def __call__(self, epoch: int, epochs: int | None = None) -> float:
         return self.fraction(epoch, epochs)
 
     def rounds(self, epochs: int | None = None) -> list[int]:
-        """Return the epochs that act; soft methods remove at the last one.
+        """Return the epochs that act; soft methods remove channels at the last one.
 
-        By default every epoch of the first two thirds.
+        Defaults to every epoch of the first two thirds.
 
         Args:
-            epochs: How many epochs the run has, where known.
+            epochs: Number of epochs of the run, if known.
         """
         return list(range(two_thirds(self, 0, epochs) + 1))
 
     def toward(self, reduce: Mapping[str, float]) -> Schedule:
-        """Return the schedule for a target; itself, unless it depends on that.
+        """Return the schedule for a target; by default itself.
 
         Args:
             reduce: Share of each cost to remove in the end.
@@ -55,7 +55,7 @@ class FunctionSchedule(Schedule):
     """A plain function `f(epoch) -> share of the target` as a schedule.
 
     Args:
-        function: Takes the epoch, returns the share, from 0 to 1.
+        function: Function of the epoch that returns the share, from 0 to 1.
     """
 
     def __init__(self, function: Callable[[int], float]) -> None:
@@ -66,8 +66,8 @@ class FunctionSchedule(Schedule):
         if not 0 <= as_number(share) <= 1:
             raise ValueError(
                 f"The schedule function {name_of(self.function)} must return the "
-                "share of the target that is reached in an epoch, a number from 0 "
-                f"to 1. It returned {share!r} for epoch {epoch}."
+                "share of the target to reach in an epoch, a number from 0 to 1. It "
+                f"returned {share!r} for epoch {epoch}."
             )
         return float(share)
 
@@ -76,8 +76,8 @@ def two_thirds(schedule: Schedule, begin: int, epochs: int | None) -> int:
     """Return the last epoch of the first two thirds, `begin` or later."""
     if epochs is None:
         raise ValueError(
-            f"{schedule!r} ends after two thirds of the epochs, but how many "
-            "there are is unknown here. Give it an end, for example "
+            f"{schedule!r} ends after two thirds of the epochs, but their number is "
+            "unknown here. Set its end, for example "
             f"{type(schedule).__name__}(begin={begin}, end={begin + 10})."
         )
     return max(begin, 2 * epochs // 3 - 1)
@@ -111,5 +111,5 @@ def get(identifier: Any) -> Schedule:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows."""
+    """Return all names that `get` accepts."""
     return registry.names

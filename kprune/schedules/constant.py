@@ -1,4 +1,4 @@
-"""The whole target in every round."""
+"""Schedule with the whole target in every round."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from kprune.schedules.base import register
 class Constant(RoundsSchedule):
     """The whole target in every round, for soft methods.
 
-    They choose afresh in every round and remove at epoch `end`. Hard pruning
-    removes everything at epoch `begin`.
+    Soft methods select channels anew in every round and remove them at epoch `end`.
+    Hard pruning removes everything at epoch `begin`.
 
     Args:
         begin: First epoch that acts, from 0.
-        end: Epoch that removes, `begin` or later; the number of epochs of
-            `fit` to remove when it has ended. `None` ends after two thirds of
-            these.
-        every: Epochs from one round to the next.
+        end: Epoch that removes channels, `begin` or later. Use the number of epochs
+            of `fit` to remove them after training. `None` ends after two thirds of
+            the epochs.
+        every: Number of epochs between rounds.
 
     Example:
 

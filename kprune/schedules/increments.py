@@ -1,4 +1,4 @@
-"""Equal steps in costs."""
+"""Schedule with equal steps of the costs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kprune.schedules.base import register
 
 @register("increments")
 class Increments(Schedule):
-    """The same share of the costs in each round, training in between.
+    """Removes the same share of the costs in each round, with training in between.
 
-    With `step=0.03` the model trains each time another 3 % are gone, as in MSVFP
-    (Ghimire and Kim, doi 10.3390/app13010316).
+    With `step=0.03`, the model is trained after every 3 % that are removed, as in
+    MSVFP (Ghimire and Kim, doi 10.3390/app13010316).
 
     Args:
-        step: Share of the unpruned model's costs per round.
-        target: Share that goes in all; `None` for the largest in `reduce`.
+        step: Share of the unpruned model's costs to remove per round.
+        target: Share to remove in total; `None` for the largest in `reduce`.
         begin: First epoch that prunes, from 0.
-        every: Epochs of training after each round.
+        every: Number of training epochs after each round.
 
     Example:
 
@@ -61,13 +61,13 @@ class Increments(Schedule):
     def rounds(self, epochs: int | None = None) -> list[int]:
         if self.target is None:
             raise ValueError(
-                f"{self!r} has no target. Give it one, target=0.5 for example."
+                f"{self!r} has no target. Set it, for example target=0.5."
             )
         count = math.ceil(self.target / self.step - 1e-9)
         rounds = [self.begin + n * self.every for n in range(count)]
         if epochs is not None and rounds[-1] >= epochs:
             raise ValueError(
-                f"{self!r} takes {rounds[-1] + 1} epochs, but there are {epochs}. "
+                f"{self!r} needs {rounds[-1] + 1} epochs, but there are {epochs}. "
                 f"Train longer, or use a larger step than {self.step}."
             )
         return rounds

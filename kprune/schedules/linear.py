@@ -1,4 +1,4 @@
-"""The same share in every round."""
+"""Schedule with equal steps of the target."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from kprune.schedules.base import register
 
 @register("linear")
 class Linear(RoundsSchedule):
-    """The same share in every round: `k/K` after round k of K.
+    """Removes the same share in every round: `k/K` after round k of K.
 
     Args:
         begin: First epoch that prunes, from 0.
         end: Epoch that reaches the target, `begin` or later. `None` ends after
             two thirds of the epochs of `fit`.
-        every: Epochs from one round to the next.
+        every: Number of epochs between rounds.
 
     Example:
 

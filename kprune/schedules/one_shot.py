@@ -1,4 +1,4 @@
-"""All at once."""
+"""Schedule with a single step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from kprune.schedules.base import register
 
 @register("one_shot")
 class OneShot(Schedule):
-    """Everything at one epoch.
+    """Removes everything at once.
 
     Args:
-        epoch: The epoch, from 0, before which all filters go.
+        epoch: The epoch, from 0, before which all filters are removed.
 
     Example:
 

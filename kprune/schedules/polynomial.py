@@ -1,4 +1,4 @@
-"""Many filters early, few late."""
+"""Schedule that removes more filters early than late."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from kprune.schedules.base import register
 
 @register("polynomial")
 class Polynomial(RoundsSchedule):
-    """Many filters early, few late: `1 - (1 - k/K) ** power` after round k of K.
+    """Removes more filters early than late.
 
-    Cubic by default, as in "To prune, or not to prune" (Zhu and Gupta,
-    arXiv 1710.01878). The first round is at epoch `begin`, the last one, which
-    reaches the target, at epoch `end`.
+    The share of the target is `1 - (1 - k/K) ** power` after round k of K. The
+    default is cubic, as in "To prune, or not to prune" (Zhu and Gupta,
+    arXiv 1710.01878). The first round is at epoch `begin`; the last one, which
+    reaches the target, is at epoch `end`.
 
     Args:
         begin: First epoch that prunes, from 0.
         end: Epoch that reaches the target, `begin` or later. `None` ends after
             two thirds of the epochs of `fit`.
-        power: Exponent; 1 is linear, larger prunes earlier.
-        every: Epochs from one round to the next.
+        power: Exponent; 1 is linear, larger values prune earlier.
+        every: Number of epochs between rounds.
 
     Example:
 

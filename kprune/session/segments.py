@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import importlib
 import logging
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -253,17 +254,16 @@ class _Segment(keras.Model):
     def _trace(self, given: list[Any]) -> None:
         """Trace the TensorFlow function once, for batches of any size.
 
-        With a known size, TensorFlow would fuse more, and oneDNN crashes on a
-        fused Conv2D, BiasAdd and Add of which one operand is a Pad, as in the
-        shortcuts of CIFAR-10 ResNets.
+        With a known batch size, TensorFlow fuses more operations, and oneDNN
+        crashes on a fused Conv2D, BiasAdd and Add if an operand is a Pad, as in
+        the shortcuts of CIFAR-10 ResNets.
 
         Args:
-            given: What is read, for the dtypes.
+            given: The segment's inputs, which set the dtypes.
         """
         if self.predict_function is not None:
             return
-        import tensorflow as tf
-
+        tf = importlib.import_module("tensorflow")
         self.make_predict_function()
         function: Any = self.predict_function
         if self.run_eagerly:

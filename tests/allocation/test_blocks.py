@@ -59,17 +59,17 @@ def problems(draw):
     for lives in alive:
         lives[0] = True
     living = np.array([lives.sum() for lives in alive])
-    floors = np.array([rng.integers(1, n + 1) for n in living])
-    rounded = np.minimum(-(-floors // block) * block, living)
+    min_channels = np.array([rng.integers(1, n + 1) for n in living])
+    rounded = np.minimum(-(-min_channels // block) * block, living)
     depth = draw(st.floats(0, 1))
     low, high = net(rounded), net(living)
-    ceilings = {
+    budgets = {
         key: low[key] + depth * (high[key] - low[key])
         for key in draw(
             st.sampled_from([["macs"], ["params"], ["macs", "params"]])
         )
     }
-    return block, priorities, alive, floors, net, ceilings
+    return block, priorities, alive, min_channels, net, budgets
 
 
 def counts(masks):
@@ -84,18 +84,18 @@ def larger(count, living, block):
 @settings(max_examples=300)
 @given(problems())
 def test_multiples_on_the_safe_side_and_within_one_block(problem):
-    block, _, alive, floors, net, ceilings = problem
+    block, _, alive, min_channels, net, budgets = problem
     kept = remove_blocks_until(*problem)
     count, living = counts(kept), counts(alive)
     assert ((count % block == 0) | (count == living)).all()
-    assert (count >= floors).all()
-    assert fits(net(count), ceilings)
+    assert (count >= min_channels).all()
+    assert fits(net(count), budgets)
     for group, (mask, lives) in enumerate(zip(kept, alive, strict=True)):
         assert not (mask & ~lives).any()
         if count[group] < living[group]:
             more = count.copy()
             more[group] = larger(count[group], living[group], block)
-            assert not fits(net(more), ceilings)
+            assert not fits(net(more), budgets)
 
 
 @settings(max_examples=150)
@@ -113,16 +113,17 @@ def test_the_weakest_go_first_inside_each_group(problem):
 @given(problems(), st.sampled_from([None, 0, 1]))
 def test_blocks_of_one_are_channels(problem, restore):
     _, *rest = problem
-    floors, net = rest[2], rest[3]
+    min_channels, net = rest[2], rest[3]
     rest[4] = {
-        key: max(ceiling, net(floors)[key]) for key, ceiling in rest[4].items()
+        key: max(budget, net(min_channels)[key])
+        for key, budget in rest[4].items()
     }
     np.testing.assert_equal(
         remove_blocks_until(1, *rest, restore), remove_until(*rest, restore)
     )
 
 
-def literally(block, priorities, alive, floors, net, ceilings):
+def literally(block, priorities, alive, min_channels, net, budgets):
     """Kept counts, one block after the other, with nothing clever."""
     living = counts(alive)
     queue = []
@@ -133,7 +134,9 @@ def literally(block, priorities, alive, floors, net, ceilings):
         count = len(values)
         while count > 0:
             fewer = (count - 1) // block * block
-            if fewer < min(-(-floors[group] // block) * block, living[group]):
+            if fewer < min(
+                -(-min_channels[group] // block) * block, living[group]
+            ):
                 break
             first = len(values) - count
             mean = np.mean(values[first : first + count - fewer])
@@ -142,14 +145,14 @@ def literally(block, priorities, alive, floors, net, ceilings):
     queue.sort()
     kept, gone = living.copy(), []
     for _, group, count, fewer in queue:
-        if fits(net(kept), ceilings):
+        if fits(net(kept), budgets):
             break
         kept[group] = fewer
         gone.append((group, count, fewer))
     for group, count, fewer in reversed(gone):
         trial = kept.copy()
         trial[group] = count
-        if kept[group] == fewer and fits(net(trial), ceilings):
+        if kept[group] == fewer and fits(net(trial), budgets):
             kept = trial
     return kept
 

@@ -96,14 +96,14 @@ class ByHand:
             [np.linalg.norm(rows - row, axis=1).sum() for row in rows]
         )
 
-    def put_back(self, kept, removed, ceiling):
+    def put_back(self, kept, removed, budget):
         """Whatever still fits, the last one first."""
         for layer, channel in reversed(removed):
             trial = [
                 sorted([*k, *[channel] * (n == layer)])
                 for n, k in enumerate(kept)
             ]
-            if macs(*map(len, trial)) <= ceiling:
+            if macs(*map(len, trial)) <= budget:
                 kept = trial
         return kept
 

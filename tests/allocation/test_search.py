@@ -1,4 +1,4 @@
-"""Widths that meet ceilings at the least loss."""
+"""Widths that meet budgets at the least loss."""
 
 import itertools
 
@@ -70,8 +70,8 @@ class Timed(Evaluator):
             "macs": np.asarray(kept).sum(axis=-1),
         }
 
-    def savings(self, kept, group, widths, ceilings):
-        saved = super().savings(kept, group, widths, ceilings)
+    def savings(self, kept, group, widths, budgets):
+        saved = super().savings(kept, group, widths, budgets)
         return {**saved, "latency": self.operators.saved(kept, group, widths)}
 
     def near(self, group, names):
@@ -90,14 +90,18 @@ def losses(rng, size):
     return np.concatenate([[np.inf], -np.log(kept / kept[-1])])
 
 
-def run(device, lost, share, floors=None, **ceilings):
-    floors = np.ones(len(device.sizes), int) if floors is None else floors
+def run(device, lost, share, min_channels=None, **budgets):
+    min_channels = (
+        np.ones(len(device.sizes), int)
+        if min_channels is None
+        else min_channels
+    )
     full = float(device(device.sizes))
     search = Search(
         Timed(device),
-        {"latency": share * full, **ceilings},
+        {"latency": share * full, **budgets},
         lost,
-        floors,
+        min_channels,
         device.sizes,
     )
     return search.run()
@@ -165,12 +169,12 @@ def test_near_to_the_best_of_all(seed, share):
     lost = [losses(rng, size) for size in sizes]
     kept = run(device, lost, share)
     found = sum(values[n] for values, n in zip(lost, kept, strict=True))
-    ceiling = share * float(device(device.sizes))
+    budget = share * float(device(device.sizes))
     every = itertools.product(*(range(1, size + 1) for size in sizes))
     best = min(
         sum(values[n] for values, n in zip(lost, counts, strict=True))
         for counts in every
-        if float(device(np.array(counts))) <= ceiling
+        if float(device(np.array(counts))) <= budget
     )
     assert found <= best + 0.25
 
@@ -227,23 +231,23 @@ class Peak(Evaluator):
             "params": kept.sum(axis=-1).astype(float),
         }
 
-    def excess(self, kept, ceilings):
-        found = super().excess(kept, ceilings)
-        if "ram" in ceilings:
-            over = np.maximum(self.each(kept) - ceilings["ram"], 0.0)
+    def excess(self, kept, budgets):
+        found = super().excess(kept, budgets)
+        if "ram" in budgets:
+            over = np.maximum(self.each(kept) - budgets["ram"], 0.0)
             found["ram"] = over.sum(axis=-1)
         return found
 
 
-def brute_force(costs, ceilings, lost, floors):
-    """The least loss of all that meets the ceilings; infinite if none does."""
+def brute_force(costs, budgets, lost, min_channels):
+    """The least loss of all that meets the budgets; infinite if none does."""
     spans = [
         range(floor, size + 1)
-        for floor, size in zip(floors, costs.sizes, strict=True)
+        for floor, size in zip(min_channels, costs.sizes, strict=True)
     ]
     kept = np.array(list(itertools.product(*spans)))
     found = costs.evaluate(kept)
-    fine = np.all([found[n] <= c for n, c in ceilings.items()], axis=0)
+    fine = np.all([found[n] <= c for n, c in budgets.items()], axis=0)
     losses = sum(values[kept[:, n]] for n, values in enumerate(lost))
     return float(losses[fine].min(initial=np.inf))
 
@@ -252,14 +256,14 @@ def total(lost, kept):
     return float(sum(v[n] for v, n in zip(lost, kept, strict=True)))
 
 
-def assert_full(costs, ceilings, kept):
+def assert_full(costs, budgets, kept):
     """Nothing fits in any more."""
     for group in np.flatnonzero(kept < costs.sizes):
         for more in range(kept[group] + 1, costs.sizes[group] + 1):
             trial = kept.copy()
             trial[group] = more
             found = costs.evaluate(trial)
-            assert any(found[n] > c for n, c in ceilings.items())
+            assert any(found[n] > c for n, c in budgets.items())
 
 
 def test_two_moments_that_are_equally_high():
@@ -271,11 +275,13 @@ def test_two_moments_that_are_equally_high():
         fewer = costs.sizes - np.eye(3, dtype=int)[group]
         assert costs.evaluate(fewer)["ram"] == full
     cheap, dear = np.linspace(0.8, 0, 9), 100 * np.linspace(0.4, 0, 5)
-    lost, floors = [cheap, cheap, dear], np.array([1, 1, 1])
-    for ceiling in range(6, 12):
-        kept = Search(costs, {"ram": ceiling}, lost, floors, costs.sizes).run()
-        assert costs.evaluate(kept)["ram"] == ceiling
-        best = brute_force(costs, {"ram": ceiling}, lost, floors)
+    lost, min_channels = [cheap, cheap, dear], np.array([1, 1, 1])
+    for budget in range(6, 12):
+        kept = Search(
+            costs, {"ram": budget}, lost, min_channels, costs.sizes
+        ).run()
+        assert costs.evaluate(kept)["ram"] == budget
+        best = brute_force(costs, {"ram": budget}, lost, min_channels)
         assert total(lost, kept) == pytest.approx(best)
 
 
@@ -286,25 +292,25 @@ def peaks(draw):
     moments = rng.integers(0, 4, (draw(st.integers(1, 5)), len(sizes)))
     moments[rng.integers(0, len(moments))] += 1
     costs = Peak(sizes, moments)
-    floors = np.array([rng.integers(1, size + 1) for size in sizes])
-    low, high = costs.evaluate(floors), costs.evaluate(costs.sizes)
+    min_channels = np.array([rng.integers(1, size + 1) for size in sizes])
+    low, high = costs.evaluate(min_channels), costs.evaluate(costs.sizes)
     share = draw(st.floats(0, 1))
     names = draw(st.sampled_from([["ram"], ["ram", "params"], ["params"]]))
-    ceilings = {n: low[n] + share * (high[n] - low[n]) for n in names}
+    budgets = {n: low[n] + share * (high[n] - low[n]) for n in names}
     lost = [losses(rng, size) for size in sizes]
-    return costs, ceilings, lost, floors
+    return costs, budgets, lost, min_channels
 
 
 @settings(max_examples=150, deadline=None)
 @given(peaks())
 def test_what_can_be_reached_is_reached_at_nearly_the_least_loss(problem):
-    costs, ceilings, lost, floors = problem
-    kept = Search(costs, ceilings, lost, floors, costs.sizes).run()
+    costs, budgets, lost, min_channels = problem
+    kept = Search(costs, budgets, lost, min_channels, costs.sizes).run()
     found = costs.evaluate(kept)
-    assert all(found[n] <= c for n, c in ceilings.items())
-    assert (kept >= floors).all() and (kept <= costs.sizes).all()
-    assert_full(costs, ceilings, kept)
-    best = brute_force(costs, ceilings, lost, floors)
+    assert all(found[n] <= c for n, c in budgets.items())
+    assert (kept >= min_channels).all() and (kept <= costs.sizes).all()
+    assert_full(costs, budgets, kept)
+    best = brute_force(costs, budgets, lost, min_channels)
     assert total(lost, kept) <= best + 0.25
 
 
@@ -316,11 +322,11 @@ def test_a_maximum_without_an_excess_of_its_own_is_met_too():
 
     costs = Plain([6, 6], [[1, 0], [0, 1]])
     lost = [np.linspace(1, 0, 7)] * 2
-    floors = np.array([1, 1])
-    kept = Search(costs, {"ram": 4.0}, lost, floors, costs.sizes).run()
+    min_channels = np.array([1, 1])
+    kept = Search(costs, {"ram": 4.0}, lost, min_channels, costs.sizes).run()
     assert kept.tolist() == [4, 4]
     with pytest.raises(ValueError, match="ram exceeds"):
-        Search(costs, {"ram": 0.5}, lost, floors, costs.sizes).run()
+        Search(costs, {"ram": 0.5}, lost, min_channels, costs.sizes).run()
 
 
 class Products(Evaluator):
@@ -357,14 +363,14 @@ def test_smooth_costs_are_met_at_nearly_the_least_loss(
     rng = np.random.default_rng(seed)
     costs = Products(sizes)
     lost = [convex(rng, size) for size in sizes]
-    floors = np.ones(len(sizes), int)
-    low, high = costs.evaluate(floors), costs.evaluate(costs.sizes)
-    ceilings = {n: low[n] + share * (high[n] - low[n]) for n in names}
-    kept = Search(costs, ceilings, lost, floors, costs.sizes).run()
+    min_channels = np.ones(len(sizes), int)
+    low, high = costs.evaluate(min_channels), costs.evaluate(costs.sizes)
+    budgets = {n: low[n] + share * (high[n] - low[n]) for n in names}
+    kept = Search(costs, budgets, lost, min_channels, costs.sizes).run()
     found = costs.evaluate(kept)
-    assert all(found[n] <= c for n, c in ceilings.items())
-    assert_full(costs, ceilings, kept)
-    best = brute_force(costs, ceilings, lost, floors)
+    assert all(found[n] <= c for n, c in budgets.items())
+    assert_full(costs, budgets, kept)
+    best = brute_force(costs, budgets, lost, min_channels)
     assert total(lost, kept) <= 1.1 * best + 0.1
 
 
@@ -380,8 +386,8 @@ def test_channels_that_cost_no_loss_go_first():
 def test_nothing_goes_where_nothing_has_to():
     costs = Products([5, 4])
     lost = [np.linspace(1, 0, 6), np.linspace(1, 0, 5)]
-    ceilings = {"macs": 1000.0}
+    budgets = {"macs": 1000.0}
     kept = Search(
-        costs, ceilings, lost, np.array([1, 1]), np.array([3, 4])
+        costs, budgets, lost, np.array([1, 1]), np.array([3, 4])
     ).run()
     assert kept.tolist() == [3, 4]

@@ -44,17 +44,19 @@ def problems(draw):
     alive = [rng.random(n) < 0.8 for n in sizes]
     for lives in alive:
         lives[0] = True
-    floors = np.array([1 + rng.integers(0, lives.sum()) for lives in alive])
+    min_channels = np.array(
+        [1 + rng.integers(0, lives.sum()) for lives in alive]
+    )
     living = np.array([lives.sum() for lives in alive])
     depth = draw(st.floats(0, 1))
-    low, high = net(floors), net(living)
-    ceilings = {
+    low, high = net(min_channels), net(living)
+    budgets = {
         key: low[key] + depth * (high[key] - low[key])
         for key in draw(
             st.sampled_from([["macs"], ["params"], ["macs", "params"]])
         )
     }
-    return net, priorities, alive, floors, ceilings
+    return net, priorities, alive, min_channels, budgets
 
 
 def counts(masks):
@@ -64,24 +66,24 @@ def counts(masks):
 @settings(max_examples=300)
 @given(problems())
 def test_safe_side_floors_alive_and_within_one_filter(problem):
-    net, priorities, alive, floors, ceilings = problem
-    kept = remove_until(priorities, alive, floors, net, ceilings)
+    net, priorities, alive, min_channels, budgets = problem
+    kept = remove_until(priorities, alive, min_channels, net, budgets)
     count = counts(kept)
-    assert fits(net(count), ceilings)
-    assert (count >= floors).all()
+    assert fits(net(count), budgets)
+    assert (count >= min_channels).all()
     for group, (mask, lives) in enumerate(zip(kept, alive, strict=True)):
         assert not (mask & ~lives).any()
         if count[group] < lives.sum():
             one_more = count.copy()
             one_more[group] += 1
-            assert not fits(net(one_more), ceilings)
+            assert not fits(net(one_more), budgets)
 
 
 @settings(max_examples=100)
 @given(problems())
 def test_the_weakest_go_first_inside_each_group(problem):
-    net, priorities, alive, floors, ceilings = problem
-    kept = remove_until(priorities, alive, floors, net, ceilings)
+    net, priorities, alive, min_channels, budgets = problem
+    kept = remove_until(priorities, alive, min_channels, net, budgets)
     for mask, lives, priority in zip(kept, alive, priorities, strict=True):
         gone = lives & ~mask
         if gone.any() and mask.any():
@@ -91,10 +93,12 @@ def test_the_weakest_go_first_inside_each_group(problem):
 @settings(max_examples=100)
 @given(problems())
 def test_putting_back_at_most_one_filter_stays_within_the_last_removed(problem):
-    net, priorities, alive, floors, ceilings = problem
-    plain = remove_until(priorities, alive, floors, net, ceilings, restore=0)
-    one = remove_until(priorities, alive, floors, net, ceilings, restore=1)
-    assert fits(net(counts(one)), ceilings)
+    net, priorities, alive, min_channels, budgets = problem
+    plain = remove_until(
+        priorities, alive, min_channels, net, budgets, restore=0
+    )
+    one = remove_until(priorities, alive, min_channels, net, budgets, restore=1)
+    assert fits(net(counts(one)), budgets)
     difference = counts(one) - counts(plain)
     assert set(difference) <= {0, 1}
 
@@ -102,14 +106,18 @@ def test_putting_back_at_most_one_filter_stays_within_the_last_removed(problem):
 @settings(max_examples=100)
 @given(problems(), st.floats(0, 1))
 def test_a_tighter_budget_never_keeps_more_without_restoring(problem, share):
-    net, priorities, alive, floors, ceilings = problem
-    floor_costs = net(floors)
+    net, priorities, alive, min_channels, budgets = problem
+    floor_costs = net(min_channels)
     tighter = {
         key: floor_costs[key] + share * (value - floor_costs[key])
-        for key, value in ceilings.items()
+        for key, value in budgets.items()
     }
-    loose = remove_until(priorities, alive, floors, net, ceilings, restore=0)
-    tight = remove_until(priorities, alive, floors, net, tighter, restore=0)
+    loose = remove_until(
+        priorities, alive, min_channels, net, budgets, restore=0
+    )
+    tight = remove_until(
+        priorities, alive, min_channels, net, tighter, restore=0
+    )
     assert (counts(tight) <= counts(loose)).all()
 
 
@@ -120,8 +128,10 @@ def test_no_ceiling_removes_nothing():
     assert kept[0].all()
 
 
-def test_unreachable_ceilings_are_refused():
-    with pytest.raises(ValueError, match="below the cost of the floors"):
+def test_unreachable_budgets_are_refused():
+    with pytest.raises(
+        ValueError, match="below the cost of the fewest channels"
+    ):
         remove_until(
             [np.arange(4.0)],
             [np.ones(4, bool)],

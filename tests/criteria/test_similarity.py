@@ -399,7 +399,7 @@ def test_dead_and_opposite_filters_get_no_weight():
     donors, scales = twins(group(filters), np.array([1, 1, 0, 0]))
     assert donors.tolist() == [0, 1, 0, 0]
     assert scales.tolist() == [1, 1, 0, 0]
-    with pytest.raises(ValueError, match="keeps no filter other than 0"):
+    with pytest.raises(ValueError, match="none can replace others"):
         twins(group(filters), np.array([0, 1, 0, 0]))
     with pytest.raises(ValueError, match=r"must have shape \(4,\)"):
         twins(group(filters), np.array([1, 0]))

@@ -91,7 +91,7 @@ class MeasuredAllocation(RankedAllocation):
         kept = solve_ranked(
             request,
             self._ranked(request, rises),
-            self.floors(request),
+            self.min_channels(request),
             self.restore,
         )
         self.redundancy = _report(request, rises, kept)
@@ -103,7 +103,7 @@ def _report(
     request: Request, rises: list[np.ndarray], kept: Vectors
 ) -> Redundancy:
     left = np.array([int(kept[name].sum()) for name in request.names])
-    gone = request.living - left
+    gone = request.alive_counts - left
     costs, full = request.cost_model.evaluate(left), request.cost_model.full
     return Redundancy(
         tuple(request.names),

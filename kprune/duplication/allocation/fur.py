@@ -192,16 +192,16 @@ class FUR(RankedAllocation):
             session: The model and its samples.
         """
         self.check(request)
-        wanted = request.living * (1 + self.shifts(request, session))
-        floors = self.floors(request)
-        ceilings = request.ceilings()
+        wanted = request.alive_counts * (1 + self.shifts(request, session))
+        min_channels = self.min_channels(request)
+        budgets = request.budgets()
 
         def fit(widths: np.ndarray) -> bool:
-            return fits(request.cost_model.evaluate(widths), ceilings)
+            return fits(request.cost_model.evaluate(widths), budgets)
 
         def at(factor: float) -> np.ndarray:
             whole = np.floor(factor * wanted + 1e-9).astype(int)
-            return np.maximum(whole, floors)
+            return np.maximum(whole, min_channels)
 
         low, high = 0.0, 2.0
         while fit(at(high)):
@@ -220,7 +220,7 @@ class FUR(RankedAllocation):
 
 def _controlled(request: Request) -> np.ndarray:
     """Return `(groups,)` MACs that each group controls: width times slope."""
-    living = request.living.astype(float)
+    living = request.alive_counts.astype(float)
     each = np.eye(living.size)
     # Costs are at most quadratic in a width, so that this is the derivative.
     more = request.cost_model.evaluate(living + each)["macs"]

@@ -55,7 +55,9 @@ class Importance(MeasuredAllocation):
         probe = ReplacementProbe(request, session, Copies(), self.samples)
         start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(request.names, request.living, strict=True):
+        for name, living in zip(
+            request.names, request.alive_counts, strict=True
+        ):
             tried = int(
                 np.clip(round(self.share * living), 1, max(living - 1, 1))
             )

@@ -81,7 +81,9 @@ class Tolerance(MeasuredAllocation):
         probe = ReplacementProbe(request, session, self.copies, self.samples)
         start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(request.names, request.living, strict=True):
+        for name, living in zip(
+            request.names, request.alive_counts, strict=True
+        ):
             counted = counts(int(living), self.shares) if living else [0]
             losses = [start if not n else probe(name, int(n)) for n in counted]
             rises = np.array(losses) - start
@@ -98,7 +100,7 @@ class Tolerance(MeasuredAllocation):
             )
         found = []
         for group, living in zip(
-            request.graph.prunable, request.living, strict=True
+            request.graph.prunable, request.alive_counts, strict=True
         ):
             curve = curves.curves[group.name]
             if curve.size != group.size:

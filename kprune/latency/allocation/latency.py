@@ -116,7 +116,7 @@ class Latency(Allocation):
     def check(self, request: Request) -> None:
         check_reachable(
             request,
-            self.allocation.floors(request),
+            self.allocation.min_channels(request),
             self.allocation.limits,
         )
 
@@ -133,7 +133,7 @@ class Latency(Allocation):
         return solve_ladders(
             request,
             self.allocation.ladders(request, session),
-            self.allocation.floors(request),
+            self.allocation.min_channels(request),
         )
 
 

@@ -99,7 +99,7 @@ class Ram(Allocation):
 
     def check(self, request: Request) -> None:
         worth = self._worth
-        check_reachable(request, worth.floors(request), worth.limits)
+        check_reachable(request, worth.min_channels(request), worth.limits)
 
     def met(self, request: Request) -> bool:
         return self._worth.met(request)
@@ -117,33 +117,33 @@ class Ram(Allocation):
 
     def _solve(self, request: Request, ladders: list[Ladder]) -> Vectors:
         """Ask for less until the plan fits: a plan needs more than a moment."""
-        floors = self._worth.floors(request)
+        min_channels = self._worth.min_channels(request)
         if KEY not in request.reduce:
-            return solve_ladders(request, ladders, floors)
-        ceiling = request.ceilings()[KEY]
+            return solve_ladders(request, ladders, min_channels)
+        budget = request.budgets()[KEY]
         full = request.cost_model.full[KEY]
-        low, high = 0.0, ceiling
-        asked, error = ceiling, None
+        low, high = 0.0, budget
+        asked, error = budget, None
         for _ in range(_TRIES):
             goal = (1.0 - asked / full) / request.fraction
             tried = dataclasses.replace(
                 request, reduce={**request.reduce, KEY: goal}
             )
             try:
-                masks = solve_ladders(tried, ladders, floors)
+                masks = solve_ladders(tried, ladders, min_channels)
             except ValueError as failure:  # Too little was allowed.
                 low, error = asked, failure
                 asked = (low + high) / 2
                 continue
             kept = [int(masks[name].sum()) for name in request.names]
             taken = request.cost_model.evaluate(kept)[KEY]
-            if taken <= ceiling:
+            if taken <= budget:
                 return masks
             high = asked
-            asked = max(_CLOSER * asked * ceiling / taken, (low + high) / 2)
+            asked = max(_CLOSER * asked * budget / taken, (low + high) / 2)
         raise ValueError(
             f"The peak memory of model '{request.graph.model.name}' did not get "
-            f"below {ceiling:,.0f} bytes. Ask for a little more, or for less."
+            f"below {budget:,.0f} bytes. Ask for a little more, or for less."
         ) from error
 
 

@@ -92,7 +92,7 @@ class OutputError(LimitedAllocation):
         if self.met(request):
             return {n: request.alive[n].astype(bool) for n in request.names}
         return solve_ladders(
-            request, self.ladders(request, session), self.floors(request)
+            request, self.ladders(request, session), self.min_channels(request)
         )
 
     def ladders(

@@ -10,7 +10,7 @@ from fitting import small_net
 import kprune
 from kprune import criteria
 from kprune.callbacks import PruneCallback
-from kprune.criteria import Switch
+from kprune.criteria import Staged
 from kprune.pruning import Policy
 
 
@@ -36,8 +36,8 @@ def test_lengths_before_half_of_the_target_and_distances_after():
 def test_other_criteria_stay_themselves_and_switches_can_be_nested():
     l1 = criteria.get("l1")
     assert l1.at(0.9) is l1
-    inner = Switch("l1", "fpgm", 0.8)
-    outer = Switch("l2", inner, 0.4)
+    inner = Staged("l1", "fpgm", 0.8)
+    outer = Staged("l2", inner, 0.4)
     assert isinstance(outer.at(0.3), criteria.L2)
     assert outer.at(0.6) is inner.before and outer.at(0.9) is inner.after
 
@@ -69,7 +69,7 @@ def test_it_switches_in_the_middle_of_training():
     masked = kprune.wrap(small_net(8))
     masked.compile(keras.optimizers.SGD(0.0), loss(), run_eagerly=True)
     callback = PruneCallback(
-        Switch(first, second, 0.5), {"macs": 0.5}, kprune.Linear(0, 3)
+        Staged(first, second, 0.5), {"macs": 0.5}, kprune.Linear(0, 3)
     )
     masked.fit(dataset(48), epochs=4, verbose=0, callbacks=[callback])
     # Two groups; the first two of the rounds begin below half of the target.
@@ -80,8 +80,8 @@ def test_it_switches_in_the_middle_of_training():
 def test_both_criteria_are_checked_before_anything_runs():
     masked = kprune.wrap(small_net(6))
     with pytest.raises(ValueError, match="Taylor"):
-        kprune.prune(masked, Switch("l2", "taylor"))
+        kprune.prune(masked, Staged("l2", "taylor"))
     with pytest.raises(ValueError, match="share=1"):
-        Switch(share=1)
+        Staged(share=1)
     with pytest.raises(ValueError, match="Unknown criterion 'l3'"):
-        Switch("l3")
+        Staged("l3")
