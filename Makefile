@@ -34,7 +34,7 @@ test-slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 # without TensorFlow. Left out: what takes JAX minutes to compile.
 CORE ?= tests/graph tests/masking tests/cost tests/session tests/criteria tests/allocation \
 	tests/rebuild tests/callbacks tests/duplication tests/recovery \
-	tests/regularizers tests/recipes tests/latency tests/test_factors.py tests/test_prune.py \
+	tests/regularizers tests/recipes tests/binary tests/latency tests/test_factors.py tests/test_prune.py \
 	tests/test_registry.py tests/test_schedules.py tests/test_arguments.py \
 	tests/test_parts.py tests/test_part_protocol.py tests/test_import.py \
 	--ignore tests/graph/test_applications.py --ignore tests/graph/test_fuzz.py

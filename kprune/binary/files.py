@@ -1,8 +1,9 @@
 """Files that hold a model with binary kernels.
 
-A file is: 8 bytes that name the format, 4 bytes with the length of the index (little
-endian), the index (JSON, deflated: the model's configuration and the shape and form of
-each weight), then the weights one after the other.
+A file is: 8 bytes that name the format, 4 bytes with the CRC-32 of all that follows,
+4 bytes with the length of the index (both little endian), the index (JSON, deflated:
+the model's configuration and the shape and form of each weight), then the weights one
+after the other. Files of the first version have no CRC-32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from kprune.binary.codec import encode
 from kprune.graph.values import read
 from kprune.outputs import atomic_file
 
-MAGIC = b"kpbin\x00\x00\x01"
+FIRST = b"kpbin\x00\x00\x01"
+MAGIC = b"kpbin\x00\x00\x02"
+
+_NUMBER = struct.Struct("<I")
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -63,9 +67,10 @@ def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
         entries.append(entry)
     index = json.dumps({"model": model.to_json(), "weights": entries})
     packed = zlib.compress(index.encode("utf-8"), 9)
-    head = MAGIC + struct.pack("<I", len(packed)) + packed
+    body = _NUMBER.pack(len(packed)) + packed + b"".join(parts)
+    head = MAGIC + _NUMBER.pack(zlib.crc32(body))
     with atomic_file(Path(path)) as temporary:
-        Path(temporary).write_bytes(head + b"".join(parts))
+        Path(temporary).write_bytes(head + body)
 
 
 def load(
@@ -91,17 +96,26 @@ def load(
     ```
     """
     content = Path(path).read_bytes()
-    start = len(MAGIC) + 4
-    if content[: len(MAGIC)] != MAGIC or len(content) < start:
+    magic, body = content[: len(MAGIC)], content[len(MAGIC) :]
+    if magic not in (FIRST, MAGIC):
         raise ValueError(
             f"{os.fspath(path)!r} is no file of binary kernels. kprune.load opens "
             "`.keras` and HDF5 files."
         )
-    (length,) = struct.unpack("<I", content[len(MAGIC) : start])
     try:
-        index = json.loads(zlib.decompress(content[start : start + length]))
-        values = _values(index["weights"], content[start + length :])
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        if magic == MAGIC:
+            body = _checked(body)
+        start = _NUMBER.size
+        (length,) = _NUMBER.unpack_from(body)
+        index = json.loads(zlib.decompress(body[start : start + length]))
+        values = _values(index["weights"], body[start + length :])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is damaged: {error}. Export it again."
         ) from error
@@ -110,6 +124,19 @@ def load(
     )
     model.set_weights(values)
     return model
+
+
+def _checked(content: bytes) -> bytes:
+    """Return what stands behind a checksum that fits.
+
+    Raises:
+        ValueError: It does not fit.
+    """
+    (expected,) = _NUMBER.unpack_from(content)
+    body = content[_NUMBER.size :]
+    if zlib.crc32(body) != expected:
+        raise ValueError("its checksum does not fit its content")
+    return body
 
 
 def _values(entries: list[dict[str, Any]], content: bytes) -> list[np.ndarray]:

@@ -128,8 +128,8 @@ def test_a_trained_model_and_its_file(tmp_path, reduce):
     assert str(known) in str(report)
     # The file holds the bits of theory, and an index.
     content = (tmp_path / "model.binary").read_bytes()
-    (index,) = struct.unpack("<I", content[8:12])
-    assert 0 <= 8 * (len(content) - 12 - index) - known.bits <= 16 * 16
+    (index,) = struct.unpack("<I", content[12:16])
+    assert 0 <= 8 * (len(content) - 16 - index) - known.bits <= 16 * 16
 
 
 def test_files_that_do_not_do(tmp_path):
@@ -141,18 +141,56 @@ def test_files_that_do_not_do(tmp_path):
     with pytest.raises(ValueError, match=r"kprune\.binary\.load opens it"):
         kprune.load(path)
     content = path.read_bytes()
-    for broken in (content[:-3], content + b"1", content[:20] + content[25:]):
+    cut = [content[:n] for n in (8, 10, 14, 40, len(content) - 3)]
+    for broken in (*cut, content + b"1", content[:20] + content[25:]):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="is damaged"):
             binary.load(path)
-    (length,) = struct.unpack("<I", content[8:12])
-    index = json.loads(zlib.decompress(content[12 : 12 + length]))
+    (length,) = struct.unpack("<I", content[12:16])
+    index = json.loads(zlib.decompress(content[16 : 16 + length]))
     assert [entry["shape"] for entry in index["weights"]] == [
         [2, 4],
         [4],
         [4, 3],
         [3],
     ]
+
+
+def test_no_changed_bit_goes_unnoticed(tmp_path):
+    path = tmp_path / "model.binary"
+    binary.save(dense_layers([4], 2), path)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    weights = range(len(content) - 40, len(content))
+    for place in (7, 8, 12, *rng.choice(len(content), 30), *weights):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged|no file of binary"):
+            binary.load(path)
+
+
+def test_files_without_a_checksum_load(tmp_path):
+    path = tmp_path / "model.binary"
+    model = dense_layers([4], 2)
+    binary.save(model, path)
+    content = path.read_bytes()
+    path.write_bytes(b"kpbin\x00\x00\x01" + content[12:])
+    for mine, theirs in zip(
+        binary.load(path).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_no_code_of_a_file_is_run(tmp_path):
+    inputs = keras.Input((2,))
+    ran = keras.layers.Lambda(lambda x: x + 1, output_shape=(2,))(inputs)
+    binary.save(
+        keras.Model(inputs, keras.layers.Dense(3)(ran)),
+        tmp_path / "model.binary",
+    )
+    with pytest.raises(ValueError, match="lambda"):
+        binary.load(tmp_path / "model.binary")
 
 
 def test_there_must_be_a_layer_between_others():

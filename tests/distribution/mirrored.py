@@ -155,6 +155,32 @@ def trains_as_on_one_device(name):
     )
 
 
+def gates_train_on_both(name):
+    """Replicas that take turns in a step keep what they have seen apart."""
+    with STRATEGY.scope():
+        recipe = kprune.recipe(name, {"macs": 0.4}, epochs=3)
+        masked = recipe.prepare(build())
+    masked.fit(
+        dataset(),
+        epochs=3,
+        callbacks=recipe.callbacks,
+        verbose=0,
+        shuffle=False,
+    )
+    assert_mirrored(masked)
+    found = kprune.masking.acting_gates(masked)
+    assert bool(found) == (name == "manidp")
+    for gate in found.values():
+        assert np.ptp(gate.mean.numpy()) > 0
+    if found:
+        # One gate holds the running loss for all.
+        assert max(g.loss_level.numpy() for g in found.values()) > 0
+        kprune.masking.close_gates(masked)
+    compact = kprune.rebuild(masked)
+    assert_mirrored(compact)
+    assert kprune.cost(compact).macs <= 0.6 * kprune.cost(build()).macs
+
+
 def the_page_runs():
     """The code of docs/distribution.md, on two devices of this machine."""
     page = Path(__file__).parents[2] / "docs" / "distribution.md"

@@ -23,6 +23,12 @@ def test_the_page_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["kdfs", "manidp"])
+def test_gates_are_those_of_one_device(recipe):
+    run("mirrored.py", "gates_train_on_both", recipe)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "callback", ["prune", "loss", "attenuate", "soft", "duplicate"]
 )
