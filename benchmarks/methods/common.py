@@ -108,6 +108,11 @@ def pretrained(depth: int, weights: Path) -> keras.Model:
         model.layers[-1].activation = keras.activations.linear
         logits = keras.models.clone_model(model)
         logits.set_weights(model.get_weights())
+        for layer in logits.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                # As in the other networks. At Keras' 0.99 the statistics lag
+                # behind by 300 steps, and short runs measure that.
+                layer.momentum = 0.9
         return logits
     if str(EXAMPLES) not in sys.path:
         sys.path.append(str(EXAMPLES))
