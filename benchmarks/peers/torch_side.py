@@ -185,7 +185,7 @@ def train(
     )
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum = 0.01  # 0.99 as Keras counts
+            norm.momentum = 0.1  # 0.9 as Keras counts
     model.train()
     for step, (batch, labels) in enumerate(zip(x, y, strict=True)):
         for group in optimizer.param_groups:
