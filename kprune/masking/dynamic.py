@@ -33,8 +33,9 @@ class _Batch(threading.local):
 class DynamicGate(GroupGate):
     """A gate that predicts a saliency per sample and channel.
 
-    The saliencies are `ReLU(W2 ReLU(W1 mean(x)))`, where `x` is the input of the
-    first layer that produces the group, and the mean is over its positions. The
+    The saliencies are `ReLU(W2 ReLU(W1 mean(x) / s) + b)`, where `x` is the input of
+    the first layer that produces the group, the mean is over its positions, and `s`
+    is the running root mean square of these means in training. The
     channels are multiplied with them where they are read; saliencies below
     `threshold` count as 0.
 
@@ -76,13 +77,17 @@ class DynamicGate(GroupGate):
         self.excite = keras.layers.Dense(
             size,
             activation="relu",
-            kernel_initializer="he_normal",
+            # Near the bias of 1, so that a trained model goes on as it was.
+            kernel_initializer=keras.initializers.VarianceScaling(
+                0.02, "fan_in", "truncated_normal"
+            ),
             bias_initializer="ones",
         )
         self.squeeze.build((None, inputs))
         self.excite.build((None, hidden))
         self.threshold = self._state("threshold", -1.0)
         self.mean = self._state("mean", 1.0, size)
+        self.scale = self._state("scale", 0.0)
         self.loss_level = self._state("loss_level", 0.0)
         # Called with all saliencies of a batch, before the threshold is applied.
         self.witness: Callable[[Any], None] | None = None
@@ -101,7 +106,8 @@ class DynamicGate(GroupGate):
         """
         places = tuple(range(1, len(inputs.shape) - 1))
         means = ops.mean(inputs, axis=places) if places else inputs
-        hidden = self.excite(self.squeeze(ops.cast(means, "float32")))
+        means = self._scaled(ops.cast(means, "float32"), training)
+        hidden = self.excite(self.squeeze(means))
         saliency = ops.minimum(hidden, MOST)
         self._batch.saliency, self._batch.left = saliency, self.reads
         if self.witness is not None:
@@ -110,6 +116,16 @@ class DynamicGate(GroupGate):
             batch = ops.stop_gradient(ops.mean(saliency, axis=0))
             old = self.mean.value
             self.mean.assign(old + (1 - MOMENTUM) * (batch - old))
+
+    def _scaled(self, means: Any, training: bool | None) -> Any:
+        """Divide by the running size of means: pixels of 0 to 255 are too large."""
+        scale = self.scale.value
+        if training:
+            size = ops.sqrt(ops.mean(ops.square(ops.stop_gradient(means))))
+            moved = scale + (1 - MOMENTUM) * (size - scale)
+            scale = ops.where(scale > 0, moved, size)
+            self.scale.assign(scale)
+        return means / ops.where(scale > 0, scale, 1.0)
 
     def values(self, step: Any, training: bool | None) -> Any:
         if self._batch.left < 1:

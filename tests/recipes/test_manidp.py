@@ -52,6 +52,19 @@ def test_each_sample_has_its_own_channels():
     assert kprune.dynamic_cost(masked, x).macs == pytest.approx(macs, abs=1.5)
 
 
+def test_saliencies_do_not_depend_on_the_scale_of_the_inputs():
+    seen = []
+    for scale in (1.0, 255.0):
+        _, gate, x, _ = dense()
+        gate.witness = seen.append
+        gate.look(scale * x, training=True)
+        gate.look(scale * x, training=False)
+    small, small_later, large, large_later = map(read, seen)
+    assert np.ptp(small, axis=0).max() > 0
+    for other in (small_later, large, large_later):
+        np.testing.assert_allclose(other, small, rtol=1e-4, atol=1e-6)
+
+
 def test_no_compact_model_but_a_static_one(tmp_path):
     masked, gate, x, _ = dense()
     gate.mean.assign([0.5, 2.0, 1.0, 0.1, 3.0, 0.7])
