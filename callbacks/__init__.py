@@ -1,4 +1,4 @@
-"""What acts during `fit`."""
+"""Callbacks that prune, attenuate, duplicate or regularise filters during `fit`."""
 
 from kprune.callbacks.base import PruningCallback as PruningCallback
 from kprune.lazy import part_attributes as _attributes

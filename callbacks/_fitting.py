@@ -1,4 +1,4 @@
-"""The `fit` that a callback runs in, and the other callbacks of it."""
+"""Access to the `fit` that a callback runs in, and to its other callbacks."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ READERS = (
     keras.callbacks.RemoteMonitor,
     keras.callbacks.TensorBoard,
 )
-"""Callbacks that write down what `logs` hold when it is their turn."""
+"""Callbacks that record the `logs` when they are called."""
 
 
 def require_fit(callback: keras.callbacks.Callback) -> None:
-    """Raise unless a callback was told its model and the number of epochs.
+    """Raise if a callback does not know its model and the number of epochs.
 
     Raises:
-        RuntimeError: It is called by hand without.
+        RuntimeError: If it is called outside of `fit` without them.
     """
     if callback.model is None or not isinstance(callback.params, dict):
         raise outside_fit(callback)
 
 
 def outside_fit(callback: keras.callbacks.Callback) -> RuntimeError:
-    """Return the error for a callback that is asked outside of `fit`."""
+    """Return the error for a callback that is used outside of `fit`."""
     return RuntimeError(
         f"{type(callback).__name__} acts inside `fit`: pass it as fit(..., "
-        "callbacks=[...]). In a loop of your own, put it into "
+        "callbacks=[...]). In a custom training loop, wrap it in "
         "keras.callbacks.CallbackList([callback], model=model, epochs=epochs), "
-        "and call that."
+        "and call the methods of that."
     )
 
 
 def companions(
     callback: keras.callbacks.Callback,
 ) -> list[keras.callbacks.Callback]:
-    """Return all callbacks of the `fit` that calls one, in their order.
+    """Return all callbacks of the current `fit`, in order.
 
-    Keras does not tell a callback of the others: the list that is calling it
-    is looked up. Empty if there is none.
+    Keras gives a callback no access to the others, so the list that is calling it
+    is looked up on the stack. The result is empty if there is none.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -61,12 +61,12 @@ def warn_of_order(
     others: Iterable[keras.callbacks.Callback],
     names: Iterable[str],
 ) -> None:
-    """Warn of callbacks that will not see what one adds to `logs`.
+    """Warn about callbacks that will not see what one adds to `logs`.
 
     Args:
-        callback: It adds to the logs at the end of each epoch.
-        others: All callbacks of the `fit`, in their order.
-        names: What it adds.
+        callback: The callback that adds to the logs at the end of each epoch.
+        others: All callbacks of the `fit`, in order.
+        names: Names of what it adds.
     """
     early = []
     for other in others:
@@ -87,7 +87,7 @@ def warn_of_order(
 
 
 class BestCheckpoints:
-    """Tells whether what `ModelCheckpoint(save_best_only=True)` keeps is pruned.
+    """Tracks whether `ModelCheckpoint(save_best_only=True)` keeps a pruned epoch.
 
     Args:
         others: All callbacks of the `fit`.
@@ -104,10 +104,10 @@ class BestCheckpoints:
         self._met: list[bool | None] = [None] * len(self._watched)
 
     def look(self, met: bool) -> None:
-        """Note which of them have saved since the last call.
+        """Record which checkpoints have been saved since the last call.
 
         Args:
-            met: Whether the target was met meanwhile.
+            met: Whether the target was met at that time.
         """
         for number, other in enumerate(self._watched):
             if other.best != self._best[number]:
@@ -115,12 +115,12 @@ class BestCheckpoints:
                 self._met[number] = met
 
     def warn(self) -> None:
-        """Warn of those that keep an epoch short of the target."""
+        """Warn about checkpoints of an epoch in which the target was not met."""
         for other, met in zip(self._watched, self._met, strict=True):
             if met is False:
                 _log.warning(
-                    "ModelCheckpoint(save_best_only=True) keeps in %r an epoch in "
-                    "which the pruning target was not reached yet. Let pruning end "
-                    "earlier, or give the checkpoint to another fit after it.",
+                    "The epoch that ModelCheckpoint(save_best_only=True) keeps in "
+                    "%r was before the pruning target was reached. Make pruning end "
+                    "earlier, or use the checkpoint in a later fit.",
                     str(other.filepath),
                 )

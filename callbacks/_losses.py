@@ -26,20 +26,21 @@ Loss = Callable[[Any, Any, Any, Any], Any]
 
 
 class PerReplica(threading.local, UserDict[str, Any]):
-    """A dictionary of what a step has seen; each replica, a thread, has its own.
+    """A dictionary of a training step's tensors, with separate content per replica.
 
-    `MirroredStrategy` goes on with the next replica in the middle of a step.
+    `MirroredStrategy` runs each replica in a thread, and switches between them in the
+    middle of a step.
 
     Args:
-        start: What is in it at the beginning, for all.
+        start: Initial content for all replicas.
     """
 
 
 class AddedLoss:
-    """Adds a loss to what a model minimises, as long as it is attached.
+    """A loss added to a model's training loss while it is attached.
 
-    It is computed in the same step as the model's outputs, so that it may use
-    what observers of layers have seen in it. Evaluation goes without.
+    It is computed in the same step as the model's outputs, so it may use what
+    observers of layers have recorded in that step. Evaluation does not include it.
 
     Args:
         model: The model that `fit` was called on.
@@ -51,7 +52,7 @@ class AddedLoss:
         self._function = function
 
     def attach(self) -> None:
-        """Add the loss; training is traced afresh."""
+        """Add the loss; the training function is traced again."""
         model, function = self._model, self._function
         vars(model).pop("compute_loss", None)
         original = model.compute_loss
@@ -77,7 +78,7 @@ class AddedLoss:
         self._trace()
 
     def detach(self) -> None:
-        """Take the loss away again."""
+        """Remove the loss."""
         if vars(self._model).pop("compute_loss", None) is not None:
             self._trace()
 
@@ -87,12 +88,12 @@ class AddedLoss:
 
 
 def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:
-    """Return which share of a cost is left, with gradients to what is kept.
+    """Return the remaining share of a cost, with gradients to the kept counts.
 
     Args:
         costs: The cost model.
         name: `"macs"` or `"params"`.
-        kept: Channels that each group keeps, scalar tensors.
+        kept: Kept count of each group, as scalar tensors.
     """
     constants, slopes = costs.axis_functions()
     counts = ops.stack([ops.cast(n, "float32") for n in kept])
@@ -107,7 +108,7 @@ def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:
 def budget_penalty(
     costs: CostModel, reduce: Mapping[str, float], kept: Sequence[Any]
 ) -> Any:
-    """Return the squared distances of the costs' shares from those asked for.
+    """Return the sum of squared distances of the costs' shares from their targets.
 
     Args:
         costs: The cost model.
@@ -123,17 +124,17 @@ def budget_penalty(
 def divergence(
     wanted: Any, given: Any, temperature: float, squashed: bool
 ) -> Any:
-    """Return how far class scores are from those of a teacher.
+    """Return the distance of class scores from those of a teacher.
 
-    The Kullback-Leibler divergence of softened probabilities, times the squared
-    temperature (Hinton et al., arXiv 1503.02531); of single outputs the mean
+    It is the Kullback-Leibler divergence of softened probabilities, times the squared
+    temperature (Hinton et al., arXiv 1503.02531), or for a single output the mean
     squared difference.
 
     Args:
-        wanted: The teacher's outputs, `(samples, ..., classes)`.
-        given: The outputs.
-        temperature: What logits are divided by.
-        squashed: Whether outputs are probabilities.
+        wanted: The teacher's outputs, of shape `(samples, ..., classes)`.
+        given: The outputs, of the same shape.
+        temperature: Number to divide the logits by.
+        squashed: Whether the outputs are probabilities.
     """
     if given.shape[-1] == 1:
         return ops.mean(ops.square(wanted - given))
@@ -151,10 +152,13 @@ def _logits(outputs: Any, squashed: bool) -> Any:
 
 
 def attention(features: Any) -> Any:
-    """Return where features are large: `(samples, places)`, of length 1 each.
+    """Return attention maps: the energy of features over positions, with norm 1.
 
     Args:
-        features: `(samples, ..., channels)`.
+        features: Tensor of shape `(samples, ..., channels)`.
+
+    Returns:
+        Tensor of shape `(samples, positions)`.
     """
     features = ops.cast(features, "float32")
     energy = ops.mean(ops.square(features), axis=-1)
@@ -165,16 +169,19 @@ def attention(features: Any) -> Any:
 
 
 def frozen(model: keras.Model, x: Any) -> list[Any]:
-    """Return what a model gives in inference mode, without gradients."""
+    """Return a model's outputs in inference mode, without gradients."""
     outputs = keras.tree.flatten(model(x, training=False))
     return [ops.stop_gradient(y) for y in outputs]
 
 
 def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
-    """Return by group the last wrapper whose input shows its gated features.
+    """Return, for each group, the last wrapper whose input is its gated features.
 
     Args:
         session: A masked model with gates.
+
+    Returns:
+        Group name -> the wrapper and its gate layer.
     """
     wrappers = {id(w.layer): w for w in filter_masks(session.masked)}
     found: dict[str, tuple[FilterMask, GatedInput]] = {}
@@ -189,11 +196,11 @@ def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
 
 
 def keeper(kept: MutableMapping[str, Any], name: str) -> Callable[[Any], None]:
-    """Return an observer that keeps what it is shown.
+    """Return an observer that stores values in `kept[name]`.
 
     Args:
-        kept: Where.
-        name: Under which name.
+        kept: The mapping to store in.
+        name: The key.
     """
 
     def observe(values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Scales whole channels in place, where a mask would set them to 0."""
+"""In-place scaling of whole channels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TARGETS = ("bn", "scale", "kernel")
 
 
 class Scaler:
-    """Multiplies what makes up channels by a factor, at all their producers.
+    """Multiplies the weights that produce channels by a factor.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
-        target: `"kernel"`: the filters and biases of all producers. `"bn"`:
-            scale and offset of every BatchNormalization that the channels
-            pass, and filters and biases of the producers that some way leads
-            past these; with both, constants that layers in between add.
-            `"scale"`: as `"bn"`, but offsets and constants stay.
+        target: `"kernel"`: the filters and biases of all producers. `"bn"`: scale
+            and offset of every BatchNormalization that the channels pass,
+            constants that layers in between add, and filters and biases of
+            producers with a path around all of these. `"scale"`: like `"bn"`, but
+            without offsets and constants.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scaler:
 
         Args:
             factors: See `scaled`.
-            slots: Scale the optimizer's slots of the same weights too.
+            slots: Whether to scale the optimizer's slots of the weights too.
         """
         memory = slots_by_variable(self._masked) if slots else {}
         for variable, places in self._places(factors):
@@ -68,19 +68,22 @@ class Scaler:
     def scaled(
         self, factors: Mapping[str, np.ndarray]
     ) -> list[tuple[Any, np.ndarray]]:
-        """Return what `scale` would write, as pairs of a variable and a value.
+        """Return the changes that `scale` would make.
 
         Args:
-            factors: For each group's name a vector `(size,)` to multiply with;
-                1 leaves a channel untouched.
+            factors: Group name -> factors of shape `(size,)`; 1 does not change a
+                channel.
+
+        Returns:
+            Pairs of a variable and its new value.
         """
         return [(v, _multiplied(v, at)) for v, at in self._places(factors)]
 
     def _places(
         self, factors: Mapping[str, np.ndarray]
     ) -> list[tuple[Any, dict[int, np.ndarray]]]:
-        """Return for each variable that changes, by axis, what to multiply with."""
-        # By variable and axis: a layer that is shared has its channels once.
+        """Return each variable that changes, with its factors by axis."""
+        # Keyed by variable and axis, so that shared layers are scaled only once.
         places: dict[int, dict[int, np.ndarray]] = {}
         variables: dict[int, Any] = {}
         for name, wanted in factors.items():
@@ -102,7 +105,7 @@ class Scaler:
 
 
 def _norm_members(group: Group, target: str) -> list[Member]:
-    """Return what scales a channel behind its producers, and what is added to it."""
+    """Return the scales, and with `"bn"` the offsets, that channels pass."""
     added = ("bias", "beta") if target == "bn" else ()
     if target == "kernel":
         return []

@@ -1,4 +1,4 @@
-"""Filter attenuation: weak filters are scaled down, not cut off."""
+"""Filter attenuation: weak filters are scaled down instead of removed."""
 
 from __future__ import annotations
 
@@ -31,58 +31,54 @@ Vectors = dict[str, np.ndarray]
 class AttenuateCallback(PruningCallback):
     """Scales weak filters down while a model trains, and removes them at the end.
 
-    At the beginning of each round all filters are scored afresh, as they would
-    be without their attenuation (but at most ten times as large). Those that
-    the allocation would remove are scaled by a factor, in place, and go on
-    training. A filter that is not picked the next time has returned: its
-    attenuation is undone. At the last round of the schedule, by default after
-    two thirds of the epochs, the filters that are then the weakest are
-    removed, and fine-tuning follows.
+    At the beginning of each round, all filters are scored as if they were not
+    attenuated (but at most ten times larger than they are). Filters that the
+    allocation would remove are multiplied by a factor in place, and continue to
+    train. If a filter is not selected again, it has returned: its attenuation is
+    undone. At the last round of the schedule, by default after two thirds of the
+    epochs, the weakest filters are removed, and fine-tuning follows.
 
-    What is scaled is the `target`. In front of a BatchNormalization a scaled
-    kernel changes nothing while training, since the batch statistics undo it,
-    so by default its scale and offset are scaled. A factor of 0 leaves such a
-    filter no gradient at all if a ReLU follows: to let filters return from 0
-    use `target="scale"`, as `SoftPruneCallback` does.
+    `target` selects the weights to scale. Scaling a kernel in front of a
+    BatchNormalization has no effect in training, because the batch statistics undo
+    it; so by default scale and offset of the BatchNormalization are scaled. With a
+    factor of 0, such a filter gets no gradient if a ReLU follows: to let filters
+    return from 0, use `target="scale"`, as `SoftPruneCallback` does.
 
-    By how much each filter is attenuated is part of the saved model, see
-    `kprune.masking.attenuation`; all else follows from the weights and the
-    epoch, so that a run that was killed goes on from a checkpoint. One resumed
-    in the middle of an epoch begins this epoch again, with its scaling.
+    The attenuation of each filter is saved with the model (see
+    `kprune.masking.attenuation`). Everything else follows from the weights and the
+    epoch, so that an interrupted run continues from a checkpoint. A run resumed in the
+    middle of an epoch starts this epoch again, with its scaling.
 
-    `logs` of each epoch hold `pruned_macs` and `pruned_params`, which are 0
-    until filters are removed, `weak_filters`, how many are attenuated, and
-    `returned_filters`, how many of those that were are so no more.
+    The `logs` of each epoch contain `pruned_macs` and `pruned_params`, which are 0
+    until filters are removed, `weak_filters`, the number of attenuated filters, and
+    `returned_filters`, the number of filters whose attenuation was undone.
 
     Args:
-        criterion: See `kprune.prune`. Defaults to the L1 norm of the filters
-            as the target leaves them: `"l1"` with `target="kernel"`, else
+        criterion: See `kprune.prune`. Defaults to the L1 norm of the filters that
+            remains with this target: `"l1"` with `target="kernel"`, else
             `kprune.criteria.Folded("l1")`.
         reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
-        schedule: Which share of the target is weak in which rounds:
-            `"constant"` (all of it in all rounds), `"asymptotic"`, `"linear"`,
-            `"polynomial"`, an object of `kprune.schedules`, or a function
-            `f(epoch) -> share`. `every` is the period in epochs, `end` the
-            epoch that removes.
+        schedule: Share of the target that is weak in each round: `"constant"` (all
+            of it in all rounds), `"asymptotic"`, `"linear"`, `"polynomial"`, an
+            object of `kprune.schedules`, or a function `f(epoch) -> share`. `every`
+            is the period in epochs, `end` the epoch that removes filters.
         allocation: See `kprune.prune`.
         data: See `kprune.prune`.
-        recover: How to repair the layers that stay when filters are removed
-            in the end. See `kprune.prune`. Defaults to no repair.
-        factor: What weak filters are multiplied with: a number, `"constant"`
-            (0.5), `"linear"`, `"cosine"`, `"exponential"`, a function
-            `f(progress) -> factor`, or an object of `kprune.factors`, which
-            can also have a tail that ends at exactly 0, and scale the
-            optimizer's slots.
-        target: `"bn"`: scale and offset of every BatchNormalization that a
-            filter's channel passes, the kernel and bias where it passes none.
-            `"scale"`: the same without the offset. `"kernel"`: always the
-            kernel and bias; only for training from scratch if there are
-            BatchNormalization layers.
+        recover: How to repair the kept layers when filters are removed at the end.
+            See `kprune.prune`. Defaults to no repair.
+        factor: Factor for weak filters: a number, `"constant"` (0.5), `"linear"`,
+            `"cosine"`, `"exponential"`, a function `f(progress) -> factor`, or an
+            object of `kprune.factors`, which can also end in a tail at exactly 0,
+            and scale the optimizer's slots.
+        target: `"bn"`: scale and offset of every BatchNormalization that a filter's
+            channel passes, or kernel and bias if it passes none. `"scale"`: the same
+            without the offset. `"kernel"`: always kernel and bias; with
+            BatchNormalization layers, use it only to train from scratch.
         run_dir: See `PruningCallback`.
 
     Raises:
-        ValueError: At construction, an unknown name. When `fit` begins: see
-            `PruneCallback`, or the tail has more periods than the schedule.
+        ValueError: At construction, if a name is unknown. When `fit` begins, if the
+            tail has more periods than the schedule; see also `PruneCallback`.
 
     Example:
 
@@ -99,8 +95,8 @@ class AttenuateCallback(PruningCallback):
     compact = kprune.rebuild(masked)
     ```
 
-    After Mousa-Pasandi et al. (ICIP 2020, arXiv 2002.03299), who show that it
-    improves on removing at once under several criteria.
+    After Mousa-Pasandi et al. (ICIP 2020, arXiv 2002.03299), who show that it is
+    better than immediate removal with several criteria.
     """
 
     _norm = "l1"
@@ -132,8 +128,8 @@ class AttenuateCallback(PruningCallback):
         count = len(self._rounds())
         if self.factor.tail > count:
             raise ValueError(
-                f"The tail of {self.factor!r} has more periods than there are "
-                f"rounds: {count} of {self.schedule!r}. Shorten the tail or let "
+                f"The tail of {self.factor!r} has more periods than "
+                f"{self.schedule!r} has rounds ({count}). Shorten the tail, or make "
                 "the schedule begin earlier, end later or act more often."
             )
         self._scaler = Scaler(session.masked, session.graph, self.target)
@@ -145,7 +141,7 @@ class AttenuateCallback(PruningCallback):
         return self._epoch in self._rounds()
 
     def act(self, session: Session, fraction: float) -> None:
-        """Scale the weak filters of this round."""
+        """Select and scale the weak filters of this round."""
         rounds = self._rounds()
         number, count = rounds.index(self._epoch) + 1, len(rounds)
         factor = self.factor(number / count)
@@ -190,18 +186,18 @@ class AttenuateCallback(PruningCallback):
         if self.target == "kernel":
             _log.warning(
                 "target='kernel' scales kernels in front of BatchNormalization (%d "
-                "groups). In training its batch statistics undo that, and kernels "
-                "near 0 are blown up by as much as 1 / sqrt(epsilon), which wrecks a "
-                "trained model. Use target='scale' or target='bn', unless you train "
-                "from scratch.",
+                "groups). In training, batch statistics undo this and amplify "
+                "kernels near 0 by up to 1 / sqrt(epsilon), which ruins a trained "
+                "model. Use target='scale' or target='bn', unless you train from "
+                "scratch.",
                 count,
             )
         elif isinstance(criterion, L1 | L2 | FPGM | Similarity):
             _log.warning(
-                "Criterion %s looks at kernels, but it is the BatchNormalization "
-                "behind them that is attenuated (target='%s'), so it will not "
-                "notice. Use kprune.criteria.Folded(...) of it, 'bn_scale' or a "
-                "criterion that looks at data.",
+                "Criterion %s scores kernels, but the BatchNormalization after them "
+                "is attenuated (target='%s'), which does not change its scores. Use "
+                "kprune.criteria.Folded(...) of it, 'bn_scale' or a criterion that "
+                "uses data.",
                 type(criterion).__name__,
                 self.target,
             )
@@ -210,7 +206,7 @@ class AttenuateCallback(PruningCallback):
         return self.schedule.rounds(self.params.get("epochs"))
 
     def _choose_weak(self, fraction: float = 1.0) -> Vectors:
-        """Return which filters are weak now: what allocation would remove."""
+        """Return the weak filters: those that the allocation would remove now."""
         if fraction <= 0 or self.policy.met(fraction):
             return {g.name: np.zeros(g.size, bool) for g in self.session.groups}
         session = self.session
@@ -226,7 +222,7 @@ class AttenuateCallback(PruningCallback):
         return {name: alive[name] & (kept[name] == 0) for name in alive}
 
     def _frozen(self) -> Vectors:
-        """Return the weak filters on record, if removing them is enough."""
+        """Return the recorded weak filters, or new ones if these are not enough."""
         weak = self._weak()
         alive = _kept(weak, self.session.alive())
         kept = {n: m > 0 for n, m in alive.items()}
@@ -262,14 +258,14 @@ class AttenuateCallback(PruningCallback):
         )
 
 
-# Below this, what training has added since counts for more than what is left.
+# Below this factor, the changes made by training outweigh the attenuated rest.
 _LEAST = 0.1
 
 
 def _undoing(attenuated: np.ndarray) -> np.ndarray:
-    """Return what to multiply channels with to undo their attenuation.
+    """Return the factors that undo the attenuation of channels.
 
-    Channels that were set to 0 start from there: 1.
+    The factor is 1 for channels that were set to 0.
     """
     inverse = 1.0 / np.maximum(attenuated, _LEAST)
     return np.where(attenuated > 0, inverse, 1.0)

@@ -1,4 +1,4 @@
-"""What all pruning callbacks share: a session, a policy, and when they act."""
+"""The base class of pruning callbacks."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _log = logging.getLogger("kprune")
 
 
 class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
-    """Acts on filters at the beginning of scheduled epochs.
+    """Base class of callbacks that act on filters at the beginning of scheduled epochs.
 
-    Acting before an epoch trains and validates what was decided. The callback
-    keeps no state of its own: how far pruning has come is read from the masks,
-    which are weights of the model, so that a run that was killed continues
-    from any checkpoint of the weights.
+    Because it acts before an epoch, this epoch trains and validates the result. The
+    callback has no state of its own: the progress of pruning is read from the masks,
+    which are weights of the model. So an interrupted run continues from any checkpoint
+    of the weights.
 
-    A subclass implements `act`, and takes filters away by `remove`, which
-    repairs the layers that stay. One that ends with another action than it
-    repeats, such as removing what was only scaled down, implements
-    `finishes` and `finish` too; one that adds to `logs` extends `status`.
+    A subclass implements `act`, and removes filters with `remove`, which repairs the
+    kept layers. It also implements `finishes` and `finish` if it ends with another
+    action than it repeats, for example removing filters that were only scaled down, and
+    extends `status` if it adds to `logs`.
 
     Args:
         criterion: See `kprune.prune`.
@@ -57,16 +57,16 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             target`. Defaults to cubic over the first two thirds of the epochs.
         allocation: See `kprune.prune`.
         data: See `kprune.prune`.
-        recover: How to repair the layers that stay, each time that filters
-            have gone, before training goes on. See `kprune.prune`. Training
-            goes on with the optimizer's slots as they are: repaired layers
-            give what they gave, so that gradients stay what they were too.
-        run_dir: Folder in which each `fit` makes a new folder for its run: what
-            was asked and decided, every epoch, the models, and a report. See
+        recover: How to repair the kept layers every time filters were removed, before
+            training continues. See `kprune.prune`. The optimizer's slots stay as
+            they are: repaired layers have nearly the same outputs, and so nearly the
+            same gradients.
+        run_dir: Folder in which each `fit` creates a new folder for its run, with the
+            settings, decisions, every epoch, the models, and a report. See
             `docs/runs.md`.
 
-    Without `data`, what is not set is `"l1"`, `"global"` and no repair; with
-    `data` it is what `kprune.prune` chooses.
+    Without `data`, the defaults are `"l1"`, `"global"` and no repair; with `data`, they
+    are those of `kprune.prune`.
 
     Example:
 
@@ -95,7 +95,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self.reduce = reduce
         self.schedule = schedules.get(schedule)
         self.allocation = allocation
-        # Kept for all epochs: a generator yields once only.
+        # Shared by all epochs, because a generator can be read only once.
         self.data = None if data is None else as_source(data)
         self.recover = recover
         if recover is not None:
@@ -119,48 +119,48 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     @property
     def policy(self) -> Policy:
-        """How filters are chosen."""
+        """The policy that chooses filters."""
         if self._policy is None:
             raise outside_fit(self)
         return self._policy
 
     @property
     def repairs(self) -> bool:
-        """Whether layers are repaired when filters have gone."""
+        """Whether layers are repaired after filters are removed."""
         return bool(self._repair)
 
     def begin(self, session: Session) -> None:
-        """Prepare for training; called once `session` and `policy` are there."""
+        """Prepare for training. `session` and `policy` are available."""
         return None
 
     def due(self, fraction: float) -> bool:
         """Return whether to act before this epoch.
 
         Args:
-            fraction: Share of the target that the schedule wants by now.
+            fraction: Share of the target that the schedule requires now.
         """
         return fraction > 0 and not self.policy.met(fraction)
 
     @abc.abstractmethod
     def act(self, session: Session, fraction: float) -> None:
-        """Do what is due; `choose(fraction)` says to which filters.
+        """Act on the filters, usually on those that `choose(fraction)` selects.
 
         Args:
             session: The model in training, and the samples.
-            fraction: Share of the target that the schedule wants by now.
+            fraction: Share of the target that the schedule requires now.
         """
 
     def finishes(self, epoch: int, last: bool) -> bool:
-        """Return whether `finish` is called now instead of `act`.
+        """Return whether to call `finish` now instead of `act`.
 
         Args:
-            epoch: The epoch that would begin.
-            last: Whether training is over, so that it does not.
+            epoch: The epoch that is about to begin.
+            last: Whether training is over, so that it will not begin.
         """
         return False
 
     def finish(self, session: Session) -> None:
-        """Do what is left to do. May be called again, and then does nothing."""
+        """Complete the pruning. Further calls must do nothing."""
         return None
 
     def after_epoch(self, session: Session) -> None:
@@ -168,7 +168,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         return None
 
     def status(self) -> dict[str, float]:
-        """Return what `logs` of an epoch hold: shares removed, by cost."""
+        """Return the entries for `logs` of an epoch: the removed share of each cost."""
         removed = self.policy.removed()
         return {f"pruned_{key}": removed[key] for key in removed}
 
@@ -177,12 +177,12 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         masks: Mapping[str, np.ndarray],
         before: WeightSnapshot | None = None,
     ) -> None:
-        """Remove filters for good, and repair the layers that stay.
+        """Remove filters permanently, and repair the kept layers.
 
         Args:
-            masks: For each group's name a vector `(size,)`, 0 = removed.
-            before: What the repair leads back to. Defaults to the model as it
-                is now.
+            masks: Group name -> vector of shape `(size,)`, 0 = removed.
+            before: Weights whose outputs the repair restores. Defaults to the
+                current ones.
         """
         session = self.session
         if not self.repairs:
@@ -194,7 +194,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             averages = moving_averages(session.optimizer)
             removed = {key: read(v).copy() for key, (v, _) in averages.items()}
             recoveries.repair(session, before, self._repair)
-            # An average that lagged behind would undo the repair.
+            # Moving averages must change too, or they would undo the repair.
             for key, (variable, average) in averages.items():
                 average.assign(read(average) + read(variable) - removed[key])
 
@@ -202,11 +202,11 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         """Score and allocate.
 
         Args:
-            fraction: Share of the way to the target.
+            fraction: Share of the target to reach.
 
         Returns:
-            For each group's name a mask `(size,)`, 0 for the filters chosen
-            and for those that are gone already.
+            Group name -> mask of shape `(size,)`, 0 for the chosen filters and for
+            those removed already.
         """
         return self.policy.choose(fraction, self.session.settle())
 
@@ -260,12 +260,12 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     def _end(self) -> None:
         session, policy = self.session, self.policy
         if self._epoch < 0:
-            return  # Nothing was trained: fit(epochs=0), or a run that had ended.
+            return  # Nothing was trained: fit(epochs=0), or a completed run.
         self._checkpoints.look(self._met)
         self._checkpoints.warn()
         if self.finishes(self._epoch + 1, last=True):
             self.finish(session)
-        # JAX gives |w| the slope 1 at 0, so an L1 penalty moves removed weights
+        # On JAX, |w| has the gradient 1 at 0, so an L1 penalty changes removed weights
         # behind their masks.
         session.settle()
         if not policy.met():
@@ -274,11 +274,11 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 f"{share:.1%} of the {key}" for key, share in shares
             )
             _log.warning(
-                "Training ended before the pruning target was reached: %s are gone, "
-                "the target is reduce=%s with allocation %s. Either it stopped before "
-                "the schedule did, or a callback such as EarlyStopping restored "
-                "weights from before. Let %r end earlier, or let EarlyStopping begin "
-                "later (start_from_epoch).",
+                "Training ended before the pruning target was reached: %s are removed, "
+                "the target is reduce=%s with allocation %s. Either training ended "
+                "before the schedule, or a callback such as EarlyStopping restored "
+                "earlier weights. Make %r end earlier, or EarlyStopping begin later "
+                "(start_from_epoch).",
                 removed,
                 dict(policy.reduce),
                 type(policy.allocation).__name__,
@@ -286,7 +286,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             )
 
     def _asked(self) -> runs.Asked:
-        """Return what a record of this training says was asked."""
+        """Return the settings of this training for its record."""
         given = {k: v for k, v in self._given.items() if k not in self.unsaved}
         call = f"kprune.callbacks.{type(self).__name__}("
         asked = self.policy.asked(self.method, call, given, self._repair)
@@ -294,7 +294,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         return dataclasses.replace(asked, parts={**asked.parts, **more})
 
     def _look_around(self) -> None:
-        """Warn of other callbacks that will miss what this one does."""
+        """Warn about other callbacks that will miss what this one does."""
         others = companions(self)
         warn_of_order(
             self, others, (f"pruned_{key}" for key in self.policy.removed())
@@ -304,5 +304,5 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
 
 def _words(name: str) -> str:
-    """Return the name of a class as words with hyphens between them."""
+    """Return the name of a class as lowercase words joined by hyphens."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()

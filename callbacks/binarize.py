@@ -1,4 +1,4 @@
-"""Training through binary filters."""
+"""Training with binary filters."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _STEPS = ("train", "test", "predict")
 
 
 class BinarizeCallback(keras.callbacks.Callback, Part):
-    """Trains a masked model through binary filters with shared scales.
+    """Trains a masked model with binary filters and shared scales.
 
-    While `fit` runs, layers compute with binary kernels, and gradients reach
-    the weights behind them; when it ends, the weights are what they act as, so
-    that `kprune.rebuild` gives a model of binary kernels. A run that was killed
-    goes on from any checkpoint. List this callback behind those that prune.
+    During `fit`, layers compute with binary kernels, and gradients pass through to the
+    float weights. At the end, the weights are set to the binary values, so that
+    `kprune.rebuild` returns a model of binary kernels. An interrupted run continues
+    from any checkpoint. List this callback after those that prune.
 
     Args:
         form: A `kprune.binary.BinaryFilters`. Defaults to blocks of 4 filters.
 
     Raises:
-        ValueError: When `fit` begins: the model is not wrapped, or has no
-            kernel that could be binary.
+        ValueError: When `fit` begins, if the model is not wrapped, or has no kernel
+            that can be binary.
 
     Example:
 

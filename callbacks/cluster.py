@@ -1,4 +1,4 @@
-"""Filters are drawn together in clusters, which become one filter each."""
+"""Clustering of filters during training, with one filter per cluster in the end."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ _log = logging.getLogger("kprune")
 
 
 class ClusterCallback(PruningCallback):
-    """Draws similar filters together while a model trains, then merges them.
+    """Pulls similar filters together while a model trains, then merges them.
 
-    At the beginning of each round the filters of each group are put into
-    clusters, as many as the schedule wants filters by then, and each filter
-    moves to the mean of its cluster: kernels, biases, batch normalisation with
-    its statistics, and what the optimizer remembers of them. What reads them
-    stays, so that filters of a cluster get other gradients, part, and may be in
-    another cluster in the next round. At the last round of the schedule, by
-    default after two thirds of the epochs, filters of a cluster are made equal
-    once more and merged into one, read with the sum of their weights, which is
-    exact; fine-tuning follows.
+    At the beginning of each round, the filters of each group are clustered, into as
+    many clusters as the schedule allows filters, and each filter moves to the mean of
+    its cluster: kernels, biases, batch normalisation with its statistics, and
+    optimizer slots. The weights that read the filters do not change. So filters of a
+    cluster get different gradients, diverge, and may join another cluster in the next
+    round. At the last round of the schedule, by default after two thirds of the
+    epochs, the filters of each cluster are made equal again and merged into one, which
+    is read with the sum of their weights. This is exact. Fine-tuning follows.
 
-    Where equal channels cannot be merged exactly (layer normalisation across
-    them, a softmax over them), the filters that the criterion scores lowest are
-    removed at the last round instead; a log line says so.
+    If equal channels cannot be merged exactly (because of layer normalisation across
+    them, or a softmax over them), the filters with the lowest scores are removed at the
+    last round instead; a log line says so.
 
-    All follows from weights and epoch, so that a run that was killed goes on
-    from a checkpoint. `logs` of each epoch hold `pruned_macs` and
-    `pruned_params`, which are 0 until clusters are merged, and
-    `clustered_filters`, how many filters share the mean of another.
+    Everything follows from weights and epoch, so that an interrupted run continues from
+    a checkpoint. The `logs` of each epoch contain `pruned_macs` and `pruned_params`,
+    which are 0 until clusters are merged, and `clustered_filters`, the number of
+    filters that share the mean of another.
 
     Args:
-        criterion: See `kprune.prune`. Only how many filters go matters, and
-            which do in groups without clusters.
+        criterion: See `kprune.prune`. It affects only how many filters each group
+            loses, and which ones in groups without clusters.
         reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
-        schedule: Which share of the target is clustered in which rounds:
-            `"asymptotic"` (three quarters after an eighth of the rounds),
-            `"linear"`, `"polynomial"`, `"constant"`, an object of
-            `kprune.schedules`, or a function `f(epoch) -> share`.
+        schedule: Share of the target that is clustered in each round: `"asymptotic"`
+            (three quarters after an eighth of the rounds), `"linear"`,
+            `"polynomial"`, `"constant"`, an object of `kprune.schedules`, or a
+            function `f(epoch) -> share`.
         allocation: How many clusters each group has. See `kprune.prune`.
         data: See `kprune.prune`.
-        pull: Share of the way to the mean of its cluster that a filter goes
-            in each round but the last, where it goes all of it.
-        recover: How to repair the layers that stay when clusters are merged.
-            See `kprune.prune`. Defaults to no repair.
+        pull: Share of the distance to the mean of its cluster that a filter moves in
+            each round; in the last round it moves all of it.
+        recover: How to repair the kept layers when clusters are merged. See
+            `kprune.prune`. Defaults to no repair.
 
     Raises:
-        ValueError: When `fit` begins: see `PruneCallback`.
+        ValueError: When `fit` begins. See `PruneCallback`.
 
     Example:
 
@@ -92,7 +91,7 @@ class ClusterCallback(PruningCallback):
         return self._epoch in self._rounds() and super().due(fraction)
 
     def act(self, session: Session, fraction: float) -> None:
-        """Cluster, and draw the filters of each cluster together."""
+        """Cluster the filters, and pull those of each cluster together."""
         alive = session.settle()
         masks = self.policy.choose(fraction, alive)
         self._draw(session, find_clusters(session, masks, alive), self.pull)

@@ -1,4 +1,4 @@
-"""Training with copies of filters, which are merged in the end."""
+"""Training with copies of filters, which are merged at the end."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _log = logging.getLogger("kprune")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Merge(Part):
-    """The end of training with copies.
+    """How training with copies ends.
 
     Args:
-        epoch: The epoch, from 0, before which copies are merged; None for the
-            end of training.
-        tolerance: How far copies may be apart to be merged, relative to the
-            largest weight of their variable.
-        criterion: Which filters go then, until the target holds, if copies
-            have parted. Norms do not do: copies of important filters have
-            large ones.
-        allocation: How many of each group go then.
+        epoch: The epoch, from 0, before which copies are merged; None for the end of
+            training.
+        tolerance: Largest difference between merged copies, relative to the largest
+            weight of their variable.
+        criterion: Criterion for removing further filters if copies have diverged, so
+            that merging alone does not meet the target. Norms are unsuitable, because
+            copies of important filters have large norms.
+        allocation: Allocation for removing these filters.
     """
 
     epoch: int | None = None
@@ -55,41 +55,39 @@ class Merge(Part):
 
 
 class DuplicateCallback(PruningCallback):
-    """Trains with copies of critical filters in the place of unimportant ones.
+    """Trains with copies of important filters in place of unimportant ones.
 
-    Before one epoch the filters that matter least become copies of those that
-    matter most, as `kprune.duplicate` does. In the end copies are merged, and
-    what is still too much is removed, so that `kprune.rebuild` gives a model
-    that meets the target.
+    Before one epoch, the least important filters become copies of the most important
+    ones, as in `kprune.duplicate`. At the end, copies are merged, and further filters
+    are removed if needed, so that `kprune.rebuild` returns a model that meets the
+    target.
 
-    Copies with equal shares and no noise get equal gradients, and stay copies:
-    the model trains as the small one would, but with another step size. Rounding
-    and dropout would move them apart, so each epoch ends with their mean. With
-    `Copies(consumers=Split("random"))` or noise, copies part, and at the end
-    filters that resemble others go.
+    Copies with equal shares and no noise get equal gradients and stay copies: the model
+    trains as the small one would, but with another step size. Rounding and dropout make
+    them diverge slightly, so copies are set to their mean after each epoch. With
+    `Copies(consumers=Split("random"))` or noise, copies diverge, and at the end filters
+    similar to others are removed.
 
-    A model that has copies already, from `kprune.duplicate` or from a run that
-    was killed, gets no new ones. `logs` of each epoch hold `pruned_macs` and
-    `pruned_params`, which are 0 until copies are merged, and `copies`, how
-    many filters are tied to others.
+    A model that has copies already, from `kprune.duplicate` or from an interrupted run,
+    gets no new ones. The `logs` of each epoch contain `pruned_macs` and
+    `pruned_params`, which are 0 until copies are merged, and `copies`, the number of
+    filters that are copies of others.
 
     Args:
         criterion: See `kprune.prune`.
         reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
-        allocation: How many filters of each group are replaced. See
-            `kprune.duplicate`.
+        allocation: How many filters of each group to replace. See `kprune.duplicate`.
         data: See `kprune.duplicate`.
-        copies: How filters are copied.
+        copies: How to copy filters.
         epoch: The epoch, from 0, before which filters are replaced.
         merge: How training with copies ends.
-        recover: How to repair the layers that stay when copies that have
-            parted are removed in the end. See `kprune.prune`. Defaults to no
-            repair.
+        recover: How to repair the kept layers when diverged copies are removed at the
+            end. See `kprune.prune`. Defaults to no repair.
         run_dir: See `PruningCallback`.
 
     Raises:
-        ValueError: When `fit` begins: see `PruneCallback`. At construction: it
-            ends before it begins.
+        ValueError: At construction, if copies would be merged before they are made.
+            When `fit` begins: see `PruneCallback`.
 
     Example:
 
@@ -105,8 +103,8 @@ class DuplicateCallback(PruningCallback):
     ```
 
     After "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
-    10.1117/12.3018876), whose text is not public beyond the abstract: what
-    happens between duplication and pruning is kprune's own.
+    10.1117/12.3018876). Only its abstract is public; the steps between duplication and
+    pruning are kprune's own.
     """
 
     def __init__(  # noqa: PLR0913  each is a choice of its own
@@ -135,7 +133,7 @@ class DuplicateCallback(PruningCallback):
         self.epoch = epoch
         if self.merge.epoch is not None and self.merge.epoch <= epoch:
             raise ValueError(
-                "DuplicateCallback must merge after it has copied. Received: "
+                "DuplicateCallback must merge copies after it makes them. Received: "
                 f"epoch={epoch}, merge={self.merge!r}."
             )
         self._maps: dict[str, CopyMap] | None = None
@@ -162,7 +160,7 @@ class DuplicateCallback(PruningCallback):
         return not last and epoch >= self.merge.epoch
 
     def finish(self, session: Session) -> None:
-        """Merge copies; remove what is still too much."""
+        """Merge copies, and remove further filters if the target needs it."""
         if self._done:
             return
         self._done = True
@@ -185,9 +183,10 @@ class DuplicateCallback(PruningCallback):
         return {**super().status(), "copies": copies}
 
     def _copied(self) -> dict[str, CopyMap]:
-        """Return which filters are copies, those that were there included.
+        """Return which filters are copies, including those made before.
 
-        Not found when `fit` begins: another callback may restore weights then.
+        They are looked up on first use, not when `fit` begins, because another callback
+        may restore weights then.
         """
         if self._maps is None:
             self._maps = self._clones(MERGE)
@@ -200,13 +199,13 @@ class DuplicateCallback(PruningCallback):
         )
 
     def _tie(self, session: Session) -> None:
-        """Give copies and donors their mean weights, and mean slots."""
+        """Set the weights and slots of copies and donors to their means."""
         maps = self._copied()
         if self.copies.tied and maps:
             assign(session.masked, session.graph, maps, tie(maps), slots=True)
 
     def _last(self) -> Policy:
-        """Return the policy by which goes what cannot be merged."""
+        """Return the policy for removing filters that cannot be merged."""
         wanted = self.policy
         return Policy(
             self.session,

@@ -1,4 +1,4 @@
-"""Pruning that depends on the sample."""
+"""Pruning by gates that depend on the sample."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ _log = logging.getLogger("kprune")
 class DynamicGateCallback(PruningCallback):
     """Trains gates that depend on the sample, and raises their thresholds.
 
-    The model must have them (`kprune.masking.add_dynamic_gates`). Before each
-    epoch the allocation says how many channels of each group the mean sample
-    may have; the threshold is the saliency that so many reach on the average
-    over the training samples. No filter is removed: which are computed is each
-    sample's. With saliencies `P` and means over places `Q` of the features that
-    they leave, rows scaled to length 1, the loss gains
+    The model must have such gates (`kprune.masking.add_dynamic_gates`). Before each
+    epoch, the allocation decides how many channels of each group an average sample may
+    use, and the threshold is set to the saliency that this many channels reach on
+    average over the training samples. No filter is removed: each sample computes its
+    own selection. These terms are added to the loss:
 
         sparsity * sum over groups of mean_i w_i mean_c P_ic
         + similarity * sum over groups of mean (P P^T - Q Q^T)^2
 
-    where `w_i = max(0, 1 - loss_i / h)` with `h` half of the running mean of the
-    compiled loss: easy samples are to need fewer channels.
+    `P` are the saliencies and `Q` the gated features averaged over positions, both with
+    rows of norm 1. `w_i = max(0, 1 - loss_i / h)`, where `h` is half of the running
+    mean of the compiled loss, so that easy samples use fewer channels.
 
-    `logs` hold `pruned_macs` and so on: what would be gone if each sample had
-    as many channels as the mean one. `kprune.dynamic_cost` measures it.
+    The `logs` contain `pruned_macs` and so on: the shares that would be removed if
+    every sample used as many channels as the average. `kprune.dynamic_cost` measures
+    the real cost.
 
     Args:
-        criterion: What the allocation goes by. Defaults to the mean saliency.
+        criterion: The criterion for the allocation. Defaults to the mean saliency.
         reduce: See `kprune.prune`.
-        schedule: Which share of the target thresholds are at. See
+        schedule: Share of the target for the thresholds of each epoch. See
             `PruneCallback`.
         allocation: See `kprune.prune`.
         data: See `PruneCallback`.
@@ -61,7 +62,7 @@ class DynamicGateCallback(PruningCallback):
         similarity: Weight of the differences of similarities.
 
     Raises:
-        ValueError: At construction, a negative weight. When `fit` begins: the
+        ValueError: At construction, if a weight is negative. When `fit` begins, if the
             model has no dynamic gates, or more than one loss.
 
     Example:
@@ -120,7 +121,7 @@ class DynamicGateCallback(PruningCallback):
         whole = [g.name for g in session.groups if g.name not in self._gates]
         if whole:
             _log.warning(
-                "These groups have no gate, so that less than asked for is saved: %s.",
+                "These groups have no gate, so less is saved than requested: %s.",
                 ", ".join(whole),
             )
         protect_gates(masked, session.optimizer)
@@ -162,7 +163,7 @@ class DynamicGateCallback(PruningCallback):
         return np.ones(group.size) if gate is None else read(gate.mean)
 
     def _loss_function(self, each: Any) -> Any:
-        """Return the loss that is added, see `AddedLoss`."""
+        """Return the added loss. See `AddedLoss`."""
         level = next(iter(self._gates.values())).loss_level
 
         def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
@@ -185,17 +186,19 @@ class DynamicGateCallback(PruningCallback):
 
 
 def easiness(losses: Any, height: Any) -> Any:
-    """Return how easy samples are: 1 with no loss, 0 from `height` on."""
+    """Return the easiness of samples: 1 for a loss of 0, and 0 from `height` on."""
     safe = ops.maximum(height, 1e-7)
     return ops.where(height > 0, ops.maximum(0.0, 1.0 - losses / safe), 0.0)
 
 
 def dissimilarity(saliencies: Any, features: Any) -> Any:
-    """Return how far samples that look alike are from being gated alike.
+    """Return the mean squared difference of samples' similarities.
+
+    Compares the similarities of saliencies with those of features.
 
     Args:
-        saliencies: `(samples, channels)`.
-        features: `(samples, ..., channels)`; no gradient reaches them.
+        saliencies: Tensor of shape `(samples, channels)`.
+        features: Tensor of shape `(samples, ..., channels)`; it gets no gradient.
     """
     features = ops.stop_gradient(ops.cast(features, "float32"))
     places = tuple(range(1, len(features.shape) - 1))
@@ -211,12 +214,12 @@ def _similarities(rows: Any) -> Any:
 
 
 def _loss_by_sample(model: Any) -> Any:
-    """Return a function that gives the compiled loss of each sample."""
+    """Return a function that computes the compiled loss of each sample."""
     given = model.loss
     if not (isinstance(given, str | keras.losses.Loss) or callable(given)):
         raise ValueError(
-            "Dynamic gates are trained by the loss of each sample, so the model must "
-            f"be compiled with one loss. Received: loss={given!r}."
+            "Dynamic gates are trained with the loss of each sample, so compile the "
+            f"model with a single loss. Received: loss={given!r}."
         )
     loss = keras.losses.get(given)
     if isinstance(loss, keras.losses.Loss):

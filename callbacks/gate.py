@@ -39,48 +39,48 @@ from kprune.session import Session
 
 
 class GateCallback(PruningCallback):
-    """Trains a gate for each channel, and removes those that open least.
+    """Trains a gate for each channel, and removes the channels that open least.
 
-    The model must have gates (`kprune.masking.add_gates`). Until filters go,
-    channels are sampled by their gates, and the loss gains
+    The model must have gates (`kprune.masking.add_gates`). Until filters are removed,
+    channels are sampled by their gates, and these terms are added to the loss:
 
-        penalty * sum over costs of (share left - share to leave)^2
+        penalty * sum over costs of (remaining share - target share)^2
         + distillation * KL divergence from the teacher's softened outputs
         + modelling * mean squared difference of attention maps
 
-    where shares are those of the sampled channels, with gradients to the gates.
-    An attention map is where features are large, `mean_c X^2` as a vector of
-    length 1 for each sample; that of what the gates leave of a group's features
-    is taken behind the gate's `decoder`, and compared with the teacher's. Gates
-    without a decoder have none. When the schedule says so, gates become masks:
-    the channels with the smallest logits go, as many as the target takes, and
-    training goes on with the compiled loss alone.
+    The remaining shares are those of the sampled channels, with gradients to the
+    gates. An attention map is the energy of features, `mean_c X^2`, as a vector of norm
+    1 per sample. It is computed from a group's gated features after the gate's
+    `decoder`, and compared with the teacher's; gates without a decoder are left out.
+    When the schedule requires it, gates become masks: the channels with the smallest
+    logits are removed, as many as the target needs, and training continues with the
+    compiled loss only.
 
-    `logs` hold `open_gates`, the share of all gates that is open, beside
-    `pruned_macs` and `pruned_params`.
+    The `logs` contain `open_gates`, the share of open gates, besides `pruned_macs` and
+    `pruned_params`.
 
     Args:
-        criterion: See `kprune.prune`. Defaults to `sigmoid(logit)` of the gates,
-            and 1 for channels that have none.
-        reduce: See `kprune.prune`; `"macs"` and `"params"`.
+        criterion: See `kprune.prune`. Defaults to `sigmoid(logit)` of the gates, and 1
+            for channels without a gate.
+        reduce: See `kprune.prune`. Only `"macs"` and `"params"`.
         schedule: When gates become masks. See `PruneCallback`.
         allocation: See `kprune.prune`.
         data: See `PruneCallback`.
         recover: See `PruneCallback`.
         run_dir: See `PruningCallback`.
-        penalty: Weight of the penalty.
+        penalty: Weight of the cost penalty.
         distillation: Weight of the divergence.
         modelling: Weight of the attention maps.
         softness: Temperature of the divergence.
-        temperature: Of the gates, in the first epoch and when they become
-            masks; in between it falls exponentially.
-        teacher: A model with the same inputs, outputs and names of layers.
-            Defaults to the model as it is when training begins, with all gates
-            open; give it to a run that is resumed.
+        temperature: Temperatures of the gates in the first epoch, and when they become
+            masks; in between, it falls exponentially.
+        teacher: A model with the same inputs, outputs and layer names. Defaults to the
+            model when training begins, with all gates open. Pass the original model
+            when you resume a run.
 
     Raises:
-        ValueError: At construction, a negative weight. When `fit` begins: the
-            model has no gates, or `reduce` has a cost that has no gradient.
+        ValueError: At construction, if a weight is negative. When `fit` begins, if the
+            model has no gates, or `reduce` has a cost without a gradient.
 
     Example:
 
@@ -142,11 +142,11 @@ class GateCallback(PruningCallback):
         foreign = set(self.policy.reduce) - set(TERMS)
         if foreign:
             raise ValueError(
-                f"Gates follow the gradients of costs, and {sorted(foreign)} have "
-                "none. reduce= takes 'macs' and 'params'."
+                f"Gates need gradients of the costs, but {sorted(foreign)} have none. "
+                "Use 'macs' and 'params' in `reduce`."
             )
         if not any(gate.acts for gate in self._gates.values()):
-            return  # A run that is resumed after its gates became masks.
+            return  # The run was resumed after its gates became masks.
         alive = session.alive()
         self._kept = PerReplica(
             {name: float(v.sum()) for name, v in alive.items()}
@@ -159,7 +159,7 @@ class GateCallback(PruningCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not any(gate.acts for gate in self._gates.values()):
-            # Done before now, if a checkpoint was restored.
+            # A restored checkpoint may have its gates turned into masks already.
             self._release()
         rounds = self.schedule.rounds(self.params.get("epochs"))
         first, last = self.temperature
@@ -193,7 +193,7 @@ class GateCallback(PruningCallback):
             gate.acts = False
 
     def _release(self) -> None:
-        """Take away the loss and what looks on for it."""
+        """Remove the added loss and its observers."""
         if self._added is not None:
             self._added.detach()
             self._added = None
@@ -210,7 +210,7 @@ class GateCallback(PruningCallback):
         return 1 / (1 + np.exp(-read(gate.logits).astype("float64")))
 
     def _loss_function(self, session: Session) -> Any:
-        """Return the loss that is added, see `AddedLoss`."""
+        """Return the added loss. See `AddedLoss`."""
         costs, reduce = session.cost_model, dict(self.policy.reduce)
         order = [group.name for group in session.groups]
         stages = self._stages(session) if self.modelling else {}
@@ -247,7 +247,7 @@ class GateCallback(PruningCallback):
         return loss
 
     def _stages(self, session: Session) -> dict[str, FilterMask]:
-        """Return who shows the features that have a decoder and places."""
+        """Return the wrappers that show features with a decoder and positions."""
         return {
             name: wrapper
             for name, (wrapper, reader) in showing(session).items()
@@ -255,7 +255,7 @@ class GateCallback(PruningCallback):
         }
 
     def _make_teacher(self, masked: keras.Model) -> keras.Model:
-        """Return a masked model, whose wrappers can be looked into."""
+        """Return the teacher as a masked model, whose layers can be observed."""
         teacher = self.teacher
         if teacher is None:
             acting = [g for g in self._gates.values() if g.acts]
@@ -282,7 +282,7 @@ def _gates_of(masked: keras.Model) -> dict[str, Gate]:
 def _counter(
     counts: MutableMapping[str, Any], name: str, alive: np.ndarray
 ) -> Any:
-    """Return an observer of a gate that notes how many channels are open."""
+    """Return an observer of a gate that stores the number of open channels."""
 
     def observe(values: Any) -> None:
         counts[name] = ops.sum(values * alive.astype("float32"))

@@ -1,4 +1,4 @@
-"""Penalties that act for a part of training."""
+"""Penalties for a part of training."""
 
 from __future__ import annotations
 
@@ -23,39 +23,36 @@ from kprune.regularizers.shrinkage import summed_rates
 _log = logging.getLogger("kprune")
 
 _POINTS = 100
-"""Steps at which a learning rate schedule is looked at."""
+"""Number of steps at which a learning rate schedule is evaluated."""
 
 
 class RegularizeCallback(keras.callbacks.Callback, Part):
-    """Penalises the kernels of a model in its first epochs.
+    """Penalises the kernels of a model in the first epochs.
 
-    The penalty is there from the first epoch on, and gone from epoch `until`
-    on, and when training has ended. It takes the place of what
-    `kprune.regularizers.attach` attached before; the layers' own regularizers
-    stay. List this callback before those that prune. A run that is resumed
-    goes on as it would have, but for `shrinkage`, which measures the kernels anew.
+    The penalty acts before epoch `until`, and is removed then and when training ends.
+    It replaces penalties attached by `kprune.regularizers.attach`; the layers' own
+    regularizers stay. List this callback before those that prune. A resumed run
+    continues unchanged, except with `shrinkage`, which measures the kernels again.
 
     Args:
         regularizer: A `keras.regularizers.Regularizer`, for example
             `kprune.regularizers.HierarchicalGroupSparsity()`.
-        until: The epoch, from 0, that is the first without the penalty; `None`
-            for the whole of training.
+        until: The first epoch, from 0, without the penalty; `None` for the whole of
+            training.
         layers: See `kprune.regularizers.attach`.
-        shrinkage: Share of its length that each kernel is to lose in these
-            epochs if only the penalty acts, between 0 and 1; the loss resists.
-            How far a penalty shrinks kernels depends on its strength, on the
-            learning rates of all steps, and on the kernels: with SGD, each
-            kernel's strength is set for it when the penalty begins, whatever
-            `strength` says. Other optimizers divide by the size of gradients,
-            which no strength outweighs in the same way: there, and with a
-            warning where `fit` does not know the steps of an epoch, `strength`
-            holds. Defaults to `None`: `strength` holds.
+        shrinkage: Share of its norm, between 0 and 1, that each kernel loses in these
+            epochs if only the penalty acts; the loss counteracts it. With SGD, this
+            sets the strength of each kernel when the penalty begins, from the learning
+            rates of all steps and the kernel, and the regularizer's `strength` is
+            ignored. Other optimizers normalise gradients, so that no strength has this
+            effect: they use `strength`. So does SGD, with a warning, if `fit` does not
+            know the number of steps per epoch. Defaults to `None`: use `strength`.
 
     Raises:
-        ValueError: At construction, `until` is not a whole number above 0, or
-            `shrinkage` is given for a regularizer without a strength. When
-            `fit` begins: see `kprune.regularizers.attach`; or no strength
-            shrinks a kernel by this penalty.
+        ValueError: At construction, if `until` is not an integer above 0, or
+            `shrinkage` is given for a regularizer without a strength. When `fit`
+            begins, if the penalty cannot shrink a kernel; see also
+            `kprune.regularizers.attach`.
 
     Example:
 
@@ -87,7 +84,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             if getattr(regularizer, "strength", None) is None:
                 raise ValueError(
                     "`shrinkage` sets the strength of a regularizer, but "
-                    f"{regularizer!r} has no attribute `strength`. Leave it out."
+                    f"{regularizer!r} has no attribute `strength`. Omit `shrinkage`."
                 )
         self.shrinkage = shrinkage
         self._acts = False
@@ -109,13 +106,13 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         detach(trained_part(self.model))
 
     def _penalty(self) -> Any:
-        """Return the regularizer with the strengths that it is to have."""
+        """Return the regularizer, with its strength set by `shrinkage` if possible."""
         if self.shrinkage is None:
             return self.regularizer
         if not self.params.get("steps"):
             _log.warning(
-                "The strength of %r does not follow the learning rates: `fit` does "
-                "not know how many steps an epoch has. Pass steps_per_epoch.",
+                "The strength of %r does not follow the learning rates, because `fit` "
+                "does not know the number of steps per epoch. Pass steps_per_epoch.",
                 self.regularizer,
             )
             return self.regularizer

@@ -11,39 +11,40 @@ from kprune.callbacks.attenuate import AttenuateCallback
 
 
 class SoftPruneCallback(AttenuateCallback):
-    """Sets weak filters to 0 and lets them train on, until the end.
+    """Sets weak filters to 0 but continues to train them, until the end.
 
-    At the beginning of each round all filters are scored afresh and those that
-    the allocation would remove are set to 0. All go on training, so a filter
-    can return. At the last round of the schedule, by default after two thirds
-    of the epochs, the weakest are removed, and fine-tuning follows. See
-    `AttenuateCallback`, of which this is the case of factor 0, for `logs`.
+    At the beginning of each round, all filters are scored again, and those that the
+    allocation would remove are set to 0. All continue to train, so a filter can
+    return. At the last round of the schedule, by default after two thirds of the
+    epochs, the weakest filters are removed, and fine-tuning follows. This is
+    `AttenuateCallback` with a factor of 0; see there for `logs`.
 
-    Where a BatchNormalization follows, only its scale `gamma` is set to 0; its
-    offset and the kernel stay. The paper sets kernels to 0, which suits training
-    from scratch. In a trained model the batch statistics would blow up what the
-    next step leaves of such a kernel, so that filters return by that gain
-    instead of their worth.
+    If a BatchNormalization follows, only its scale `gamma` is set to 0; its offset
+    and the kernel stay. The paper sets kernels to 0, which suits training from
+    scratch. In a trained model, the batch statistics would amplify the first update of
+    such a kernel, so that filters would return because of that gain, not because they
+    matter.
 
-    A filter returns only if a gradient reaches it. Behind a ReLU that takes an
-    offset `beta` above 0: filters with one below 0 stay where they are, and so
-    do those of a freshly initialized model, whose offsets are 0, and those
-    without BatchNormalization. So prune a trained model, or let the schedule
-    begin after some epochs.
+    A filter returns only if a gradient reaches it. If a ReLU follows, that requires an
+    offset `beta` above 0. Filters with a negative offset do not return, nor do those of
+    a freshly initialised model, whose offsets are 0, nor those without
+    BatchNormalization. So prune a trained model, or make the schedule begin after some
+    epochs.
 
     Args:
-        criterion: See `kprune.prune`. Defaults to the L2 norm of the filters as
-            the target leaves them: `"l2"` with `target="kernel"`, else
+        criterion: See `kprune.prune`. Defaults to the L2 norm of the filters that
+            remains with this target: `"l2"` with `target="kernel"`, else
             `kprune.criteria.Folded("l2")`.
         reduce: See `kprune.prune`. It may be `{"latency": 0.5}`.
         schedule: `"constant"`: the whole target in every round (SFP).
-            `"asymptotic"`: little first (ASFP). Or see `AttenuateCallback`.
+            `"asymptotic"`: less in early rounds (ASFP). For others see
+            `AttenuateCallback`.
         allocation: See `kprune.prune`.
         data: See `kprune.prune`.
-        target: `"scale"`; `"kernel"` as in the paper, for training from
-            scratch; or `"bn"`, from which no filter returns behind a ReLU. See
+        target: `"scale"`; `"kernel"` as in the paper, for training from scratch; or
+            `"bn"`, with which no filter returns if a ReLU follows. See
             `AttenuateCallback`.
-        scale_slots: Also set to 0 what the optimizer remembers of the weights.
+        scale_slots: Whether to set the optimizer's slots of the filters to 0 too.
         recover: See `AttenuateCallback`.
         run_dir: See `PruningCallback`.
 

@@ -1,4 +1,4 @@
-"""How objects are shown: as HTML by notebooks, as lines by plots."""
+"""Display of objects: HTML for notebooks, line styles for plots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 COLORS = ("#3f8fd2", "#e07b39", "#3aa57a", "#b870c9", "#c9a227", "#d4607c")
-"""As readable on white as on a dark page."""
+"""Colours that are readable on light and dark backgrounds."""
 
 STYLES = ("-", "--", ":", "-.")
 MARKERS = (".", "o", "s", "D", "^", "v", "P", "X")
@@ -15,25 +15,24 @@ _CARDS = "kprune.report.cards"
 
 
 class Displayed:
-    """An object that notebooks show as a card; `kprune.report.cards` draws it."""
+    """Base class of objects that notebooks show as cards, see `kprune.report.cards`."""
 
     def _repr_html_(self) -> str | None:
-        # The module lies above every class that is shown.
+        # Imported here, because its package imports those of the shown classes.
         cards = importlib.import_module(_CARDS)
         try:
             return str(cards.html(self))
-        except ImportError:  # of jinja2 or matplotlib: the text is shown
+        except ImportError:  # Without jinja2 or matplotlib, the text is shown.
             return None
 
 
 def line(number: int) -> dict[str, Any]:
-    """Return how Matplotlib draws a line, so that no two look alike.
+    """Return Matplotlib arguments for a line, different for up to 192 lines.
 
-    Colours change first, then the style of the line, then its markers: 192
-    lines differ.
+    Colours change first, then line styles, then markers.
 
     Args:
-        number: The line's, from 0.
+        number: Index of the line, from 0.
     """
     styles = number // len(COLORS)
     return {

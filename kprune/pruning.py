@@ -1,9 +1,9 @@
-"""One-shot pruning, and the choice of filters that callbacks share with it.
+"""One-shot pruning, and the policy that it shares with callbacks.
 
-Pruning is a criterion times an allocation times a schedule times an action: the
-criterion scores filters, the allocation decides how many of each group go, the
-schedule says when, and the action is what happens to them. `prune` does all at
-once: score, allocate, remove, repair.
+Pruning combines a criterion, an allocation, a schedule and an action: the criterion
+scores filters, the allocation decides how many each group loses, the schedule decides
+when, and the action is what happens to them. `prune` does everything at once: score,
+allocate, remove, repair.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Vectors = dict[str, np.ndarray]
 
 
 class Choice(NamedTuple):
-    """What goes together. See `prune`."""
+    """A combination of criterion, allocation and recovery. See `prune`."""
 
     criterion: Any
     allocation: Any
@@ -59,63 +59,61 @@ def prune(  # noqa: PLR0913  each is a choice of its own
 ) -> keras.Model:
     """Remove filters in one shot, without training.
 
-    The weights of removed filters are set to 0, and so is what the optimizer
-    remembers of them. The layers that stay can be repaired, which takes no
-    labels. Criterion, allocation and recovery that are not set go with what is
-    set:
+    The weights and optimizer slots of removed filters are set to 0. The kept layers can
+    be repaired, for which no labels are needed. Arguments that are not set get defaults
+    that match the others:
 
     | set | criterion, allocation, recover |
     |---|---|
-    | `data` alone | `"reconstruction"`, `"output_error"`, `"reconstruct"` |
+    | only `data` | `"reconstruction"`, `"output_error"`, `"reconstruct"` |
     | nothing | `"l1"`, `"global"`, `"synthetic"` |
-    | `"reconstruction"`, `"output_error"` | as for `data` alone |
+    | `"reconstruction"` or `"output_error"` | as with only `data` |
     | another criterion or allocation | `"l1"`, `"global"`, `[]` |
 
-    A criterion decides before an allocation. Where no dense or convolutional
-    layer reads a prunable group there is nothing to refit, and `data` alone
-    counts as nothing.
+    If both are set, the criterion selects the row. If no dense or convolutional layer
+    reads a prunable group, there is nothing to refit, and `data` alone gives the same
+    defaults as nothing.
 
     Args:
-        model: A plain model, which stays as it is, or one that `kprune.wrap`
-            made, which is pruned in place. Filters that are gone stay gone.
-        criterion: How much a filter matters: `"l1"`, `"taylor"` or another of
-            `kprune.criteria.names()`, an object of `kprune.criteria`, or a
-            function `f(group) -> scores (group.size,)`, larger = keep.
-        reduce: Share of each cost to remove, counted against the unpruned
-            model: `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or
-            several. Latency is that of operators measured on this machine, or
-            on a device whose table `kprune.latency.Latency` is given as
-            `allocation`. By default half of the MACs, or what a dictionary as
-            `allocation` says.
-        allocation: How many filters each group keeps: `"global"`, `"uniform"`
-            or another of `kprune.allocation.names()`, a dictionary
-            `{group name: share to remove}`, an object of `kprune.allocation`,
-            or a function `f(scores) -> priorities`.
-        data: Samples for criteria and allocations that run the model: arrays
-            `x` or `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-            generator, or a list or function of batches or samples. See
+        model: A plain model, which is not changed, or one made by `kprune.wrap`, which
+            is pruned in place. Removed filters stay removed.
+        criterion: The criterion that scores filters: `"l1"`, `"taylor"` or another of
+            `kprune.criteria.names()`, an object of `kprune.criteria`, or a function
+            `f(group)` that returns scores of shape `(group.size,)`. Filters with
+            larger scores are more important.
+        reduce: Share of each cost to remove, relative to the unpruned model:
+            `{"macs": 0.5}`, `{"params": 0.4}`, `{"latency": 0.5}` or several. Latency
+            is the sum over operators measured on this machine, or on the device whose
+            table is given with `allocation=kprune.latency.Latency(...)`. Defaults to
+            half of the MACs, or to no target if `allocation` is a dictionary.
+        allocation: How many filters each group keeps: `"global"`, `"uniform"` or
+            another of `kprune.allocation.names()`, a dictionary
+            `{group name: share to remove}`, an object of `kprune.allocation`, or a
+            function `f(scores) -> priorities`.
+        data: Samples for criteria and allocations that run the model: arrays `x` or
+            `(x, y)`, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, a
+            list of batches or samples, or a function that returns them. See
             `kprune.data.source.Source`.
-        skip: Layers, or names of layers, whose filters must stay. For plain
-            models only.
-        recover: How to repair what removing filters breaks: `"bn"` measures
-            the statistics of batch normalisation again, `"bias"` folds the
-            means of removed channels into biases, `"reconstruct"` refits all
-            layers behind them by least squares, `"merge"` adds removed
-            filters to similar ones, `"synthetic"` refits layers without any
-            data, `"mimic"` trains without labels, to give what the unpruned
-            model gives. Or an object of `kprune.recovery`, a function
-            `f(session, before)`, or a list of these, in their order; `[]`
-            repairs nothing.
-        run_dir: Folder in which to make a new folder for this run: what was
-            asked and decided, the models, and a report. See `docs/runs.md`.
+        skip: Layers, or names of layers, whose filters must stay. For plain models
+            only.
+        recover: How to repair the kept layers. `"bn"` re-estimates the statistics of
+            batch normalisation, `"bias"` moves the means of removed channels into
+            biases, `"reconstruct"` refits the layers that read them by least squares,
+            `"merge"` merges removed filters into similar ones, `"synthetic"` refits
+            layers without data, and `"mimic"` trains the model without labels, to
+            reproduce the outputs of the unpruned model. Or an object of
+            `kprune.recovery`, a function `f(session, before)`, or a list of these,
+            which are applied in order; `[]` repairs nothing.
+        run_dir: Folder in which to create a new folder for this run, with the
+            settings, decisions, the models, and a report. See `docs/runs.md`.
 
     Returns:
-        The masked model, compiled if `model` was. `kprune.rebuild` makes the
-        small one of it.
+        The masked model, compiled if `model` was. `kprune.rebuild` turns it into the
+        compact model.
 
     Raises:
-        ValueError: No filter can be removed, the target is out of reach, or
-            the criterion lacks data or a loss; the message says what to do.
+        ValueError: If no filter can be removed, the target is out of reach, or the
+            criterion lacks data or a loss. The message says what to do.
 
     Example:
 
@@ -155,15 +153,15 @@ def choose(
     recover: Any = None,
     alone: Choice = WITHOUT_DATA,
 ) -> Choice:
-    """Return what is set, and what goes with it for what is not.
+    """Return the given parts, with matching defaults for those that are None.
 
     Args:
         session: The masked model and its samples.
-        criterion: See `prune`. `None` is not set.
-        allocation: See `prune`. `None` is not set.
-        recover: See `prune`. `None` is not set.
-        alone: What goes where neither criterion nor allocation is set, and
-            there are no samples.
+        criterion: See `prune`, or None.
+        allocation: See `prune`, or None.
+        recover: See `prune`, or None.
+        alone: Defaults if neither criterion nor allocation is given, and there are no
+            samples.
     """
     if criterion is not None:
         best = _is(criteria.base.registry, criterion, WITH_DATA.criterion)
@@ -183,30 +181,30 @@ def choose(
 
 
 def _is(registry: Registry, part: Any, name: str) -> bool:
-    """Return whether a part is that of a name."""
+    """Return whether a part is the one registered under a name."""
     if isinstance(part, Latency):
         part = part.allocation
     return part == name or type(part) is registry.factory(name)
 
 
 def as_masked(model: keras.Model, skip: Iterable[Any] | None) -> keras.Model:
-    """Return a plain model wrapped, and a wrapped one as it is.
+    """Return a plain model wrapped, or a wrapped model unchanged.
 
     Raises:
-        ValueError: The model is wrapped already, but there are layers to skip.
+        ValueError: If the model is wrapped already, but there are layers to skip.
     """
     if not is_masked(model, "prune()"):
         return wrap(model, skip)
     if skip is not None:
         raise ValueError(
-            f"Model '{model.name}' is wrapped already, so `skip` comes too late. "
-            "Give it to kprune.wrap(model, skip=...), or prune the plain model."
+            f"Model '{model.name}' is wrapped already, so `skip` has no effect. "
+            "Pass it to kprune.wrap(model, skip=...), or prune the plain model."
         )
     return model
 
 
 class Policy:
-    """A criterion, an allocation and a target: how filters are chosen.
+    """A criterion, an allocation and a target, which together choose filters.
 
     Args:
         session: The masked model and its samples.
@@ -215,7 +213,7 @@ class Policy:
         allocation: See `prune`.
 
     Raises:
-        ValueError: Unknown names, or a share outside (0, 1).
+        ValueError: If a name is unknown, or a share is outside (0, 1).
 
     Example:
 
@@ -282,12 +280,12 @@ class Policy:
         """Score and allocate.
 
         Args:
-            fraction: Share of the way to the target, from 0 to 1.
-            alive: For each group's name booleans: channels to choose from, the
-                others count as removed. Defaults to those not removed.
+            fraction: Share of the target to reach, from 0 to 1.
+            alive: Group name -> booleans of shape `(size,)`: channels to choose from;
+                others count as removed. Defaults to all channels not removed.
 
         Returns:
-            For each group's name a float32 mask `(size,)` of 0 and 1.
+            Group name -> float32 mask of shape `(size,)`, of 0 and 1.
         """
         alive = self.session.alive() if alive is None else alive
         return self.allocate(self.score(alive), fraction, alive)
@@ -306,7 +304,7 @@ class Policy:
         fraction: float = 1.0,
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> Vectors:
-        """Return the masks that go `fraction` of the way to the target."""
+        """Return masks that reach `fraction` of the target."""
         request = self.request(fraction, alive, scores)
         return allocations.solve(self.allocation, request, self.session)
 
@@ -315,16 +313,16 @@ class Policy:
         fraction: float = 1.0,
         alive: Mapping[str, np.ndarray] | None = None,
     ) -> bool:
-        """Return whether `fraction` of the way to the target is done.
+        """Return whether `fraction` of the target is reached.
 
         Args:
-            fraction: Share of the way, from 0 to 1.
+            fraction: Share of the target, from 0 to 1.
             alive: See `choose`.
         """
         return self.allocation.met(self.request(fraction, alive))
 
     def removed(self) -> dict[str, float]:
-        """Return which share of the unpruned model's costs is gone."""
+        """Return the removed share of each cost of the unpruned model."""
         return self.request().removed()
 
     def request(
@@ -333,7 +331,7 @@ class Policy:
         alive: Mapping[str, np.ndarray] | None = None,
         scores: Vectors | None = None,
     ) -> allocations.Request:
-        """Return what the allocation is asked; see `allocate`."""
+        """Return the request for the allocation. See `allocate`."""
         return dataclasses.replace(
             self._request,
             fraction=fraction,

@@ -1,4 +1,4 @@
-"""How much a model loses when one group of filters shrinks, group by group."""
+"""Sensitivity of a model to the removal of filters, group by group."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from kprune.session import Session
 from kprune.session.gradients import structures
 
 SHARES = tuple(n / 20 for n in range(20))
-"""Shares of a group that are removed, if not told otherwise."""
+"""Default shares of a group to remove."""
 
 COLUMNS = 6
-"""Shares that a printed table shows."""
+"""Number of shares that a printed table shows."""
 
 _LEGEND = 24
-"""Groups that a column of a plot's legend names."""
+"""Number of groups per column of a plot's legend."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Curve(Part):
-    """The worth of one group's filters.
+    """Metrics of the model by number of removed filters of one group.
 
     Args:
-        size: Channels that the group has.
-        removed: `(points,)` channels removed, ascending from 0.
-        values: By name of a metric its values `(points,)`.
+        size: Number of channels of the group.
+        removed: Numbers of removed channels, of shape `(points,)`, ascending from 0.
+        values: Metric name -> values of shape `(points,)`.
     """
 
     size: int
@@ -56,27 +56,27 @@ class Curve(Part):
     values: dict[str, np.ndarray]
 
     def __post_init__(self) -> None:
-        # A configuration holds lists.
+        # Configurations have lists instead of arrays.
         values = {name: np.asarray(v) for name, v in self.values.items()}
         object.__setattr__(self, "removed", np.asarray(self.removed))
         object.__setattr__(self, "values", values)
 
     def at(self, share: float, metric: str = "loss") -> float:
-        """Return the metric with this share removed, between the points by a line."""
+        """Return the metric with this share removed, interpolated linearly."""
         shares = self.removed / self.size
         return float(np.interp(share, shares, self.values[metric]))
 
     def measured(self, share: float, metric: str = "loss") -> float | None:
-        """Return the metric with this share removed, None if that was not measured.
+        """Return the metric with this share removed, or None if it was not measured.
 
-        As many whole filters are meant as the share holds.
+        The share is rounded down to whole filters.
         """
         wanted = counts(self.size, [share])[-1]
         found = np.flatnonzero(self.removed == wanted)
         return float(self.values[metric][found[0]]) if found.size else None
 
     def increase(self) -> np.ndarray:
-        """Return the rises of the loss, `(points,)`, made never to fall."""
+        """Return the running maximum of the loss increase, of shape `(points,)`."""
         rise = self.values["loss"] - self.values["loss"][0]
         rise = np.where(np.isfinite(rise), rise, np.inf)
         return np.maximum.accumulate(np.maximum(rise, 0.0))
@@ -84,12 +84,12 @@ class Curve(Part):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Sensitivity(Displayed, Part):
-    """The curves of all groups, made by `kprune.sensitivity`.
+    """The curves of all groups, measured by `kprune.sensitivity`.
 
     Args:
-        curves: By name of each prunable group its `Curve`.
-        baseline: By name of each metric its value with nothing removed.
-        shares: Shares of the groups that were asked for.
+        curves: Prunable group name -> `Curve`.
+        baseline: Metric name -> value with nothing removed.
+        shares: The requested shares of the groups.
     """
 
     curves: dict[str, Curve]
@@ -97,10 +97,10 @@ class Sensitivity(Displayed, Part):
     shares: tuple[float, ...] = SHARES
 
     def table(self, metric: str = "loss") -> Table:
-        """Return a table of one metric: a row per group, a column per share.
+        """Return a table of one metric, with a row per group and a column per share.
 
-        A group shrinks by whole filters: a share stands for as many of them as
-        fit into it. Where that was not measured, there is nothing.
+        Shares are rounded down to whole filters. Cells that were not measured are
+        empty.
         """
         self._check(metric)
         shares = self._columns()
@@ -125,11 +125,11 @@ class Sensitivity(Displayed, Part):
         """Draw the curves of one metric into a file.
 
         Args:
-            path: File to write; its suffix says the format (`.png`, `.svg`).
+            path: File to write; its suffix sets the format (`.png`, `.svg`).
             metric: Name of the metric.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: If matplotlib is not installed.
         """
         try:
             from matplotlib.figure import Figure
@@ -148,7 +148,7 @@ class Sensitivity(Displayed, Part):
             figure.savefig(temporary)
 
     def draw(self, axes: Any, metric: str = "loss") -> None:
-        """Draw the curves of one metric into axes of Matplotlib.
+        """Draw the curves of one metric into Matplotlib axes.
 
         Args:
             axes: `matplotlib.axes.Axes`.
@@ -163,7 +163,7 @@ class Sensitivity(Displayed, Part):
         axes.set_ylabel(metric)
 
     def _columns(self) -> list[float]:
-        """Return a few of the shares that were asked for, evenly spread."""
+        """Return up to `COLUMNS` of the requested shares, evenly spaced."""
         known = sorted({0.0, *self.shares})
         places = np.linspace(0, len(known) - 1, min(COLUMNS, len(known)))
         return [known[place] for place in np.rint(places).astype(int)]
@@ -181,7 +181,7 @@ def _shown(value: float | None) -> str:
 
 
 def as_text(renderable: Any, width: int = 100) -> str:
-    """Return what `rich` prints of something, as plain text."""
+    """Return the plain text that `rich` prints for an object."""
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
         console.print(renderable)
@@ -189,9 +189,9 @@ def as_text(renderable: Any, width: int = 100) -> str:
 
 
 def counts(size: int, shares: Iterable[float]) -> np.ndarray:
-    """Return how many of `size` channels the shares are, each number once, 0 first.
+    """Return the numbers of channels for some shares, unique and ascending from 0.
 
-    At least one channel stays.
+    At least one channel is kept.
     """
     wanted = np.floor(np.asarray(list(shares), dtype="float64") * size + 1e-9)
     wanted = np.append(0, np.minimum(wanted, size - 1))
@@ -205,29 +205,28 @@ def sensitivity(
     shares: Iterable[float] = SHARES,
     samples: int | None = None,
 ) -> Sensitivity:
-    """Measure what removing filters costs, for each group of channels alone.
+    """Measure the effect of removing filters, for each group of channels separately.
 
-    For each group and share the filters with the lowest scores are masked,
-    and the model is evaluated; no model is built and nothing trained. It
-    takes groups x shares passes over the data.
+    For each group and share, the filters with the lowest scores are masked, and the
+    model is evaluated, without building or training a model. This takes
+    groups x shares passes over the data.
 
     Args:
-        model: A compiled model, plain or wrapped. Nothing of it changes.
-        data: Samples with targets: arrays `(x, y)`, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a generator. Not those of the test.
-        criterion: Which filters go first. See `kprune.prune`.
+        model: A compiled model, plain or wrapped. It is not changed.
+        data: Samples with labels: arrays `(x, y)`, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a generator. Do not use the test set.
+        criterion: The criterion that ranks filters. See `kprune.prune`.
         shares: Shares of a group's filters to remove, below 1.
-        samples: How many samples to draw at random; None for all.
+        samples: Number of samples to draw at random; None for all.
 
     Returns:
-        A `Sensitivity` with a curve per group of the loss and of all metrics
-        that the model is compiled with. `print` shows a table, `.plot(path)`
-        draws it, and `kprune.duplication.Tolerance(curves=...)` allocates by
-        it.
+        A `Sensitivity` with a curve per group, for the loss and all compiled metrics.
+        `print` shows a table, `.plot(path)` draws the curves, and
+        `kprune.duplication.Tolerance(curves=...)` uses them for an allocation.
 
     Raises:
-        ValueError: The model is not compiled with a loss, no filter can be
-            removed, or a share lies outside [0, 1).
+        ValueError: If the model is not compiled with a loss, no filter can be removed,
+            or a share is outside [0, 1).
 
     Example:
 
@@ -262,20 +261,20 @@ def _checked(shares: Iterable[float]) -> list[float]:
     shares = list(shares)
     if not shares or not all(0 <= as_number(s) < 1 for s in shares):
         raise ValueError(
-            "sensitivity() needs shares of filters to remove, numbers from 0 to "
-            f"below 1. Received: shares={shares!r}."
+            "sensitivity() needs shares of filters to remove, numbers from 0 to below "
+            f"1. Received: shares={shares!r}."
         )
     return shares
 
 
 def _order(scores: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Return the living channels, the lowest score first."""
-    living = np.flatnonzero(alive)
-    return living[np.argsort(scores[living], kind="stable")]
+    """Return the alive channels in order of score, lowest first."""
+    channels = np.flatnonzero(alive)
+    return channels[np.argsort(scores[channels], kind="stable")]
 
 
 class Evaluated(keras.Model):
-    """A model whose metrics go on over batches until they are read."""
+    """A model whose metrics accumulate over batches until they are read."""
 
     def reset_metrics(self) -> None:
         # Since Keras 3.15, test_on_batch() resets them before each batch.
@@ -292,11 +291,11 @@ class Evaluated(keras.Model):
 
 
 class _Scan:
-    """Evaluates a masked model under the masks of one group after another."""
+    """Evaluates a masked model with masks of one group after another."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        # With metrics of its own: those of the user's model keep their state.
+        # A model with its own metrics, so that the user's keep their state.
         masked = session.masked
         self._model = Evaluated(*structures(masked))
         copy_compilation(masked, self._model)
@@ -311,7 +310,7 @@ class _Scan:
     def curve(
         self, name: str, order: np.ndarray, shares: Iterable[float]
     ) -> Curve:
-        """Return the curve of a group whose channels go in this order."""
+        """Return the curve of a group for this order of removal."""
         size = self._session.graph[name].size
         removed = counts(order.size, shares)
         points = [self.baseline]

@@ -690,7 +690,7 @@ def test_wrong_arguments_are_said():
         schedule=Always(end=2), factor=Constant(tail=4)
     )
     with pytest.raises(
-        ValueError, match=r"more periods than there are rounds: 3"
+        ValueError, match=r"more periods than .* has rounds \(3\)"
     ):
         fit(compiled(), callback)
 

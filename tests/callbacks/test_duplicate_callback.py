@@ -181,7 +181,7 @@ def test_a_dictionary_as_allocation():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="merge after it has copied"):
+    with pytest.raises(ValueError, match="must merge copies after"):
         DuplicateCallback(epoch=3, merge=Merge(epoch=3))
     with pytest.raises(ValueError, match="1 or more"):
         Merge(epoch=0)
