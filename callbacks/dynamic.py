@@ -103,6 +103,7 @@ class DynamicGateCallback(PruningCallback):
         self.sparsity = number(sparsity, owner, "sparsity", least=0)
         self.similarity = number(similarity, owner, "similarity", least=0)
         self._gates: dict[str, DynamicGate] = {}
+        self._counts: dict[str, int] = {}
         self._saliencies, self._features = PerReplica(), PerReplica()
         self._added: AddedLoss | None = None
 
@@ -136,10 +137,13 @@ class DynamicGateCallback(PruningCallback):
     def act(self, session: Session, fraction: float) -> None:
         """Set the thresholds."""
         for name, mask in self.choose(fraction).items():
-            gate = self._gates.get(name)
-            if gate is not None:
-                means = np.sort(read(gate.mean))[::-1]
-                gate.threshold.assign(means[max(1, int((mask > 0).sum())) - 1])
+            if name in self._gates:
+                self._counts[name] = max(1, int((mask > 0).sum()))
+        self._limit()
+
+    def _limit(self) -> None:
+        for name, count in self._counts.items():
+            self._gates[name].limit(count)
 
     def status(self) -> dict[str, float]:
         alive = self.session.alive()
@@ -149,6 +153,8 @@ class DynamicGateCallback(PruningCallback):
         return {f"pruned_{key}": share for key, share in removed.items()}
 
     def _end(self) -> None:
+        # Means have moved in the last epoch.
+        self._limit()
         if self._added is not None:
             self._added.detach()
         for gate in self._gates.values():

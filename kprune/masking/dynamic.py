@@ -21,6 +21,9 @@ MOMENTUM = 0.99
 MOST = 1000.0
 """Upper limit of saliencies."""
 
+LEAST = 1e-6
+"""Least threshold that gates channels off."""
+
 
 class _Batch(threading.local):
     """What is known of the batch that passes; replicas have a thread each."""
@@ -106,6 +109,7 @@ class DynamicGate(GroupGate):
         """
         places = tuple(range(1, len(inputs.shape) - 1))
         means = ops.mean(inputs, axis=places) if places else inputs
+        first = self.scale.value <= 0
         means = self._scaled(ops.cast(means, "float32"), training)
         hidden = self.excite(self.squeeze(means))
         saliency = ops.minimum(hidden, MOST)
@@ -114,7 +118,7 @@ class DynamicGate(GroupGate):
             self.witness(saliency)
         if training:
             batch = ops.stop_gradient(ops.mean(saliency, axis=0))
-            old = self.mean.value
+            old = ops.where(first, batch, self.mean.value)
             self.mean.assign(old + (1 - MOMENTUM) * (batch - old))
 
     def _scaled(self, means: Any, training: bool | None) -> Any:
@@ -146,7 +150,19 @@ class DynamicGate(GroupGate):
     def static(self, alive: np.ndarray) -> np.ndarray:
         mean = np.where(alive, read(self.mean), 0.0)
         kept = mean >= min(float(read(self.threshold)), float(mean.max()))
-        return np.where(alive & kept, np.maximum(mean, 1e-6), 0.0)
+        return np.where(alive & kept, np.maximum(mean, LEAST), 0.0)
+
+    def limit(self, count: int) -> None:
+        """Set the threshold to what so many mean saliencies reach.
+
+        Before the gate has seen a training step, and for all channels, every
+        saliency counts.
+        """
+        threshold = -1.0
+        if 0 < count < self.size and float(read(self.scale)) > 0:
+            # Of channels that are 0 for every sample, none is one of the `count`.
+            threshold = max(np.sort(read(self.mean))[-count], LEAST)
+        self.threshold.assign(threshold)
 
     @property
     def macs(self) -> int:
