@@ -151,7 +151,7 @@ def test_a_target_and_another_allocation():
     r = kprune.recipe(
         "network-adjustment", data=arrays(8), epochs=2, allocation="uniform"
     )
-    with pytest.raises(TypeError, match="`reduce` says which share"):
+    with pytest.raises(TypeError, match="`reduce` must map costs"):
         r.prepare(model)
 
 
