@@ -58,7 +58,7 @@ def row(name: str, passes: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of a recipe."""
     found = recipe(name)
     widths = passes.get(name, {})
-    last, what = found.phases()[-1]
+    last, what = (found.phases() or [("", "")])[-1]
     return (
         f"[`{name}`]({name}.md)",
         ", ".join(found.decides_by),

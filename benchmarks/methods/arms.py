@@ -296,6 +296,11 @@ ARMS = {
     ),
 }
 
+# A recipe without an entry of its own has its defaults.
+for _name in kprune.recipes.names():
+    if all(arm.base != _name for arm in ARMS.values()):
+        ARMS[_name] = Arm(_name, _name)
+
 
 def find(patterns: Iterable[str]) -> list[str]:
     """Names of the arms that fit patterns such as `duplication-*`."""

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from kprune.arguments import count_or_all
-from kprune.criteria.base import Criterion
+from kprune.criteria.base import LossCriterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import describe
 from kprune.data.arrays import count
 from kprune.data.arrays import cut
-from kprune.data.needs import require_loss
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
 from kprune.graph.call import SCALE
@@ -33,7 +32,7 @@ Arrays = dict[int, np.ndarray]
 LEARNED = (FILTER, SCALE, INPUT)
 
 
-class GradientCriterion(Criterion):
+class GradientCriterion(LossCriterion):
     """Base class of criteria that use gradients of whole batches.
 
     Args:
@@ -47,9 +46,6 @@ class GradientCriterion(Criterion):
             steps, type(self).__name__, "steps", "batches"
         )
 
-    def check(self, session: Session | None) -> None:
-        require_loss(session, f"Criterion {describe(self)}")
-
     def gradients(self, session: Session) -> Iterator[Arrays]:
         """Yield the gradients of each batch, by `id(variable)`."""
         owner = f"Criterion {describe(self)}"
@@ -57,7 +53,7 @@ class GradientCriterion(Criterion):
             yield session.gradients(*batch)
 
 
-class SampleGradientCriterion(Criterion):
+class SampleGradientCriterion(LossCriterion):
     """Base class of criteria that use gradients of single samples.
 
     Args:
@@ -72,9 +68,6 @@ class SampleGradientCriterion(Criterion):
             samples, type(self).__name__, "samples", "samples"
         )
         self.seed = seed
-
-    def check(self, session: Session | None) -> None:
-        require_loss(session, f"Criterion {describe(self)}")
 
     def gradients(self, session: Session) -> Iterator[Arrays]:
         """Yield the gradients of each sample, by `id(variable)`."""

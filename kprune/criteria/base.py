@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.needs import require_loss
 from kprune.parts import Part
 from kprune.registry import Registry
 
@@ -82,6 +83,13 @@ class GroupCriterion(Criterion):
         self, groups: Sequence[Group], session: Session | None
     ) -> Scores:
         return {group.name: self.score(group) for group in groups}
+
+
+class LossCriterion(Criterion):
+    """Base class of criteria that use the compiled loss on labelled samples."""
+
+    def check(self, session: Session | None) -> None:
+        require_loss(session, f"Criterion {describe(self)}")
 
 
 class FunctionCriterion(GroupCriterion):

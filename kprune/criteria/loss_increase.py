@@ -10,14 +10,12 @@ import numpy as np
 
 from kprune import arguments
 from kprune.arguments import count_or_all
-from kprune.criteria.base import Criterion
+from kprune.criteria.base import LossCriterion
 from kprune.criteria.base import Scores
-from kprune.criteria.base import describe
 from kprune.criteria.base import get
 from kprune.criteria.base import register
 from kprune.criteria.base import required
 from kprune.criteria.base import score_groups
-from kprune.data.needs import require_loss
 from kprune.masking import masks as read_masks
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @register("loss_increase")
-class LossIncrease(Criterion):
+class LossIncrease(LossCriterion):
     """Loss without a channel minus the loss with it.
 
     The loss is measured in inference mode, without penalties, on random training
@@ -85,7 +83,7 @@ class LossIncrease(Criterion):
         self._round = 0
 
     def check(self, session: Session | None) -> None:
-        require_loss(session, f"Criterion {describe(self)}")
+        super().check(session)
         if self.only is not None:
             self.only.check(session)
 

@@ -13,12 +13,10 @@ import numpy as np
 from kprune.arguments import count_or_all
 from kprune.arguments import whole
 from kprune.criteria._coalitions import Coalitions
-from kprune.criteria.base import Criterion
+from kprune.criteria.base import LossCriterion
 from kprune.criteria.base import Scores
-from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.base import required
-from kprune.data.needs import require_loss
 from kprune.masking import masks as read_masks
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @register("shapley")
-class Shapley(Criterion):
+class Shapley(LossCriterion):
     """Shapley value of a channel: the mean decrease of the loss when it joins others.
 
     The score is `E[v(S + i) - v(S)]`, where `v(S)` is minus the compiled loss with
@@ -52,12 +50,7 @@ class Shapley(Criterion):
     Example:
 
     ```python
-    masked = kprune.prune(
-        model,
-        criterion="shapley",
-        allocation="utilisation",
-        data=(x_train, y_train),
-    )
+    masked = kprune.prune(model, "shapley", data=(x_train, y_train))
     ```
     """
 
@@ -76,9 +69,6 @@ class Shapley(Criterion):
         )
         self.steps = count_or_all(steps, "Shapley", "steps", "steps")
         self.seed = seed
-
-    def check(self, session: Session | None) -> None:
-        require_loss(session, f"Criterion {describe(self)}")
 
     def scores(
         self, groups: Sequence[Group], session: Session | None

@@ -49,8 +49,8 @@ class HGS(PenalisedRecipe):
             "regularizer": regularizers.HierarchicalGroupSparsity(
                 strength=1e-5
             ),
-            "shrinkage": 0.3,
-            "criterion": criteria.LossIncrease(),
+            "shrinkage": 0.1,
+            "criterion": criteria.LossIncrease(per_mac="macs" in self.reduce),
             "allocation": allocation.Global("none"),
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),
         }

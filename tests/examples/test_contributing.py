@@ -54,6 +54,66 @@ def test_the_example_prints_as_it_says(added):
     assert "linf" in kprune.criteria.names()
 
 
+RECIPE = """
+from kprune.callbacks import PruneCallback
+from kprune.recipes.base import Recipe
+from kprune.recipes.base import register
+
+@register("shortest-first")
+class ShortestFirst(Recipe):
+    summary = "The shortest filters go before the first epoch."
+    citation = "Nobody, 2026"
+    url = "https://example.org"
+    when = "Never."
+    defaults = {"criterion": "linf", "allocation": "global"}
+
+    def actions(self):
+        return [PruneCallback(**self.parts, **self.task)]
+"""
+
+
+@pytest.mark.slow
+def test_one_file_is_enough_for_a_method_everywhere(tmp_path):
+    """In `kprune.recipe`, `--method`, the placing table and the arms."""
+    ignored = shutil.ignore_patterns("__pycache__", "results", "*.pyi")
+    for source, place in (
+        ("kprune", "kprune"),
+        ("callbacks", "kprune/callbacks"),
+        (".ci", ".ci"),
+        ("benchmarks", "benchmarks"),
+    ):
+        shutil.copytree(ROOT / source, tmp_path / place, ignore=ignored)
+    shutil.copy(ROOT / "kprune/__init__.pyi", tmp_path / "kprune")
+    (tmp_path / "kprune/criteria/linf.py").write_text(SOURCE)
+    (tmp_path / "kprune/recipes/shortest_first.py").write_text(RECIPE)
+    code = """
+import sys
+sys.path[:0] = [".", ".ci", "benchmarks", "benchmarks/methods"]
+from kprune.commands.options import listed
+assert "shortest-first" in listed("recipes")
+import kprune
+import placing
+import arms
+name = "shortest-first"
+assert kprune.__file__.startswith(sys.argv[1]), kprune.__file__
+recipe = kprune.recipe(name, epochs=3)
+assert recipe.callbacks[-1].criterion == "linf"
+assert not placing.lacking(name)
+assert placing.row(name, {})[1:3] == ("weights", "not needed")
+assert arms.find([name]) == [name]
+found = arms.ARMS[name].recipe({"macs": 0.5}, None, arms.Run(3, 0))
+assert type(found) is type(recipe)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_file_is_enough_for_the_command_line(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "kprune", tmp_path / "kprune", ignore=ignored)

@@ -14,13 +14,12 @@ from keras import ops
 
 from kprune.arguments import number
 from kprune.arguments import whole
-from kprune.criteria.base import Criterion
+from kprune.criteria.base import LossCriterion
 from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.base import required
-from kprune.data.needs import require_loss
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
 from kprune.graph.registry import is_linear
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @register("knockoff")
-class Knockoff(Criterion):
+class Knockoff(LossCriterion):
     """Learned preference for a channel over its knockoff, times its scale.
 
     The model also runs on knockoffs: inputs with similar statistics but without
@@ -82,9 +81,6 @@ class Knockoff(Criterion):
             learning_rate, "Knockoff", "learning_rate", above=0
         )
         self.seed = seed
-
-    def check(self, session: Session | None) -> None:
-        require_loss(session, f"Criterion {describe(self)}")
 
     def scores(
         self, groups: Sequence[Group], session: Session | None
