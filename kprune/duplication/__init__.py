@@ -1,4 +1,4 @@
-"""Filter duplication: unimportant filters become copies of critical ones.
+"""Filter duplication: unimportant filters become copies of important ones.
 
 After "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
 10.1117/12.3018876).

@@ -1,4 +1,4 @@
-"""duplicate(): unimportant filters become copies of critical ones."""
+"""duplicate(): replace unimportant filters by copies of important ones."""
 
 from __future__ import annotations
 
@@ -33,40 +33,38 @@ def duplicate(
     copies: Copies | None = None,
     skip: Iterable[Any] | None = None,
 ) -> keras.Model:
-    """Replace unimportant filters by copies of critical ones, before pruning.
+    """Replace unimportant filters by copies of important ones, before pruning.
 
-    Filter duplication (Ikuta, Yata and Manabe, IWAIT 2024, DOI
-    10.1117/12.3018876): the filters that matter least are overwritten by the
-    ones that matter most, biases, normalisation and all. `kprune.rebuild` then
-    merges each filter with its copies. With the default `copies` the outputs
-    are, before and after, those of removing the same filters; what differs is
-    how a tolerance allocation chooses how many, and training in between.
+    Filter duplication (Ikuta, Yata and Manabe, IWAIT 2024, DOI 10.1117/12.3018876):
+    the least important filters are overwritten by the most important ones, together
+    with their biases and normalisation. `kprune.rebuild` then merges each filter with
+    its copies. With the default `copies`, the outputs equal those after removing the
+    same filters, before and after the rebuild. The differences are how a tolerance
+    allocation chooses the number of filters, and the training in between.
 
-    Where copies are not exact (layer normalisation across the channels, a
+    If copies are not exact (because of layer normalisation across the channels, or a
     softmax over them), filters are removed instead; a log line says so.
 
     Args:
-        model: A plain model, which stays as it is, or one that `kprune.wrap`
-            made, which is changed in place.
+        model: A plain model, which is not changed, or one made by `kprune.wrap`, which
+            is changed in place.
         criterion: See `kprune.prune`.
-        reduce: Share of each cost that the rebuilt model is to lose, counted
-            against the whole model: `{"macs": 0.5}` by default.
-        allocation: How many filters of each group are replaced:
-            `"tolerance"` (by the loss that removing them costs, needs a
-            compiled model and `data`), `"importance"`, or any other of
-            `kprune.prune`.
-        data: Samples `(x, y)` for allocations, criteria and consumer rules
-            that run the model. See `kprune.prune`.
-        copies: How filters are copied.
+        reduce: Share of each cost that the rebuilt model saves, relative to the
+            unpruned model. Defaults to `{"macs": 0.5}`.
+        allocation: How many filters of each group to replace: `"tolerance"` (by the
+            increase of the loss, needs a compiled model and `data`), `"importance"`,
+            or any other of `kprune.prune`.
+        data: Samples `(x, y)` for allocations, criteria and consumer rules that run the
+            model. See `kprune.prune`.
+        copies: How to copy filters.
         skip: See `kprune.prune`.
 
     Returns:
-        The masked model, of the same size as before: the saving comes with
-        `kprune.rebuild`.
+        The masked model, of the same size as before; `kprune.rebuild` makes it smaller.
 
     Raises:
-        ValueError: No filter can be removed, the target is out of reach, or
-            the criterion or allocation lacks data or a loss.
+        ValueError: If no filter can be removed, the target is out of reach, or the
+            criterion or allocation lacks data or a loss.
 
     Example:
 
@@ -96,49 +94,46 @@ def replace(
     alive: Mapping[str, np.ndarray],
     copies: Copies | None = None,
 ) -> dict[str, CopyMap]:
-    """Replace chosen channels by copies; remove those that cannot be copies.
+    """Replace chosen channels by copies, or remove those that cannot be copies.
 
     Args:
         session: The masked model and its samples.
-        masks: By group name 0/1 vectors, 0 for the channels to replace.
-        scores: By group name `(size,)` scores, larger = keep.
-        alive: By group name booleans: channels that are not gone yet.
-        copies: How filters are copied.
+        masks: Group name -> vector of 0 and 1, 0 for the channels to replace.
+        scores: Group name -> scores of shape `(size,)`.
+        alive: Group name -> booleans of shape `(size,)`: alive channels.
+        copies: How to copy filters.
 
     Returns:
-        By group name which channels are copies of which.
+        Group name -> which channels are copies of which.
     """
     copies = copies or Copies()
     masked, graph = session.masked, session.graph
-    outcome = plan_copies(graph, masks, scores, alive, copies)
-    only_exact(masked, graph, masks, outcome)
-    make_copies(masked, graph, outcome.maps, copies, session.source)
-    if outcome.masks:
-        session.remove(outcome.masks)
-    count = sum(int(m.replaced.sum()) for m in outcome.maps.values())
-    logger.info(
-        "%d filters in %d groups are copies now", count, len(outcome.maps)
-    )
-    for name, why in outcome.reasons.items():
+    plan = plan_copies(graph, masks, scores, alive, copies)
+    only_exact(masked, graph, masks, plan)
+    make_copies(masked, graph, plan.maps, copies, session.source)
+    if plan.masks:
+        session.remove(plan.masks)
+    count = sum(int(m.replaced.sum()) for m in plan.maps.values())
+    logger.info("%d filters in %d groups are now copies", count, len(plan.maps))
+    for name, why in plan.reasons.items():
         logger.info("group '%s' is pruned without copies: %s", name, why)
-    return outcome.maps
+    return plan.maps
 
 
 def merge_copies(
     session: Session, maps: dict[str, CopyMap]
 ) -> dict[str, np.ndarray]:
-    """Let donors be read as they and their copies were, and return masks.
+    """Merge copies into their donors, and return the masks that remove the copies.
 
-    Exact where copies are equal; where they are not, a donor gets the mean of
-    its set.
+    This is exact if copies are equal; otherwise a donor gets the mean of its set.
 
     Args:
         session: The masked model.
-        maps: By group name which channels are copies of which.
+        maps: Group name -> which channels are copies of which.
 
     Returns:
-        By group name a vector `(size,)`, 0 for copies and for what is gone:
-        the masks with which `session.remove` completes the merging.
+        Group name -> mask of shape `(size,)`, 0 for copies and removed channels. Pass
+        them to `session.remove` to complete the merge.
     """
     assign(session.masked, session.graph, maps, merge(maps))
     return {

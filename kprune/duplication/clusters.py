@@ -1,4 +1,4 @@
-"""Clusters of filters that are drawn together until they are copies.
+"""Clusters of filters that are pulled together until they are copies.
 
 After "Asymptotic Soft Cluster Pruning" (Niu, Teng and Zou, arXiv 2206.08186).
 """
@@ -26,7 +26,7 @@ from kprune.session import Session
 _log = logging.getLogger("kprune")
 
 STEPS = 20
-"""Of k-means, which begins near its end."""
+"""Iterations of k-means; few are enough, because it starts near the solution."""
 
 
 def find_clusters(
@@ -34,39 +34,39 @@ def find_clusters(
     masks: Mapping[str, np.ndarray],
     alive: Mapping[str, np.ndarray],
 ) -> dict[str, CopyMap]:
-    """Find, for groups that are to lose channels, clusters of like filters.
+    """Find clusters of similar filters in groups that lose channels.
 
-    Filters are compared by all that a merging averages: kernels, biases, scales
-    and offsets of all layers on the group, each divided by the root mean square
-    of its length. Clusters are those of Ward's method, improved by k-means,
-    which always gives the same ones.
+    Filters are compared by everything that a merge averages: kernels, biases, scales
+    and offsets of all layers of the group, each divided by the root mean square of
+    its norm over the channels. Clusters are found by Ward's method and refined by
+    k-means, which is deterministic here.
 
     Args:
         session: The masked model.
-        masks: By group name 0/1 vectors. As many clusters are made as there
-            are channels at 1.
-        alive: By group name booleans: channels that are not gone yet.
+        masks: Group name -> vector of 0 and 1. The number of ones is the number of
+            clusters.
+        alive: Group name -> booleans of shape `(size,)`: alive channels.
 
     Returns:
-        By group name a map in which the first channel of each cluster is the
-        donor. Left out are groups that lose nothing, and those whose channels
-        cannot be merged exactly, such as under a layer normalisation.
+        Group name -> map in which the first channel of each cluster is the donor.
+        Groups that lose nothing are left out, and so are those whose channels cannot
+        be merged exactly, for example because of layer normalisation.
     """
     graph: ChannelGraph = session.graph
     maps = {}
     for name, mask in masks.items():
-        living = np.flatnonzero(alive[name])
+        present = np.flatnonzero(alive[name])
         count = int((np.asarray(mask) > 0).sum())
-        if not graph[name].producers or count >= len(living):
+        if not graph[name].producers or count >= len(present):
             continue
-        labels = cluster(_features(graph[name])[living], count)
+        labels = cluster(_features(graph[name])[present], count)
         donors = np.arange(graph[name].size)
         for label in range(count):
-            channels = living[labels == label]
+            channels = present[labels == label]
             donors[channels] = channels[0]
         maps[name] = CopyMap(donors)
     for name, why in inexact(session.masked, graph, maps).items():
-        _log.info("group '%s' is not clustered: %s", name, why)
+        _log.info("Group '%s' is not clustered: %s", name, why)
         del maps[name]
     return maps
 
@@ -75,10 +75,10 @@ def cluster(rows: np.ndarray, count: int) -> np.ndarray:
     """Return the cluster of each row, from 0 to below `count`; none is empty.
 
     Args:
-        rows: `(n, d)`, what to cluster.
-        count: How many clusters, from 1 to `n`.
+        rows: Rows to cluster, of shape `(n, d)`.
+        count: Number of clusters, from 1 to `n`.
     """
-    # Takes a moment to import.
+    # Slow to import.
     from scipy.cluster import hierarchy
     from scipy.cluster import vq
 
@@ -97,11 +97,11 @@ def cluster(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def draw_together(maps: dict[str, CopyMap], share: float) -> Edit:
-    """Move filters towards the mean of their cluster; readers stay.
+    """Return an edit that moves filters to the mean of their cluster; readers stay.
 
     Args:
         maps: See `find_clusters`.
-        share: Share of the way; at 1 filters of a cluster become equal.
+        share: Share of the distance; with 1, filters of a cluster become equal.
     """
     means = tie(maps)
 
@@ -115,7 +115,7 @@ def draw_together(maps: dict[str, CopyMap], share: float) -> Edit:
 
 
 def _features(group: Group) -> np.ndarray:
-    """Return what is compared of each channel, `(size, d)`."""
+    """Return the features by which channels are compared, of shape `(size, d)`."""
     parts: list[Any] = []
     for member in group.members:
         if member.role not in (FILTER, SCALE):

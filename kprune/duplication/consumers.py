@@ -32,7 +32,7 @@ class Replacement:
     """The channels of all groups that become copies of others.
 
     Args:
-        masked: The masked model, unchanged as yet.
+        masked: The masked model, not changed yet.
         graph: `kprune.trace(masked)`.
         maps: Copy maps by group name.
         data: A `Source` of samples, or None.
@@ -45,21 +45,21 @@ class Replacement:
 
 
 class ConsumerRule(Part, abc.ABC):
-    """Says what becomes of the weights that read copies and donors."""
+    """Base class of rules for the weights that read copies and donors."""
 
     equal = False
-    """Whether a donor and its copies are read alike, so that they stay equal."""
+    """Whether donors and copies are read with equal weights, so they stay equal."""
 
     @abc.abstractmethod
     def reader(self, replacement: Replacement) -> Edit:
-        """Return the edit of the consumers' weights, given all of it."""
+        """Return the edit of the consumers' weights."""
 
     def shares(self, donors: np.ndarray) -> np.ndarray:
-        """Return each channel's part, `(size,)`; equal ones by default."""
+        """Return each channel's share, of shape `(size,)`; by default equal shares."""
         return CopyMap(donors).shares
 
     def shifts(self, replacement: Replacement) -> Shifts:
-        """Return what is added to biases and moving means, by variable."""
+        """Return the changes of biases and moving means by `id(variable)`."""
         return {}
 
 
@@ -82,15 +82,15 @@ get = registry.get
 
 
 def _spread(vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return a vector over channels, laid out to broadcast to `rows`."""
+    """Return a vector over channels, reshaped to broadcast to `rows`."""
     return vector.reshape([-1] + [1] * (rows.ndim - 1))
 
 
 @register("naive")
 class Naive(ConsumerRule):
-    """Leaves consumers as they are: they read copies as what was replaced.
+    """Does not change consumers: they read copies with the old weights.
 
-    The outputs change, and need training.
+    The outputs change, so the model needs training.
     """
 
     def reader(self, replacement: Replacement) -> Edit:
@@ -99,7 +99,7 @@ class Naive(ConsumerRule):
 
 @register("zero")
 class Zero(ConsumerRule):
-    """Copies are read with weight 0: the outputs of plain pruning."""
+    """Reads copies with weight 0, which gives the outputs of plain pruning."""
 
     def reader(self, replacement: Replacement) -> Edit:
         def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
@@ -116,10 +116,11 @@ class Split(ConsumerRule):
     arXiv 1511.05641).
 
     Args:
-        shares: `"equal"` parts, with which copies get equal gradients and stay
-            copies, or `"random"` ones, drawn from a Dirichlet distribution,
-            with which they part.
-        concentration: Of that distribution; smaller is less equal.
+        shares: `"equal"` shares, with which copies get equal gradients and stay
+            copies, or `"random"` ones from a Dirichlet distribution, with which they
+            diverge.
+        concentration: Concentration of that distribution; smaller values give less
+            equal shares.
         seed: Seed of the draw.
     """
 
@@ -154,20 +155,19 @@ class Split(ConsumerRule):
 
 @register("absorb")
 class Absorb(Split):
-    """Splits, after donors have taken over what they can stand in for.
+    """Splits weights like `Split`, after donors have absorbed replaced channels.
 
-    A replaced channel is approximated by `slope * donor + constant`. The
-    slopes go into the weights that read the donor, the constants into the
-    consumer's bias, or the moving mean of the BatchNormalization behind it.
-    With samples (`data=`) both are least-squares fits of what each consumer
-    reads; without, the slope is the cosine of the two filters times the ratio
-    of their scales, where the cosine exceeds a threshold, and the constant
-    is 0.
+    A replaced channel is approximated by `slope * donor + constant`. The slope is
+    added to the weights that read the donor, and the constant to the consumer's bias,
+    or to the moving mean of the BatchNormalization after it. With samples (`data=`),
+    both are least-squares fits to the inputs of each consumer. Without samples, the
+    slope is the cosine of the two filters times the ratio of their scales, if the
+    cosine exceeds a threshold, and the constant is 0.
 
     Args:
-        data: Samples; by default those that `kprune.duplicate` is given.
-        threshold: Smallest cosine that counts, without data.
-        steps: Batches of data to run; None for all.
+        data: Samples. Defaults to those given to `kprune.duplicate`.
+        threshold: Smallest cosine for a slope above 0, without data.
+        steps: Number of batches to use; None for all.
         **kwargs: See `Split`.
     """
 
@@ -201,7 +201,7 @@ class Absorb(Split):
         return edit
 
     def _slopes(self, replacement: Replacement) -> Callable[..., np.ndarray]:
-        """Return, by group name and consumer, a slope for every channel."""
+        """Return a function of group name and consumer that returns all slopes."""
         if self._source(replacement) is not None:
             fits = self._fits(replacement)
             return lambda name, member: fits.slopes(name, member)
@@ -250,7 +250,7 @@ class Absorb(Split):
 
 
 def _scales(group: Group) -> np.ndarray:
-    """Return how large a channel is: `|gamma|` if there is one, else its filters."""
+    """Return the scale of each channel: `|gamma|`, or the norm of its filters."""
     for member in group.scales:
         if member.name == "gamma":
             return np.abs(member.matrix().astype("float64")).mean(axis=1)

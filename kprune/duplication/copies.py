@@ -1,4 +1,4 @@
-"""Turns channels of a masked model into copies of others."""
+"""Replacement of channels of a masked model by copies of others."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ Vectors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Copies(Part):
-    """A way of copying filters.
+    """How to copy filters.
 
     Args:
-        donors: Which kept filter goes where: `"proportional"` to the scores,
-            `"rank"` (best to worst, in turns), `"nearest"` (the most similar
-            one), a `DonorMap` or a function of `Vacancies`.
-        consumers: What becomes of the weights that read copies: `"split"`,
-            `"naive"`, `"zero"`, `"absorb"`, a `ConsumerRule`, or a function
+        donors: How to choose donors: `"proportional"` to the scores, `"rank"` (best to
+            worst, repeatedly), `"nearest"` (the most similar filter), a `DonorMap` or
+            a function of `Vacancies`.
+        consumers: What to do with the weights that read copies: `"split"`, `"naive"`,
+            `"zero"`, `"absorb"`, a `ConsumerRule`, or a function
             `f(rows, copy_map) -> rows`.
-        set_size: Most filters of equal weights, the donor included. What it
-            leaves without a donor is removed.
-        noise: Standard deviation of the noise on copied kernels, relative to
-            that of the donor's filter. Above 0, copies part in training.
+        set_size: Largest number of equal filters, including the donor. Filters that
+            get no donor because of it are removed.
+        noise: Standard deviation of the noise on copied kernels, relative to that of
+            the donor's filter. Above 0, copies diverge in training.
         seed: Seed of the noise.
 
     Example:
@@ -75,19 +75,19 @@ class Copies(Part):
 
     @property
     def tied(self) -> bool:
-        """Whether copies get the gradients of their donors, and so stay equal."""
+        """Whether copies get the same gradients as their donors, so they stay equal."""
         return bool(self.consumers.equal) and self.noise == 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The fate of the channels that were to go.
+class CopyPlan:
+    """Which of the chosen channels become copies, and which are removed.
 
     Args:
-        maps: By group name, which channels are copies of which.
-        masks: By group name 0/1 vectors: channels at 0 are to be removed,
-            since they cannot be copies.
-        reasons: By group name, why a group has no copies.
+        maps: Group name -> which channels are copies of which.
+        masks: Group name -> vector of 0 and 1: channels with 0 are removed, because
+            they cannot be copies.
+        reasons: Group name -> why the group has no copies.
     """
 
     maps: dict[str, CopyMap]
@@ -107,17 +107,17 @@ def plan_copies(
     scores: Mapping[str, np.ndarray],
     alive: Mapping[str, np.ndarray],
     copies: Copies,
-) -> Outcome:
-    """Decide who donates to whom, without changing anything.
+) -> CopyPlan:
+    """Choose the donors of channels, without changing anything.
 
     Args:
         graph: `kprune.trace(masked)`.
-        masks: By group name 0/1 vectors, 0 for channels that are to go.
-        scores: By group name `(size,)` scores, larger = keep.
-        alive: By group name booleans: channels that are not gone yet.
+        masks: Group name -> vector of 0 and 1, 0 for channels to replace.
+        scores: Group name -> scores of shape `(size,)`.
+        alive: Group name -> booleans of shape `(size,)`: alive channels.
         copies: How to copy.
     """
-    outcome = Outcome({}, {}, {})
+    plan = CopyPlan({}, {}, {})
     for name, mask in masks.items():
         group = graph[name]
         kept = np.flatnonzero(np.asarray(mask) > 0)
@@ -125,7 +125,7 @@ def plan_copies(
         if not going.size:
             continue
         if not group.producers:
-            outcome.give_up(name, mask, "no filters make these channels")
+            plan.give_up(name, mask, "no filters produce these channels")
             continue
         order = np.argsort(-scores[name][going], kind="stable")
         room = kept.size * (copies.set_size - 1)
@@ -137,31 +137,31 @@ def plan_copies(
                 group, scores[name], kept, replaced, copies.set_size - 1
             ),
         )
-        outcome.maps[name] = CopyMap(every, copies.consumers.shares(every))
+        plan.maps[name] = CopyMap(every, copies.consumers.shares(every))
         if going.size > room:
             left = np.asarray(alive[name], dtype="float32")
             left[going[order[room:]]] = 0
-            outcome.masks[name] = left
-    return outcome
+            plan.masks[name] = left
+    return plan
 
 
 def only_exact(
     masked: keras.Model,
     graph: ChannelGraph,
     masks: Mapping[str, np.ndarray],
-    outcome: Outcome,
-) -> Outcome:
-    """Give up copies in groups whose channels cannot be copied exactly.
+    plan: CopyPlan,
+) -> CopyPlan:
+    """Drop copies in groups whose channels cannot be copied exactly.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
         masks: See `plan_copies`.
-        outcome: Its result, which is changed.
+        plan: The result of `plan_copies`, which is changed.
     """
-    for name, why in inexact(masked, graph, outcome.maps).items():
-        outcome.give_up(name, masks[name], why)
-    return outcome
+    for name, why in inexact(masked, graph, plan.maps).items():
+        plan.give_up(name, masks[name], why)
+    return plan
 
 
 def make_copies(
@@ -171,9 +171,9 @@ def make_copies(
     copies: Copies,
     data: Any = None,
 ) -> None:
-    """Write the weights of copies and of all that reads them.
+    """Assign the weights of copies and of the layers that read them.
 
-    What the optimizer remembers of a donor is copied likewise.
+    The optimizer's slots of donors are copied too.
 
     Args:
         masked: A model made by `kprune.wrap`.
@@ -196,8 +196,8 @@ def new_values(
 ) -> list[tuple[keras.Variable, np.ndarray]]:
     """Return the variables that copying changes, with their new values.
 
-    The arguments are those of `make_copies`. Nothing is changed yet, so that
-    all rules look at the weights as they were.
+    The arguments are those of `make_copies`. Nothing is changed, so that all rules
+    use the original weights.
     """
     rule: ConsumerRule = copies.consumers
     source = None if data is None else as_source(data, masked)
@@ -240,7 +240,7 @@ def _producing(maps: dict[str, CopyMap], copies: Copies) -> Edit:
 def _copy_slots(
     masked: keras.Model, graph: ChannelGraph, maps: dict[str, CopyMap]
 ) -> None:
-    """Copy what the optimizer remembers, so that copies go on alike."""
+    """Copy the optimizer's slots, so that copies are updated alike."""
     slots = slots_by_variable(masked)
     spots = places(graph, maps)
 

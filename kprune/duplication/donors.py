@@ -1,4 +1,4 @@
-"""Donor maps: which kept channel each replaced channel becomes a copy of."""
+"""Donor maps, which choose a kept channel for each channel to replace."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kprune.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Vacancies:
-    """The slots that a donor map has to fill.
+    """The channels that a donor map has to fill.
 
     Args:
         group: The group of channels.
-        scores: `(group.size,)` scores, larger = matters more.
-        kept: Numbers of the channels that can be donors, ascending.
-        replaced: Numbers of the channels that become copies, ascending; at
-            most `kept.size * copies` of them.
-        copies: How many copies of one donor there can be.
+        scores: Scores of shape `(group.size,)`.
+        kept: Indices of the possible donors, ascending.
+        replaced: Indices of the channels that become copies, ascending; at most
+            `kept.size * copies` of them.
+        copies: Largest number of copies per donor.
     """
 
     group: Group
@@ -36,11 +36,11 @@ class Vacancies:
 
     @property
     def best_first(self) -> np.ndarray:
-        """`kept`, the highest score first."""
+        """`kept` in order of score, highest first."""
         return self.kept[np.argsort(-self.scores[self.kept], kind="stable")]
 
     def fill(self, donors: np.ndarray) -> np.ndarray:
-        """Hand out donors, in the order given, to the best slots first."""
+        """Assign donors, in the given order, to replaced channels by score."""
         order = np.argsort(-self.scores[self.replaced], kind="stable")
         filled = np.empty(self.replaced.size, dtype=int)
         filled[order] = donors
@@ -48,11 +48,11 @@ class Vacancies:
 
 
 class DonorMap(Part, abc.ABC):
-    """Chooses a donor for every channel that is to be replaced."""
+    """Base class of donor maps, which choose donors for channels to replace."""
 
     @abc.abstractmethod
     def choose(self, vacancies: Vacancies) -> np.ndarray:
-        """Return the donor of each of `vacancies.replaced`, in that order."""
+        """Return the donors of `vacancies.replaced`, in the same order."""
 
 
 class FunctionDonors(DonorMap):
@@ -70,15 +70,15 @@ register = registry.register
 
 
 def choose(identifier: Any, vacancies: Vacancies) -> np.ndarray:
-    """Return the donors that a donor map chooses, checked.
+    """Return the donors chosen by a donor map, after checking them.
 
     Args:
-        identifier: `"proportional"`, `"rank"`, `"nearest"`, another
-            registered name, a `DonorMap` or a function of `Vacancies`.
-        vacancies: What has to be filled.
+        identifier: `"proportional"`, `"rank"`, `"nearest"`, another registered name, a
+            `DonorMap` or a function of `Vacancies`.
+        vacancies: The channels to fill.
 
     Raises:
-        ValueError: The map chose what is not a donor, or one too often.
+        ValueError: If the map chose a channel that is not a donor, or one too often.
     """
     donors = np.asarray(registry.get(identifier).choose(vacancies))
     counts = np.bincount(
@@ -90,17 +90,17 @@ def choose(identifier: Any, vacancies: Vacancies) -> np.ndarray:
         or counts.max(initial=0) > vacancies.copies
     ):
         raise ValueError(
-            f"Donor map {identifier!r} must name, for each of the channels "
+            f"Donor map {identifier!r} must return, for each of the channels "
             f"{vacancies.replaced.tolist()} of group '{vacancies.group.name}', one of "
             f"{vacancies.kept.tolist()}, each at most {vacancies.copies} times. It "
-            f"named {donors.tolist()}."
+            f"returned {donors.tolist()}."
         )
     return donors.astype(int)
 
 
 @register("rank")
 class Rank(DonorMap):
-    """The kept channels from best to worst, in turns."""
+    """Uses the kept channels from best to worst, repeatedly."""
 
     def choose(self, vacancies: Vacancies) -> np.ndarray:
         order = np.resize(vacancies.best_first, vacancies.replaced.size)
@@ -109,9 +109,9 @@ class Rank(DonorMap):
 
 @register("proportional")
 class Proportional(DonorMap):
-    """Copies in proportion to scores, by largest remainders.
+    """Copies donors in proportion to their scores, by largest remainders.
 
-    Scores below 0 count as 0; without any above 0 all donors count alike.
+    Negative scores count as 0. If no score is above 0, all donors are equal.
     """
 
     def choose(self, vacancies: Vacancies) -> np.ndarray:
@@ -130,9 +130,9 @@ class Proportional(DonorMap):
 
 @register("nearest")
 class Nearest(DonorMap):
-    """The kept channel of the most similar filter, by cosine.
+    """Uses the kept channel with the most similar filter, by cosine.
 
-    Closest pairs first, as long as a donor can give a copy more.
+    The most similar pairs come first, as long as a donor may have further copies.
     """
 
     def choose(self, vacancies: Vacancies) -> np.ndarray:
@@ -150,7 +150,7 @@ class Nearest(DonorMap):
 
 
 def cosine(group: Group) -> np.ndarray:
-    """Return the cosines `(size, size)` between filters; 0 where one is 0."""
+    """Return the cosines of filters, of shape `(size, size)`; 0 for zero filters."""
     rows = filters(group)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)

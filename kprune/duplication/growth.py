@@ -1,4 +1,4 @@
-"""Wider layers: new filters that begin as copies."""
+"""Growth of layers by new filters that start as copies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.arguments import did_you_mean
 from kprune.duplication.consumers import Split
 from kprune.duplication.copies import Copies
@@ -32,28 +33,27 @@ def grow(
     scores: Vectors,
     split: Split | None = None,
 ) -> keras.Model:
-    """Widen groups of channels without changing what the model computes.
+    """Widen groups of channels without changing the outputs of the model.
 
-    New channels are copies of those with the highest scores, in turns, and the
-    weights that read a channel are shared out among it and its copies, as in
-    Net2WiderNet (Chen et al., arXiv 1511.05641). Channels that masks have
-    removed are cut out. Groups whose channels cannot be copied exactly keep
-    their width; a log line names them.
+    New channels are copies of the channels with the highest scores, in turn, and the
+    weights that read a channel are split among it and its copies, as in Net2WiderNet
+    (Chen et al., arXiv 1511.05641). Channels removed by masks are cut out. Groups whose
+    channels cannot be copied exactly keep their width; a log line names them.
 
     Args:
-        masked: A model made by `kprune.wrap`. It stays as it is.
-        widths: For a group's name the channels that it is to have. Groups left
-            out, and those that have as many or more, keep theirs.
-        scores: For each group's name `(size,)` scores; the largest are copied.
-        split: How weights are shared out. Defaults to `Split("random")`, with
-            which copies get different gradients and part in training.
+        masked: A model made by `kprune.wrap`. It is not changed.
+        widths: Group name -> new number of channels. Groups left out, and those with at
+            least as many channels, keep theirs.
+        scores: Group name -> scores of shape `(size,)`; the channels with the highest
+            scores are copied.
+        split: How to split weights. Defaults to `Split("random")`, with which copies
+            get different gradients and diverge in training.
 
     Returns:
-        A new masked model, compiled if `masked` was. What was skipped stays
-        skipped.
+        A new masked model, compiled if `masked` was. Skipped layers stay skipped.
 
     Raises:
-        ValueError: A name is not that of a prunable group.
+        ValueError: If a name is not that of a prunable group.
 
     Example:
 
@@ -68,7 +68,7 @@ def grow(
     for name in widths:
         if name not in alive:
             raise ValueError(
-                f"Cannot grow {name!r}, which is no prunable group. "
+                f"Cannot grow {name!r}, because it is not a prunable group. "
                 f"{did_you_mean(name, alive)}"
             )
     wanted = {
@@ -89,13 +89,13 @@ def grow(
     asked = [n for n, w in widths.items() if w > alive[n].sum()]
     whole = [n for n in asked if n not in wanted]
     if whole:
-        logger.info("groups without exact copies keep their width: %s", whole)
+        logger.info("Groups without exact copies keep their width: %s", whole)
     make_copies(wide, wide_graph, maps, Copies(consumers=split))
     return wide
 
 
 def _in_order(group: Group) -> bool:
-    """Return whether the channels lie side by side wherever they sit.
+    """Return whether the channels are consecutive on all axes.
 
     Only then are a channel and its copies neighbours on every axis.
     """
@@ -103,10 +103,9 @@ def _in_order(group: Group) -> bool:
 
 
 def _counts(alive: np.ndarray, width: int, scores: np.ndarray) -> np.ndarray:
-    """Return how often each channel of a group is to be there, `(size,)`."""
-    living = np.flatnonzero(alive)
-    best_first = living[np.argsort(-scores[living], kind="stable")]
-    chosen = np.resize(best_first, width - living.size)
+    """Return how often each channel of a group occurs, of shape `(size,)`."""
+    best_first = by_priority(-scores, alive)
+    chosen = np.resize(best_first, width - best_first.size)
     return alive + np.bincount(chosen, minlength=alive.size)
 
 

@@ -1,13 +1,14 @@
-"""What replacing some channels of one group costs, measured."""
+"""Measurement of the loss with replaced channels."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation.base import Request
 from kprune.duplication.consumers import Split
 from kprune.duplication.copies import Copies
-from kprune.duplication.copies import Outcome
+from kprune.duplication.copies import CopyPlan
 from kprune.duplication.copies import new_values
 from kprune.duplication.copies import only_exact
 from kprune.duplication.copies import plan_copies
@@ -15,17 +16,17 @@ from kprune.session import Session
 
 
 class ReplacementProbe:
-    """The loss with the lowest channels of one group replaced.
+    """Measures the loss with the lowest-scored channels of one group replaced.
 
-    With the consumer rule `"split"` that is the loss without these channels,
-    so that masks are enough; other rules write copies for the moment of the
-    measurement. Where copies are not exact, the channels are masked.
+    With the consumer rule `"split"`, it equals the loss without these channels, so
+    masks are enough. For other rules, copies are made temporarily. If copies are not
+    exact, the channels are masked.
 
     Args:
-        request: What an allocation is asked.
+        request: The request of an allocation.
         session: The masked model and its samples.
         copies: How to copy.
-        samples: Samples to measure on; None for all.
+        samples: Number of samples to measure on; None for all.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ReplacementProbe:
     ) -> None:
         if session is None:
             raise ValueError(
-                "The allocation measures the loss, which takes a model. Use it in "
+                "The allocation measures the loss, so it needs a model. Use it with "
                 "kprune.prune(..., data=(x, y)), kprune.duplicate or a callback."
             )
         self._request = request
@@ -48,7 +49,7 @@ class ReplacementProbe:
         self.masks_do = type(copies.consumers) is Split
 
     def __call__(self, name: str, count: int) -> float:
-        """Return the loss with the `count` lowest channels of a group replaced."""
+        """Return the loss with a group's `count` lowest-scored channels replaced."""
         mask = self.alive(name).astype("float32")
         mask[self.order(name)[:count]] = 0
         masks = {name: mask} if count else {}
@@ -60,12 +61,10 @@ class ReplacementProbe:
         return self._request.alive[name].astype(bool)
 
     def order(self, name: str) -> np.ndarray:
-        """Return the living channels of a group, the lowest score first."""
-        living = np.flatnonzero(self.alive(name))
-        scores = self._request.scores[name][living]
-        return living[np.argsort(scores, kind="stable")]
+        """Return the alive channels of a group in order of score, lowest first."""
+        return by_priority(self._request.scores[name], self.alive(name))
 
-    def _plan(self, name: str, mask: np.ndarray) -> Outcome:
+    def _plan(self, name: str, mask: np.ndarray) -> CopyPlan:
         alive = {name: self.alive(name)}
         return plan_copies(
             self._request.graph,
@@ -76,20 +75,20 @@ class ReplacementProbe:
         )
 
     def _exact(self, name: str) -> bool:
-        """Return whether channels of a group can be copied, found out once."""
+        """Return whether channels of a group can be copied exactly; cached."""
         if name not in self._known:
             graph = self._request.graph
             mask = self.alive(name).astype("float32")
             order = self.order(name)
             mask[order[: (order.size + 1) // 2]] = 0
-            outcome = self._plan(name, mask)
-            only_exact(graph.model, graph, {name: mask}, outcome)
-            self._known[name] = name in outcome.maps
+            plan = self._plan(name, mask)
+            only_exact(graph.model, graph, {name: mask}, plan)
+            self._known[name] = name in plan.maps
         return self._known[name]
 
     def _with_copies(self, name: str, mask: np.ndarray) -> float:
         graph = self._request.graph
-        outcome = self._plan(name, mask)
-        values = new_values(graph.model, graph, outcome.maps, self._copies)
+        plan = self._plan(name, mask)
+        values = new_values(graph.model, graph, plan.maps, self._copies)
         with self._session.trial(weights=values):
-            return self._session.loss(outcome.masks, self._samples)
+            return self._session.loss(plan.masks, self._samples)

@@ -1,4 +1,4 @@
-"""How redundant each group of filters is: what allocations report."""
+"""Redundancy of groups of filters, as reported by allocations."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kprune.sensitivity import as_text
 class Redundancy:
     """Structural redundancy of all prunable groups.
 
-    A group's redundancy is the share of its filters that can be replaced by
-    copies of others at no more loss than every other group may cost: it is
-    the share that goes, the group's compression ratio.
+    A group's redundancy is the share of its filters that can be replaced by copies of
+    others without exceeding the common tolerance of the loss. It is the share that is
+    removed, the group's compression ratio.
 
     Args:
         names: Names of the groups.
-        sizes: `(groups,)` filters before.
-        kept: `(groups,)` filters that stay.
-        losses: `(groups,)` what the allocation measured for what goes: the
-            rise of the loss by this group alone.
-        saved: Share of each cost that goes, by its name.
+        sizes: Numbers of filters before, of shape `(groups,)`.
+        kept: Numbers of kept filters, of shape `(groups,)`.
+        losses: Measured increase of the loss by each group alone, of shape
+            `(groups,)`.
+        saved: Cost name -> removed share.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Redundancy:
 
     @property
     def ratios(self) -> np.ndarray:
-        """`(groups,)` redundancies, between 0 and 1."""
+        """Redundancies between 0 and 1, of shape `(groups,)`."""
         return 1.0 - self.kept / self.sizes
 
     def table(self) -> Table:

@@ -1,4 +1,4 @@
-"""How well donors stand in for channels, from what consumers read."""
+"""Regression of replaced channels on their donors, from the inputs of consumers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ logger = logging.getLogger("kprune")
 
 Maps = dict[str, CopyMap]
 
-# By id of a variable, what is added to it.
+# `id(variable)` -> value to add.
 Shifts = dict[int, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """`slope * donor + constant` for the channels one consumer reads.
+    """Approximation `slope * donor + constant` of the channels one consumer reads.
 
     Args:
-        slopes: `(size,)` slopes; 0 for channels that are not replaced.
-        constants: `(size, m)` constants, one for each position of a channel.
+        slopes: Slopes of shape `(size,)`; 0 for channels that are not replaced.
+        constants: Constants of shape `(size, m)`, one per position of a channel.
     """
 
     slopes: np.ndarray
@@ -51,18 +51,18 @@ class Fits:
         self._fits[name, id(member.variable), member.axis] = fit
 
     def of(self, name: str, member: Member) -> Fit | None:
-        """Return the fit, or None where nothing shows what the consumer reads."""
+        """Return the fit, or None if the consumer's input was not observed."""
         return self._fits.get((name, id(member.variable), member.axis))
 
     def slopes(self, name: str, member: Member) -> np.ndarray:
-        """Return `(size,)` slopes, 0 where nothing is known."""
+        """Return slopes of shape `(size,)`, 0 without a fit."""
         fit = self.of(name, member)
         size = member.index.shape[0]
         return np.zeros(size) if fit is None else fit.slopes
 
 
 def _source(maps: Maps, members: list[tuple[str, Member]], size: int) -> Any:
-    """Return, for every position of an axis, the position of its donor."""
+    """Return the position of the donor for every position of an axis."""
     source = np.arange(size)
     for name, member in members:
         source[member.index] = member.index[maps[name].donors]
@@ -76,14 +76,14 @@ def regress(
     data: Any,
     steps: int | None = None,
 ) -> Fits:
-    """Fit replaced channels by their donors, as their consumers see them.
+    """Fit replaced channels by their donors, at the inputs of their consumers.
 
     Args:
-        masked: The masked model, unchanged as yet.
+        masked: The masked model, not changed yet.
         graph: `kprune.trace(masked)`.
         maps: Copy maps by group name.
         data: A `Source` of samples.
-        steps: Batches to run; None for all.
+        steps: Number of batches to use; None for all.
     """
     members: dict[tuple[int, int], list[tuple[str, Member]]] = {}
     for name in maps:
@@ -139,7 +139,7 @@ class _Observer:
 
 
 class _Moments:
-    """Means, squares and products with donors of what one layer reads."""
+    """Means, squares and products with donors of one layer's input."""
 
     def __init__(self, source: np.ndarray, axis: int) -> None:
         self._source = source
@@ -170,10 +170,10 @@ class _Moments:
             return None
         mean, square, product = self._sums / self._count
         index, donors = member.index, member.index[known.donors]
-        # One slope for all positions of a channel, each around its own mean.
+        # One slope for all positions of a channel, each with its own mean.
         covariance = (product[index] - mean[index] * mean[donors]).sum(axis=1)
         variance = (square[donors] - mean[donors] ** 2).sum(axis=1)
-        # What is left of the variance of a constant channel is rounding.
+        # The computed variance of a constant channel is rounding error.
         noise = 1e-6 * square[donors].sum(axis=1)
         slopes = np.where(
             known.replaced & (variance > noise),
@@ -187,13 +187,13 @@ class _Moments:
 def constants(
     masked: keras.Model, graph: ChannelGraph, maps: Maps, fits: Fits
 ) -> Shifts:
-    """Return what the constants of all fits add to biases and moving means.
+    """Return the changes of biases and moving means from the constants of all fits.
 
     Args:
-        masked: The masked model, unchanged as yet.
+        masked: The masked model, not changed yet.
         graph: `kprune.trace(masked)`.
         maps: Copy maps by group name.
-        fits: Of `regress`.
+        fits: The result of `regress`.
     """
     shifts: Shifts = {}
     for name in maps:
@@ -204,7 +204,7 @@ def constants(
             rows = np.moveaxis(read(member.variable), member.axis, 0)
             rows = rows[member.index].astype("float64")
             added = np.tensordot(fit.constants, rows, axes=2)
-            # What is left are the kernel's axes, the outputs last.
+            # The remaining axes are those of the kernel, with the outputs last.
             added = added.reshape(-1, added.shape[-1]).sum(axis=0)
             _add(shifts, masked, graph, member, added)
     return shifts
@@ -225,8 +225,8 @@ def _add(
         targets = [(norm.moving_mean, -1.0) for norm in norms]
     if not targets:
         logger.info(
-            "layer '%s' has no bias and no BatchNormalization behind it: the "
-            "mean of what it loses is not made up for",
+            "Layer '%s' has no bias, and no BatchNormalization follows it: the "
+            "mean of its lost inputs is not compensated.",
             member.layer.name,
         )
     for variable, sign in targets:
@@ -235,7 +235,7 @@ def _add(
 
 
 def _norms_behind(masked: keras.Model, layer: Any) -> list[Any]:
-    """Return the batch normalisations that read a layer, if nothing else does."""
+    """Return the batch normalisations that read a layer, if only such layers do."""
     found: list[Any] = []
     for node in _nodes(masked):
         for tensor in walk.tensors_of(

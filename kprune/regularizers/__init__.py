@@ -1,4 +1,4 @@
-"""Penalties that make whole filters small while a model trains."""
+"""Penalties on the kernels of a model during training."""
 
 from kprune.lazy import public_dir as _public_dir
 from kprune.regularizers.attaching import attach as attach

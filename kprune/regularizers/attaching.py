@@ -1,4 +1,4 @@
-"""Penalties on the kernels of a model that is built already."""
+"""Attachment of penalties to the kernels of built models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kprune.masking import FilterMask
 
 
 class Attached(keras.regularizers.Regularizer):
-    """A penalty in the place of a variable's own regularizer.
+    """A penalty that replaces a variable's own regularizer, and includes it.
 
     Args:
-        regularizer: The penalty that was attached.
-        former: The variable's own one, or `None`, which goes on acting.
-        wrapper: The mask around the variable's layer, or `None`.
-        index: Number of the variable among the layer's weights.
+        regularizer: The attached penalty.
+        former: The variable's own regularizer, or `None`. It stays in effect.
+        wrapper: The mask wrapper of the variable's layer, or `None`.
+        index: Index of the variable among the layer's weights.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Attached(keras.regularizers.Regularizer):
     def __call__(self, value: Any) -> Any:
         acting = value
         if self._wrapper is not None:
-            # What the layer computes with: removed weights cost nothing.
+            # The masked weights, so that removed ones are not penalised.
             acting = self._wrapper.effective(self._index)
         penalty = self.regularizer(acting)
         if self.former is None:
@@ -54,25 +54,23 @@ def attach(
 ) -> list[str]:
     """Penalise the kernels of a built model, plain or masked, compiled or not.
 
-    The penalty counts in the loss of `fit` beside what is there already, and in
-    masked models sees the masked kernels. It is not part of the model's
-    configuration: copies that are loaded, wrapped or rebuilt have none.
+    The penalty is added to the loss of `fit`, besides existing penalties. In masked
+    models, it applies to the masked kernels. It is not part of the model's
+    configuration: loaded, wrapped or rebuilt copies do not have it.
 
     Args:
-        model: A functional or Sequential model; layers of nested models
-            included.
-        regularizer: A `keras.regularizers.Regularizer`, or its name. One with a
-            method `across(kernels)` that returns one regularizer for each kernel
-            is asked for these.
-        layers: Layers with a kernel, or names of such layers. By default all
-            Conv2D but the 1x1 projections in shortcuts.
+        model: A functional or Sequential model. Layers of nested models are included.
+        regularizer: A `keras.regularizers.Regularizer`, or its name. If it has a method
+            `across(kernels)`, that returns one regularizer per kernel.
+        layers: Layers with a kernel, or their names. Defaults to all Conv2D layers
+            except 1x1 projections in shortcuts.
 
     Returns:
-        The names of the layers that are penalised now.
+        The names of the penalised layers.
 
     Raises:
-        ValueError: No such layer, one without a kernel, one that has a penalty
-            attached already, or no Conv2D at all.
+        ValueError: If a layer does not exist, has no kernel, or has an attached penalty
+            already, or if there is no Conv2D.
 
     Example:
 
@@ -112,13 +110,13 @@ def attach(
 
 
 def detach(model: keras.Model) -> list[str]:
-    """Remove what `attach` added; regularizers of the model's own stay.
+    """Remove attached penalties. The model's own regularizers stay.
 
     Args:
         model: The model that `attach` was called with.
 
     Returns:
-        The names of the layers that are penalised no more.
+        The names of the layers whose penalty was removed.
     """
     names = []
     for outer in walk.layers_of(model):
@@ -135,13 +133,13 @@ def detach(model: keras.Model) -> list[str]:
 def compile_again(
     model: keras.Model, steps: Iterable[str] = ("train", "test")
 ) -> None:
-    """Make steps that are compiled already see what layers compute now.
+    """Compile functions of a model again, so that they use the changed layers.
 
-    At once, since `fit` may be running.
+    This is done immediately, because `fit` may be running.
 
     Args:
         model: A model that was compiled.
-        steps: `"train"`, `"test"` and `"predict"`, or some of these.
+        steps: Any of `"train"`, `"test"` and `"predict"`.
     """
     for step in steps:
         if getattr(model, f"{step}_function", None) is not None:
@@ -149,7 +147,7 @@ def compile_again(
 
 
 def _kernel(outer: Any) -> Any:
-    """Return the kernel of a layer, or an error."""
+    """Return the kernel of a layer, or raise an error if it has none."""
     layer = walk.unwrap(outer)
     for name in ("kernel", "_kernel"):
         kernel: Any = getattr(layer, name, None)
@@ -157,8 +155,8 @@ def _kernel(outer: Any) -> Any:
         if known and len(kernel.shape) >= 2:
             return kernel
     raise ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel of two or "
-        "more axes that could be penalised."
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel with two or "
+        "more axes to penalise."
     )
 
 
@@ -186,7 +184,7 @@ def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
 
 
 def _convolutions(model: keras.Model) -> list[Any]:
-    """Return the 2-D convolutions that are no projections in shortcuts."""
+    """Return the 2-D convolutions that are not projections in shortcuts."""
     beside = projections(model)
     chosen = []
     for layer in walk.layers_of(model):
@@ -197,6 +195,6 @@ def _convolutions(model: keras.Model) -> list[Any]:
     if not chosen:
         raise ValueError(
             f"Model '{model.name}' has no Conv2D outside of shortcuts to penalise. "
-            "Name the layers: layers=[...]."
+            "Pass the layers: layers=[...]."
         )
     return chosen

@@ -1,4 +1,4 @@
-"""Sparsity of whole groups of kernels, and of kernels inside the others."""
+"""Hierarchical group sparsity of kernels."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ GROUPINGS = ("feature", "neuron")
 class HierarchicalGroupSparsity(Part, keras.regularizers.Regularizer):
     """Penalty with two levels: kernels, and groups of kernels.
 
-    `strength * (mix * R + (1 - mix) * L1)`, where `R` is one of ten penalties on
-    the kernels (the kh x kw weights between an input and an output channel) in
-    their groups. "Square-rooted" ones drop whole groups; "squared" ones make the
-    kernels of a group compete. From "Hierarchical Group Sparse Regularization
-    for Deep Convolutional Neural Networks" (Mitsuno, Miyao and Kurita,
-    arXiv 2004.04394); the defaults are those of its published script.
+    The penalty is `strength * (mix * R + (1 - mix) * L1)`, where `R` is one of ten
+    penalties on groups of kernels (the kh x kw weights between an input and an output
+    channel). "Square-rooted" forms eliminate whole groups; with "squared" ones, the
+    kernels of a group compete. From "Hierarchical Group Sparse Regularization for Deep
+    Convolutional Neural Networks" (Mitsuno, Miyao and Kurita, arXiv 2004.04394); the
+    defaults are those of its published script.
 
-    Weights get small, not 0: select filters afterwards, for example with
-    `criterion="loss_increase"`, and train on without the penalty.
+    Weights get small, but not 0. Select filters afterwards, for example with
+    `criterion="loss_increase"`, and continue training without the penalty.
 
     Args:
         penalty: `"l1"`, `"group_lasso"`, `"exclusive_sparsity"`, `"group_l1_2"`,
             or the `"hierarchical_sqrt_..."` or `"hierarchical_squared_..."` form
             of the last three; or a name given to
             `kprune.regularizers.register`.
-        grouping: `"feature"`: a group holds the kernels that read one input
-            channel, so that filters of the layer before become unnecessary;
-            `"neuron"`: those of one output filter.
-        strength: Factor on the whole penalty. The squared forms grow with the
-            square of the width, so strengths of different forms do not compare.
-        mix: Share of the grouped penalty as against L1, from 0 to 1.
+        grouping: `"feature"`: groups are the kernels that read one input channel, so
+            that filters of the previous layer become unnecessary; `"neuron"`: the
+            kernels of one output filter.
+        strength: Factor on the whole penalty. The squared forms grow with the square of
+            the width, so strengths of different forms are not comparable.
+        mix: Weight of the grouped penalty relative to L1, from 0 to 1.
         per_group: Whether to divide by the number of groups, so that layers of
-            different widths compare.
+            different widths are comparable.
 
     Raises:
-        ValueError: An unknown penalty or grouping, or a number out of range.
+        ValueError: If a penalty or grouping is unknown, or a number is out of range.
 
     Example:
 
@@ -66,8 +66,8 @@ class HierarchicalGroupSparsity(Part, keras.regularizers.Regularizer):
     ) -> None:
         if not isinstance(penalty, str):
             raise TypeError(
-                "`penalty` is the name of a penalty, so that models with it can be "
-                "saved: give functions one with "
+                "`penalty` must be the name of a penalty, so that models with it can "
+                "be saved. Register functions under a name with "
                 f'kprune.regularizers.register("name"). Received: {penalty!r}.'
             )
         owner = type(self).__name__
@@ -79,18 +79,18 @@ class HierarchicalGroupSparsity(Part, keras.regularizers.Regularizer):
         self.per_group = bool(per_group)
 
     def __call__(self, x: Any) -> Any:
-        """Return the penalty of a kernel `(..., inputs, outputs)`, a scalar."""
+        """Return the scalar penalty of a kernel of shape `(..., inputs, outputs)`."""
         if len(x.shape) < 2:
             raise ValueError(
-                "HierarchicalGroupSparsity takes kernels with an input and an "
-                f"output axis, (..., inputs, outputs). Received shape {x.shape}: "
-                "use it as kernel_regularizer."
+                "HierarchicalGroupSparsity needs kernels with an input and an "
+                f"output axis, (..., inputs, outputs). Received shape {x.shape}. "
+                "Use it as kernel_regularizer."
             )
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) != "float64":
             x = ops.cast(x, "float32")
         x = ops.reshape(x, (-1, *x.shape[-2:]))
-        # Unlike that of `abs` on JAX, the slope at 0 is 0.
+        # The gradient at 0 is 0, unlike that of `abs` on JAX.
         absolute = ops.sum(x * ops.stop_gradient(ops.sign(x)), axis=0)
         squared = ops.sum(ops.square(x), axis=0)
         if self.grouping == "neuron":

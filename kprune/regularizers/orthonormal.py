@@ -1,4 +1,4 @@
-"""Filters of a layer orthogonal to each other, of length 1."""
+"""Orthonormality of the filters of a layer."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ NORMS = ("l1", "frobenius")
 
 @keras.saving.register_keras_serializable(package="kprune")
 class Orthonormal(Part, keras.regularizers.Regularizer):
-    """Penalty on how far filters are from being orthonormal.
+    """Penalty on the deviation of filters from orthonormality.
 
-    `strength * share * |P P' - I|`, `P` the filters of a layer as rows
-    `(filters, weights)`, or its transpose where a layer has more filters than a
-    filter has weights. Importances of filters that are orthogonal add up, which
-    what ranks and removes many at once takes for granted. From "OrthoReg: Robust
-    Network Pruning Using Orthonormality Regularization" (Lubana et al.,
-    arXiv 2009.05014), where strength is 0.01 and weight decay 0.
+    The penalty is `strength * share * |P P' - I|`, where `P` has the filters of a layer
+    as rows, `(filters, weights)`, or is transposed if the layer has more filters than a
+    filter has weights. Importances of orthogonal filters are additive, which is assumed
+    when many filters are ranked and removed at once. From "OrthoReg: Robust Network
+    Pruning Using Orthonormality Regularization" (Lubana et al., arXiv 2009.05014), with
+    a strength of 0.01 and no weight decay.
 
-    Filters all get the length 1, so do not rank them by length afterwards.
+    All filters get norm 1, so do not rank them by norm afterwards.
 
     Args:
         strength: Factor on the whole penalty.
-        norm: `"l1"`, the sum of absolute values, as published; or
-            `"frobenius"`, the sum of squares, which is smooth.
-        share: Share of this layer in the penalty. `kprune.regularizers.attach`
-            sets it from the widths of all layers, see `across`.
+        norm: `"l1"`, the sum of absolute values, as published; or `"frobenius"`, the
+            sum of squares, which is smooth.
+        share: Share of this layer in the penalty. `kprune.regularizers.attach` sets it
+            from the widths of all layers. See `across`.
 
     Raises:
-        ValueError: An unknown norm, or a number out of range.
+        ValueError: If a norm is unknown, or a number is out of range.
 
     Example:
 
@@ -55,13 +55,13 @@ class Orthonormal(Part, keras.regularizers.Regularizer):
         self.share = number(share, owner, "share", least=0)
 
     def across(self, kernels: Sequence[Any]) -> list[Orthonormal]:
-        """Return one penalty for each of several kernels, with shares that sum to 1.
+        """Return one penalty per kernel, with shares that sum to 1.
 
-        A layer's share is proportional to the root of the number of its filters
-        or of the weights of one, whichever is smaller.
+        A layer's share is proportional to the square root of its number of filters, or
+        of weights per filter, whichever is smaller.
 
         Args:
-            kernels: Kernels `(..., inputs, outputs)`.
+            kernels: Kernels of shape `(..., inputs, outputs)`.
         """
         roots = np.sqrt([min(_sizes(kernel.shape)) for kernel in kernels])
         return [
@@ -70,7 +70,7 @@ class Orthonormal(Part, keras.regularizers.Regularizer):
         ]
 
     def __call__(self, x: Any) -> Any:
-        """Return the penalty of a kernel `(..., inputs, outputs)`, a scalar."""
+        """Return the scalar penalty of a kernel of shape `(..., inputs, outputs)`."""
         x = ops.convert_to_tensor(x)
         if keras.backend.standardize_dtype(x.dtype) != "float64":
             x = ops.cast(x, "float32")
@@ -85,17 +85,17 @@ class Orthonormal(Part, keras.regularizers.Regularizer):
         if self.norm == "frobenius":
             total = ops.sum(ops.square(apart))
         else:
-            # Unlike that of `abs` on JAX, the slope at 0 is 0.
+            # The gradient at 0 is 0, unlike that of `abs` on JAX.
             total = ops.sum(apart * ops.stop_gradient(ops.sign(apart)))
         return self.strength * self.share * total
 
 
 def _sizes(shape: Any) -> tuple[int, int]:
-    """Return the number of filters of a kernel, and of the weights of each."""
+    """Return a kernel's number of filters, and of weights per filter."""
     if len(shape) < 2:
         raise ValueError(
-            "Orthonormal takes kernels with an input and an output axis, "
-            f"(..., inputs, outputs). Received shape {tuple(shape)}: use it as "
+            "Orthonormal needs kernels with an input and an output axis, "
+            f"(..., inputs, outputs). Received shape {tuple(shape)}. Use it as "
             "kernel_regularizer."
         )
     return int(shape[-1]), int(np.prod(shape[:-1]))

@@ -1,9 +1,9 @@
-"""Penalties on the kernels of a layer, arranged in groups.
+"""Penalties on groups of kernels of a layer.
 
-A penalty is a function `f(absolute, squared) -> scalar` of two matrices
-`(groups, kernels)`: the sums of absolute and of squared weights of each kernel
-(the kh x kw weights between one input and one output channel). Rows are the
-groups. Formulas: Mitsuno, Miyao and Kurita, arXiv 2004.04394.
+A penalty is a function `f(absolute, squared) -> scalar` of two matrices of shape
+`(groups, kernels)`: the sums of absolute and of squared weights of each kernel (the
+kh x kw weights between one input and one output channel). Formulas: Mitsuno, Miyao and
+Kurita, arXiv 2004.04394.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from keras import ops
 from kprune.registry import Registry
 
 EPSILON = 1e-12
-"""Added under roots, whose slope at 0 is infinite."""
+"""Added under roots, whose gradient at 0 is infinite."""
 
 _registry = Registry("penalty", types.FunctionType, lambda function: function)
 register = _registry.register
 
 
 def get(name: str) -> Any:
-    """Return the penalty that is registered under a name.
+    """Return the penalty registered under a name.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: If the name is unknown. The message lists the known ones.
     """
     return _registry.get(name)
 
@@ -37,7 +37,7 @@ def names() -> list[str]:
 
 
 def root(x: Any) -> Any:
-    """Return the square root with a finite slope at 0, where it is 0."""
+    """Return a square root that is 0 at 0 and has a finite gradient there."""
     return ops.sqrt(x + EPSILON) - EPSILON**0.5
 
 

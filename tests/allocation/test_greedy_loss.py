@@ -324,7 +324,7 @@ def test_it_says_that_it_needs_data_targets_and_a_loss():
     plain = keras.Model(model.input, model.output)
     with pytest.raises(ValueError, match="not compiled"):
         kprune.prune(plain, allocation="greedy_loss", data=(x, y))
-    with pytest.raises(ValueError, match="takes a model"):
+    with pytest.raises(ValueError, match="needs a model"):
         session = kprune.Session(kprune.wrap(model))
         allocation.solve("greedy_loss", allocation.request(session))
 

@@ -74,5 +74,5 @@ def test_errors_say_what_to_do():
         with pytest.raises(ValueError, match="whole number"):
             Rounds(bad)
     session = kprune.Session(kprune.wrap(zoo.sequential()))
-    with pytest.raises(ValueError, match="takes a model"):
+    with pytest.raises(ValueError, match="needs a model"):
         allocation.solve("rounds", allocation.request(session))

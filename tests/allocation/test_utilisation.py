@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same(session):
 
 def test_it_needs_a_model_and_targets(session):
     plain = kprune.Session(session.masked)
-    with pytest.raises(ValueError, match="takes a model"):
+    with pytest.raises(ValueError, match="needs a model"):
         allocation.solve("utilisation", allocation.request(plain))
     with pytest.raises(ValueError, match="Utilisation measures the loss"):
         kprune.prune(kprune.rebuild(session.masked), "l1", None, "utilisation")

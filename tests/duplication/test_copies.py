@@ -82,7 +82,7 @@ def test_nearest_is_the_largest_cosine():
 
 def test_own_donor_map_is_checked():
     assert chosen(lambda v: [v.kept[0]] * 2, [1, 2, 3], [2], [0, 1]) == [2, 2]
-    with pytest.raises(ValueError, match="must name"):
+    with pytest.raises(ValueError, match="must return"):
         chosen(lambda v: v.replaced, [1, 2, 3], [2], [0, 1])
     with pytest.raises(ValueError, match="Known names: 'nearest'"):
         Copies(donors="best")

@@ -67,7 +67,9 @@ def test_what_was_skipped_stays_skipped():
     masked = wrapped(small_net(8), skip=["conv3"])
     wide = grow(masked, {"conv1": 10}, scores(masked))
     assert list(kprune.masks(wide)) == ["conv1"]
-    with pytest.raises(ValueError, match="'conv3', which is no prunable group"):
+    with pytest.raises(
+        ValueError, match="'conv3', because it is not a prunable group"
+    ):
         grow(masked, {"conv3": 10}, scores(masked))
 
 

@@ -1,1 +1,1 @@
-"""Allocations that replace channels to see what they are worth."""
+"""Allocations that measure the effect of replacing channels."""

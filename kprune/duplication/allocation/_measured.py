@@ -1,4 +1,4 @@
-"""Allocations by how much replacement each group tolerates."""
+"""The base class of allocations by measured losses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation.base import RankedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
@@ -22,17 +23,17 @@ TIE = 1e-9
 
 
 class MeasuredAllocation(RankedAllocation):
-    """Ranks channels by losses that are measured for each group alone.
+    """Base class of allocations that rank channels by losses measured per group.
 
     Args:
-        samples: Samples on which the loss is measured, drawn at random once;
-            None for all.
-        keep_min: Channels that each group keeps at least.
-        max_share: Largest share of a group's channels that may go.
+        samples: Number of samples to measure the loss on, drawn at random once; None
+            for all.
+        keep_min: Smallest number of channels that each group keeps.
+        max_share: Largest share of a group's channels to remove.
     """
 
     needs_loss = True
-    # More would undo the tolerance in groups whose filters cost little.
+    # More would violate the tolerance in groups whose filters are cheap.
     restore = 1
 
     def __init__(
@@ -42,22 +43,22 @@ class MeasuredAllocation(RankedAllocation):
         self.samples = count_or_all(
             samples, type(self).__name__, "samples", "samples"
         )
-        # What the last call found, to be printed.
+        # The result of the last call, for printing.
         self.redundancy: Redundancy | None = None
 
     @abc.abstractmethod
     def measure(
         self, request: Request, session: Session | None
     ) -> list[np.ndarray]:
-        """Return, for each group, `(living + 1,)` rises of the loss.
+        """Return increases of the loss per group, of shape `(alive channels + 1,)`.
 
-        The n-th entry is what it costs to replace the n channels of the
-        lowest scores. Entries never fall.
+        Entry n is the increase with the n lowest-scored channels replaced. Entries
+        never fall.
         """
 
     @abc.abstractmethod
     def thresholds(self, rises: list[np.ndarray]) -> list[np.ndarray]:
-        """Return, for each group, `(living,)` values: when the n-th goes."""
+        """Return, for each group, the tolerance at which each channel is removed."""
 
     def priorities(
         self, request: Request, session: Session | None
@@ -73,10 +74,8 @@ class MeasuredAllocation(RankedAllocation):
         vectors = []
         for name, values in zip(request.names, thresholds, strict=True):
             alive = request.alive[name].astype(bool)
-            living = np.flatnonzero(alive)
-            scores = request.scores[name][living]
-            order = living[np.argsort(scores, kind="stable")]
-            # Where the loss does not rise, the scores decide.
+            order = by_priority(request.scores[name], alive)
+            # If the loss does not rise, the scores decide.
             step = TIE * most * np.arange(1, order.size + 1) / alive.size
             vector = np.zeros(alive.size)
             vector[order] = (
@@ -115,12 +114,12 @@ def _report(
 
 
 def every_count(
-    counted: np.ndarray, rises: np.ndarray, living: int
+    counted: np.ndarray, rises: np.ndarray, most: int
 ) -> np.ndarray:
-    """Return the rise for each count from 0 to `living`, by a line in between."""
+    """Return the increase for each count from 0 to `most`, interpolated linearly."""
     rises = np.maximum.accumulate(np.maximum(rises, 0.0))
     finite = np.isfinite(rises)
-    every = np.arange(living + 1)
+    every = np.arange(most + 1)
     line = np.interp(every, counted[finite], rises[finite])
     if not finite.all():
         line[every > counted[finite][-1]] = np.inf

@@ -1,4 +1,4 @@
-"""Widths by how well each layer uses its multiplications."""
+"""Allocation by the FLOPs utilisation of each layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from kprune.allocation._solver import by_priority
 from kprune.allocation._solver import fits
 from kprune.allocation.base import RankedAllocation
 from kprune.allocation.base import Request
@@ -25,41 +26,41 @@ MOST = 0.9
 """Largest drop rate of a group."""
 
 DECAY = 0.1
-"""How much less the next group in the ranking changes, as a share of the step."""
+"""Decrease of the change per rank, as a share of the step."""
 
 
 @register("fur")
 class FUR(RankedAllocation):
-    """Layers that make more of their MACs keep more filters.
+    """Keeps more filters in layers that use their MACs better.
 
     The FLOPs utilisation ratio of Network Adjustment (Chen et al., CVPR 2020,
-    arXiv 2004.02767): how much the loss rises when channels of one group are
-    dropped, as many in each as carry the same MACs. With `c` channels, `F` the
-    MACs and `s = c dF/dc` those that a group controls, its drop rate is
-    `p = drop * mean(s) / s`. The channels are multiplied by
-    `1 + sqrt(p / (1 - p)) * N(0, 1)` where layers read them. The groups of the
-    highest ratios are to be wider by a share of their channels, those of the
-    lowest narrower; then one factor on all widths meets the target.
+    arXiv 2004.02767) is the increase of the loss when channels of one group are
+    dropped, with the same dropped MACs in every group. With `c` channels, `F` MACs and
+    `s = c dF/dc`, the MACs that a group controls, its drop rate is
+    `p = drop * mean(s) / s`. Where layers read the channels, they are multiplied with
+    `1 + sqrt(p / (1 - p)) * N(0, 1)`. The groups with the highest ratios are widened
+    by a share of their channels, those with the lowest are narrowed; then a common
+    factor on all widths meets the target.
 
-    An allocation takes channels away, so here no group exceeds the channels
-    that it has. The recipe `"network-adjustment"` grows layers too.
+    An allocation only removes channels, so no group gets more than it has. The recipe
+    `"network-adjustment"` grows layers too.
 
     It takes groups x repeats + 1 passes over the samples.
 
     Args:
-        drop: Drop rate of a group that controls as many MACs as the mean.
-        repeats: How often noise is drawn for each group.
-        top: Groups at either end of the ranking that change, at most half.
-        step: Share of its channels that the first of them gains or loses; each
-            next one a tenth of it less.
-        samples: Samples on which the loss is measured, drawn at random once;
-            None for all of `data`.
-        keep_min: Channels that each group keeps at least.
+        drop: Drop rate of a group that controls the mean number of MACs.
+        repeats: Number of noise draws per group.
+        top: Number of groups that change at each end of the ranking, at most half.
+        step: Share of its channels that the first of them gains or loses; for each
+            next group it is a tenth of `step` less.
+        samples: Number of samples to measure the loss on, drawn at random once; None
+            for all of `data`.
+        keep_min: Smallest number of channels that each group keeps.
         seed: Seed of the noise.
     """
 
     needs_loss = True
-    # More would undo the ranking in groups whose filters cost little.
+    # More would violate the ranking in groups whose filters are cheap.
     restore = 1
 
     def __init__(
@@ -80,12 +81,12 @@ class FUR(RankedAllocation):
         self.samples = count_or_all(samples, "FUR", "samples", "samples")
         self.seed = seed
         self.ratios: dict[str, float] | None = None
-        """What the last call measured, by group name."""
+        """Group name -> ratio measured in the last call."""
 
     def rates(self, request: Request) -> np.ndarray:
-        """Return `(groups,)` drop rates that drop equal MACs in every group.
+        """Return drop rates with equal dropped MACs, of shape `(groups,)`.
 
-        Groups that control no MACs have the rate 0.
+        Groups that control no MACs have rate 0.
         """
         controlled = _controlled(request)
         positive = controlled > 0
@@ -104,12 +105,12 @@ class FUR(RankedAllocation):
     ) -> dict[str, float]:
         """Return the utilisation ratio of each prunable group by name.
 
-        That is the mean rise of the loss; the MACs that it is a ratio to are
-        the same for all groups.
+        It is the mean increase of the loss, because the dropped MACs are equal for all
+        groups.
         """
         if session is None:
             raise ValueError(
-                "Allocation FUR measures the loss, which takes a model. Use it in "
+                "Allocation FUR measures the loss, so it needs a model. Use it with "
                 "kprune.prune(..., data=(x, y)) or a callback."
             )
         rng = np.random.default_rng(self.seed)
@@ -137,7 +138,7 @@ class FUR(RankedAllocation):
         session: Session,
         rng: np.random.Generator,
     ) -> float:
-        """Return the loss while the channels of a group are noisy."""
+        """Return the loss with noise on the channels of a group."""
         noise = 1 + spread * rng.normal(size=group.size)
         readers: dict[int, list[Member]] = {}
         for member in group.consumers:
@@ -155,7 +156,7 @@ class FUR(RankedAllocation):
             return session.loss(samples=self.samples)
 
     def shifts(self, request: Request, session: Session | None) -> np.ndarray:
-        """Return `(groups,)` shares of its channels that each is to gain."""
+        """Return the share of its channels that each group gains: `(groups,)`."""
         ratios = self.measure(request, session)
         order = np.argsort([-ratios[name] for name in request.names])
         shifts = np.zeros(order.size)
@@ -171,24 +172,22 @@ class FUR(RankedAllocation):
         vectors = []
         shifts = self.shifts(request, session)
         for name, shift in zip(request.names, shifts, strict=True):
-            living = np.flatnonzero(request.alive[name])
-            scores = request.scores[name][living]
-            order = living[np.argsort(scores, kind="stable")]
-            # A channel goes when the common factor falls below this.
-            left = np.arange(living.size, 0, -1) / living.size
+            order = by_priority(request.scores[name], request.alive[name])
+            # A channel is removed when the common factor falls below this.
+            left = np.arange(order.size, 0, -1) / order.size
             vector = np.zeros(len(request.alive[name]))
             vector[order] = -left / (1 + shift)
             vectors.append(vector)
         return vectors
 
     def widths(self, request: Request, session: Session | None) -> np.ndarray:
-        """Return `(groups,)` channels that each group is to have.
+        """Return new numbers of channels, of shape `(groups,)`.
 
-        Some have more than now. The costs are as close to the target as whole
-        channels allow, and not above it.
+        Some are larger than now. The costs are as close to the target as whole
+        channels allow, but not above it.
 
         Args:
-            request: What is asked. A share of 0 of a cost keeps that cost.
+            request: The request. A share of 0 keeps a cost.
             session: The model and its samples.
         """
         self.check(request)
@@ -219,14 +218,14 @@ class FUR(RankedAllocation):
 
 
 def _controlled(request: Request) -> np.ndarray:
-    """Return `(groups,)` MACs that each group controls: width times slope."""
-    living = request.alive_counts.astype(float)
-    each = np.eye(living.size)
-    # Costs are at most quadratic in a width, so that this is the derivative.
-    more = request.cost_model.evaluate(living + each)["macs"]
-    less = request.cost_model.evaluate(living - each)["macs"]
+    """Return the MACs that each group controls, of shape `(groups,)`: width x slope."""
+    widths = request.alive_counts.astype(float)
+    each = np.eye(widths.size)
+    # Exact, because costs are at most quadratic in a width.
+    more = request.cost_model.evaluate(widths + each)["macs"]
+    less = request.cost_model.evaluate(widths - each)["macs"]
     slopes: np.ndarray = (more - less) / 2
-    return living * slopes
+    return widths * slopes
 
 
 def _scaled(rows: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Allocations by how much replacement each group tolerates."""
+"""Allocation by the importance of groups."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kprune.session import Session
 
 @register("importance")
 class Importance(MeasuredAllocation):
-    """Shares of groups that fall with what a fixed share of them costs.
+    """Removes smaller shares from groups that affect the loss more.
 
-    For each group alone, `share` of its channels are removed, the lowest
-    scores first, and the loss is measured. The group that costs most keeps
-    all its channels, one that costs nothing loses the largest share, and the
-    others in between by a straight line.
+    For each group separately, `share` of its channels are removed, lowest scores first,
+    and the loss is measured. The group with the largest increase keeps all its
+    channels, groups without an increase lose the largest share, and the others are
+    interpolated linearly.
 
     It takes one pass over the samples per group.
 
     Args:
-        share: Share of a group's channels that is tried.
+        share: Share of a group's channels to remove in the measurement.
         samples: See `Tolerance`.
         keep_min: See `Tolerance`.
         max_share: See `Tolerance`.
@@ -55,16 +55,16 @@ class Importance(MeasuredAllocation):
         probe = ReplacementProbe(request, session, Copies(), self.samples)
         start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(
+        for name, present in zip(
             request.names, request.alive_counts, strict=True
         ):
             tried = int(
-                np.clip(round(self.share * living), 1, max(living - 1, 1))
+                np.clip(round(self.share * present), 1, max(present - 1, 1))
             )
-            rise = probe(name, tried) - start if living > 1 else 0.0
+            rise = probe(name, tried) - start if present > 1 else 0.0
             rise = max(rise, 0.0) if np.isfinite(rise) else np.inf
-            # One number per group, at whatever count.
-            found.append(np.full(int(living) + 1, rise))
+            # One number per group, the same for all counts.
+            found.append(np.full(int(present) + 1, rise))
         return found
 
     def thresholds(self, rises: list[np.ndarray]) -> list[np.ndarray]:
@@ -74,8 +74,8 @@ class Importance(MeasuredAllocation):
         relative = np.where(finite, costs / (most or 1.0), 1.0)
         found: list[Any] = []
         for rise, importance in zip(rises, relative, strict=True):
-            living = rise.size - 1
-            part = np.arange(1, living + 1) / max(living, 1)
-            # The most important group is not left out for good: it goes last.
+            present = rise.size - 1
+            part = np.arange(1, present + 1) / max(present, 1)
+            # The most important group can still lose channels, but last.
             found.append(part / max(1.0 - importance, 1e-3))
         return found

@@ -1,4 +1,4 @@
-"""Allocations by how much replacement each group tolerates."""
+"""Allocation by a common tolerance of the loss."""
 
 from __future__ import annotations
 
@@ -19,30 +19,29 @@ from kprune.session import Session
 
 @register("tolerance")
 class Tolerance(MeasuredAllocation):
-    """Allocation by the loss that removing channels costs, up to a tolerance.
+    """Removes channels up to a common tolerance of the loss.
 
-    For each group alone, shares of its channels are replaced by copies of
-    others, the lowest scores first, and the loss is measured. One tolerance
-    for all groups, found so that the target holds, then says how many go: the
-    groups' structural redundancies, which `redundancy` prints afterwards. From
-    "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI
-    10.1117/12.3018876), whose text is not public beyond the abstract: how they
-    are measured is kprune's own.
+    For each group separately, shares of its channels are replaced by copies of others,
+    lowest scores first, and the loss is measured. The tolerance is chosen such that the
+    target is met, and determines how many channels each group loses: the groups'
+    structural redundancies, which are available as `redundancy` afterwards. From
+    "filter duplication" (Ikuta, Yata and Manabe, IWAIT 2024, DOI 10.1117/12.3018876).
+    Only its abstract is public; the measurement is kprune's own.
 
     It takes groups x shares passes over the samples.
 
     Args:
-        copies: How channels are replaced in the trials. With the default, the
-            consumer rule `"split"`, replacing equals removing, and these are
-            the curves of `kprune.sensitivity`; `"naive"` measures replacement
-            as such, `"absorb"` how well others stand in.
-        shares: How many shares to try, from 0 to 95 %.
-        samples: Samples on which the loss is measured, drawn at random once;
-            None for all of `data`.
-        keep_min: Channels that each group keeps at least.
-        max_share: Largest share of a group's channels that may go.
-        curves: Measured by `kprune.sensitivity` before, on the same model:
-            nothing is measured again.
+        copies: How to replace channels in the trials. With the default, the consumer
+            rule `"split"`, replacing equals removing, and the curves are those of
+            `kprune.sensitivity`. `"naive"` measures plain replacement, `"absorb"` how
+            well other channels can compensate.
+        shares: Number of shares to try, from 0 to 95 %.
+        samples: Number of samples to measure the loss on, drawn at random once; None
+            for all of `data`.
+        keep_min: Smallest number of channels that each group keeps.
+        max_share: Largest share of a group's channels to remove.
+        curves: Curves of the same model, measured by `kprune.sensitivity`, to use
+            instead of measuring.
 
     Example:
 
@@ -81,34 +80,34 @@ class Tolerance(MeasuredAllocation):
         probe = ReplacementProbe(request, session, self.copies, self.samples)
         start = probe(request.names[0], 0)
         found = []
-        for name, living in zip(
+        for name, present in zip(
             request.names, request.alive_counts, strict=True
         ):
-            counted = counts(int(living), self.shares) if living else [0]
+            counted = counts(int(present), self.shares) if present else [0]
             losses = [start if not n else probe(name, int(n)) for n in counted]
             rises = np.array(losses) - start
             rises[~np.isfinite(rises)] = np.inf
-            found.append(every_count(np.asarray(counted), rises, int(living)))
+            found.append(every_count(np.asarray(counted), rises, int(present)))
         return found
 
     def _known(self, request: Request, curves: Sensitivity) -> list[np.ndarray]:
         missing = [n for n in request.names if n not in curves.curves]
         if missing:
             raise ValueError(
-                f"`curves` has no groups {missing}: measure it on this model, by "
+                f"`curves` has no groups {missing}: measure them on this model with "
                 "kprune.sensitivity(model, data)."
             )
         found = []
-        for group, living in zip(
+        for group, present in zip(
             request.graph.prunable, request.alive_counts, strict=True
         ):
             curve = curves.curves[group.name]
             if curve.size != group.size:
                 raise ValueError(
-                    f"`curves` knows group '{group.name}' with {curve.size} "
-                    f"channels, but it has {group.size}."
+                    f"`curves` has {curve.size} channels for group '{group.name}', "
+                    f"but the group has {group.size}."
                 )
-            gone = group.size - int(living)
+            gone = group.size - int(present)
             every = every_count(curve.removed, curve.increase(), group.size)
             found.append(every[gone:] - every[gone])
         return found
