@@ -16,7 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-backends test-tensorflow test-jax \
-	test-jax-short test-torch test-oldest test-oldest-short lint format clean
+	test-jax-short test-torch test-oldest test-oldest-short lint docs docs-serve \
+	format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -107,9 +108,20 @@ lint: $(VENV)/.installed-dev  ## Check style, format, types and layers
 	@cd build/lint && $(abspath $(BIN))/lint-imports --config $(CURDIR)/setup.cfg \
 		--no-cache --no-logo
 
+# MkDocs 2 will take no plugins; the theme warns of it in each build.
+docs docs-serve: export NO_MKDOCS_2_WARNING ?= 1
+
+docs: $(VENV)/.installed-docs  ## Build the documentation site into build/site
+	@$(BIN)/mkdocs build --strict
+	@echo "Open build/site/index.html"
+
+docs-serve: $(VENV)/.installed-docs  ## Show the documentation site while it is edited
+	@$(BIN)/mkdocs serve --strict $(ARGS)
+
 format: $(VENV)/.installed-dev  ## Fix style and format in place
 	@$(BIN)/python .ci/lists.py
 	@$(BIN)/python .ci/placing.py
+	@$(BIN)/python .ci/drawing.py
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -124,6 +136,7 @@ $(BIN)/python:
 
 $(VENV)/.installed-demo: INSTALL := .[onnx,data]
 $(VENV)/.installed-dev: INSTALL := .[dev]
+$(VENV)/.installed-docs: INSTALL := .[docs]
 $(VENV)/.installed-%: setup.cfg setup.py pyproject.toml kprune/__about__.py | $(BIN)/python
 	@echo "Installing kprune and what it needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
+import pages
 import tensorflow as tf
 from fitting import arrays
 from fitting import dataset
@@ -183,8 +182,7 @@ def gates_train_on_both(name):
 
 def the_page_runs():
     """The code of docs/distribution.md, on two devices of this machine."""
-    page = Path(__file__).parents[2] / "docs" / "distribution.md"
-    code = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    code = pages.blocks(pages.DOCS / "distribution.md", "python")[0].code
     named = "tf.distribute.MirroredStrategy()"
     assert named in code
     place = {"STRATEGY": STRATEGY}

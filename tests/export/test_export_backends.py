@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pages
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,13 @@ def python_with_jax():
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_the_documented_way_from_jax_to_tflite(tmp_path):
-    text = (ROOT / "docs" / "backends.md").read_text()
-    (train,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    subprocess.run([python_with_jax(), "-c", train], cwd=tmp_path, check=True)
+    page = pages.DOCS / "backends.md"
+    (train,) = pages.blocks(page, "python")
+    subprocess.run(
+        [python_with_jax(), "-c", train.code], cwd=tmp_path, check=True
+    )
     (command,) = re.findall(
-        r"^KERAS_BACKEND=tensorflow kprune (.*)$", text, re.M
+        r"^KERAS_BACKEND=tensorflow kprune (.*)$", page.read_text(), re.M
     )
     subprocess.run(
         [sys.executable, "-c", RUN, *command.split()],

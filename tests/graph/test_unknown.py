@@ -1,10 +1,8 @@
 """What kprune does not know is left alone, and it says so."""
 
-import re
-from pathlib import Path
-
 import keras
 import numpy as np
+import pages
 import pytest
 from harness import run_pruning_test
 from keras import layers
@@ -15,8 +13,6 @@ from kprune.graph.registry import find_rule
 from kprune.graph.rules.convolution import ConvRule
 from kprune.graph.rules.normalization import BatchNormalizationRule
 from kprune.recovery._linear import linear
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @keras.saving.register_keras_serializable("test_unknown")
@@ -194,13 +190,11 @@ def test_a_rule_that_returns_wrong_labels_is_told():
 
 
 def test_worked_example_of_the_documentation(tmp_path, capsys):
-    text = (DOCS / "custom_layers.md").read_text()
-    space: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    for block in blocks:
-        exec(block, space)
+    page = pages.DOCS / "custom_layers.md"
+    space = pages.run(page)
     assert "thin:2" in capsys.readouterr().out
-    rule = next(b for b in blocks if "class LowRankDenseRule" in b)
+    codes = [block.code for block in pages.blocks(page, "python")]
+    (rule,) = [code for code in codes if "class LowRankDenseRule" in code]
     assert len(rule.split("@kprune")[1].strip().splitlines()) < 20
 
     def build():

@@ -1,9 +1,7 @@
 """Runtimes beside LiteRT: the one that docs/latency.md writes, ONNX Runtime."""
 
-import re
-from pathlib import Path
-
 import keras
+import pages
 import pytest
 from keras import layers
 
@@ -14,17 +12,17 @@ from kprune.latency.conversion import file_of
 
 pytestmark = pytest.mark.tensorflow
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "latency.md"
-
 
 @pytest.mark.slow
 def test_the_worked_example(monkeypatch, tmp_path):
     monkeypatch.setattr(runtimes.base.registry, "_factories", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (source,) = re.findall(
-        r'```python\n("""my_npu\.py.*?)```', PAGE.read_text("utf-8"), re.S
-    )
-    exec(compile(source, "my_npu.py", "exec"), {"__name__": "my_npu"})
+    (source,) = [
+        block
+        for block in pages.blocks(pages.DOCS / "latency.md", "python")
+        if block.code.startswith('"""my_npu.py')
+    ]
+    source.run({"__name__": "my_npu"})
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),

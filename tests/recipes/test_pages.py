@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 
 import keras
+import pages
 import pytest
 from fitting import arrays
 from fitting import dataset
@@ -14,7 +14,7 @@ from fitting import small_net
 
 import kprune
 
-FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "methods"
+FOLDER = pages.DOCS / "methods"
 NAMES = kprune.recipes.names()
 
 
@@ -23,7 +23,8 @@ def text(name):
 
 
 def blocks(name, language):
-    return re.findall(rf"```{language}\n(.*?)```", text(name), re.DOTALL)
+    found = pages.blocks(FOLDER / f"{name}.md", language)
+    return [block.code for block in found]
 
 
 def run(name):

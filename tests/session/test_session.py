@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
-import re
-
 import keras
 import numpy as np
+import pages
 import pytest
-from fitting import arrays
 from fitting import small_net
 from harness import difference
 from harness import outputs
@@ -17,31 +14,30 @@ from harness import randomise
 import kprune
 from kprune import Session
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "custom_loops.md"
-HEADINGS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+PAGE = pages.DOCS / "custom_loops.md"
+BLOCKS = {"tensorflow": 1, "jax": 2, "torch": 3}
+"""Which block of the page is for which backend; the first is for all."""
 
 
 def value(variable):
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
-def run_page(**context):
+def run_page():
     """Run the code of the page for the present backend."""
-    head, *sections = PAGE.read_text().split("\n## ")
-    wanted = HEADINGS[keras.config.backend()]
-    (section,) = [s for s in sections if s.startswith(wanted)]
-    for part in (head, section):
-        (code,) = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
-        exec(compile(code, str(PAGE), "exec"), context)
+    context: dict = {}
+    blocks = pages.blocks(PAGE, "python")
+    assert len(blocks) == 4
+    for block in (blocks[0], blocks[BLOCKS[keras.config.backend()]]):
+        block.run(context)
     return context
 
 
 @pytest.fixture(scope="module")
 def trained():
     keras.utils.set_random_seed(0)
-    model = small_net(8)
-    x, y = arrays(48)
-    return model, x, run_page(model=model, x=x, y=y)
+    context = run_page()
+    return context["model"], context["x"], context
 
 
 def test_the_loop_meets_the_target_and_the_compact_model_agrees(trained):
