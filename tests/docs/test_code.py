@@ -26,13 +26,21 @@ ELSEWHERE = {
 }
 """Pages that another test runs, which asks more of them."""
 
+NEEDS = {
+    "coming_from.md": "tensorflow_model_optimization",
+    "latency.md": "ethosu",
+    "quantization.md": "tensorflow_model_optimization",
+    "servers.md": "onnxruntime",
+    "sweep.md": "optuna",
+}
+"""Optional packages of pages, beside scikit-learn for its digits."""
+
 NOT_RUN = {
     "backends.md": 1,
     "coming_from.md": 2,
     "custom_loops.md": 2,
     "distribution.md": 3,
     "files.md": 1,
-    "latency.md": 2,
 }
 """Blocks of a page that are not run, each for the reason in front of it."""
 
@@ -84,6 +92,7 @@ def place(request, tmp_path, monkeypatch):
         if beginning is None:
             return {}
         assert beginning == QUICK_START
+        pytest.importorskip("sklearn")
         names, file = request.getfixturevalue("start")
         return {**names, "model": keras.saving.load_model(file)}
 
@@ -91,7 +100,13 @@ def place(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", runnable())
+@pytest.mark.filterwarnings(
+    # TF-MOT compares versions with a copy of distutils that says so.
+    "ignore:distutils Version classes are deprecated:DeprecationWarning"
+)
 def test_the_code_of_a_page_runs(page, place):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     path = PAGES[page]
     pages.run(path, **place(path))
 
