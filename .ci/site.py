@@ -13,6 +13,7 @@ import html
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,31 @@ def reference(namespace: str, names: dict[str, str]) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Put what is there into the navigation."""
+    """Put what is there into the navigation, pages that it leaves out last."""
     lay_out()
-    config.nav = _present(config.nav, Path(config.docs_dir))
+    docs = Path(config.docs_dir)
+    config.nav = _present(config.nav, docs)
+    there = (path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    further = sorted(set(there) - set(_targets(config.nav)))
+    if further:
+        config.nav.append({"Further": further})
     return config
 
 
+def _targets(nav: list[Any]) -> Iterator[str]:
+    """Yield the pages of a navigation."""
+    for entry in nav:
+        target = entry
+        if isinstance(entry, dict):
+            (target,) = entry.values()
+        if isinstance(target, list):
+            yield from _targets(target)
+        else:
+            yield target
+
+
 def _present(nav: list[Any], docs: Path) -> list[Any]:
+    """Return a navigation with its patterns filled in, without missing pages."""
     kept: list[Any] = []
     for entry in nav:
         title, target = (
