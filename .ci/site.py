@@ -196,9 +196,13 @@ def reference(namespace: str, names: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def on_startup(**_: Any) -> None:
+    """Lay out the sources before mkdocstrings looks for them."""
+    lay_out()
+
+
 def on_config(config: Any) -> Any:
     """Put what is there into the navigation, pages that it leaves out last."""
-    lay_out()
     docs = Path(config.docs_dir)
     config.nav = _present(config.nav, docs)
     there = (path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
