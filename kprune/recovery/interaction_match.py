@@ -78,7 +78,7 @@ class InteractionMatch(Mimic):
         samples: int = 1024,
         steps: int = 400,
         batch_size: int = 128,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 0.02,
         partial: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -87,6 +87,12 @@ class InteractionMatch(Mimic):
         )
         self.partial = share(
             partial, type(self).__name__, "partial", zero=True, one=True
+        )
+
+    def _optimizer(self, rate: Any) -> keras.optimizers.Optimizer:
+        # With batch normalisation in inference mode, Adam's steps are too long.
+        return keras.optimizers.SGD(
+            rate, momentum=0.9, nesterov=True, global_clipnorm=1.0
         )
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:
