@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from kprune.arguments import share
