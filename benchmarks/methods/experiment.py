@@ -56,6 +56,10 @@ class Setting:
     def steps(self) -> int:
         return self.images // self.batch_size
 
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """Return what trains: unless a series says otherwise, `sgd`."""
+        return sgd(self)
+
     def config(self) -> dict[str, Any]:
         """All of it, to be read by others."""
         return {
@@ -92,7 +96,7 @@ def compile_model(
     optimizer: keras.optimizers.Optimizer | None = None,
     one_hot: bool = False,
 ) -> None:
-    """Compile for training on labels, with `sgd` unless there is an optimizer."""
+    """Compile for training on labels, by the setting's optimizer or another."""
     losses = keras.losses
     sparse, dense = (
         losses.SparseCategoricalCrossentropy,
@@ -101,7 +105,7 @@ def compile_model(
     # XLA makes TensorFlow slower here, on CPU; JAX has nothing else.
     tensorflow = keras.config.backend() == "tensorflow"
     model.compile(
-        optimizer or sgd(setting),
+        optimizer or setting.optimizer(),
         (dense if one_hot else sparse)(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False if tensorflow else "auto",

@@ -18,13 +18,17 @@ ALIGNMENT = 16
 # What the interpreter keeps besides activations. Measured with the reference
 # kernels on a 64-bit host and rounded up; pointers are half as long on a
 # microcontroller, so this is more than one needs.
-_BASE = 1024
+_BASE = 640
 _PER_TENSOR = 24
 _PER_OPERATOR = 192
-_PER_INTERFACE = 128
+_PER_INTERFACE = 96
 _PER_CHANNEL = 8
-# While it plans, the planner's own records lie where activations will.
+# Before it runs, records lie where activations will: those of the planner, and,
+# operator by operator, of all that is known of its tensors.
 _PLANNING_PER_TENSOR = 80
+_PREPARING_PER_TENSOR = 64
+_PREPARING_PER_SCALES = 28
+_PREPARING_PER_SCALE = 4
 
 _SCALED_PER_CHANNEL = (
     "CONV_2D",
@@ -103,14 +107,19 @@ class Arena:
         planned: Bytes of all activations, laid out greedily by size.
         persistent: Allowance for what the interpreter keeps: its own state,
             and records per tensor, operator and channel.
-        planning: Bytes of records while the plan is made; they share the
-            memory of activations.
+        planning: Bytes of records before the model runs; they share the memory
+            of activations.
     """
 
     peak: int
     planned: int
     persistent: int
     planning: int = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes in use once it runs: what `arena_used_bytes()` tells."""
+        return _aligned(self.planned + self.persistent)
 
     @property
     def total(self) -> int:
@@ -177,8 +186,7 @@ def estimate_arena(content: bytes) -> Arena:
         peak=_peak(buffers),
         planned=max(ends, default=0),
         persistent=_BASE + lives.persistent(),
-        planning=_PLANNING_PER_TENSOR
-        * sum(len(graph.tensors) for graph in file.graphs),
+        planning=lives.planning(),
     )
 
 
@@ -316,9 +324,24 @@ class _Lives:
             total += _PER_CHANNEL * sum(
                 int(graph.tensors[op.outputs[0]].shape[-1])
                 for op in graph.operators
-                if self._file.kind(op) in _SCALED_PER_CHANNEL
+                if self._scaled_per_channel(graph, op)
             )
         return total
+
+    def planning(self) -> int:
+        """Return the bytes of records that are there before the model runs."""
+        graphs = self._file.graphs
+        planner = sum(_PLANNING_PER_TENSOR * len(g.tensors) for g in graphs)
+        operators = (_preparing(g, op) for g in graphs for op in g.operators)
+        return max(planner, *operators, 0)
+
+    def _scaled_per_channel(self, graph: Any, op: Any) -> bool:
+        kind = self._file.kind(op)
+        if kind not in _SCALED_PER_CHANNEL:
+            return False
+        # Of convolutions in float32 the kernels keep room for scales as well.
+        small = self._widths[graph.tensors[op.outputs[0]].type] < 4
+        return small or kind != "FULLY_CONNECTED"
 
     def _fixed(self, number: int, index: int) -> bool:
         """Return whether a tensor lies in the file or keeps its place for good."""
@@ -334,6 +357,18 @@ class _Lives:
         if self._file.kind(op) not in _INT32_SCRATCH:
             return False
         return self._widths[graph.tensors[op.outputs[0]].type] < 4
+
+
+def _preparing(graph: Any, op: Any) -> int:
+    """Return the bytes of what is known of an operator's tensors."""
+    total = 0
+    for index in {int(i) for i in (*op.inputs, *op.outputs) if i >= 0}:
+        total += _PREPARING_PER_TENSOR
+        told = graph.tensors[index].quantization
+        if told is not None and told.scale is not None and len(told.scale):
+            scales = _PREPARING_PER_SCALE * len(told.scale)
+            total += _aligned(_PREPARING_PER_SCALES + scales)
+    return total
 
 
 def _called(options: Any) -> list[int]:

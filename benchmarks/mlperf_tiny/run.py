@@ -1,0 +1,150 @@
+r"""The networks of MLPerf Tiny, pruned for time, memory and MACs.
+
+    python benchmarks/mlperf_tiny/run.py --data ../shared/data
+    python benchmarks/mlperf_tiny/run.py --parts costs arena --networks ic kws ...
+    python benchmarks/mlperf_tiny/run.py --parts train --arms macs --target macs=0.5 ...
+    python benchmarks/mlperf_tiny/run.py --list
+
+`--data` holds `models/` (the suite's trained files, `mlperf_tiny_*.h5`) and, for
+training, `tfds/` (CIFAR-10). Needs the extra `ethos`. Parts:
+
+- costs: each of five networks, pruned by L2 norms for the time of an Ethos-U55-128, its
+  SRAM, LiteRT's time, the arena of TensorFlow Lite Micro and MACs, at two targets. What
+  is told is read off the int8 file: no accuracy.
+- train: ResNet-8 pruned to the best of these widths, repaired on 1,024 unlabelled
+  images, rebuilt, and trained for some epochs by labels and with the unpruned network
+  as teacher. Flips and crops; Adam, along a cosine. Accuracy after
+  each epoch on `test[:5000]`; in the end the int8 file's, on all of test.
+- arena: kprune's estimate held against TensorFlow Lite Micro itself (package
+  tflite-micro).
+- widths: the widths of ResNet-8 with the most MACs that the NPU runs within 60 % of
+  both its time and its SRAM, of a grid of which Vela is asked for all.
+- page: `docs/mlperf_tiny.md` from the results.
+
+Each run writes one file in `results/`; what is there is not run again. Training goes on
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Last, for that folder has a `run` too.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "methods"))
+
+import common
+import costs
+import data
+import suite
+import tables
+import tflm
+import trained
+import widths
+
+HERE = Path(__file__).resolve().parent
+
+RESULTS = HERE / "results"
+CHECKPOINTS = HERE / "checkpoints"
+PAGE = HERE.parents[1] / "docs" / "mlperf_tiny.md"
+PARTS = ("costs", "arena", "widths", "train", "page")
+
+
+def target(text: str) -> dict[str, float]:
+    """Read `latency=0.4,ram=0.4`."""
+    return {
+        name: float(share)
+        for name, share in (part.split("=") for part in text.split(","))
+    }
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--parts", nargs="+", default=PARTS, choices=PARTS)
+    add("--data", type=Path, help="folder with models/ and tfds/")
+    add("--results", type=Path, default=RESULTS)
+    add("--page", type=Path, default=PAGE)
+    add("--checkpoints", type=Path, default=CHECKPOINTS)
+    add("--list", action="store_true", help="say what is missing; run nothing")
+    add(
+        "--networks",
+        nargs="+",
+        default=list(suite.NETWORKS),
+        choices=list(suite.NETWORKS),
+    )
+    add("--arms", nargs="+", default=["widest"], choices=list(trained.ARMS))
+    add("--target", nargs="+", default=[], type=target, help="macs=0.5")
+    add("--seeds", nargs="+", type=int, default=(0, 1, 2))
+    add("--images-npz", type=Path, nargs="+", default=[], metavar="FILE")
+    common.add_fields(parser, trained.Setting)
+    return parser.parse_args(arguments)
+
+
+def series(
+    options: argparse.Namespace,
+    name: str,
+    wanted: list[Any],
+    run: Callable[[Any], dict[str, Any]],
+) -> int:
+    """Run what is missing of some tasks; return how many failed."""
+    missing = [task for task in wanted if not task.done(None)]
+    print(f"{name}: {len(missing)} of {len(wanted)} runs are missing")
+    if options.list or not missing:
+        return 0
+    return common.run_missing(missing, None, run)
+
+
+def train(options: argparse.Namespace) -> int:
+    setting = common.from_options(trained.Setting, options)
+    wanted = trained.tasks(
+        options.arms, options.target, options.seeds, setting, options.results
+    )
+    missing = [task for task in wanted if not task.done(setting)]
+    print(f"train: {len(missing)} of {len(wanted)} runs are missing")
+    if options.list or not missing:
+        return 0
+    images = data.load(options.data / "tfds", options.images_npz)
+    model = common.pretrained(8, options.data / "models")
+    bench = trained.Bench(setting, images, model, options.checkpoints)
+    print(f"unpruned: {bench.baseline}", flush=True)
+    return common.run_missing(missing, setting, bench.run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing; return how many runs failed."""
+    options = parse(arguments)
+    failed = 0
+    networks, results = options.networks, options.results
+    folder = options.data / "models" if options.data else Path()
+    if "costs" in options.parts:
+        wanted = costs.tasks(networks, results)
+        failed += series(options, "costs", wanted, costs.Bench(folder).run)
+    if "arena" in options.parts:
+        wanted = tflm.tasks(networks, results)
+        run = functools.partial(tflm.run, folder=folder)
+        failed += series(options, "arena", wanted, run)
+    if "widths" in options.parts:
+        run = functools.partial(widths.run, folder=folder)
+        failed += series(options, "widths", widths.tasks(results), run)
+    if "train" in options.parts:
+        failed += train(options)
+    if "page" in options.parts and not options.list:
+        tables.write_page(results, options.page)
+        print(options.page)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main() > 0)
