@@ -1,16 +1,21 @@
 """Ethos-U: predicted times against Vela's figure of the whole model.
 
     python benchmarks/latency/ethos.py ../shared/data/models/mlperf_tiny_ic_resnet8.h5
+    python benchmarks/latency/ethos.py --widths
 
 Twenty random prunings, at any widths and at multiples of 8; the predicted time is
 held against what Vela says of the compact model, converted anew. Then the same model
 is pruned for half of the time, of the MACs, and of the MACs in multiples of 8.
+
+`--widths` prints the table of docs/latency.md: what Vela says of two convolutions, by
+the channels between them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -85,9 +90,52 @@ def run(path: Path, name: str) -> dict:
     }
 
 
+WIDTHS = (12, 16, 17, 24, 32, 33, 48, 64)
+
+
+def widths(channels: Sequence[int] = WIDTHS) -> list[str]:
+    """Return a table: two convolutions on 32x32, from 32 to C to 32 channels."""
+    u55, u65 = (
+        runtimes.get(f"ethos-{name}") for name in ("u55-128", "u65-256")
+    )
+    rows: dict[str, list[str]] = {
+        "U55-128, us": [],
+        "U65-256, us": [],
+        "SRAM (U55), KiB": [],
+    }
+    for count in channels:
+        x = inputs = keras.Input((32, 32, 32))
+        for filters in (count, 32):
+            x = keras.layers.Conv2D(filters, 3, padding="same")(x)
+        content = file_of(keras.Model(inputs, x), "int8", "int8")
+        said = u55.compile(content)
+        numbers = (
+            1e3 * said.milliseconds,
+            1e3 * u65.compile(content).milliseconds,
+            said.sram / 1024,
+        )
+        for row, number in zip(rows.values(), numbers, strict=True):
+            row.append(f"{number:.0f}")
+    return [
+        f"| C | {' | '.join(map(str, channels))} |",
+        f"|---|{'---:|' * len(channels)}",
+        *(f"| {title} | {' | '.join(row)} |" for title, row in rows.items()),
+    ]
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--widths", action="store_true")
     parser.add_argument("--runtime", default="ethos-u55-128")
     arguments = parser.parse_args()
-    print(json.dumps(run(arguments.model, arguments.runtime), indent=1))
+    if arguments.widths:
+        keras.utils.set_random_seed(0)
+        print("\n".join(widths()))
+    elif arguments.model is None:
+        parser.error("pass a model, or --widths")
+    else:
+        print(json.dumps(run(arguments.model, arguments.runtime), indent=1))
