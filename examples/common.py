@@ -6,6 +6,9 @@ is downloaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -60,3 +63,30 @@ def print_result(
     )
     for name, value in old.items():
         print(f"{name}: {value:.4f} -> {new[name]:.4f}")
+
+
+def litert_accuracy(
+    interpreter: Any,
+    to_input: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> float:
+    """Return the accuracy of a file on LiteRT, one image at a time as on a device.
+
+    Args:
+        interpreter: `ai_edge_litert.interpreter.Interpreter`.
+        to_input: What a device does with an image before it runs the file.
+        images: `(n, height, width, channels)`.
+        labels: `(n,)` classes.
+    """
+    interpreter.allocate_tensors()
+    (given,) = interpreter.get_input_details()
+    (answer,) = interpreter.get_output_details()
+    right = 0
+    for image, label in zip(images, labels, strict=True):
+        x = to_input(image).astype(given["dtype"])
+        interpreter.set_tensor(given["index"], x[None])
+        interpreter.invoke()
+        scores = interpreter.get_tensor(answer["index"])
+        right += int(scores.argmax() == label)
+    return right / len(labels)

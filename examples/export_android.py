@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from common import litert_accuracy
 from common import print_result
 from common import trained_model
 from common import x_test
@@ -45,7 +46,6 @@ print(report)
 
 # What the app reads is read from the file itself, so that it cannot differ from it.
 interpreter = Interpreter(str(path))
-interpreter.allocate_tensors()
 (given,) = interpreter.get_input_details()
 (answer,) = interpreter.get_output_details()
 labels = [str(digit) for digit in range(10)]
@@ -70,12 +70,12 @@ description = {
     json.dumps(description, indent=2), "utf-8"
 )
 
+
 # The same steps as in the app: scale pixels, one image at a time, largest score.
-right = 0
-for image, label in zip(np.rint(255 * x_test), y_test, strict=True):
+def to_input(image):
     pixels = description["input"]
-    x = image * pixels["scale"] + pixels["offset"]
-    interpreter.set_tensor(given["index"], x[None].astype(pixels["type"]))
-    interpreter.invoke()
-    right += int(interpreter.get_tensor(answer["index"]).argmax() == label)
-print(f"accuracy of the files: {right / len(y_test):.4f}")
+    return image * pixels["scale"] + pixels["offset"]
+
+
+right = litert_accuracy(interpreter, to_input, np.rint(255 * x_test), y_test)
+print(f"accuracy of the files: {right:.4f}")

@@ -34,10 +34,10 @@ def build_classifier(preset: str | None) -> keras.Model:
         )
     else:
         backbone = keras_hub.models.ResNetBackbone(
-            input_conv_filters=[16],
+            input_conv_filters=[64],
             input_conv_kernel_sizes=[3],
-            stackwise_num_filters=[16, 32],
-            stackwise_num_blocks=[2, 2],
+            stackwise_num_filters=[64, 64],
+            stackwise_num_blocks=[1, 1],
             stackwise_num_strides=[1, 2],
             block_type="basic_block",
             image_shape=(SIZE, SIZE, 3),

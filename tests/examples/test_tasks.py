@@ -149,10 +149,10 @@ def test_files_for_an_app_answer_as_the_model_does(tmp_path):
 
 @pytest.mark.slow
 def test_a_header_for_a_microcontroller_fits_its_ram(tmp_path):
-    text = run(tmp_path, "export_microcontroller", "--ram", 8000)
+    text = run(tmp_path, "export_microcontroller")
     arenas = re.findall(r"^arena: ([\d,]+) bytes", text, re.MULTILINE)
     first, last = (int(number.replace(",", "")) for number in arenas)
-    assert first > 8000 >= last
+    assert first > 7000 >= last
     expected = before_and_after(text, "accuracy")[1]
     measured = float(re.search(r"accuracy of the header: ([\d.]+)", text)[1])
     assert measured == pytest.approx(expected, abs=0.02)
