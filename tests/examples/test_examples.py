@@ -241,11 +241,11 @@ STAY_AS_THEY_ARE = ("manidp",)
 @pytest.mark.parametrize("method", kprune.recipes.names())
 def test_a_resnet_is_pruned_by_each_recipe(cifar, method):
     options = cifar.parse(
-        f"--method {method} --epochs 2 --reduce 0.3 --batch-size 32 "
-        "--random-images 64".split()
+        f"--method {method} --epochs 2 --reduce 0.3 --batch-size 16 "
+        "--random-images 32".split()
     )
     model = cifar.build_resnet(8)
-    x, y = cifar.random_images(64, 0)
+    x, y = cifar.random_images(32, 0)
     masked = cifar.fine_tune(model, x, y, options)
     compact = kprune.rebuild(masked)
     images = normalize_cifar10(x)
