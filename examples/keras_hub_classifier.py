@@ -80,5 +80,8 @@ prune = PruneCallback(
 )
 masked.fit(x, y, 32, epochs=options.epochs, verbose=2, callbacks=[prune])
 compact = kprune.rebuild(masked)
+compile_model(
+    compact
+)  # keras-hub has a compile() of its own: kprune leaves it alone.
 print_result(classifier, compact, enlarge(x_test), y_test)
 compact.save("classifier.keras")
