@@ -1,4 +1,4 @@
-"""Checks of arguments: one wording for what came and what was expected."""
+"""Checks of arguments, with uniform error messages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the end of an error message: close matches and all known names.
 
     Args:
-        name: What came.
-        known: What is accepted.
+        name: The received name.
+        known: The accepted names.
 
     Returns:
         For example `"Did you mean 'l1'? Known names: 'l1', 'l2'."`.
@@ -29,11 +29,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def suggestion(name: object, known: Iterable[str]) -> str:
-    """Return a question that offers close matches; empty if there are none.
+    """Return a question with close matches, or an empty string without any.
 
     Args:
-        name: What came.
-        known: What is accepted.
+        name: The received name.
+        known: The accepted names.
 
     Returns:
         For example `"Did you mean 'l1'? "`.
@@ -44,10 +44,10 @@ def suggestion(name: object, known: Iterable[str]) -> str:
 
 
 def absent(path: str | os.PathLike[str], what: str = "file") -> Exception:
-    """Return an error for something that does not exist, with what is near.
+    """Return an error for a path that does not exist, with close matches.
 
     Args:
-        path: What came.
+        path: The received path.
         what: What was expected, for the message: `"file"`.
 
     Returns:
@@ -63,13 +63,13 @@ def absent(path: str | os.PathLike[str], what: str = "file") -> Exception:
 
 
 def as_number(value: object) -> float:
-    """Return a real number as a float, and NaN for all else (truth values too)."""
+    """Return a real number as a float, and NaN for anything else, including bools."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return float(value) if real else math.nan  # type: ignore[arg-type]
 
 
 def name_of(function: Any) -> str:
-    """Return how messages call a function."""
+    """Return the name of a function for messages."""
     return str(getattr(function, "__name__", repr(function)))
 
 
@@ -82,20 +82,20 @@ def whole(
     why: str = "",
     exact: bool = False,
 ) -> int:
-    """Return a whole number.
+    """Return a whole number after checking it.
 
     Args:
-        value: What came.
-        owner: Class or function whose argument it is.
+        value: The received value.
+        owner: Class or function that received it.
         argument: Name of the argument.
         least: Smallest accepted number.
         of: What it counts, for the message: `"epochs"`.
-        why: Ends the message's first sentence, for example
+        why: End of the message's first sentence, for example
             `": a group without channels cuts the model in two"`.
-        exact: Refuse 2.0 too, for values that are used as they came.
+        exact: Whether to reject 2.0 too, for values that are used unchanged.
 
     Raises:
-        ValueError: It is not a whole number, or it is below `least`.
+        ValueError: If it is not a whole number, or is below `least`.
 
     Example:
 
@@ -117,16 +117,16 @@ def whole(
 
 
 def count_or_all(value: Any, owner: str, argument: str, of: str) -> int | None:
-    """Return a whole number, 1 or more; `None` stands for all there are.
+    """Return a whole number above 0, or `None` for all, after checking it.
 
     Args:
-        value: What came.
-        owner: Class or function whose argument it is.
+        value: The received value.
+        owner: Class or function that received it.
         argument: Name of the argument.
         of: What it counts, for the message: `"samples"`.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: If it is neither.
     """
     if value is None:
         return None
@@ -141,18 +141,18 @@ def number(
     above: float = -math.inf,
     why: str = "",
 ) -> float:
-    """Return a finite number.
+    """Return a finite number after checking it.
 
     Args:
-        value: What came.
-        owner: Class or function whose argument it is.
+        value: The received value.
+        owner: Class or function that received it.
         argument: Name of the argument.
         least: Smallest accepted number.
-        above: The number must be larger than this.
+        above: Number that it must exceed.
         why: See `whole`.
 
     Raises:
-        ValueError: It is not a finite number, or it is too small.
+        ValueError: If it is not a finite number, or is too small.
     """
     found = as_number(value)
     if not (math.isfinite(found) and found >= least and found > above):
@@ -173,18 +173,18 @@ def share(
     one: bool = False,
     why: str = "",
 ) -> float:
-    """Return a number between 0 and 1.
+    """Return a number between 0 and 1 after checking it.
 
     Args:
-        value: What came.
-        owner: Class or function whose argument it is.
+        value: The received value.
+        owner: Class or function that received it.
         argument: Name of the argument.
-        zero: Accept 0.
-        one: Accept 1.
+        zero: Whether to accept 0.
+        one: Whether to accept 1.
         why: See `whole`.
 
     Raises:
-        ValueError: It is not a number, or not in the range.
+        ValueError: If it is not a number, or is out of range.
     """
     found = as_number(value)
     low = 0 <= found if zero else 0 < found
@@ -203,15 +203,15 @@ _RANGES = {
 
 
 def model(value: Any, owner: str, argument: str = "model") -> Any:
-    """Return a Keras model.
+    """Return a Keras model after checking its type.
 
     Args:
-        value: What came.
-        owner: Function whose argument it is.
+        value: The received value.
+        owner: Function that received it.
         argument: Name of the argument.
 
     Raises:
-        TypeError: It is something else; the message says what to give.
+        TypeError: If it is not a Keras model. The message says what to pass.
     """
     import keras
 
@@ -221,7 +221,7 @@ def model(value: Any, owner: str, argument: str = "model") -> Any:
     if isinstance(value, str | os.PathLike):
         way = " Load the file first: kprune.load(path)."
     elif isinstance(getattr(value, "masked", None), keras.Model):
-        way = f" Give the model itself, `{type(value).__name__}.masked`."
+        way = f" Pass the model itself, `{type(value).__name__}.masked`."
     elif isinstance(value, keras.layers.Layer):
         way = " Call the layer in a model: keras.Model(x, layer(x))."
     raise TypeError(
@@ -233,16 +233,16 @@ def model(value: Any, owner: str, argument: str = "model") -> Any:
 def choice(
     value: Any, owner: str, argument: str, choices: Iterable[str]
 ) -> str:
-    """Return one of some names.
+    """Return a name after checking that it is one of `choices`.
 
     Args:
-        value: What came.
-        owner: Class or function whose argument it is.
+        value: The received value.
+        owner: Class or function that received it.
         argument: Name of the argument.
         choices: The accepted names.
 
     Raises:
-        ValueError: It is none of them; the message says which are close.
+        ValueError: If it is none of them. The message suggests close ones.
     """
     known = list(choices)
     if not isinstance(value, str) or value not in known:

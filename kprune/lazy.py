@@ -1,4 +1,4 @@
-"""What `import kprune` binds, and when."""
+"""Lazy imports of public names, and lazy registration of saved classes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SAVED = {
     "kprune>HierarchicalGroupSparsity": "kprune.regularizers.hierarchical",
     "kprune>Orthonormal": "kprune.regularizers.orthonormal",
 }
-"""Modules of the classes that a file of a Keras model may name."""
+"""Modules of the classes that saved Keras models may refer to."""
 
 
 class Package(types.ModuleType):
-    """The package `kprune`, whose names are imported when they are needed.
+    """The package `kprune`, whose names are imported on first use.
 
-    They are those of its stub file, `kprune/__init__.pyi`.
+    The names are those of its stub file, `kprune/__init__.pyi`.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -54,8 +54,8 @@ class Package(types.ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Python binds a subpackage when it is first imported. The functions
-        # `cost`, `export` and `rebuild`, named like theirs, stay what they are.
+        # Python binds a subpackage on its first import. This must not replace the
+        # functions `cost`, `export` and `rebuild`, which have the same names.
         function = ":" in self._public.get(name, "")
         if not (function and isinstance(value, types.ModuleType)):
             super().__setattr__(name, value)
@@ -69,14 +69,14 @@ class Package(types.ModuleType):
 
 
 def public_names(package: str, folder: Path) -> dict[str, str]:
-    """Return what a package's stub file imports.
+    """Return the names that a package's stub file imports.
 
     Args:
         package: The package's name.
         folder: Its folder.
 
     Returns:
-        For each name the subpackage, or `"module:name"` of what it stands for.
+        Name -> subpackage, or `"module:name"` of the imported object.
     """
     stub = folder / "__init__.pyi"
     tree = ast.parse(stub.read_text("utf-8"))
@@ -96,13 +96,13 @@ def part_attributes(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package of parts.
 
-    The public classes of its parts become its attributes, each imported when
-    it is asked for.
+    The public classes of its parts become its attributes, each imported on first
+    use.
 
     Args:
-        package: The package's name. The last part of it is the kind's folder.
-        path: `__path__` of a package that holds all of its parts itself.
-            Defaults to the folders of `kprune.registry.modules`.
+        package: The package's name, which ends with the folder of the kind of part.
+        path: `__path__` of a package that contains all of its parts. Defaults to the
+            folders of `kprune.registry.modules`.
     """
     own = vars(sys.modules[package])
 
@@ -155,9 +155,9 @@ def _exported(own: Mapping[str, Any]) -> list[str]:
 
 
 class _Saved:
-    """Stands for a class in Keras' registry until a file needs it.
+    """Placeholder for a class in Keras' registry until a file needs it.
 
-    Importing the module puts the class itself there.
+    Importing the class' module replaces it by the class.
     """
 
     def __init__(self, module: str, name: str) -> None:
@@ -171,14 +171,14 @@ class _Saved:
 
 
 def _register() -> None:
-    """Let Keras find the classes of `SAVED`."""
+    """Register placeholders for the classes of `SAVED` with Keras."""
     known = sys.modules["keras"].saving.get_custom_objects()
     for name, module in SAVED.items():
         known.setdefault(name, _Saved(module, name.partition(">")[2]))
 
 
 class _KerasFinder(importlib.abc.MetaPathFinder):
-    """Finds Keras as the other finders do, and registers once it is loaded."""
+    """Finds Keras with the other finders, and registers classes once it is loaded."""
 
     def find_spec(
         self,
@@ -203,7 +203,7 @@ class _KerasFinder(importlib.abc.MetaPathFinder):
 
 
 def _run_after(loader: Any, action: Callable[[], None]) -> None:
-    """Make a loader run an action when it has executed a module."""
+    """Make a loader run an action after it has executed a module."""
     execute = loader.exec_module
 
     def exec_module(module: types.ModuleType) -> None:
@@ -214,10 +214,10 @@ def _run_after(loader: Any, action: Callable[[], None]) -> None:
 
 
 def register_saved() -> None:
-    """Let Keras load files with kprune's layers, without importing it now.
+    """Make Keras find kprune's layers in files, without importing Keras now.
 
-    Importing Keras takes seconds, which a command such as `kprune --help` does
-    not need.
+    Importing Keras takes seconds, which would slow down commands such as
+    `kprune --help`.
     """
     if "keras" in sys.modules:
         _register()

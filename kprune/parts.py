@@ -1,7 +1,7 @@
-"""Parts describe themselves: their configuration, and the code that makes them.
+"""Parts: objects with a configuration and a `repr` of their constructor call.
 
-Criteria, allocations, schedules, factors, recoveries, callbacks and recipes are
-parts: objects that follow from the arguments of their constructor.
+Criteria, allocations, schedules, factors, recoveries, callbacks and recipes are parts:
+objects that are fully described by the arguments of their constructor.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import ClassVar
 from typing import Self
 
 MOST = 10_000
-"""Elements that an array in a configuration has at most."""
+"""Largest number of elements of an array in a configuration."""
 
 EVIDENCE = ("weights", "activations", "gradients", "loss", "gates")
-"""What parts choose filters by. Gates are learned."""
+"""Evidence by which parts choose filters. Gates are learned."""
 
 SHOWN = 6
-"""Elements of an array, a list or a dictionary that `code` shows at most."""
+"""Largest number of elements of an array, list or dictionary that `code` shows."""
 
 
 class _Recorded:
@@ -32,7 +32,7 @@ class _Recorded:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         part = super().__new__(cls)
-        # Copying makes an object without arguments, and fills it afterwards.
+        # copy() creates an object without arguments, and sets attributes later.
         bound = _signature(cls).bind_partial(*args, **kwargs).arguments
         bound.update(bound.pop(_rest(cls), {}))
         # A dataclass may be frozen.
@@ -41,9 +41,9 @@ class _Recorded:
 
 
 class Part(_Recorded):
-    """An object that its constructor's arguments describe.
+    """Base class of objects that their constructor's arguments describe.
 
-    A subclass needs nothing more than a constructor.
+    A subclass needs only a constructor.
 
     Example:
 
@@ -61,7 +61,7 @@ class Part(_Recorded):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All arguments by name: those that were given, and the defaults."""
+        """All arguments by name, given ones and defaults."""
         rest = _rest(type(self))
         defaults = {
             name: parameter.default
@@ -71,13 +71,13 @@ class Part(_Recorded):
         return {**defaults, **self._given}
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments as what JSON can hold.
+        """Return the constructor's arguments as JSON-compatible values.
 
-        Other parts become dictionaries, arrays become lists, and a function
-        becomes its name. `unsaved` arguments are left out.
+        Parts become dictionaries, arrays become lists, and functions become their
+        names. `unsaved` arguments are left out.
 
         Raises:
-            TypeError: An argument that cannot be written down, such as a lambda.
+            TypeError: If an argument cannot be serialised, such as a lambda.
         """
         owner = type(self).__name__
         return {
@@ -88,10 +88,10 @@ class Part(_Recorded):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **unsaved: Any) -> Self:
-        """Return the part that `get_config` described.
+        """Return a part from its configuration.
 
         Args:
-            config: What `get_config` returned.
+            config: The result of `get_config`.
             **unsaved: Arguments that the configuration leaves out.
         """
         saved = {name: _restored(value) for name, value in config.items()}
@@ -108,7 +108,7 @@ class Part(_Recorded):
 
 
 class Value(Part):
-    """A part without state, equal to any other with equal arguments."""
+    """Base class of parts without state, which are equal if their arguments are."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value) or type(self) is not type(other):
@@ -120,7 +120,7 @@ class Value(Part):
 
 
 def serialize(part: Part) -> dict[str, Any]:
-    """Return a part as what JSON can hold: its class and its configuration.
+    """Return a part as JSON-compatible values: its class and its configuration.
 
     Args:
         part: Any part.
@@ -129,7 +129,7 @@ def serialize(part: Part) -> dict[str, Any]:
         `{"class": "module:name", "config": {...}}`.
 
     Raises:
-        TypeError: The part cannot be written down; the message says why.
+        TypeError: If the part cannot be serialised. The message says why.
     """
     return {
         "class": _path(type(part), type(part).__name__),
@@ -138,17 +138,17 @@ def serialize(part: Part) -> dict[str, Any]:
 
 
 def deserialize(config: Mapping[str, Any], **unsaved: Any) -> Any:
-    """Return the part that `serialize` wrote down.
+    """Return a part from the result of `serialize`.
 
-    Only modules of kprune are imported. A part or a function of another module
-    is found if that module has been imported.
+    Only modules of kprune are imported. Parts and functions of other modules are found
+    if these have been imported.
 
     Args:
-        config: What `serialize` returned.
+        config: The result of `serialize`.
         **unsaved: Arguments that the configuration leaves out.
 
     Raises:
-        ValueError: A name that cannot be found; the message says what to do.
+        ValueError: If a name cannot be found. The message says what to do.
     """
     found = _find(config["class"])
     if not isinstance(found, type) or not issubclass(found, Part):
@@ -157,14 +157,14 @@ def deserialize(config: Mapping[str, Any], **unsaved: Any) -> Any:
 
 
 def recorded(value: Any) -> Any:
-    """Return an argument as what JSON can hold.
+    """Return an argument as JSON-compatible values.
 
     Args:
         value: An argument of a part or of a function that takes parts.
 
     Returns:
-        What `replayed` makes an equal value of; `{"code": text}` for what cannot
-        be written down, such as a lambda.
+        Values that `replayed` turns back into an equal argument, or `{"code": text}`
+        for arguments that cannot be serialised, such as a lambda.
     """
     try:
         return _plain(value, "The record", "argument")
@@ -173,10 +173,10 @@ def recorded(value: Any) -> Any:
 
 
 def replayed(value: Any) -> Any:
-    """Return what `recorded` was given, with lists in the place of arrays.
+    """Return the argument of `recorded`, with lists in place of arrays.
 
     Raises:
-        ValueError: It could not be written down, or is not found.
+        ValueError: If it was not serialised, or cannot be found.
     """
     if isinstance(value, Mapping) and value.keys() == {"code"}:
         raise ValueError(
@@ -186,7 +186,7 @@ def replayed(value: Any) -> Any:
 
 
 def code(value: Any) -> str:
-    """Return a value as the Python code that makes it, short enough to read.
+    """Return readable Python code for a value.
 
     Long lists and large arrays are abbreviated.
 
@@ -220,7 +220,7 @@ def code(value: Any) -> str:
 
 
 def _signature(cls: type) -> inspect.Signature:
-    # That of the class would be the one of `_Recorded.__new__`.
+    # The signature of the class itself would be that of `_Recorded.__new__`.
     function = inspect.signature(cls.__init__)  # type: ignore[misc]
     return function.replace(
         parameters=list(function.parameters.values())[1:],
@@ -237,7 +237,7 @@ def _rest(cls: type) -> str:
 
 
 def _plain(value: Any, owner: str, argument: str) -> Any:
-    """Return a value as what JSON can hold."""
+    """Return a value as JSON-compatible values."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Part):
@@ -264,7 +264,7 @@ def _plain(value: Any, owner: str, argument: str) -> Any:
 
 
 def _restored(value: Any) -> Any:
-    """Return what `_plain` was given, with lists in the place of arrays."""
+    """Return the argument of `_plain`, with lists in place of arrays."""
     if isinstance(value, list):
         return [_restored(item) for item in value]
     if not isinstance(value, Mapping):
@@ -281,7 +281,7 @@ def _restored(value: Any) -> Any:
 
 
 def _path(thing: Any, owner: str) -> str:
-    """Return `module:name` of a class or function, if that leads back to it."""
+    """Return `module:name` of a class or function that can be found there."""
     path = f"{thing.__module__}:{thing.__qualname__}"
     try:
         found = _find(path)
@@ -297,7 +297,7 @@ def _path(thing: Any, owner: str) -> str:
 
 
 def _find(path: str) -> Any:
-    """Return the class or function `module:name`."""
+    """Return the class or function at `module:name`."""
     module, _, name = path.partition(":")
     own = __name__.partition(".")[0]
     if module.partition(".")[0] == own:
@@ -331,7 +331,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Return whether an argument has its default; False where one cannot tell."""
+    """Return whether an argument equals its default; False if undecidable."""
     try:
         return value is default or bool(_lists(value) == _lists(default))
     except (TypeError, ValueError):
@@ -339,7 +339,7 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _lists(value: Any) -> Any:
-    """Return a value with lists in the place of tuples, as JSON gives it back."""
+    """Return a value with lists in place of tuples, as after a JSON round trip."""
     if isinstance(value, list | tuple):
         return [_lists(item) for item in value]
     return value

@@ -1,9 +1,9 @@
-"""Strings to objects: the one way in which kprune resolves its choices.
+"""Registries, which resolve names to objects.
 
-Each kind of part has a folder, and each part in it a file that bears its name:
-`kprune/criteria/l1.py` holds the criterion `"l1"`. A part that needs a higher
-room lives there, in a folder of the same name: `kprune/recovery/criteria/`.
-Folders, files that begin with `_`, and `base.py` hold no part.
+Each kind of part has a folder, in which each part has a file of its name:
+`kprune/criteria/l1.py` defines the criterion `"l1"`. A part that needs a higher package
+is in a folder of the same name there: `kprune/recovery/criteria/`. Folders, files that
+begin with `_`, and `base.py` define no parts.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 from kprune.arguments import did_you_mean
 
 HYPHENATED = ("recipes",)
-"""Folders in whose names of parts `_` stands for `-`."""
+"""Folders whose parts have `-` in their names for `_` in the file name."""
 
 _ROOT = Path(__file__).parent
 
 
 @functools.cache
 def modules(folder: str) -> dict[str, str]:
-    """Return where the parts of one kind are, without importing them.
+    """Return the modules of the parts of one kind, without importing them.
 
     Args:
         folder: The kind's folder: `"criteria"`.
 
     Returns:
-        For each name the module that registers it, in alphabetical order:
+        Name -> module that registers it, in alphabetical order:
         `{"l1": "kprune.criteria.l1"}`.
     """
     package = __name__.rpartition(".")[0]
@@ -49,7 +49,7 @@ def modules(folder: str) -> dict[str, str]:
 
 
 def module_names(places: Iterable[str]) -> list[str]:
-    """Return the files of folders that hold a part, without their suffix."""
+    """Return the names of the modules in some folders that define a part."""
     return [
         module.name
         for module in pkgutil.iter_modules(list(places))
@@ -59,14 +59,14 @@ def module_names(places: Iterable[str]) -> list[str]:
 
 
 def class_named(name: str, parts: Iterable[str]) -> Any:
-    """Return a class that one of some modules defines; None if there is none.
+    """Return the class of a name that one of some modules defines, or None.
 
-    The module that is named like the class is imported first: `LossIncrease`
-    will be in `loss_increase`.
+    The module named like the class is imported first, such as `loss_increase` for
+    `LossIncrease`.
 
     Args:
-        name: The class.
-        parts: Modules.
+        name: Name of the class.
+        parts: Names of modules.
     """
     plain = name.lower()
 
@@ -96,10 +96,10 @@ class Registry:
     """Named factories of one kind of object.
 
     Args:
-        kind: What is registered, for messages: `"criterion"`.
-        base: Class of the registered objects; its instances pass through `get`.
+        kind: Kind of the registered objects, for messages: `"criterion"`.
+        base: Class of the registered objects; `get` returns its instances unchanged.
         adapt: Turns a plain function into an instance of `base`.
-        folder: Where kprune's own parts of this kind are, see `modules`.
+        folder: Folder of kprune's own parts of this kind. See `modules`.
             Defaults to nowhere.
 
     Example:
@@ -129,17 +129,17 @@ class Registry:
 
     @property
     def names(self) -> list[str]:
-        """All names: those of kprune's own parts and registered ones, sorted."""
+        """Names of kprune's own parts and of registered ones, sorted."""
         return sorted(self._modules.keys() | self._factories.keys())
 
     def register(self, name: str) -> Callable[[Any], Any]:
         """Return a decorator that registers a class or a plain function.
 
         Args:
-            name: The string that stands for it.
+            name: The name to register it under.
 
         Returns:
-            A decorator that gives its argument back unchanged. It raises
+            A decorator that returns its argument unchanged. It raises
             `ValueError` if the name is taken.
         """
         if not isinstance(name, str) or not name:
@@ -165,13 +165,13 @@ class Registry:
         return decorator
 
     def factory(self, name: str) -> Callable[..., Any]:
-        """Return what makes the object of a name: a class, as a rule.
+        """Return the factory of a name, usually a class.
 
         Args:
             name: A registered name.
 
         Raises:
-            ValueError: An unknown name; the message lists the known ones.
+            ValueError: If the name is unknown. The message lists the known ones.
         """
         if name in self._modules:
             importlib.import_module(self._modules[name])
@@ -189,14 +189,14 @@ class Registry:
         Args:
             identifier: A registered name, an instance of the registry's class,
                 or a function.
-            **arguments: For the class that a name stands for.
+            **arguments: Arguments for the class of a name.
 
         Returns:
             An instance of the registry's class.
 
         Raises:
-            ValueError: An unknown name; the message lists the known ones.
-            TypeError: Anything else that does not fit.
+            ValueError: If the name is unknown. The message lists the known ones.
+            TypeError: If the identifier is of another type.
         """
         if isinstance(identifier, self.base):
             return identifier
@@ -205,7 +205,7 @@ class Registry:
         if isinstance(identifier, type):
             raise TypeError(
                 f"Expected a {self.kind}, received the class "
-                f"{identifier.__name__}. Make an object of it: "
+                f"{identifier.__name__}. Create an instance: "
                 f"{identifier.__name__}(...)."
             )
         if callable(identifier):

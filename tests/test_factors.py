@@ -74,7 +74,7 @@ def test_wrong_values_are_said(make, message):
 def test_wrong_kinds_are_said():
     with pytest.raises(TypeError, match="f\\(progress\\)"):
         Function(0.5)
-    with pytest.raises(TypeError, match="Make an object of it"):
+    with pytest.raises(TypeError, match="Create an instance"):
         factors.get(Linear)
 
 

@@ -65,7 +65,7 @@ def test_unknown_names_list_the_known_ones_and_close_matches(fruits):
 
 
 def test_wrong_types_are_refused_with_the_way_out(fruits):
-    with pytest.raises(TypeError, match=r"Make an object of it: Apple\(...\)"):
+    with pytest.raises(TypeError, match=r"Create an instance: Apple\(...\)"):
         fruits.get(fruits.apple)
     with pytest.raises(TypeError, match="Received: 3"):
         fruits.get(3)

@@ -1,4 +1,4 @@
-"""cost(): what a model costs, or will cost once it is rebuilt."""
+"""cost(): the cost of a model, or of the compact version of a masked one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LayerCost:
     Args:
         name: Layer name.
         kind: Layer class name.
-        macs: Multiply-accumulates for one sample, all calls together.
+        macs: Multiply-accumulates per sample, over all calls.
         params: Number of weights.
         bytes: Bytes of the weights.
     """
@@ -44,11 +44,11 @@ class Cost(Displayed):
     """Cost of a model.
 
     Args:
-        macs: Multiply-accumulates for one sample.
-        params: Number of weights, non-trainable ones included.
+        macs: Multiply-accumulates per sample.
+        params: Number of weights, including non-trainable ones.
         bytes: Bytes of the weights in their own data types.
-        table: One `LayerCost` per layer that has any cost.
-        note: What the figures leave out: gates that are open, for example.
+        table: One `LayerCost` per layer with any cost.
+        note: Limitations of the figures, for example because of open gates.
     """
 
     macs: int
@@ -83,15 +83,15 @@ class Cost(Displayed):
 def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
     """Count MACs, parameters and bytes.
 
-    MACs (multiply-accumulates) are counted for layers with kernels, as papers
-    do: `Hout x Wout x kh x kw x cin x cout / groups` for a convolution. One
-    MAC is two FLOPs. Unknown spatial sizes count as 1.
+    MACs (multiply-accumulates) are counted for layers with kernels, as in the
+    literature: `Hout x Wout x kh x kw x cin x cout / groups` for a convolution. One MAC
+    is two FLOPs. Unknown spatial sizes count as 1.
 
     Args:
-        model: A functional `keras.Model`. A masked model costs what its
-            compact version will cost, which is found without building it. All
-            channels of gates that are open count, which `note` says; see
-            `kprune.dynamic_cost` for those that depend on the sample.
+        model: A functional `keras.Model`. For a masked model, the cost is that of its
+            compact version, which is not built. All channels with open gates are
+            counted, as `note` says; for gates that depend on the sample, see
+            `kprune.dynamic_cost`.
         graph: `kprune.trace(model)`, if you have it already.
 
     Returns:
@@ -117,7 +117,7 @@ def cost(model: keras.Model, graph: ChannelGraph | None = None) -> Cost:
 
 
 def gates_note(model: keras.Model) -> str:
-    """Return what a cost without open gates leaves out, or an empty string.
+    """Return a note on the cost of a model with open gates, or an empty string.
 
     Args:
         model: Any model.
@@ -129,23 +129,23 @@ def gates_note(model: keras.Model) -> str:
         return (
             "Gates that depend on the sample are open: all channels are counted, the "
             "branches that predict the gates are not. kprune.dynamic_cost(model, data) "
-            "gives the MACs of the mean sample."
+            "returns the average MACs per sample."
         )
     if open_:
         return (
             "Gates are open: all of their channels are counted. "
-            "kprune.masking.close_gates(model) makes masks of them."
+            "kprune.masking.close_gates(model) turns them into masks."
         )
     return ""
 
 
 def report(costs: CostModel, kept: np.ndarray) -> Cost:
-    """Return the costs of a model of which so many channels are kept.
+    """Return the costs of a model for given kept counts.
 
     Args:
         costs: The cost model.
-        kept: `(groups,)` counts; or `(n, groups)` for the MACs on the average
-            of `n` cases, and the weights of the whole model.
+        kept: Kept counts of shape `(groups,)`; or of shape `(n, groups)` for the mean
+            MACs over `n` cases, with the weights of the whole model.
     """
     lengths = costs.lengths(kept)
     macs = costs.macs.each(lengths)

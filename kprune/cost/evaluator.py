@@ -1,4 +1,4 @@
-"""What a search over widths asks of costs."""
+"""The interface of costs for a search over widths."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ import numpy as np
 
 
 class Evaluator(abc.ABC):
-    """Costs of a model for any number of channels that each group keeps.
+    """Base class of costs of a model for any kept counts.
 
-    `evaluate` is enough to search with. The other methods have defaults that
-    hold for any cost; a subclass makes them fast for its own.
+    A search needs only `evaluate`. The other methods have defaults that are correct for
+    any cost; subclasses override them with faster versions.
 
-    A cost may be a maximum, such as the most memory that is used at any moment.
-    Where several moments are equally high, no group can lower the maximum by
-    itself. A subclass names such a cost in `maxima` and overrides `excess`: each
-    group can lower the sum of what exceeds the budget.
+    A cost may be a maximum, such as the peak memory over all moments. If several
+    moments have the same peak, no group alone can lower the maximum. A subclass names
+    such a cost in `maxima` and overrides `excess`, the sum over the moments of what
+    exceeds the budget, which each group can lower.
     """
 
     sizes: np.ndarray
-    """`(groups,)` channels of each group before any pruning."""
+    """Sizes of the groups before any pruning, of shape `(groups,)`."""
 
     maxima: frozenset[str] = frozenset()
     """Names of costs that are maxima over moments."""
 
     stairs: frozenset[str] = frozenset()
-    """Names of costs that fall in steps as channels go, or even rise."""
+    """Names of costs that fall in steps as channels are removed, or even rise."""
 
     @abc.abstractmethod
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return all costs by name.
 
         Args:
-            kept: `(groups,)` or `(n, groups)` channels that each group keeps.
+            kept: Kept counts of shape `(groups,)` or `(n, groups)`.
 
         Returns:
             Floats, or arrays of shape `(n,)`.
         """
 
     def excess(self, kept: Any, budgets: Mapping[str, float]) -> dict[str, Any]:
-        """Return how far costs are above their budgets, 0 where they are not.
+        """Return by how much costs exceed their budgets, or 0.
 
-        For a cost that is a maximum over moments: the sum over all moments of
+        For a cost that is a maximum over moments, it is the sum over all moments of
         what exceeds the budget.
 
         Args:
             kept: See `evaluate`.
-            budgets: The highest cost allowed, by name.
+            budgets: Cost name -> highest allowed cost.
         """
         costs = self.evaluate(kept)
         return {
@@ -66,18 +66,18 @@ class Evaluator(abc.ABC):
         widths: np.ndarray,
         budgets: Mapping[str, float],
     ) -> dict[str, np.ndarray]:
-        """Return what is saved if one group gets another width.
+        """Return the savings if one group gets another width.
 
         Args:
-            kept: `(groups,)` channels that each group keeps now.
-            group: Number of the group.
-            widths: `(n,)` channels that it may get.
-            budgets: The highest cost allowed, by name: the costs to look at.
+            kept: Current kept counts, of shape `(groups,)`.
+            group: Index of the group.
+            widths: New widths of the group, of shape `(n,)`.
+            budgets: Cost name -> highest allowed cost; only these costs are evaluated.
 
         Returns:
-            By name `(n,)` amounts, negative where the cost rises; of `maxima`
-            what is saved of the excess. `-inf` where the group must not get a
-            width, whatever that saves.
+            Cost name -> savings of shape `(n,)`, negative if the cost rises. For
+            `maxima`, they are savings of the excess. `-inf` marks widths that are not
+            allowed.
         """
         rows = trials(kept, group, widths)
         peaks, sums = parted(budgets, self.maxima)
@@ -88,11 +88,11 @@ class Evaluator(abc.ABC):
         return {name: each[0] - each[1:] for name, each in values.items()}
 
     def near(self, group: int, names: Iterable[str]) -> Collection[int]:
-        """Return the groups of which a group's width changes the savings.
+        """Return the groups whose savings depend on a group's width.
 
         Args:
-            group: Number of the group.
-            names: The costs to look at.
+            group: Index of the group.
+            names: Names of the costs to consider.
         """
         return range(len(self.sizes))
 
@@ -100,13 +100,13 @@ class Evaluator(abc.ABC):
 def parted(
     budgets: Mapping[str, float], names: Collection[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the budgets of costs with these names, and those of all others."""
+    """Split budgets into those of some costs and all others."""
     mine = {n: c for n, c in budgets.items() if n in names}
     return mine, {n: c for n, c in budgets.items() if n not in names}
 
 
 def trials(kept: np.ndarray, group: int, widths: np.ndarray) -> np.ndarray:
-    """Return `(1 + n, groups)` kept counts: as they are, and with each width."""
+    """Return kept counts of shape `(1 + n, groups)`: current ones, then each width."""
     rows = np.repeat(np.asarray(kept)[None], len(widths) + 1, axis=0)
     rows[1:, group] = widths
     return rows

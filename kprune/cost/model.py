@@ -1,4 +1,4 @@
-"""Cost as a function of how many channels each group keeps."""
+"""Costs as functions of the kept channels of each group."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Terms:
 
     @property
     def products(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients `(terms,)` and numbers of their axes `(terms, n)`."""
+        """Coefficients of shape `(terms,)`, and axis indices of shape `(terms, n)`."""
         return self._values, self._table
 
     def each(self, lengths: np.ndarray) -> np.ndarray:
-        """Return the value of every term: shape `(..., terms)`."""
+        """Return the value of every term, of shape `(..., terms)`."""
         return self._values * lengths[..., self._table].prod(axis=-1)
 
     def total(self, lengths: np.ndarray) -> np.ndarray:
@@ -64,14 +64,14 @@ class Terms:
     def saved(
         self, lengths: np.ndarray, group: int, fewer: np.ndarray
     ) -> np.ndarray:
-        """Return how much the sum falls when a group keeps fewer channels.
+        """Return the decrease of the sum when a group keeps fewer channels.
 
-        Only the terms that such a group is part of are looked at.
+        Only the terms that depend on the group are evaluated.
 
         Args:
-            lengths: `(axes,)` lengths of all axes now.
-            group: Number of the group.
-            fewer: `(n,)` channels that go.
+            lengths: Current lengths of all axes, of shape `(axes,)`.
+            group: Index of the group.
+            fewer: Numbers of removed channels, of shape `(n,)`.
         """
         if group not in self._touched:
             slopes = self._axes.functions[1][group]
@@ -84,10 +84,10 @@ class Terms:
         return (now.prod(axis=-1) - then.prod(axis=-1)) @ values
 
     def together(self, count: int) -> np.ndarray:
-        """Return `(axes, axes)` booleans: which axes a term multiplies.
+        """Return booleans of shape `(axes, axes)`: whether a term multiplies both axes.
 
         Args:
-            count: How many axes there are.
+            count: Number of axes.
         """
         found = np.zeros((count, count), dtype=bool)
         for one, other in itertools.permutations(self._table.T, 2):
@@ -96,7 +96,7 @@ class Terms:
 
 
 FIXED = -1
-"""Stands for positions of an axis that always stay."""
+"""Marks positions of an axis that always stay."""
 
 
 class AxisTable:
@@ -110,8 +110,8 @@ class AxisTable:
     def __init__(self, graph: ChannelGraph, groups: Sequence[Group]):
         self._graph = graph
         self._groups = groups
-        # From a group's number in the graph to its place in `groups`. Positions
-        # that belong to no group have the number -1: the last entry.
+        # Maps a group's index in the graph to its index in `groups`. Positions of no
+        # group have index -1, the last entry.
         self._place = np.full(len(graph.groups) + 1, FIXED)
         for place, group in enumerate(groups):
             self._place[graph.group_of[group.classes[0]]] = place
@@ -125,7 +125,7 @@ class AxisTable:
         return len(self._rows) - 1
 
     def axis(self, labels: np.ndarray) -> int:
-        """Return the number of the axis with these 1-D labels."""
+        """Return the index of the axis with these 1-D labels."""
         known = self._known.get(id(labels))
         if known is None:
             numbers = self._graph.group_of[self._graph.classes[labels]]
@@ -133,7 +133,7 @@ class AxisTable:
             fixed = np.count_nonzero(places == FIXED)
             slopes = {}
             for place in np.unique(places[places != FIXED]):
-                # Every channel of a group sits on an axis equally often.
+                # Every channel of a group occurs on an axis equally often.
                 positions = np.count_nonzero(places == place)
                 slopes[int(place)] = positions / self._groups[place].size
             known = self._known[id(labels)] = self._append(float(fixed), slopes)
@@ -143,10 +143,10 @@ class AxisTable:
     def axes(
         self, lists: list[np.ndarray], size: int
     ) -> tuple[float, list[int]]:
-        """`(factor, axis numbers)` of one axis with several label arrays.
+        """Return `(factor, axis indices)` of an axis with several label arrays.
 
-        Two label arrays on one axis come from flattening two axes; what
-        survives is then the product of both shares.
+        Two label arrays on one axis come from flattening two axes; the kept share is
+        then the product of both shares.
         """
         if not lists:
             return float(size), []
@@ -162,25 +162,24 @@ class AxisTable:
 
     @property
     def functions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Constants `(axes,)` and slopes `(groups, axes)` of the lengths."""
+        """Constants of shape `(axes,)` and slopes of shape `(groups, axes)`."""
         return self._constants, self._slopes
 
     def lengths(self, kept: np.ndarray) -> np.ndarray:
-        """Return the lengths of all axes for kept counts `(..., groups)`."""
+        """Return the lengths of all axes for kept counts of shape `(..., groups)`."""
         return self._constants + np.asarray(kept, dtype=float) @ self._slopes
 
 
 class CostModel(Evaluator):
     """MACs and parameters of the compact model, without building it.
 
-    MACs (multiply-accumulates) are those of convolutions, dense and other
-    layers with kernels, for one sample; unknown spatial sizes count as 1.
-    Parameters are all weights, non-trainable ones included, masks not.
+    MACs (multiply-accumulates) are counted per sample for convolutions, dense and other
+    layers with kernels; unknown spatial sizes count as 1. Parameters are all weights,
+    including non-trainable ones, without masks.
 
     Args:
         graph: A `ChannelGraph`.
-        groups: The groups whose kept channels are counted. Defaults to
-            `graph.prunable`.
+        groups: The groups whose kept counts vary. Defaults to `graph.prunable`.
 
     Example:
 
@@ -209,7 +208,7 @@ class CostModel(Evaluator):
         self.itemsizes = np.array(self._bytes_per_term)
 
     def _size(self, variable: keras.Variable | None) -> tuple[float, list[int]]:
-        """Return the size of a variable as a product; 1 for work without a variable."""
+        """Return `(factor, axis indices)` of a variable's size; 1 if it is None."""
         coefficient = 1.0
         numbers: list[int] = []
         if variable is None:
@@ -242,11 +241,11 @@ class CostModel(Evaluator):
         return self._axes.lengths(kept)
 
     def axis_functions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how long each labelled axis is, given the kept channels.
+        """Return the lengths of labelled axes as linear functions of kept counts.
 
         Returns:
-            Constants `(axes,)` and slopes `(groups, axes)`: an axis is as long as
-            `constant + kept @ slope`.
+            Constants of shape `(axes,)` and slopes of shape `(groups, axes)`: the
+            length of an axis is `constant + kept @ slope`.
         """
         return self._axes.functions
 
@@ -254,8 +253,8 @@ class CostModel(Evaluator):
         """Return the cost for kept counts.
 
         Args:
-            kept: `(groups,)` or `(n, groups)` kept channels of every group,
-                in the order of `graph.prunable`.
+            kept: Kept counts of shape `(groups,)` or `(n, groups)`, in the order of
+                `graph.prunable`.
 
         Returns:
             `{"macs": ..., "params": ...}`, floats or arrays of shape `(n,)`.
@@ -290,10 +289,10 @@ class CostModel(Evaluator):
 
     @functools.cached_property
     def _coupled(self) -> np.ndarray:
-        """`(groups, groups)` booleans: whether one's width changes the other's worth.
+        """Whether a group's savings depend on another's width: `(groups, groups)`.
 
-        That is so where a term multiplies their axes. Lengths on one axis add up,
-        and do not matter to each other.
+        They do if a term multiplies their axes. On a common axis, lengths are summed
+        and do not affect each other's savings.
         """
         depends = self._axes.functions[1] != 0  # (groups, axes)
         count = depends.shape[1]
@@ -302,12 +301,12 @@ class CostModel(Evaluator):
 
     @property
     def full(self) -> dict[str, float]:
-        """Cost with all channels kept."""
+        """Costs with all channels kept."""
         return {k: float(v) for k, v in self.evaluate(self.sizes).items()}
 
 
 def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
-    """Return every layer of the graph once, in call order."""
+    """Return every layer of the graph once, in order of its first call."""
     seen: dict[int, Any] = {}
     for visit in graph.visits.values():
         if isinstance(visit.operation, keras.layers.Layer):
@@ -316,7 +315,7 @@ def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of one element of a Keras data type."""
+    """Return the number of bytes per element of a Keras data type."""
     if dtype == "bfloat16":
         return 2
     return np.dtype(dtype).itemsize
