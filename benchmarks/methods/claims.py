@@ -69,6 +69,7 @@ ATTENUATION = "Mousa-Pasandi et al., ICIP 2020"
 DUPLICATION = "Ikuta et al., IWAIT 2024"
 HGS = "Mitsuno and Kurita, 2020"
 KDFS = "Lin et al., 2023"
+OURS = "kprune"
 MSVFP = "Ghimire and Kim, 2023"
 SCOP = "Tang et al., NeurIPS 2020"
 SFP = "He et al., IJCAI 2018"
@@ -77,6 +78,27 @@ SNPFI = "Tang et al., 2023"
 A, B = "hard-uniform-l1", "duplication-b"
 
 CLAIMS = (
+    Claim(
+        "The same filters removed at a third of the training: better with their "
+        "layers repaired",
+        OURS,
+        "later-global-l1-repaired",
+        "later-global-l1",
+    ),
+    Claim(
+        "The default with data: better than short filters removed at the same "
+        "time, before training",
+        OURS,
+        "best",
+        "hard-global-l1",
+    ),
+    Claim(
+        "The default with data: better than short filters removed at the same "
+        "time, at a third",
+        OURS,
+        "later-best",
+        "later-global-l1",
+    ),
     Claim(
         "Weak filters attenuated again and again: better than removed at once, "
         "by the same criterion",
