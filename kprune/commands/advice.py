@@ -1,4 +1,4 @@
-"""What the scores of a model suggest to do, with the command to run."""
+"""Advice that follows from the scores of a model, with commands to run."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from kprune.commands.scoring import Scorer
 
 LOSS = 0.02
-"""Share of accuracy whose loss is worth a repair or training."""
+"""Loss of accuracy, as a share, from which repair or training is suggested."""
 
 AGREEMENT = 0.95
-"""Share of samples that a pruned model should put where the original does."""
+"""Share of samples below which the agreement with the original is too low."""
 
 BETTER = 0.2
-"""By how much another range or numbering must be right more often to be named."""
+"""Gain of accuracy, as a share, for which another range or order is suggested."""
 
 TRIED = 64
-"""Images on which other ranges of pixels are tried."""
+"""Number of images on which other pixel ranges are tried."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """A warning, and the way out.
+    """A warning with a suggestion.
 
     Args:
-        message: What was seen, and what to do.
-        command: Command line that does it, or None.
+        message: The observation, and what to do.
+        command: Command line to do it, or None.
     """
 
     message: str
@@ -48,20 +48,20 @@ class Advice:
         return dataclasses.asdict(self)
 
     def print(self) -> None:
-        """Print it on standard error."""
+        """Print the advice to standard error."""
         print(f"kprune: warning: {self.message}", file=sys.stderr)
         if self.command is not None:
             print(f"  {self.command}", file=sys.stderr)
 
 
 def near_chance(score: Score, classes: np.ndarray | None) -> bool:
-    """Return whether a classifier recognises hardly more than a guess would.
+    """Return whether a classifier is hardly better than guessing.
 
-    Classes count alike, so that it is not taken for knowledge that one of them
-    is frequent.
+    All classes have the same weight, so that predicting a frequent class does not
+    count as knowledge.
 
     Args:
-        score: What it scores.
+        score: The score of the classifier.
         classes: Class of each sample.
     """
     if classes is None or score.recall is None:
@@ -77,12 +77,12 @@ def near_chance(score: Score, classes: np.ndarray | None) -> bool:
 def about_original(
     scorer: Scorer, score: Score, command: CommandLine
 ) -> list[Advice]:
-    """Return what is suspicious about the samples, as the original sees them.
+    """Return advice on the samples, from the scores of the original model.
 
     Args:
         scorer: Samples and model.
-        score: What the original scores.
-        command: The command that runs.
+        score: The score of the original model.
+        command: The current command.
     """
     classes, names = scorer.classes, scorer.samples.classes
     found: list[Advice] = []
@@ -99,23 +99,22 @@ def about_original(
     reason = _other_numbers(scorer, score.accuracy) or _other_range(
         scorer, command
     )
-    right = (
-        f"The original model is right for {units.percent(score.accuracy)} only"
-    )
+    accuracy = units.percent(score.accuracy)
+    right = f"The original model has an accuracy of only {accuracy}"
     if reason is not None:
         found.append(Advice(f"{right}: {reason.message}", reason.command))
     elif near_chance(score, classes):
         found.append(
             Advice(
-                f"{right}, hardly more than a guess. Are these the samples that it "
-                "was trained for, scaled as then, with the classes in the same order?"
+                f"{right}, hardly better than guessing. Are these the kind of samples "
+                "that it was trained on, with the same scaling and order of classes?"
             )
         )
     return found
 
 
 def _other_numbers(scorer: Scorer, accuracy: float) -> Advice | None:
-    """Say so if another numbering of the classes would be right more often."""
+    """Return advice if another order of the classes would be more accurate."""
     from scipy.optimize import linear_sum_assignment
 
     scores, classes = scorer.reference[0], scorer.classes
@@ -136,14 +135,14 @@ def _other_numbers(scorer: Scorer, accuracy: float) -> Advice | None:
     names = scorer.samples.classes
     label = f"{row}" if names is None else f"{row} ({names[row]!r})"
     return Advice(
-        f"its classes seem to be in another order than the labels. Label {label}, for "
-        f"example, mostly gets output {column}. With the order of training it would "
-        f"be {units.percent(table[rows, columns].sum() / len(classes))}."
+        f"its classes seem to be in another order than the labels. For example, "
+        f"label {label} mostly gets output {column}. With the order of training, the "
+        f"accuracy would be {units.percent(table[rows, columns].sum() / len(classes))}."
     )
 
 
 def _other_range(scorer: Scorer, command: CommandLine) -> Advice | None:
-    """Say so if the model would be right more often with other pixels."""
+    """Return advice if another pixel range would be more accurate."""
     from kprune.commands.samples import predictor
 
     samples, classes = scorer.samples, scorer.classes
@@ -164,12 +163,12 @@ def _other_range(scorer: Scorer, command: CommandLine) -> Advice | None:
         return None
     text = (
         f"its pixels seem to be in another range ({pixels.MODES[mode]}) than in "
-        f"training. In the range {pixels.MODES[best]} it is right for "
-        f"{units.percent(right[best])} of {len(labels)} samples."
+        f"training. With the range {pixels.MODES[best]}, the accuracy on "
+        f"{len(labels)} samples is {units.percent(right[best])}."
     )
     if samples.pixels or mode == "raw":
         return Advice(text, command.with_options(pixels=best))
-    return Advice(f"{text} Save them so.")
+    return Advice(f"{text} Save the images in this range.")
 
 
 def about_result(
@@ -179,12 +178,12 @@ def about_result(
     command: CommandLine,
     repaired: bool = False,
 ) -> list[Advice]:
-    """Return what to do about a pruned model that lost accuracy.
+    """Return advice for a pruned model that lost accuracy.
 
     Args:
         scorer: Samples and original model.
-        before: What the original scores.
-        after: What the pruned model scores.
+        before: The score of the original model.
+        after: The score of the pruned model.
         command: The command that pruned it.
         repaired: Whether its layers were repaired.
     """
@@ -196,18 +195,20 @@ def about_result(
     model = scorer.original
     changes: dict[str, Any]
     if "--data" not in given:
-        way = "Give samples, by which filters are chosen and layers repaired."
+        way = "Pass samples to choose filters and repair layers with."
         changes = {**plain, "data": given["--validation"]}
     elif "--method" in given:
-        way = "Train for longer, or remove less."
+        way = "Train longer, or remove less."
         changes = {"epochs": 2 * int(given.get("--epochs", EPOCHS))}
     elif not repaired:
-        way, changes = "Let layers be repaired.", plain
+        way, changes = "Repair the layers.", plain
     elif given.get("--recover") != "mimic":
-        way = "Train it to give what the original gives, or remove less."
+        way = (
+            "Train it to reproduce the outputs of the original, or remove less."
+        )
         changes = {"recover": "mimic"}
     elif scorer.labelled and model.compiled and model.loss is not None:
-        way = "Train on the labels too, or remove less."
+        way = "Train it with the labels too, or remove less."
         changes = {
             **plain,
             "recover": "reconstruct",
@@ -215,24 +216,27 @@ def about_result(
             "epochs": EPOCHS,
         }
     else:
-        return [Advice(f"{lost} Remove less, or give more samples.")]
+        return [Advice(f"{lost} Remove less, or pass more samples.")]
     return [Advice(f"{lost} {way}", command.with_options(**changes))]
 
 
 def _loss(scorer: Scorer, before: Score, after: Score) -> str | None:
-    """Return in words what was lost; None for little."""
+    """Return a sentence on the lost accuracy, or None if it is small."""
     if before.accuracy is not None and after.accuracy is not None:
         right = units.percent(after.accuracy)
         low = near_chance(after, scorer.classes)
         if low and not near_chance(before, scorer.classes):
-            return f"The pruned model is right for {right}, hardly more than a guess."
+            return (
+                f"The pruned model has an accuracy of {right}, hardly better than "
+                "guessing."
+            )
         if before.accuracy - after.accuracy > LOSS:
             points = 100 * (before.accuracy - after.accuracy)
             return f"The pruned model lost {points:.1f} points of accuracy."
         return None
     if after.agreement is not None and after.agreement < AGREEMENT:
         return (
-            "The pruned model chooses the class of the original for "
-            f"{units.percent(after.agreement)} of the samples only."
+            "The pruned model agrees with the original on the class of only "
+            f"{units.percent(after.agreement)} of the samples."
         )
     return None

@@ -1,4 +1,4 @@
-"""Options of `kprune prune` that do not go together, told before Keras is loaded."""
+"""Checks of incompatible options of `kprune prune`, before Keras is loaded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 from kprune.commands.samples import Data
 
 ROUNDED = ("global", "similarity", "uniform")
-"""Allocations that `--round-to` goes with."""
+"""Allocations that support `--round-to`."""
 
 
 def check_targets_given(method: str | None, data: Data) -> None:
-    """Raise ValueError if there is certainly nothing to train on."""
+    """Raise ValueError if training is requested, but the data has no labels."""
     if method is not None and data.train is not None and data.train.unlabelled:
         raise ValueError(
-            f"{data.train.given!r} holds inputs alone, but training needs targets "
+            f"{data.train.given!r} has inputs only, but training needs targets "
             'too: a folder for each class, or np.savez("train.npz", x=x, y=y).'
         )
 
@@ -27,7 +27,7 @@ def check_training(
     epochs: int | None,
     learning_rate: float | None,
 ) -> None:
-    """Raise typer.BadParameter for options that do not go together."""
+    """Raise typer.BadParameter for incompatible training options."""
     if method is not None and data is None:
         raise typer.BadParameter(
             "training needs samples with targets: --data train.npz, written by "
@@ -56,10 +56,10 @@ def check_allocation(
     round_to: int | None,
     table: Path | None,
 ) -> None:
-    """Raise typer.BadParameter for allocations that cannot be made."""
+    """Raise typer.BadParameter for incompatible allocation options."""
     if table is not None and "latency" not in target:
         raise typer.BadParameter(
-            "a table of latencies is used with --reduce latency=0.5.",
+            "a latency table needs --reduce latency=0.5.",
             param_hint="--latency-table",
         )
     option = "--latency-table" if round_to is None else "--round-to"
@@ -69,16 +69,16 @@ def check_allocation(
         and (round_to is not None or table is not None)
     ):
         raise typer.BadParameter(
-            f"method {method} has an allocation of its own; say which one to use "
-            f"instead: --allocation {' or '.join(ROUNDED)}.",
+            f"method {method} has its own allocation; choose another one: "
+            f"--allocation {' or '.join(ROUNDED)}.",
             param_hint=option,
         )
     if round_to is None:
         return
     if {"latency", "ram"} & target.keys():
         raise typer.BadParameter(
-            "--reduce latency=... and ram=... choose widths by what they save on "
-            "the device; leave --round-to out.",
+            "--reduce latency=... and ram=... choose widths by their savings on the "
+            "device; omit --round-to.",
             param_hint=option,
         )
     if (allocation or "global") not in ROUNDED:

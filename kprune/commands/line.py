@@ -1,4 +1,4 @@
-"""The command that runs, as text."""
+"""The current command line as text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class CommandLine:
-    """The command that runs, from which others are made.
+    """The current command line, from which suggestions are made.
 
     Args:
         words: Command and arguments: `("prune", model, out)`.
-        options: Its options; None for those that were not given.
+        options: Its options; None for those not given.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class CommandLine:
         self.options = {k: v for k, v in options.items() if v is not None}
 
     def with_options(self, **changes: Any) -> str:
-        """Return the command with some options set, or left out where None."""
+        """Return the command with some options changed; None removes an option."""
         given = {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
         words = ["kprune", *self._words]
         for option, value in {**self.options, **given}.items():

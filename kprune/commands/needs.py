@@ -1,4 +1,4 @@
-"""What a named part needs, read from its source: importing it would take Keras."""
+"""Requirements of named parts, read from their source without importing Keras."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check_needs(parts: dict[str, str | None], data: Data) -> None:
     """Raise if a part needs samples that are not given.
 
     Args:
-        parts: Names of parts, several with commas between them, by their folder.
-        data: What the user named as data.
+        parts: Folder -> name of a part, or several names separated by commas.
+        data: The data options of the user.
 
     Raises:
-        ValueError: It names the part.
+        ValueError: If samples are missing. The message names the part.
     """
     for kind, given in parts.items():
         for name in (given or "").split(","):
@@ -47,7 +47,7 @@ def check_needs(parts: dict[str, str | None], data: Data) -> None:
 
 @functools.cache
 def needs(kind: str, name: str) -> str | None:
-    """Return what a part needs to run.
+    """Return which samples a part needs.
 
     Args:
         kind: Folder of the parts, `"criteria"`.
@@ -90,7 +90,7 @@ def _need(ancestry: list[ast.ClassDef]) -> str | None:
 
 
 def _value(node: ast.ClassDef, name: str) -> bool | None:
-    """Return the constant that a class sets an attribute to."""
+    """Return the boolean constant of a class attribute, or None."""
     for statement in node.body:
         if isinstance(statement, ast.Assign) and isinstance(
             statement.value, ast.Constant
@@ -140,7 +140,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 @functools.cache
 def _imports(module: str) -> dict[str, str]:
-    """Return the modules of kprune from which names are imported."""
+    """Return the kprune modules from which a module imports names, by name."""
     found = {}
     for statement in _tree(module).body:
         source = getattr(statement, "module", None) or ""

@@ -1,4 +1,4 @@
-"""Checks of the paths on a command line, before anything heavy is imported."""
+"""Checks of paths on the command line, before heavy imports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kprune.registry import modules
 
 
 def check_inputs(*paths: Path | None) -> None:
-    """Raise if something that will be read does not exist.
+    """Raise if an input does not exist.
 
     Args:
-        *paths: Files or folders; None for those that were not given.
+        *paths: Files or folders; None for those not given.
 
     Raises:
-        FileNotFoundError: It names the first one.
+        FileNotFoundError: If one does not exist. The message names the first.
     """
     for path in paths:
         if path is not None and not path.exists():
@@ -35,12 +35,12 @@ def check_model_output(
     """Raise if a model cannot be written to a path.
 
     Args:
-        path: File or folder, whose suffix chooses the format.
-        inputs: What will be read.
-        overwrite: Whether it may be one of these.
+        path: File or folder; its suffix sets the format.
+        inputs: Files that will be read.
+        overwrite: Whether the path may be one of these.
 
     Raises:
-        ValueError: An unknown suffix, or a file that is read.
+        ValueError: If the suffix is unknown, or the path is an input.
         OSError: See `kprune.outputs.check_file` and `check_folder`.
     """
     if format_name(path, modules("formats")) == FOLDER:
@@ -62,11 +62,11 @@ def check_output(
     Args:
         path: The file.
         suffixes: Accepted suffixes.
-        owner: What is written, for messages: `"A latency table"`.
-        inputs: What will be read, which it must not be.
+        owner: The written object, for messages: `"A latency table"`.
+        inputs: Files that will be read, which it must not be.
 
     Raises:
-        ValueError: It ends differently, or is a file that is read.
+        ValueError: If the suffix is wrong, or the path is an input.
         OSError: See `kprune.outputs.check_file`.
     """
     check_suffix(path, suffixes, owner)
@@ -77,21 +77,21 @@ def check_output(
 def check_not_read(
     path: Path, inputs: Iterable[Path | None], otherwise: str = ""
 ) -> None:
-    """Raise if a path that will be written is one that is read.
+    """Raise if an output path is also an input.
 
     Args:
-        path: What will be written.
-        inputs: What is read.
-        otherwise: Another way out, for the message.
+        path: The output.
+        inputs: The inputs.
+        otherwise: Another remedy, for the message.
 
     Raises:
-        ValueError: They are the same file, by any name.
+        ValueError: If they are the same file, under any name.
     """
     for source in inputs:
         if source is None or not (source.exists() and path.exists()):
             continue
         if path.samefile(source):
             raise ValueError(
-                f"{str(path)!r} is read by this command, and would be lost. Choose "
-                f"another name for the output{otherwise}."
+                f"{str(path)!r} is an input of this command, and would be lost. "
+                f"Choose another name for the output{otherwise}."
             )

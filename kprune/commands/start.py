@@ -1,4 +1,4 @@
-"""Importing Keras with nothing on the screen."""
+"""Silent import of Keras."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import tempfile
 
 
 def start_keras() -> None:
-    """Import Keras and its backend, holding back what they print at start.
+    """Import Keras and its backend, and suppress what they print.
 
-    TensorFlow's C++ code writes a dozen lines about the machine to standard
-    error, past every Python logger, before the first line of a report.
+    TensorFlow's C++ code writes a dozen lines about the machine to standard error,
+    bypassing Python's logging, before the first line of a report.
 
     Example:
 

@@ -1,3 +1,3 @@
-"""Files of models: what wrote them, and how Keras 3 opens them."""
+"""Loading of model files, whichever version of Keras wrote them."""
 
 from kprune.loading.api import load as load

@@ -1,4 +1,4 @@
-"""One way to open a model file, whatever wrote it."""
+"""load(): open a model file of Keras 3 or Keras 2."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def load(
     *,
     safe_mode: bool = True,
 ) -> keras.Model:
-    """Load a model file that Keras 3 or Keras 2 (tf.keras) wrote.
+    """Load a model file written by Keras 3 or Keras 2 (tf.keras).
 
-    The content counts, not the suffix. Files of Keras 2 come with arguments,
-    layer names and losses that Keras 3 refuses; these are translated, and the
-    model computes what it computed. Where loss, metrics or optimizer cannot be
-    restored, the model is returned uncompiled, with a warning. The state of an
-    optimizer of Keras 2 starts fresh.
+    The format is detected from the content, not from the suffix. Arguments, layer names
+    and losses in Keras 2 files that Keras 3 rejects are translated, without changing
+    the outputs of the model. If loss, metrics or optimizer cannot be restored, the
+    model is returned uncompiled, with a warning. The state of a Keras 2 optimizer is
+    not restored.
 
     Args:
-        path: A `.keras` file, an HDF5 file of a whole model (`.h5`), or the
-            folder of an unzipped `.keras` file. Masked models load too.
-        custom_objects: Classes and functions of your own by name.
-        compile: Restore loss, metrics and optimizer.
-        safe_mode: Refuse files that hold Python code, such as a `Lambda` with a
-            lambda function. Turn it off only for a file you trust.
+        path: A `.keras` file, an HDF5 file of a whole model (`.h5`), or the folder of
+            an unzipped `.keras` file. Masked models can be loaded too.
+        custom_objects: Custom classes and functions by name.
+        compile: Whether to restore loss, metrics and optimizer.
+        safe_mode: Whether to reject files with Python code, such as a `Lambda` with a
+            lambda function. Turn it off only for files you trust.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no model, or cannot be loaded. The message
-            says what it is and what to do.
+        ValueError: If the file is not a model, or cannot be loaded. The message says
+            what it is and what to do.
 
     Example:
 
@@ -75,15 +75,15 @@ def load(
 
 @dataclasses.dataclass
 class _File:
-    """A file to load, and how.
+    """A file to load, with the options for loading it.
 
     Args:
         path: Its path.
         objects: Classes and functions by name.
         compile: See `load`.
         safe_mode: See `load`.
-        notes: What the user should know about what was loaded.
-        version: Version of Keras that wrote it, once it is known.
+        notes: Messages for the user about the loaded model.
+        version: Version of Keras that wrote it, once known.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class _File:
             raise ValueError(f"{str(self.path)!r} {reason}") from error
 
     def _newer(self) -> str:
-        """Return what to do about a file of a later version of Keras."""
+        """Return advice for a file of a newer version of Keras, or an empty string."""
         if _numbers(self.version) <= _numbers(keras.__version__):
             return ""
         return (
@@ -124,33 +124,35 @@ class _File:
         content = hdf5.read(self.path)
         if content.model is None:
             raise FileError(
-                "holds weights and no model. Build the model in Python, then call "
+                "has weights but no model. Build the model in Python, then call "
                 "model.load_weights(path)."
             )
         self.version = content.version
         if content.version.startswith("1") or content.backend in _OTHER_LAYOUTS:
             raise FileError(
                 f"was written by Keras {content.version} on "
-                f"{content.backend or 'Theano'}, which kept weights in another "
+                f"{content.backend or 'Theano'}, which stored weights in another "
                 "layout. Open it with Keras 2.2 on TensorFlow and save it again."
             )
         settings = content.training
         if _is_keras2(content.version):
             return self._load_keras2("model.h5", content.model, settings)
         with self._named("model.h5") as path:
-            # Keras' own way to compile it fails on names such as "mse".
+            # Compilation by Keras itself fails for names such as "mse".
             model = keras.saving.load_model(
                 path, self.objects, compile=False, safe_mode=self.safe_mode
             )
         if self._compile(model, settings, {}) and content.slots:
             if not training.restore_slots(model, content.slots):
-                self.notes.append("the state of its optimizer does not fit.")
+                self.notes.append(
+                    "the state of its optimizer does not fit and is not restored."
+                )
         return model
 
     def _load_keras2(
         self, name: str, config: Any, settings: Any
     ) -> keras.Model:
-        """Return the model that Keras 2 described, compiled by its settings."""
+        """Return the model of a Keras 2 configuration, compiled with its settings."""
         translated = keras2.Translator(self.objects, self.safe_mode).model(
             config
         )
@@ -162,7 +164,9 @@ class _File:
         inner = config["config"]
         new = names.renamed(inner) if "layers" in inner else {}
         if self._compile(model, settings, new):
-            self.notes.append("the optimizer of Keras 2 starts afresh.")
+            self.notes.append(
+                "the state of the Keras 2 optimizer is not restored."
+            )
         return model
 
     def _load_keras3(self) -> keras.Model:
@@ -178,7 +182,7 @@ class _File:
             try:
                 return attempt(True)
             except Exception as error:
-                # A loss or metric must not stand in the way of the network.
+                # A problem with a loss or metric must not prevent loading the model.
                 model = attempt(False)
                 self._note_uncompiled(error)
                 return model
@@ -186,7 +190,7 @@ class _File:
     def _compile(
         self, model: keras.Model, settings: Any, new: Mapping[str, str]
     ) -> bool:
-        """Compile a model if that is wanted, and return whether it is."""
+        """Compile a model if requested, and return whether it is compiled."""
         if not (self.compile and settings):
             return False
         try:
@@ -199,7 +203,7 @@ class _File:
 
     @contextmanager
     def _named(self, name: str) -> Iterator[Path]:
-        """Yield a path with the suffix by which Keras tells what a file is."""
+        """Yield a path with the suffix from which Keras recognises the format."""
         if self.path.is_dir():
             yield self.path
             return
@@ -224,7 +228,7 @@ def _is_keras2(version: str) -> bool:
 
 
 def _explain(error: Exception) -> str:
-    """Return in one line what is wrong with a file, and the way out."""
+    """Return what is wrong with a file and what to do, in one line."""
     message = str(error)
     if isinstance(error, FileError):
         return message
@@ -243,7 +247,7 @@ def _explain(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """Return the innermost reason that Keras gives, in one line."""
+    """Return the innermost error message of Keras, in one line."""
     reason = str(error).rpartition(_CAUSE)[2] or type(error).__name__
     line = " ".join(reason.split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

@@ -1,4 +1,4 @@
-"""What an HDF5 file of Keras holds besides the weights."""
+"""Reading of Keras' HDF5 files, except the weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kprune.loading import keras2
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What was read.
+    """The content of an HDF5 file, except the weights.
 
     Args:
-        model: Configuration of the model, if there is one.
-        training: Loss, optimizer and metrics, if it was compiled.
-        version: Version of Keras. Files of Keras 1 do not always say it.
-        backend: What Keras ran on.
+        model: Configuration of the model, or None.
+        training: Loss, optimizer and metrics, or None if it was not compiled.
+        version: Version of Keras, not always known for Keras 1.
+        backend: Backend of Keras.
         slots: Variables of the optimizer, in order.
     """
 
@@ -31,7 +31,7 @@ class Content:
 
 
 def read(path: Path) -> Content:
-    """Read an HDF5 file, all but its weights."""
+    """Read an HDF5 file, except its weights."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -47,7 +47,7 @@ def read(path: Path) -> Content:
 
 
 def _arrays(group: Any) -> list[np.ndarray]:
-    # A list too long for one attribute goes on in weight_names0, weight_names1 ...
+    # Long lists are split into the attributes weight_names0, weight_names1 ...
     names = group.attrs.get("weight_names")
     if names is None:
         chunks: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""Tells what a file or folder is from what is inside, whatever its name."""
+"""Detection of the kind of a file or folder from its content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FileError(ValueError):
-    """Why a file cannot be loaded: the rest of a sentence that names it."""
+    """Reason why a file cannot be loaded, as the end of a sentence about it."""
 
 
 HDF5 = "hdf5"
@@ -27,7 +27,7 @@ _OTHERS = {
 
 
 def kind_of(path: Path) -> str:
-    """Return which kind of Keras file `path` is.
+    """Return the kind of a Keras file.
 
     Args:
         path: A file, or the folder of an unzipped `.keras` file.
@@ -36,7 +36,7 @@ def kind_of(path: Path) -> str:
         `HDF5` or `ARCHIVE`.
 
     Raises:
-        FileNotFoundError: If there is nothing.
+        FileNotFoundError: If the path does not exist.
         ValueError: If it is neither. The message says what it is instead.
     """
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Layers of Keras 2, configured as Keras 3 wants them."""
+"""Translation of Keras 2 layer configurations for Keras 3."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ ALIASES = {
     "SyncBatchNormalization": "BatchNormalization",
     "ThresholdedReLU": "ReLU",
 }
-"""Classes of Keras 2 that are another class's special case in Keras 3."""
+"""Keras 2 classes that are special cases of another class in Keras 3."""
 
 RECURRENT = ("Bidirectional", "ConvLSTM", "GRU", "LSTM", "RNN", "SimpleRNN")
 
 _NEUTRAL = (None, False, 1)
-# What layers without weights, or the implementation of Keras 2, did not need.
+# Arguments that layers without weights, or Keras 2's implementation, did not use.
 _UNUSED = {"trainable", "rng_type", "query_shape", "key_shape", "value_shape"}
 _INITIALIZERS = {"normal": "truncated_normal"}
 
 
 def adapt(name: str, config: Config) -> Config:
-    """Return the configuration of a layer of Keras 2 for Keras 3.
+    """Return the Keras 3 configuration of a Keras 2 layer.
 
-    Arguments that are gone are left out where they say nothing. Others stay, so
-    that Keras refuses them by name.
+    Removed arguments are left out if their value has no effect. Others stay, so that
+    Keras rejects them by name.
 
     Args:
         name: Class of the layer in Keras 2.
@@ -58,11 +58,11 @@ def adapt(name: str, config: Config) -> Config:
 
 
 def input_layer(shape: Any, config: Config) -> Config:
-    """Return the input layer that a first layer of Keras 2 stood for.
+    """Return the input layer that a first layer of Keras 2 implied.
 
     Args:
         shape: Shape of the input, with its batch axis.
-        config: Configuration of the layer it was given to.
+        config: Configuration of that first layer.
     """
     dtype = config.get("dtype")
     if config.get("input_dim"):  # an Embedding's indices
@@ -84,13 +84,13 @@ def _says_nothing(key: str, value: Any) -> bool:
 
 
 def arguments(kind: type) -> set[str]:
-    """Return the names of all arguments that a class takes."""
+    """Return the names of all constructor arguments of a class."""
     found: set[str] = set()
     for parent in inspect.getmro(kind):
         named = inspect.signature(parent.__init__).parameters  # type: ignore[misc]
         found |= set(named)
         if not any(p.kind is p.VAR_KEYWORD for p in named.values()):
-            break  # nothing else reaches the next class
+            break  # The next class gets no other arguments.
     return found
 
 
@@ -134,7 +134,7 @@ def _separable(config: Config) -> None:
 
 
 def _gru(config: Config) -> None:
-    # Files from before this argument are of the time when it was False.
+    # Files without this argument are from a time when its value was False.
     config.setdefault("reset_after", False)
 
 

@@ -1,4 +1,4 @@
-"""Layer names that Keras 3 refuses."""
+"""Translation of layer names that Keras 3 rejects."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return new names for the layers of a model whose names hold a `/`.
+    """Return new names for the layers of a model with a `/` in their names.
 
     Args:
         config: Configuration of the model, with its list of layers.
 
     Returns:
-        New names by old ones, unique among the model's layers.
+        Old name -> new name, unique among the model's layers.
     """
     names = [layer_name(layer) for layer in config["layers"]]
     taken = {name for name in names if "/" not in name}
@@ -44,8 +44,8 @@ def rename_references(
     Args:
         value: Nested lists and dictionaries that refer to a tensor by
             `[name, node, tensor, ...]`.
-        new: New names by old ones.
-        shift: What is subtracted from the node index, by the old name.
+        new: Old name -> new name.
+        shift: Old name -> number to subtract from the node index.
     """
     if isinstance(value, dict):
         return {
@@ -66,7 +66,7 @@ def rename_references(
 
 
 def first_nodes(value: Any) -> dict[str, int]:
-    """Return the least node index by which each layer is referred to."""
+    """Return the smallest node index in the references to each layer."""
     found: dict[str, int] = {}
 
     def visit(value: Any) -> None:
@@ -98,5 +98,5 @@ def is_reference(value: Any) -> bool:
 
 
 def is_constant(value: Any) -> bool:
-    """Return whether a value stands for a constant where a tensor is expected."""
+    """Return whether a value is a constant in place of a tensor."""
     return isinstance(value, (list, tuple)) and value[:1] == ["_CONSTANT_VALUE"]

@@ -1,4 +1,4 @@
-"""TensorFlow operations that Keras 2 kept as layers."""
+"""Translation of TensorFlow operations that Keras 2 saved as layers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _ACTIVATIONS = {
 
 
 def translate(layer: Config, nodes: list[Any]) -> tuple[Config, list[Config]]:
-    """Return an operation of Keras 3 for one of TensorFlow's.
+    """Return the Keras 3 operation for a TensorFlow operation.
 
     Args:
-        layer: Configuration of the layer that stands for the operation.
-        nodes: Its calls in the model, as Keras 2 wrote them.
+        layer: Configuration of the layer for the operation.
+        nodes: Its calls in the model, in the format of Keras 2.
 
     Returns:
-        Its configuration, and the calls as Keras 3 writes them.
+        The new configuration, and the calls in the format of Keras 3.
 
     Raises:
         FileError: If Keras 3 has no such operation.
@@ -72,8 +72,8 @@ def translate(layer: Config, nodes: list[Any]) -> tuple[Config, list[Config]]:
         return {**entry, "config": config}, calls
     raise FileError(
         f"needs {layer['class_name']!r}: layer {names.layer_name(layer)!r} is the "
-        f"TensorFlow operation {function or 'of a slice'!r}, which Keras 3 does "
-        "not take from files. Build the model in Keras 3, with a Keras layer or "
+        f"TensorFlow operation {function or 'of a slice'!r}, which Keras 3 cannot "
+        "load from files. Build the model in Keras 3, with a Keras layer or "
         "keras.ops in its place, and load the weights."
     )
 
@@ -88,7 +88,7 @@ def _first(node: Any) -> Any:
 
 
 def tensors(value: Any) -> Any:
-    """Return references to tensors in the form of Keras 3.
+    """Return references to tensors in the format of Keras 3.
 
     Args:
         value: Nested lists and dictionaries of references.
@@ -98,7 +98,7 @@ def tensors(value: Any) -> Any:
     if names.is_reference(value):
         return {
             "class_name": "__keras_tensor__",
-            # Keras looks the tensor up by its history alone.
+            # Keras looks up the tensor by its history only.
             "config": {
                 "shape": [None],
                 "dtype": "float32",
@@ -114,7 +114,7 @@ def tensors(value: Any) -> Any:
 
 def keywords(node: Any) -> Config:
     """Return the keyword arguments of a call, without those that are None."""
-    # All tensors of a call carry the same ones.
+    # All tensors of a call have the same keyword arguments.
     while not (names.is_reference(node) or names.is_constant(node)):
         node = next(iter(node.values() if isinstance(node, dict) else node))
     given = node[3] if len(node) > 3 else {}

@@ -1,4 +1,4 @@
-"""Loss, optimizer and metrics of HDF5 files and of files of Keras 2."""
+"""Restoring of loss, optimizer and metrics from HDF5 and Keras 2 files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Config = dict[str, Any]
 def compile_model(
     model: keras.Model, config: Config, new: Mapping[str, str]
 ) -> None:
-    """Compile a model as a file says.
+    """Compile a model with the settings of a file.
 
     Args:
         model: The model.
         config: `training_config` of an HDF5 file, or `compile_config`.
-        new: New names of layers by old ones.
+        new: Old name -> new name of renamed layers.
 
     Raises:
-        ValueError: For a loss, metric or optimizer that Keras 3 does not know.
+        ValueError: If Keras 3 does not know a loss, metric or optimizer.
     """
     optimizer = config.get("optimizer_config") or config.get("optimizer")
     arguments = {
@@ -42,7 +42,7 @@ def compile_model(
 
 
 def restore_slots(model: keras.Model, values: Sequence[np.ndarray]) -> bool:
-    """Set the variables of a model's optimizer, unless there are others.
+    """Set the variables of a model's optimizer, if their shapes match.
 
     Args:
         model: A compiled model.

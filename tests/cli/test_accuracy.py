@@ -130,8 +130,8 @@ def test_a_wrong_range_and_another_order_are_told(saved, tmp_path):
         told.append(" ".join(result.stderr.split()))
     assert "in another range (0 to 255)" in told[0]
     assert f"--data {tmp_path}/raw.npz --pixels unit" in told[0]
-    assert "right for 16.67 % only" in told[1]
-    assert "order of training it would be 83.33 %" in told[1]
+    assert "an accuracy of only 16.67 %" in told[1]
+    assert "order of training, the accuracy would be 83.33 %" in told[1]
 
 
 def scorer(labelled=True):
@@ -149,12 +149,12 @@ def score(accuracy):
     [
         (0.94, {"--data": "d"}, False, ()),
         (0.8, {"--data": "d", "--criterion": "l1"}, False,
-         ("lost 15.0 points", "repaired", "c.keras --data d")),
+         ("lost 15.0 points", "Repair the layers", "c.keras --data d")),
         (0.8, {"--data": "d"}, True,
          ("lost 15.0 points", "--data d --recover mimic")),
         (0.8, {"--data": "d", "--recover": "mimic"}, True,
          ("labels too", "--recover reconstruct --method similarity")),
-        (0.5, {"--data": "d"}, True, ("hardly more than a guess",)),
+        (0.5, {"--data": "d"}, True, ("hardly better than guessing",)),
         (0.8, {"--data": "d", "--method": "hgs", "--epochs": 9}, True,
          ("longer", "--method hgs --epochs 18")),
         (0.8, {"--validation": "v"}, False, ("--validation v --data v",)),

@@ -197,7 +197,7 @@ def test_prune_to_multiples(saved, tmp_path):
         (("--latency-table", "t.json"), "with --reduce latency=0.5"),
         (("--runtime", "ethos-u55-128"), "latency=0.5 or ram=0.5"),
         (("--reduce", "ram=0.5", "--reduce", "ram=0.4"), "ram twice"),
-        (("--round-to", 8, "--reduce", "latency=0.5"), "leave --round-to out"),
+        (("--round-to", 8, "--reduce", "latency=0.5"), "omit --round-to"),
         (("--round-to", 8, "--allocation", "rounds"), "expected one of global"),
         (("--round-to", 0), "--round-to"),
         (

@@ -191,7 +191,7 @@ def other_files(folder):
     np.savez(folder / "x.npz", x=np.zeros(3))
     yield folder / "x.npz", "NumPy archive"
     small().save_weights(folder / "m.weights.h5")
-    yield folder / "m.weights.h5", "weights and no model"
+    yield folder / "m.weights.h5", "weights but no model"
     (folder / "plain").mkdir()
     yield folder / "plain", "is a folder"
     for name, what in (
@@ -249,7 +249,7 @@ def test_an_unzipped_file(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.filterwarnings("ignore:.*starts afresh:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not restored:UserWarning")
 @pytest.mark.parametrize("name", ["ad", "ic_resnet8", "sww", "vww"])
 def test_published_models_of_keras_2(name, tmp_path):
     model = kprune.load(shared_data("models", f"mlperf_tiny_{name}.h5"))
