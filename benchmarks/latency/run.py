@@ -5,7 +5,7 @@ r"""Latency tables put to the test: prediction, pruning for latency, speed-up.
     python benchmarks/latency/run.py --parts speedup --networks 'DenseNet*'
     python benchmarks/latency/page.py       # docs/latency_results.md from the results
 
-Three parts, one JSON file per network in `results/`, which is made anew each time:
+Four parts, one JSON file per network in `results/`, which is made anew each time:
 
 - predict: 20 random prunings of MobileNetV2 and ResNet-20, float32 and int8:
   predicted and measured latency. Writes the tables to `examples/latency_tables/`.
@@ -14,6 +14,7 @@ Three parts, one JSON file per network in `results/`, which is made anew each ti
   `recover="reconstruct"` on 1,024 training images, without training; its accuracy
   is that on `test[5000:]` of CIFAR-10. Without `--data-dir` it is left out.
 - speedup: six networks pruned to half of their MACs and half of their latency.
+- onnx: the six pruned to half of ONNX Runtime's time, by a table of its own.
 
 All on one thread of the machine that runs it, which should be quiet. On Linux, with
 the right to (root), timing goes ahead of other work on the same core; `taskset -c 1`
@@ -34,6 +35,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import frontier
+import own_table
 import predict
 import speedup
 import subjects
@@ -41,7 +43,7 @@ import subjects
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 TABLES = HERE.parents[1] / "examples" / "latency_tables"
-PARTS = ("predict", "frontier", "speedup")
+PARTS = ("predict", "frontier", "speedup", "onnx")
 
 
 def write(name: str, result: dict[str, Any]) -> None:
@@ -95,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "speedup" in options.parts:
         for name in chosen(list(subjects.SUBJECTS)):
             write(f"speedup-{slug(name)}", speedup.run(name))
+    if "onnx" in options.parts:
+        for name in chosen(list(subjects.SUBJECTS)):
+            write(f"onnx-{slug(name)}", own_table.run(name))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def run(name: str) -> dict[str, Any]:
     full = kprune.cost(model)
     rows = []
     for (target, runtime), pruned in prunings.items():
-        ratio = _measured(model, kprune.rebuild(pruned), runtime)
+        ratio = measured(model, kprune.rebuild(pruned), runtime)
         row = {
             "target": target,
             "runtime": runtime,
@@ -59,7 +59,7 @@ def run(name: str) -> dict[str, Any]:
     return {"network": name, "device": device_name(), "rows": rows}
 
 
-def _measured(
+def measured(
     model: keras.Model, compact: keras.Model, runtime: str
 ) -> list[float]:
     """Speed-up and the ends of its 95 % interval, measured in turns."""
