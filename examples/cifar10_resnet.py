@@ -31,6 +31,7 @@ from kprune.data import batches
 from kprune.data import flip_and_crop
 from kprune.data import load_cifar10
 from kprune.data import normalize_cifar10
+from kprune.masking import close_gates
 from kprune.report.deployment import deploy
 from kprune.report.deployment import print_result
 from kprune.report.evaluation import Evaluation
@@ -156,6 +157,9 @@ def fine_tune(
         )
         masked, callbacks = kprune.wrap(model), [prune]
     masked.fit(train, epochs=options.epochs, shuffle=False, callbacks=callbacks)
+    if options.method == "manidp":
+        # Its gates differ from image to image; their means are a static model.
+        close_gates(masked)
     return masked
 
 

@@ -234,7 +234,7 @@ def test_the_cifar10_example_prunes_and_prints_the_table(tmp_path):
 
 
 STAY_AS_THEY_ARE = ("manidp",)
-"""Recipes that remove no filter: what is saved depends on the sample."""
+"""Recipes without a target: what is saved depends on the sample."""
 
 
 @pytest.mark.slow
