@@ -2,7 +2,9 @@ r"""Accuracy and size of every number format: CIFAR-10, a pruned ResNet-20.
 
     python benchmarks/quantization.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights
+    python benchmarks/quantization.py --post-training
     python benchmarks/quantization.py --page    # docs/quantization.md again
+    python benchmarks/quantization.py --recurrent
 
 The pretrained ResNet-20 loses half of its MACs without training
 (`reconstruction`, `output_error`, `recover="reconstruct"`, 1,024 unlabelled
@@ -12,6 +14,12 @@ images, in the order and with the augmentation that the seed gives. Accuracies
 are those of the `.tflite` files, on all 10,000 test images and on their second
 half; choices were made on `test[:5000]`. Writes
 `benchmarks/results/quantization.json`, and the table in `docs/quantization.md`.
+
+`--post-training` trains nothing: the pruned ResNet-20, and the ResNet-8 of MLPerf
+Tiny (`--models`) pruned alike, in the formats that need no training, timed in turns
+on one core; `benchmarks/results/post_training.json`, where what is there is not
+measured again. `--recurrent` prints the sizes of files of small recurrent networks,
+which tell what a step costs in int8.
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quantization.json"
+POST_TRAINING = ROOT / "benchmarks" / "results" / "post_training.json"
 PAGE = ROOT / "docs" / "quantization.md"
 BEGIN = "<!-- begin: benchmarks/quantization.py -->"
 END = "<!-- end: benchmarks/quantization.py -->"
@@ -44,35 +53,68 @@ FORMATS = {
     "float16": {"quantize": "float16"},
     "dynamic": {"quantize": "dynamic"},
     "int8": {"quantize": "int8"},
+    "int4": {"quantize": "int4"},
+    "mixed": {"quantize": "mixed"},
     "int8, trained as long": {"quantize": "int8", "before": True},
     "qat": {"quantize": "qat", "trains": True},
     "clusters=16, int8": {"quantize": "int8", "clusters": 16, "trains": True},
 }
 
+NETWORKS = {"resnet20": "ResNet-20", "resnet8": "ResNet-8 of MLPerf Tiny"}
+
+UNTRAINED = ("int8", "float32", "float16", "dynamic", "int4", "mixed")
+"""Formats that need no training; times are compared with the first."""
+
+RECURRENT = (
+    ("LSTM", 8, 32),
+    ("LSTM", 64, 32),
+    ("LSTM", 32, 128),
+    ("GRU", 32, 32),
+    ("SimpleRNN", 32, 32),
+)
+
 sys.path[:1] = [str(ROOT), str(ROOT / "examples")]
 
 
-def pruned(options: argparse.Namespace, images):
-    """The compact model before fine-tuning, kept in `--work`."""
+def pretrained(network: str, options: argparse.Namespace):
     import cifar10_resnet as example
     import keras
 
-    import kprune
-    from kprune.data import normalize_cifar10
-
+    if network == "resnet8":
+        path = pathlib.Path(options.models) / "mlperf_tiny_ic_resnet8.h5"
+        return keras.models.load_model(path, compile=False)
     model = example.build_resnet(20)
     example.load_weights(
         model, pathlib.Path(options.weights) / "cifar10_resnet20.npz"
     )
+    return model
+
+
+def inputs(network: str, images):
+    """Images as a network takes them."""
+    from kprune.data import normalize_cifar10
+
+    if network == "resnet8":
+        return images.astype("float32")
+    return normalize_cifar10(images)
+
+
+def pruned(network: str, options: argparse.Namespace, images):
+    """The compact model before fine-tuning, kept in `--work`."""
+    import keras
+
+    import kprune
+
+    model = pretrained(network, options)
     full = kprune.cost(model)
-    path = options.work / "compact.keras"
+    path = options.work / f"{network}.keras"
     if not path.exists():
         masked = kprune.prune(
             model,
             "reconstruction",
             {"macs": 0.5},
             "output_error",
-            data=normalize_cifar10(images[:1024]),
+            data=inputs(network, images[:1024]),
             recover="reconstruct",
         )
         kprune.rebuild(masked).save(path)
@@ -148,7 +190,7 @@ def measure(options: argparse.Namespace) -> None:
     x_test = normalize_cifar10(images)
     x, y = load_cifar10(f"train[:{IMAGES}]", options.data_dir)
     calibration = normalize_cifar10(x[:CALIBRATION])
-    compact, full = pruned(options, x)
+    compact, full = pruned("resnet20", options, x)
     cost = kprune.cost(compact)
     rows: list[dict] = []
     result = {
@@ -189,6 +231,113 @@ def measure(options: argparse.Namespace) -> None:
             )
             print(rows[-1], flush=True)
             RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def post_training(network: str, options: argparse.Namespace) -> None:
+    """Measure the formats that need no training."""
+    import kprune
+    from kprune.data import load_cifar10
+
+    found = POST_TRAINING.exists() and json.loads(POST_TRAINING.read_text())
+    results = found or {}
+    images, labels = load_cifar10("test", options.data_dir)
+    x, _ = load_cifar10(f"train[:{IMAGES}]", options.data_dir)
+    compact, full = pruned(network, options, x)
+    cost = kprune.cost(compact)
+    result = results.setdefault(network, {"formats": {}})
+    result["macs_removed"] = round(1 - cost.macs / full.macs, 4)
+    result["params"] = cost.params
+    paths = {
+        name: options.work / f"{network}-{name}.tflite" for name in UNTRAINED
+    }
+    for name, path in paths.items():
+        if name in result["formats"] and path.exists():
+            continue
+        report = kprune.export(
+            compact,
+            path,
+            calibration=inputs(network, x[:CALIBRATION]),
+            **FORMATS[name],
+        )
+        result["formats"][name] = {
+            "accuracy": accuracy(path, inputs(network, images), labels),
+            "size": report.size,
+            "compressed_size": report.compressed_size,
+            "notes": list(report.notes),
+        }
+        print(network, name, result["formats"][name], flush=True)
+        POST_TRAINING.write_text(json.dumps(results, indent=1) + "\n")
+    told = kprune.compare([*paths.values()], rounds=20, seconds=1)
+    for name, ratio in zip(UNTRAINED, told.ratios, strict=True):
+        result["formats"][name]["time"] = ratio.to_dict()
+    POST_TRAINING.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def untrained_section() -> list[str]:
+    lines = []
+    results = json.loads(POST_TRAINING.read_text())
+    for network, title in NETWORKS.items():
+        if network not in results:
+            continue
+        result = results[network]
+        lines += [
+            f"{title} with {result['macs_removed']:.0%} fewer MACs, pruned and "
+            f"refitted without training ({result['params']:,}",
+            "parameters left), in the formats that need none either. Time is that of "
+            "LiteRT on one core,",
+            "relative to `int8`.",
+            "",
+            "| | all 10,000 | second half | file | compressed | time |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for name in FORMATS:
+            row = result["formats"].get(name)
+            if row is None:
+                continue
+            right, time = row["accuracy"], row.get("time")
+            lines.append(
+                f"| `{name}` | {right['all']:.2f} | {right['second_half']:.2f} "
+                f"| {row['size'] / 1000:.1f} kB "
+                f"| {row['compressed_size'] / 1000:.1f} kB "
+                f"| {'' if time is None else format(time['value'], '.2f')} |"
+            )
+        mixed = result["formats"].get("mixed", {"notes": []})
+        told = [note for note in mixed["notes"] if "4 bits in" in note]
+        lines += ["", *[f"`mixed`: {note}." for note in told], ""]
+    lines += [
+        "Made by `python benchmarks/quantization.py --post-training`.",
+        "",
+    ]
+    return lines
+
+
+def recurrent() -> None:
+    """Print sizes of files of small recurrent networks, in bytes."""
+    import keras
+    import numpy as np
+
+    import kprune
+
+    path = pathlib.Path(tempfile.mkdtemp()) / "model.tflite"
+    print(
+        "| | steps | units | parameters | float32 | float16 | dynamic | int8 |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, steps, units in RECURRENT:
+        keras.utils.set_random_seed(0)
+        layer = getattr(keras.layers, name)(units)
+        model = keras.Sequential(
+            [keras.Input((steps, 16)), layer, keras.layers.Dense(4)]
+        )
+        x = np.random.default_rng(0).standard_normal((64, steps, 16))
+        sizes = [
+            kprune.export(
+                model, path, quantize, calibration=x.astype("float32")
+            ).size
+            for quantize in (None, "float16", "dynamic", "int8")
+        ]
+        cells = " | ".join(f"{n:,}" for n in (model.count_params(), *sizes))
+        print(f"| {name} | {steps} | {units} | {cells} |", flush=True)
 
 
 def spread(values: list[float]) -> str:
@@ -242,6 +391,7 @@ def page() -> None:
         "Made by `python benchmarks/quantization.py`; choices were made on the "
         "first half.",
         "",
+        *(untrained_section() if POST_TRAINING.exists() else []),
         END,
     ]
     text = PAGE.read_text()
@@ -259,12 +409,23 @@ def main() -> None:
     add("--data-dir")
     add("--weights")
     add("--work", type=pathlib.Path, help="folder that keeps the pruned model")
+    add("--models", help="folder of mlperf_tiny_ic_resnet8.h5")
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--post-training", action="store_true", help="formats without training")
+    add("--recurrent", action="store_true", help="sizes of recurrent networks")
     add("--page", action="store_true", help="write the page, measure nothing")
     options = parser.parse_args()
+    if options.recurrent:
+        recurrent()
+        return
     if not options.page:
         with tempfile.TemporaryDirectory() as folder:
             options.work = options.work or pathlib.Path(folder)
-            measure(options)
+            if options.post_training:
+                for network in options.networks:
+                    post_training(network, options)
+            else:
+                measure(options)
     page()
 
 

@@ -35,7 +35,12 @@ class Quantize(StrEnum):
     float16 = "float16"
     dynamic = "dynamic"
     int8 = "int8"
+    int4 = "int4"
+    mixed = "mixed"
     qat = "qat"
+
+
+CALIBRATED = (Quantize.int8, Quantize.int4, Quantize.mixed)
 
 
 _LITERT = (".tflite", ".h")
@@ -45,6 +50,8 @@ FORMATS = {
     "epochs": _LITERT,
     "clusters": _LITERT,
     "io_dtype": _LITERT,
+    "error_limit": (".tflite",),
+    "size_limit": (".tflite",),
     "opset": (".onnx",),
     "batch_size": (*_LITERT, ".onnx"),
 }
@@ -53,8 +60,8 @@ FORMATS = {
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Typical inputs for int8, in any form of --data; by default those of "
-        "--data."
+        help="Typical inputs for int8, int4 and mixed, in any form of --data; by "
+        "default those of --data."
     ),
 ]
 DataOption = Annotated[
@@ -80,8 +87,21 @@ Clusters = Annotated[
 IoDtype = Annotated[
     Dtype | None,
     typer.Option(
-        help="Inputs and outputs of an int8 file; float32 by default."
+        help="Inputs and outputs of an int8, int4 or mixed file; float32 by "
+        "default."
     ),
+]
+ErrorLimit = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="How many times the output error of an int8 file a mixed one may have; "
+        "2 by default.",
+    ),
+]
+SizeLimit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Bytes that a mixed file has at most."),
 ]
 Opset = Annotated[
     int | None, typer.Option(help="Operator set of an .onnx file.")
@@ -119,7 +139,11 @@ def export(  # noqa: PLR0913  options of a command
     ],
     quantize: Annotated[
         Quantize | None,
-        typer.Option(help="Number format of a .tflite or .h file."),
+        typer.Option(
+            help="Number format of a .tflite file; of .h int8 or qat. int4 and "
+            "mixed (int4 where it costs little) make small files, which are slow "
+            "on CPUs if they have convolutions."
+        ),
     ] = None,
     calibration: Calibration = None,
     data: DataOption = None,
@@ -130,6 +154,8 @@ def export(  # noqa: PLR0913  options of a command
     epochs: Epochs = None,
     clusters: Clusters = None,
     io_dtype: IoDtype = None,
+    error_limit: ErrorLimit = None,
+    size_limit: SizeLimit = None,
     opset: Opset = None,
     batch_size: BatchSize = None,
     tolerance: Tolerance = None,
@@ -142,7 +168,8 @@ def export(  # noqa: PLR0913  options of a command
 
     A model that still holds masks is rebuilt first. Training needs the optional
     packages of `pip install "kprune[tfmot]"`, and goes by the loss that the model
-    was saved with. With labelled samples, accuracy of model and file is shown.
+    was saved with; int4 and mixed need those of `kprune[edge]`. With labelled
+    samples, accuracy of model and file is shown.
 
     Example: `kprune export model.keras model.tflite --quantize int8
     --data photos`
@@ -150,12 +177,14 @@ def export(  # noqa: PLR0913  options of a command
     Example: `kprune export model.keras model.tflite --quantize qat
     --data train.npz --epochs 3`
     """
-    _check(quantize, calibration, data)
+    _check(quantize, calibration, data, error_limit, size_limit)
     given = {
         "quantize": quantize,
         "epochs": epochs,
         "clusters": clusters,
         "io_dtype": io_dtype,
+        "error_limit": error_limit,
+        "size_limit": size_limit,
         "opset": opset,
         "batch_size": batch_size,
     }
@@ -184,6 +213,8 @@ def export(  # noqa: PLR0913  options of a command
         "epochs": epochs,
         "clusters": clusters,
         "io_dtype": None if io_dtype is None else io_dtype.value,
+        "error_limit": error_limit,
+        "size_limit": size_limit,
         "opset": opset,
         "tolerance": tolerance,
         "original": original,
@@ -228,12 +259,16 @@ def check_format(out: Path, options: Iterable[str]) -> None:
 
 
 def _check(
-    quantize: Quantize | None, calibration: Path | None, data: Path | None
+    quantize: Quantize | None,
+    calibration: Path | None,
+    data: Path | None,
+    error_limit: float | None,
+    size_limit: int | None,
 ) -> None:
-    """Raise typer.BadParameter for data that is missing."""
-    if quantize is Quantize.int8 and calibration is None and data is None:
+    """Raise typer.BadParameter for what is missing or does not go together."""
+    if quantize in CALIBRATED and calibration is None and data is None:
         raise typer.BadParameter(
-            "--quantize int8 needs typical inputs: --calibration x.npy",
+            f"--quantize {quantize} needs typical inputs: --calibration x.npy",
             param_hint="--calibration",
         )
     if quantize is Quantize.qat and data is None:
@@ -241,4 +276,16 @@ def _check(
             "--quantize qat trains the model and needs inputs and targets: --data "
             'train.npz, written by np.savez("train.npz", x=x, y=y).',
             param_hint="--data",
+        )
+    limits = {"--error-limit": error_limit, "--size-limit": size_limit}
+    given = [name for name, value in limits.items() if value is not None]
+    if given and quantize is not Quantize.mixed:
+        raise typer.BadParameter(
+            "chooses the layers of a file with --quantize mixed.",
+            param_hint=given[0],
+        )
+    if len(given) > 1:
+        raise typer.BadParameter(
+            "a mixed file is held to one limit; leave one out.",
+            param_hint=" ".join(given),
         )

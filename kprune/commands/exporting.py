@@ -13,6 +13,7 @@ from kprune.commands.line import CommandLine
 from kprune.commands.outcome import Line
 from kprune.commands.pruning import make_scorer
 from kprune.commands.samples import Data
+from kprune.export.evidence import CALIBRATED
 from kprune.export.report import ExportReport
 from kprune.masking import is_masked
 from kprune.report import units
@@ -43,6 +44,8 @@ class Exporting:
             self.samples = data.samples(loaded)
             checked = data.checked(loaded, self.samples)
             self.calibration = typical.samples(loaded) or self.samples
+        # What calibrates says little of how well it calibrated.
+        self._apart = checked if checked is not self.calibration else None
         self.scorer, self.warnings = make_scorer(
             checked, loaded, data.checked_by
         )
@@ -58,6 +61,8 @@ class Exporting:
     ) -> ExportReport:
         """Write the file and verify it. See `kprune.export`."""
         samples, typical = self.samples, self.calibration
+        if self._apart is not None and quantize in CALIBRATED:
+            options = {**options, "validation": self._apart.x}
         trains = quantize == "qat" or "clusters" in options
         if trains and samples is not None:
             options = {**options, "data": (samples.x, samples.y)}

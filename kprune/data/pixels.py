@@ -134,20 +134,20 @@ def accuracies(
     return found
 
 
-def _operations(model: keras.Model) -> Iterator[tuple[Any, keras.Model]]:
+def operations(model: keras.Model) -> Iterator[tuple[Any, keras.Model]]:
     """Yield the operations of a model in order, nested models opened."""
     sequential = isinstance(model, keras.Sequential)
     for operation in model.layers if sequential else model.operations:
         nested = isinstance(operation, keras.Model)
         if nested and getattr(operation, "inputs", None):
-            yield from _operations(operation)
+            yield from operations(operation)
         else:
             yield operation, model
 
 
 def _rescales(model: keras.Model) -> bool:
     """Return whether arithmetic comes before the first weights."""
-    for operation, _ in _operations(model):
+    for operation, _ in operations(model):
         if type(operation).__name__ in _ARITHMETIC:
             return True
         if getattr(operation, "weights", None) and not _is_seed(operation):
@@ -164,13 +164,13 @@ def _distances(
     model: keras.Model, images: np.ndarray, modes: list[str], first: bool
 ) -> dict[str, float]:
     """Return how far each range is from the first statistics of the model."""
-    for operation, owner in _operations(model):
-        statistics = _statistics(operation)
-        if statistics is None:
+    for operation, owner in operations(model):
+        known = statistics(operation)
+        if known is None:
             continue
         if len(owner.inputs) != 1 or not _takes(owner, images):
             return {}
-        mean, variance, axis = statistics
+        mean, variance, axis = known
         before = keras.Model(owner.inputs[0], operation.input)
         found = {}
         for mode in modes:
@@ -194,7 +194,7 @@ def _takes(model: keras.Model, images: np.ndarray) -> bool:
     )
 
 
-def _statistics(layer: Any) -> tuple[np.ndarray, np.ndarray, int] | None:
+def statistics(layer: Any) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Return mean, variance and axis; None for other layers, and untrained ones."""
     if isinstance(layer, keras.layers.BatchNormalization):
         pair = (layer.moving_mean, layer.moving_variance)

@@ -8,17 +8,17 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from kprune.arguments import did_you_mean
 from kprune.arguments import whole
 from kprune.export.differences import Difference
 from kprune.export.differences import compare_outputs
+from kprune.export.evidence import Evidence
+from kprune.export.evidence import evidence
 from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
@@ -28,9 +28,6 @@ from kprune.export.original import measure_original
 from kprune.export.precision import float32_compute
 from kprune.export.precision import reduced_precision
 from kprune.export.report import ExportReport
-from kprune.export.samples import check_finite
-from kprune.export.samples import collect_samples
-from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
 from kprune.outputs import atomic_file
 from kprune.outputs import atomic_folder
@@ -39,14 +36,7 @@ from kprune.outputs import check_folder
 
 logger = logging.getLogger("kprune")
 
-_FEW_CALIBRATION_SAMPLES = 20
 _LARGE_DIFFERENCE = 0.2
-
-_NO_CALIBRATION = (
-    '`quantize="int8"` needs representative inputs to choose the ranges of '
-    "activations. Pass 100 to 500 of them: "
-    "export(..., calibration=x_train[:256])."
-)
 
 
 class VerificationError(ValueError):
@@ -62,7 +52,7 @@ class VerificationError(ValueError):
         self.difference = difference
 
 
-def export(
+def export(  # noqa: PLR0913  each says something of its own
     model: keras.Model,
     path: str | os.PathLike[str],
     quantize: str | None = None,
@@ -70,6 +60,7 @@ def export(
     tolerance: float | None = None,
     samples: int = 64,
     original: keras.Model | str | os.PathLike[str] | None = None,
+    validation: Any = None,
     **options: Any,
 ) -> ExportReport:
     """Write a model for deployment and verify that it computes the same.
@@ -89,24 +80,33 @@ def export(
         path: File or folder to write. Its parent folder must exist.
         quantize: For `.tflite`: None for float32; `"float16"` weights;
             `"dynamic"` for int8 weights; `"int8"` for int8 weights and
-            activations, which needs `calibration`; `"qat"` for the same after
-            quantisation-aware training, which needs `data`.
+            activations, which needs `calibration`; `"int4"` for the same with
+            int4 weights in convolutions and dense layers; `"mixed"` for int4
+            weights where they cost little, int8 in other layers; `"qat"` for
+            int8 after quantisation-aware training, which needs `data`.
         calibration: Real inputs, with or without targets: arrays, a
             `tf.data.Dataset` or another kind of data that `kprune.prune` takes.
-            At most 512 samples are read. They calibrate int8 and serve to verify
-            any format. Defaults to the inputs of `data`, if there is any.
+            At most 512 samples calibrate int8 and int4. Some more, or of 50 and
+            more every fifth, are held back: the file is verified on what it was
+            not calibrated on. Fewer serve for both, and the report says so.
+            Other formats are verified on them. Defaults to the inputs of
+            `data`, if there is any.
         tolerance: Largest accepted output difference relative to the output's
             largest magnitude. By default 1e-3, 5e-2 for float16, and 1 for
-            `"dynamic"`, `"int8"`, `"qat"` and `clusters`, of which a warning
-            tells above 0.2. `math.inf` accepts any difference.
+            `"dynamic"`, `"int8"`, `"int4"`, `"mixed"`, `"qat"` and `clusters`, of
+            which a warning tells above 0.2. `math.inf` accepts any difference.
         samples: Number of verification samples; random ones (seeded) if there is
-            no calibration data.
+            no data.
         original: What the report compares the size with: the model before
             pruning, of which the weights in float32 count, or a file exported
             from it. By default `model`, a masked one without its masks.
+        validation: Real inputs to verify on, of any kind that `calibration`
+            takes, that calibrate nothing. By default some of `calibration`.
         **options: Options of the format. `.tflite`: `batch_size` (1; None makes
-            it dynamic) and `io_dtype` (`"float32"` or `"int8"`); `clusters`
-            (None, or how many different weights to leave in each kernel);
+            it dynamic) and `io_dtype` (`"float32"` or `"int8"`); for `"mixed"`
+            one of `error_limit` (2: how many times the output error of an
+            int8 file is accepted) and `size_limit` (bytes); `clusters` (None, or
+            how many different weights to leave in each kernel);
             and for training with `quantize="qat"` or `clusters`: `data` (arrays
             `(x, y)`, or batches of them in a `tf.data.Dataset` or a
             `keras.utils.PyDataset`), `epochs` (1), `learning_rate` (1e-4, of
@@ -143,16 +143,16 @@ def export(
     job = Job(ModelSignature(model), quantize, None, settings, name=path.stem)
     before = measure_original(given if original is None else original)
     chosen.check(job)
-    argument = "data" if calibration is None else "calibration"
-    if calibration is None:
-        calibration = settings.get("data")
-    if quantize == "int8" and calibration is None:
-        raise ValueError(_NO_CALIBRATION)
-    data = _calibration(job.signature, calibration, quantize, argument)
-    job = dataclasses.replace(job, calibration=data)
-    inputs = random_samples(job.signature, samples) if data is None else data
-    inputs = [array[:samples] for array in inputs]
-    report = _write_verified(chosen, job, path, inputs, tolerance)
+    found = evidence(
+        job.signature,
+        quantize,
+        samples,
+        calibration,
+        validation,
+        settings.get("data"),
+    )
+    job = dataclasses.replace(job, calibration=found.calibration)
+    report = _write_verified(chosen, job, path, found, tolerance)
     return dataclasses.replace(report, rebuilt=rebuilt, original=before)
 
 
@@ -160,7 +160,7 @@ def _write_verified(
     chosen: Format,
     job: Job,
     path: Path,
-    inputs: Sequence[np.ndarray],
+    found: Evidence,
     tolerance: float | None,
 ) -> ExportReport:
     limit = chosen.tolerance(job) if tolerance is None else tolerance
@@ -170,8 +170,8 @@ def _write_verified(
     ):
         written = chosen.prepare(job)
         chosen.write(written, temporary)
-        reference = job.signature.predict(inputs)
-        outputs = chosen.run(job, temporary, inputs)
+        reference = job.signature.predict(found.inputs)
+        outputs = chosen.run(job, temporary, found.inputs)
         difference = compare_outputs(reference, outputs)
         _check_difference(difference, limit, path)
         if difference.constant:
@@ -189,32 +189,18 @@ def _write_verified(
         sizes=sizes,
         difference=difference,
         tolerance=None if math.isinf(limit) else limit,
-        data="random inputs" if job.calibration is None else "calibration data",
+        data=found.origin,
         original=measure_original(job.signature.model),
         operators=operators.counts,
         custom_operators=operators.custom,
         arena=arena,
-        notes=(*notes, *written.notes, *chosen.notes(written)),
+        notes=(
+            *found.notes,
+            *notes,
+            *written.notes,
+            *chosen.notes(written),
+        ),
     )
-
-
-def _calibration(
-    signature: ModelSignature,
-    calibration: Any,
-    quantize: str | None,
-    argument: str,
-) -> list[np.ndarray] | None:
-    if calibration is None:
-        return None
-    data = collect_samples(signature, calibration, argument=argument)
-    if quantize in ("int8", "qat"):
-        check_finite(signature, data, argument)
-    if quantize == "int8" and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
-        logger.warning(
-            "export: int8 calibration on only %d samples; 100 to 500 are usual",
-            len(data[0]),
-        )
-    return data
 
 
 def _check(

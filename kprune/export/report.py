@@ -32,7 +32,9 @@ class ExportReport(Displayed):
         difference: How far its outputs lie from those of the Keras model.
         tolerance: Largest relative difference that was accepted, or None if
             differences were only reported.
-        data: What it was verified on: `"calibration data"` or `"random inputs"`.
+        data: What it was verified on: `"calibration data held back"` (not used to
+            calibrate), `"validation data"`, `"calibration data"`, `"training
+            data"` or `"random inputs"`.
         original: What the size is compared with.
         rebuilt: Whether a masked model was rebuilt into its compact form first.
         operators: Operator name -> number of uses; empty for formats without.

@@ -102,6 +102,26 @@ def collect_samples(
     ]
 
 
+def spread(samples: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Return some samples, evenly from the first to the last.
+
+    Data often come class by class, so the first ones alone would not do.
+
+    Args:
+        samples: One array per input.
+        count: How many at most.
+    """
+    rows = spread_rows(len(samples[0]), count)
+    return [array[rows] for array in samples]
+
+
+def spread_rows(size: int, count: int) -> np.ndarray:
+    """Return numbers of samples, evenly from the first to the last."""
+    if size <= count:
+        return np.arange(size)
+    return np.linspace(0, size - 1, count).round().astype(int)
+
+
 def check_finite(
     signature: ModelSignature,
     samples: Sequence[np.ndarray],

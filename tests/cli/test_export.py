@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import keras
 import numpy as np
+import pytest
 from ai_edge_litert.interpreter import Interpreter
 from cli.running import assert_fails
 from cli.running import run
@@ -107,3 +109,39 @@ def test_options_are_those_of_the_formats():
                 else option in chosen.options
             )
             assert has == (chosen.suffix in suffixes), (name, option)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ai_edge_quantizer") is None,
+    reason="needs kprune[edge]",
+)
+def test_4_bits_from_the_command_line(saved, tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "model.tflite"
+    asked = ("export", saved, out, "--calibration", tmp_path / "x.npy")
+    result = run(*asked, "--quantize", "mixed", "--error-limit", 100, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["quantize"] == "mixed"
+    assert any("4 bits in" in note for note in told["notes"])
+
+
+def test_limits_are_checked_before_anything_is_loaded(saved, tmp_path):
+    out = tmp_path / "model.tflite"
+    result = run("export", saved, out, "--quantize", "int4")
+    assert result.exit_code == 2 and "needs typical inputs" in result.output
+    asked = (
+        "export",
+        saved,
+        out,
+        "--data",
+        tmp_path / "x.npy",
+        "--size-limit",
+        9,
+    )
+    result = run(*asked, "--quantize", "int8")
+    assert result.exit_code == 2 and "--quantize mixed" in result.output
+    result = run(*asked, "--quantize", "mixed", "--error-limit", 2)
+    assert result.exit_code == 2 and "one limit" in result.output
+    result = run("export", saved, out, "--quantize", "int2")
+    assert result.exit_code == 2 and "int4" in result.output

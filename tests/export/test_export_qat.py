@@ -60,7 +60,7 @@ def test_accuracy_is_kept_in_int8(model, tmp_path, io_dtype):
     assert len(floats) == (2 if io_dtype == "float32" else 0)
     assert digits.accuracy(path) >= digits.keras_accuracy(model) - 0.01
     assert report.quantize == "qat" and report.top1 >= 0.95
-    assert report.data == "calibration data"
+    assert report.data == "training data"
     assert "trained for 1 epoch" in str(report)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

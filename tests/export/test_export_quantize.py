@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -191,3 +193,30 @@ def test_large_quantisation_error_is_logged(tmp_path, caplog):
     )
     assert report.max_rel > 0.2
     assert "check its accuracy" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("layer", "steps", "grows"),
+    [("LSTM", 48, True), ("GRU", 48, True), ("LSTM", 2, False)],
+)
+def test_an_int8_file_that_grows_is_announced(
+    tmp_path, caplog, layer, steps, grows
+):
+    """What is said before is held against the files, within a third."""
+    units = 16 if grows else 48
+    model = keras.Sequential(
+        [keras.Input((steps, 8)), getattr(keras.layers, layer)(units)]
+    )
+    x = np.random.default_rng(0).standard_normal((60, steps, 8))
+    report = kprune.export(
+        model, tmp_path / "m.tflite", "int8", x.astype("float32")
+    )
+    if not grows:
+        assert "unrolls" not in caplog.text
+        assert report.size < 4 * model.count_params()
+        return
+    said = re.search(r"file of about ([\d.]+) kB", caplog.text)
+    assert float(said[1]) * 1000 == pytest.approx(report.size, rel=0.33)
+    assert "'dynamic'" in caplog.text and "'float16'" in caplog.text
+    small = kprune.export(model, tmp_path / "m.tflite", "dynamic")
+    assert report.size > 5 * small.size

@@ -36,6 +36,7 @@ class Job:
         options: Value of every option of the format.
         notes: What the user should know about the way here.
         name: Name that the file will have, without its suffix.
+        content: Bytes of the file, if `prepare` has made them.
     """
 
     signature: ModelSignature
@@ -44,6 +45,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     name: str = "model"
+    content: bytes | None = None
 
 
 class Format(abc.ABC):

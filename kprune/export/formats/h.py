@@ -18,6 +18,7 @@ from kprune.export.formats.base import register
 from kprune.export.formats.tflite import INTEGER
 from kprune.export.formats.tflite import TFLite
 from kprune.export.formats.tflite import convert
+from kprune.export.int4 import options as int4
 from kprune.export.micro.arena import Arena
 from kprune.export.micro.arena import estimate_arena
 from kprune.export.micro.describe import describe
@@ -45,9 +46,13 @@ class CHeader(TFLite):
 
     name = "C array"
     suffix = ".h"
-    # TensorFlow Lite Micro has no kernels for float16 or dynamic weights.
+    # TensorFlow Lite Micro has no kernels for float16 or dynamic weights, and
+    # unpacks those of 4 bits into memory that the arena's estimate lacks.
     quantize = (None, *INTEGER)
-    options: ClassVar[Mapping[str, Any]] = {**TFLite.options, "symbol": None}
+    options: ClassVar[Mapping[str, Any]] = {
+        **{k: v for k, v in TFLite.options.items() if k not in int4.DEFAULTS},
+        "symbol": None,
+    }
 
     def check(self, job: Job) -> None:
         if job.options["batch_size"] is None:

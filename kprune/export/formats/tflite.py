@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import tempfile
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from kprune.export.float64 import explain_float64
 from kprune.export.formats.base import Format
 from kprune.export.formats.base import Job
 from kprune.export.formats.base import register
+from kprune.export.int4 import options as int4
 from kprune.export.operators import Operators
 from kprune.export.operators import tflite_operators
 from kprune.export.precision import rolled_layers
@@ -30,10 +31,13 @@ from kprune.export.serving import check_batch_size
 from kprune.export.serving import has_loops
 from kprune.export.serving import serving_function
 from kprune.export.tfmot import options as training_aware
+from kprune.export.unrolling import warn_of_growth
 from kprune.outputs import ending
 
 INTEGER = ("int8", "qat")
 """Values of `quantize` whose files compute in int8."""
+
+LOW_BIT = int4.KINDS
 
 _LOOPS = (
     "Model {name!r} has loops that the int8 converter cannot calibrate (recurrent "
@@ -51,7 +55,10 @@ class TFLite(Format):
             be resized freely, but recurrent layers do not convert, and
             accelerators often refuse dynamic shapes.
         io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a
-            model with `quantize="int8"` or `"qat"`.
+            model whose `quantize` is `"int8"`, `"qat"`, `"int4"` or `"mixed"`.
+        error_limit, size_limit: What a `"mixed"` file is held to: how many
+            times the output error of the int8 file, 2 by default; or its
+            bytes.
         clusters: Number of different weights to leave in each kernel, or None.
         data: Training data with targets, for `"qat"` and `clusters`.
         epochs, learning_rate, loss: How to train on it; the loss is by default
@@ -65,10 +72,12 @@ class TFLite(Format):
         "float16",
         "dynamic",
         *INTEGER,
+        *LOW_BIT,
     )
     options: ClassVar[Mapping[str, Any]] = {
         "batch_size": 1,
         "io_dtype": "float32",
+        **int4.DEFAULTS,
         **training_aware.DEFAULTS,
     }
     float32 = True
@@ -80,14 +89,22 @@ class TFLite(Format):
             raise ValueError(
                 f"`io_dtype` must be 'float32' or 'int8'. Received: {io_dtype!r}."
             )
-        if io_dtype == "int8" and job.quantize not in INTEGER:
+        integer = (*INTEGER, *LOW_BIT)
+        if io_dtype == "int8" and job.quantize not in integer:
             raise ValueError(
-                "`io_dtype='int8'` needs `quantize='int8'` or 'qat'. Received: "
-                f"quantize={job.quantize!r}."
+                f"`io_dtype='int8'` needs quantize={', '.join(map(repr, integer))}. "
+                f"Received: quantize={job.quantize!r}."
             )
+        int4.check(job.signature.model, job.quantize, job.options)
         training_aware.check(job.signature.model, job.quantize, job.options)
+        if job.quantize in INTEGER:
+            warn_of_growth(job.signature.model)
 
     def prepare(self, job: Job) -> Job:
+        if job.quantize in LOW_BIT:
+            from kprune.export.int4.pipeline import low_bit
+
+            return low_bit(job, convert, calls, self.run)
         if not training_aware.is_wanted(job.quantize, job.options):
             return job
         from kprune.export.tfmot.pipeline import compress
@@ -95,7 +112,7 @@ class TFLite(Format):
         return compress(job)
 
     def write(self, job: Job, path: Path) -> None:
-        path.write_bytes(convert(job))
+        path.write_bytes(job.content or convert(job))
 
     def run(
         self, job: Job, path: Path, samples: Sequence[np.ndarray]
@@ -189,32 +206,27 @@ def _configure(converter: Any, job: Job) -> None:
         # After quantisation-aware training, what was outside of it is left to
         # calibrate.
         supported = [ops.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = _representative(job)
+        converter.representative_dataset = functools.partial(calls, job)
         io_dtype = tf.as_dtype(job.options["io_dtype"])
         converter.inference_input_type = io_dtype
         converter.inference_output_type = io_dtype
     converter.target_spec.supported_ops = supported
 
 
-def _representative(job: Job) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+def calls(job: Job) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the calibration data of a job as calls of its file's signature."""
     names = [spec.name for spec in job.signature.inputs]
     arrays = job.calibration or []
     step = job.options["batch_size"] or 1
-
-    def batches() -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(arrays[0]), step):
-            rows = np.arange(start, start + step) % len(arrays[0])
-            yield {
-                name: np.asarray(
-                    array[rows],
-                    np.float32
-                    if np.issubdtype(array.dtype, np.floating)
-                    else None,
-                )
-                for name, array in zip(names, arrays, strict=True)
-            }
-
-    return batches
+    for start in range(0, len(arrays[0]), step):
+        rows = np.arange(start, start + step) % len(arrays[0])
+        yield {
+            name: np.asarray(
+                array[rows],
+                np.float32 if np.issubdtype(array.dtype, np.floating) else None,
+            )
+            for name, array in zip(names, arrays, strict=True)
+        }
 
 
 def _explain(error: Exception, job: Job) -> str:

@@ -1,0 +1,141 @@
+"""The samples that calibrate a file, and those that tell how good it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kprune.data.expectations import unexpected
+from kprune.export.samples import MAX_SAMPLES
+from kprune.export.samples import check_finite
+from kprune.export.samples import collect_samples
+from kprune.export.samples import random_samples
+from kprune.export.samples import spread_rows
+from kprune.export.signature import ModelSignature
+
+logger = logging.getLogger("kprune")
+
+CALIBRATED = ("int8", "int4", "mixed")
+"""Values of `quantize` that cannot do without calibration data."""
+
+FEWEST = 50
+"""Calibration samples of which some are held back to verify on."""
+
+_SHARE = 5
+"""One in so many is held back, unless there are more than are needed."""
+
+_FEW_CALIBRATION_SAMPLES = 20
+
+_NO_CALIBRATION = (
+    '`quantize="{}"` needs representative inputs to choose the ranges of '
+    "activations. Pass 100 to 500 of them: "
+    "export(..., calibration=x_train[:256])."
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The samples of one export.
+
+    Args:
+        calibration: What ranges are measured on, or None.
+        inputs: What the file is compared on.
+        origin: What these are, in words.
+        notes: What speaks against trusting the figures.
+    """
+
+    calibration: list[np.ndarray] | None
+    inputs: list[np.ndarray]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+def evidence(
+    signature: ModelSignature,
+    quantize: str | None,
+    samples: int,
+    calibration: Any = None,
+    validation: Any = None,
+    training: Any = None,
+) -> Evidence:
+    """Read the samples of an export, and part those that must be kept apart.
+
+    Args:
+        signature: The model's inputs.
+        quantize: Kind of quantisation.
+        samples: Number of samples to compare on.
+        calibration: See `kprune.export`.
+        validation: See `kprune.export`.
+        training: What the model is trained on.
+
+    Raises:
+        ValueError: Calibration data are missing, or data do not fit the model.
+        TypeError: Data are of no accepted type.
+    """
+    if quantize in CALIBRATED and calibration is None and training is None:
+        raise ValueError(_NO_CALIBRATION.format(quantize))
+    data = _read(signature, quantize, samples, calibration, training)
+    ranges = quantize in (*CALIBRATED, "qat")
+    notes = []
+    if data is not None:
+        name = "training data" if calibration is None else "calibration data"
+        notes = unexpected(signature.model, data, name)
+    for doubt in notes:
+        logger.warning("export: %s", doubt)
+    if validation is not None:
+        inputs = collect_samples(signature, validation, samples, "validation")
+        origin = "validation data"
+    elif data is None:
+        inputs, origin = random_samples(signature, samples), "random inputs"
+    elif ranges and calibration is not None and len(data[0]) >= FEWEST:
+        data, inputs = _parted(data, samples)
+        origin = "calibration data held back"
+    else:
+        inputs = [array[:samples] for array in data]
+        origin = "calibration data" if training is None else "training data"
+        if ranges:
+            notes.append(
+                f"measured on the {origin} themselves, with which it agrees more "
+                "than with others: pass `validation`"
+            )
+    return Evidence(data, inputs, origin, tuple(notes))
+
+
+def _read(
+    signature: ModelSignature,
+    quantize: str | None,
+    samples: int,
+    calibration: Any,
+    training: Any,
+) -> list[np.ndarray] | None:
+    given = training if calibration is None else calibration
+    if given is None:
+        return None
+    argument = "data" if calibration is None else "calibration"
+    ranges = quantize in (*CALIBRATED, "qat")
+    limit = MAX_SAMPLES + (samples if ranges else 0)
+    data = collect_samples(signature, given, limit, argument)
+    if ranges:
+        check_finite(signature, data, argument)
+    if quantize in CALIBRATED and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
+        logger.warning(
+            "export: %s calibration on only %d samples; 100 to 500 are usual",
+            quantize,
+            len(data[0]),
+        )
+    return data
+
+
+def _parted(
+    data: Sequence[np.ndarray], samples: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the samples to calibrate on, and some others from among them."""
+    size = len(data[0])
+    count = min(samples, max(size // _SHARE, size - MAX_SAMPLES))
+    held = np.zeros(size, bool)
+    held[spread_rows(size, count)] = True
+    return [a[~held] for a in data], [a[held] for a in data]

@@ -1,0 +1,1 @@
+"""Files with weights of 4 bits, through ai-edge-quantizer."""
