@@ -56,10 +56,10 @@ at most. The parts of each run are in its file. Controls that remove at the same
 (`later-...` in `arms.py`) have not been run there, so claims that need them are missing
 below.
 
-**Batch normalisation** of all networks has a momentum of 0.9. At Keras' default of
-0.99, with which ResNet-8 was published, the statistics lag some 300 steps behind: in so
-short runs that would be held against whatever removes filters late and does not measure
-them anew.
+**Batch normalisation** has a momentum of 0.9 but for the series of ResNet-8 with 3,000
+images, which trained at Keras' 0.99, as it was published. There the statistics lag some
+300 steps behind, and so short runs hold that against whatever removes filters late and
+does not measure them anew.
 """
 
 Result = dict[str, Any]
