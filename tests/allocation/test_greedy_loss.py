@@ -276,7 +276,7 @@ def test_what_is_left_is_kept_by_later_rounds():
 @pytest.mark.parametrize(
     "loss, message",
     [
-        (lambda *_: float("nan"), "it is nan"),
+        (lambda *_: float("nan"), "loss is nan"),
         (
             lambda m, _: float("inf") if m else 1.0,
             "could go next, and 1.0 with",

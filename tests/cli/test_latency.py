@@ -194,7 +194,7 @@ def test_prune_to_multiples(saved, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--latency-table", "t.json"), "with --reduce latency=0.5"),
+        (("--latency-table", "t.json"), "needs --reduce latency=0.5"),
         (("--runtime", "ethos-u55-128"), "latency=0.5 or ram=0.5"),
         (("--reduce", "ram=0.5", "--reduce", "ram=0.4"), "ram twice"),
         (("--round-to", 8, "--reduce", "latency=0.5"), "omit --round-to"),
@@ -202,7 +202,7 @@ def test_prune_to_multiples(saved, tmp_path):
         (("--round-to", 0), "--round-to"),
         (
             ("--round-to", 8, "--method", "hgs", "--data", "d.npz"),
-            "has an allocation of its own",
+            "has its own allocation",
         ),
     ],
 )

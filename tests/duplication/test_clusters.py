@@ -148,7 +148,7 @@ def test_groups_without_exact_copies_are_pruned(caplog):
             calls.on_epoch_begin(epoch)
             masked.train_on_batch(x, y)
             calls.on_epoch_end(epoch)
-    assert "group 'normed' is not clustered" in caplog.text
+    assert "Group 'normed' is not clustered" in caplog.text
     compact = kprune.rebuild(masked, merge=None)
     sizes = prunable_sizes(compact)
     assert sizes["normed"] < 8 and sizes["free"] < 8
