@@ -214,7 +214,7 @@ def test_nan_scores_blame_the_criterion_where_weights_are_finite(residual):
         return np.full(group.size, np.inf)
 
     with pytest.raises(
-        ValueError, match="divides returned inf.*The weights are finite"
+        ValueError, match=r"divides returned inf.*The weights are finite"
     ):
         scores(divides, residual)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kprune.recovery._linear import ConvolutionMatrix
 from kprune.recovery._linear import DenseMatrix
-from kprune.recovery._linear import Linear
+from kprune.recovery._linear import LinearView
 from kprune.tflite import Flatbuffer
 from kprune.tflite.flatbuffer import dtype_names
 from kprune.tflite.flatbuffer import pack
@@ -101,7 +101,7 @@ class MatrixFile:
             if self._is_matrix(index, places)
         ]
 
-    def view(self, position: int) -> Linear:
+    def view(self, position: int) -> LinearView:
         """Return the layer that an operator is."""
         op = self._graph.operators[position]
         if self._file.kind(op) == "FULLY_CONNECTED":
