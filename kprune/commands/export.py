@@ -281,7 +281,7 @@ def _check(
     given = [name for name, value in limits.items() if value is not None]
     if given and quantize is not Quantize.mixed:
         raise typer.BadParameter(
-            "chooses the layers of a file with --quantize mixed.",
+            "needs --quantize mixed.",
             param_hint=given[0],
         )
     if len(given) > 1:

@@ -140,7 +140,7 @@ def test_limits_are_checked_before_anything_is_loaded(saved, tmp_path):
         9,
     )
     result = run(*asked, "--quantize", "int8")
-    assert result.exit_code == 2 and "--quantize mixed" in result.output
+    assert result.exit_code == 2 and "needs --quantize mixed" in result.output
     result = run(*asked, "--quantize", "mixed", "--error-limit", 2)
     assert result.exit_code == 2 and "one limit" in result.output
     result = run("export", saved, out, "--quantize", "int2")

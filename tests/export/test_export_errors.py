@@ -23,7 +23,7 @@ from kprune.export.formats.tflite import TFLite
             {},
             r"Unknown export format '\.pb'.*\.keras, \.onnx, \.tflite",
         ),
-        ("m.tflite", {"quantize": "int4"}, "quantize='int4'"),
+        ("m.tflite", {"quantize": "int2"}, "'int2'"),
         ("m.onnx", {"quantize": "int8"}, r"Quantised files are `\.tflite`"),
         ("m.keras", {"quantize": "float16"}, "takes quantize=None"),
         ("m.tflite", {"opset": 13}, "has no option 'opset'"),
@@ -32,7 +32,7 @@ from kprune.export.formats.tflite import TFLite
         ("m.tflite", {"batch_size": 0}, "batch_size"),
         ("m.tflite", {"batch_size": True}, "batch_size"),
         ("m.tflite", {"io_dtype": "int4"}, "'float32' or 'int8'"),
-        ("m.tflite", {"io_dtype": "int8"}, "needs `quantize='int8'` or 'qat'"),
+        ("m.tflite", {"io_dtype": "int8"}, "needs quantize='int8'"),
         ("m.tflite", {"samples": 0}, "samples"),
     ],
 )
