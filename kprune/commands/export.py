@@ -286,6 +286,6 @@ def _check(
         )
     if len(given) > 1:
         raise typer.BadParameter(
-            "a mixed file is held to one limit; leave one out.",
+            "give one limit, not both.",
             param_hint=" ".join(given),
         )
