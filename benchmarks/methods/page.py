@@ -326,7 +326,7 @@ def plot(results: list[Result], path: Path) -> None:
 def style(order: int) -> dict[str, Any]:
     return {
         "color": f"C{order % 10}",
-        "linestyle": ("-", "--", ":")[order // 10],
+        "linestyle": ("-", "--", ":", "-.")[order // 10],
     }
 
 
