@@ -131,12 +131,11 @@ def test_plot(report, tmp_path, suffix):
 
 
 def test_sixty_groups_have_sixty_distinguishable_lines():
-    from matplotlib.figure import Figure
-
+    figure = pytest.importorskip("matplotlib.figure").Figure()
     curve = Curve(4, np.arange(3), {"loss": np.arange(3.0)})
     names = [f"group{n}" for n in range(60)]
     report = Sensitivity(dict.fromkeys(names, curve), {"loss": 0.0})
-    axes = Figure().subplots()
+    axes = figure.subplots()
     report.draw(axes)
     *drawn, _ = axes.lines  # The last one is the baseline.
     looks = {(d.get_color(), d.get_linestyle(), d.get_marker()) for d in drawn}
