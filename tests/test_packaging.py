@@ -128,6 +128,7 @@ def test_every_extra_is_part_of_all():
     extras = set(metadata.get_all("Provides-Extra"))
     assert extras == {
         "onnx",
+        "edge",
         "ethos",
         "tfmot",
         "data",
