@@ -97,15 +97,33 @@ class Arm:
         allocation: MeasuredOnce | None = None,
     ) -> keras.Model:
         """Return the model pruned at once, on images without labels."""
-        best = allocation or "output_error"
         return kprune.prune(
             model,
-            criterion=Random(seed) if self.random else "reconstruction",
-            reduce=reduce,
-            allocation="global" if self.random else best,
             data=x,
             recover=self.recover,
+            **self.parts(model, reduce, seed, allocation or "output_error"),
         )
+
+    def parts(
+        self,
+        model: keras.Model,
+        reduce: Mapping[str, float],
+        seed: int,
+        best: Any,
+    ) -> dict[str, Any]:
+        """Return criterion, allocation and targets, as of `kprune.prune`.
+
+        Args:
+            model: The model to prune.
+            reduce: What is asked for.
+            seed: Of what is random.
+            best: The allocation that measures the output error.
+        """
+        if self.random:
+            chosen = {"criterion": Random(seed), "allocation": "global"}
+        else:
+            chosen = {"criterion": "reconstruction", "allocation": best}
+        return {**chosen, "reduce": reduce}
 
 
 HIGH = ({"macs": 0.65}, {"macs": 0.75})

@@ -110,8 +110,8 @@ def pretrained(depth: int, weights: Path) -> keras.Model:
         logits.set_weights(model.get_weights())
         for layer in logits.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
-                # As in the other networks. At Keras' 0.99 the statistics lag
-                # behind by 300 steps, and short runs measure that.
+                # As in the other networks. At Keras' 0.99 statistics follow to
+                # 95 % in 300 steps, and short runs would measure that.
                 layer.momentum = 0.9
         return logits
     if str(EXAMPLES) not in sys.path:

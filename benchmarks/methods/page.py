@@ -57,8 +57,8 @@ at most. The parts of each run are in its file. Controls that remove at the same
 below.
 
 **Batch normalisation** has a momentum of 0.9 but for the series of ResNet-8 with 3,000
-images, which trained at Keras' 0.99, as it was published. There the statistics lag some
-300 steps behind, and so short runs hold that against whatever removes filters late and
+images, which trained at Keras' 0.99, as it was published. There statistics follow to
+95 % in 300 steps, and so short runs hold that against whatever removes filters late and
 does not measure them anew.
 """
 

@@ -89,23 +89,16 @@ class DeviceArm(points.Arm):
 
     runtime: str = "ethos-u55-128"
 
-    def prune(
+    def parts(
         self,
         model: keras.Model,
         reduce: Mapping[str, float],
-        x: Any,
         seed: int,
-        allocation: points.MeasuredOnce | None = None,
-    ) -> keras.Model:
-        worth = allocation or points.MeasuredOnce()
-        return kprune.prune(
-            model,
-            criterion="reconstruction",
-            reduce=reduce,
-            allocation=Latency(runtime=self.runtime, allocation=worth),
-            data=x,
-            recover=self.recover,
-        )
+        best: Any,
+    ) -> dict[str, Any]:
+        found = super().parts(model, reduce, seed, best)
+        device = Latency(runtime=self.runtime, allocation=found["allocation"])
+        return {**found, "allocation": device}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,48 +111,34 @@ class WidthsArm(points.Arm):
 
     widths: tuple[int, ...] = (5, 8, 32, 32, 64, 32)
 
-    def prune(
+    def parts(
         self,
         model: keras.Model,
         reduce: Mapping[str, float],
-        x: Any,
         seed: int,
-        allocation: points.MeasuredOnce | None = None,
-    ) -> keras.Model:
+        best: Any,
+    ) -> dict[str, Any]:
         groups = kprune.trace(kprune.wrap(model)).prunable
         shares = {
             group.name: 1 - kept / group.size
             for group, kept in zip(groups, self.widths, strict=True)
         }
-        return kprune.prune(
-            model,
-            criterion="reconstruction",
-            allocation=shares,
-            data=x,
-            recover=self.recover,
-        )
+        return {"criterion": "reconstruction", "allocation": shares}
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundedArm(points.Arm):
     """A way of pruning for MACs, in widths that are multiples of 8."""
 
-    def prune(
+    def parts(
         self,
         model: keras.Model,
         reduce: Mapping[str, float],
-        x: Any,
         seed: int,
-        allocation: points.MeasuredOnce | None = None,
-    ) -> keras.Model:
-        return kprune.prune(
-            model,
-            criterion="reconstruction",
-            reduce=reduce,
-            allocation=kprune.allocation.Global(round_to=8),
-            data=x,
-            recover=self.recover,
-        )
+        best: Any,
+    ) -> dict[str, Any]:
+        rounded = kprune.allocation.Global(round_to=8)
+        return super().parts(model, reduce, seed, rounded)
 
 
 GATE = {"latency": 0.4, "ram": 0.4}

@@ -220,7 +220,7 @@ class Mimic(Recovery):
         return take(inputs, rng.choice(count, size, replace=False))
 
     def _optimizer(self, rate: Any) -> keras.optimizers.Optimizer:
-        # The best rate of SGD differs by 15 times between networks.
+        # Unlike SGD's, one rate suits networks of different scales.
         return keras.optimizers.Adam(rate)
 
     def _compile(self, pupil: keras.Model, scales: list[float]) -> None:
