@@ -73,8 +73,7 @@ def test_a_stream_is_mixed_at_all_layers_that_write_to_it():
     model = residual()
     masked = kprune.wrap(model)
     mixture = Mixture(masked, kprune.trace(masked).prunable)
-    kappa = RNG.uniform(size=10).astype("float32")
-    kappa[-1] = 1.0
+    kappa = RNG.uniform(size=9).astype("float32")
     mixture.kappa.assign(kappa)
     shares = mixture.kappas()
     assert {n: len(k) for n, k in shares.items()} == {"stem": 4, "inner": 5}
@@ -98,9 +97,27 @@ def test_a_stream_is_mixed_at_all_layers_that_write_to_it():
     wanted = dense("head", out[0] + stem[0])
     found = keras.ops.convert_to_numpy(mixture([x, false]))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    mixture.kappa.assign(np.ones(10))
+    mixture.kappa.assign(np.ones(9))
     found = keras.ops.convert_to_numpy(mixture([x, false]))
     np.testing.assert_allclose(found, outputs(model, x)[0], atol=1e-5)
+
+
+def test_channels_outside_of_the_groups_stay_real():
+    inputs = keras.Input((3,))
+    joint = keras.layers.Dense(6, name="joint")(inputs)
+    head = keras.layers.Dense(2, name="head")(joint[:, :4])
+    model = keras.Model(inputs, [head, joint[:, 4:]])
+    masked = kprune.wrap(model)
+    mixture = Mixture(masked, kprune.trace(masked).prunable)
+    (learned,) = mixture.trainable_variables
+    assert learned.shape == (4,)
+    x, _ = samples()
+    x = x[:, :3]
+    learned.assign(np.zeros(4))
+    found, pinned = mixture([x, knockoffs(x, np.random.default_rng(1))])
+    wanted, real = outputs(model, x)
+    np.testing.assert_allclose(values(pinned), real, atol=1e-5)
+    assert not np.allclose(values(found), wanted, atol=1e-3)
 
 
 def test_without_search_nothing_is_known():

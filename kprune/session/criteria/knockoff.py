@@ -187,16 +187,13 @@ class Mixture(keras.Model):
         self.output_names = masked.output_names
         self._ranges: dict[str, range] = {}
         self._sources: dict[int, np.ndarray] = {}
-        count = self._find_places(groups)
-        # The last entry is for channels that are not mixed.
         self.kappa = self.add_weight(
-            shape=(count + 1,),
-            initializer="ones",
+            shape=(self._find_places(groups),),
+            initializer=keras.initializers.Constant(0.5),
             dtype="float32",
             constraint=_Shares(),
             name="kappa",
         )
-        self.kappa.assign(np.append(np.full(count, 0.5, "float32"), 1.0))
         self.built = True
 
     @property
@@ -278,7 +275,9 @@ class Mixture(keras.Model):
         first = getattr(call.layer, "data_format", "") == "channels_first"
         shape = [1] * len(outputs.shape)
         shape[1 if first else -1] = -1
-        share = ops.reshape(ops.take(self.kappa, sources), shape)
+        # Behind the learned shares, the one of channels that are not mixed.
+        shares = ops.concatenate([self.kappa.value, ops.ones((1,), "float32")])
+        share = ops.reshape(ops.take(shares, sources), shape)
         share = ops.cast(share, outputs.dtype)
         mixed = share * real + (1.0 - share) * false
         return ops.concatenate([mixed, false])
