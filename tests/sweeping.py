@@ -30,6 +30,7 @@ def main(folder: str, seconds: float) -> None:
         arrays(),
         arrays(),
         run_dir=folder,
+        epochs=0,
     )
 
 

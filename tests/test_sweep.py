@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import keras
@@ -31,8 +32,7 @@ def swept(folder, methods, **options):
         (x[:40], y[:40]),
         (x[40:], y[40:]),
         run_dir=folder,
-        epochs=2,
-        **options,
+        **{"epochs": 2, **options},
     )
 
 
@@ -79,7 +79,8 @@ def test_trials_are_said_by_progress_and_optuna_keeps_quiet(tmp_path, capfd):
 
     optuna.logging.set_verbosity(optuna.logging.INFO)
     with progress() as bars:
-        swept(tmp_path, ["l1", "random"], callbacks=[TrialProgress(bars)])
+        found = [TrialProgress(bars)]
+        swept(tmp_path, ["l1", "random"], epochs=0, callbacks=found)
     said = capfd.readouterr().err.splitlines()
     assert [line.split(":")[0].split("s  ")[1] for line in said] == [
         "l1 macs=0.4",
@@ -95,7 +96,7 @@ def test_a_trial_that_fails_is_told_once(tmp_path, caplog, monkeypatch):
 
     module = importlib.import_module("kprune.sweep._trial")
     monkeypatch.setattr(module, "_pruned", fails)
-    found = swept(tmp_path, ["l1"])
+    found = swept(tmp_path, ["l1"], epochs=0)
     (told,) = [r.getMessage() for r in caplog.records if r.name == "kprune"]
     assert told == (
         "The trial of 'l1' with {'macs': 0.4} failed: RuntimeError: no room left"
@@ -158,6 +159,92 @@ def test_training_that_loses_ends_early(tmp_path, study):
         trial.report(0.5, 0)
         results.append(trial.should_prune())
     assert results == [True, False]
+
+
+def test_criteria_train_as_long_as_recipes(study):
+    _, found = study
+    trained = {
+        trial.user_attrs["method"]: len(trial.intermediate_values)
+        for trial in found.trials
+        if trial.state.name == "COMPLETE"
+    }
+    assert trained["l1"] == 2
+    # All filters went before the first epoch, and it was training that followed.
+    run = kprune.Run(found.trials[0].user_attrs["run"]).record
+    assert [event["epoch"] for event in run["events"]] == [0]
+    assert len(run["epochs"]) == 2
+
+
+def test_without_epochs_nothing_trains(tmp_path):
+    found = swept(tmp_path, None, epochs=0)
+    assert methods(found) == ["default", "l1", "taylor"]
+    x, y = arrays(64)
+    masked = kprune.prune(compiled(), "l1", TARGET, data=(x[:40], y[:40]))
+    expected = kprune.rebuild(masked).evaluate(x[40:], y[40:], verbose=0)[1]
+    assert found.trials[1].value == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="'similarity' trains for at least 2"):
+        swept(tmp_path, ["similarity"], epochs=1)
+
+
+def test_what_is_pruned_when_time_is_over_counts(tmp_path, caplog, monkeypatch):
+    module = importlib.import_module("kprune.sweep._trial")
+    over = types.SimpleNamespace(monotonic=lambda: float("inf"))
+    monkeypatch.setattr(module, "time", over)
+    found = swept(tmp_path, ["l1", "attenuation"], epochs=3)
+    assert [len(t.intermediate_values) for t in finished(found)] == [1]
+    assert "after 1 of 3 epochs of the trial of 'l1'" in caplog.text
+
+
+def test_a_decayed_learning_rate_is_raised_and_falls_again(tmp_path, caplog):
+    model = compiled()
+    model.optimizer.learning_rate = 1e-6
+    x, y = arrays(64)
+    data, options = (x[:40], y[:40]), {"run_dir": tmp_path, "epochs": 2}
+    rates = []
+
+    class Watched(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    module = importlib.import_module("kprune.sweep._trial")
+    prepared = module._prepared
+
+    def watched(*args):
+        masked, actions = prepared(*args)
+        return masked, [*actions, Watched()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_prepared", watched)
+        found = kprune.sweep(
+            model, ["l1"], {"macs": [0.4]}, data, (x[40:], y[40:]), **options
+        )
+    assert rates == pytest.approx([1e-3, 5e-4])
+    assert "a learning rate of 1e-06, too low" in caplog.text
+    compact = kprune.load(kprune.best_model(found, TARGET))
+    assert float(compact.optimizer.learning_rate) == pytest.approx(1e-3)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-6)
+
+
+def test_a_schedule_of_the_optimizer_is_kept(tmp_path):
+    model = compiled()
+    rate = keras.optimizers.schedules.PolynomialDecay(0.1, 9, 0.01)
+    model.compile(keras.optimizers.SGD(rate), model.loss, metrics=["accuracy"])
+    x, y = arrays(64)
+    with pytest.raises(ValueError, match="has a schedule"):
+        kprune.sweep(
+            model,
+            ["l1"],
+            data=(x, y),
+            validation=(x, y),
+            learning_rate=0.1,
+            run_dir=tmp_path / "runs",
+        )
+
+
+def test_wrong_names_on_the_command_line_are_wrong_usage():
+    result = run("sweep", "m.keras", "--data", "x.npz", "--methods", "l1,l11")
+    told = " ".join(result.stderr.replace("│", "").split())
+    assert result.exit_code == 2 and "received 'l11'. Did you mean" in told
 
 
 def test_wrong_names_are_refused_before_anything_runs(tmp_path):

@@ -197,6 +197,9 @@ def about_result(
     if "--data" not in given:
         way = "Pass samples to choose filters and repair layers with."
         changes = {**plain, "data": given["--validation"]}
+    elif "--method" in given and "--recover" not in given:
+        way = "Repair the layers before training goes on."
+        changes = {"recover": "reconstruct"}
     elif "--method" in given:
         way = "Train longer, or remove less."
         changes = {"epochs": 2 * int(given.get("--epochs", EPOCHS))}

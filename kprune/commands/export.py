@@ -27,6 +27,8 @@ from kprune.commands.paths import check_model_output
 from kprune.commands.samples import Data
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
+from kprune.outputs import format_name
+from kprune.registry import modules
 
 
 class Quantize(StrEnum):
@@ -248,6 +250,7 @@ def export(  # noqa: PLR0913  options of a command
 
 def check_format(out: Path, options: Iterable[str]) -> None:
     """Raise ValueError for options that the format of a file does not have."""
+    format_name(out, modules("formats"))
     for name in options:
         suffixes = FORMATS[name]
         if out.suffix not in suffixes:
@@ -268,7 +271,8 @@ def _check(
     """Raise typer.BadParameter for what is missing or does not go together."""
     if quantize in CALIBRATED and calibration is None and data is None:
         raise typer.BadParameter(
-            f"--quantize {quantize} needs typical inputs: --calibration x.npy",
+            f"--quantize {quantize} needs typical inputs: --data photos, or "
+            "--calibration x.npy.",
             param_hint="--calibration",
         )
     if quantize is Quantize.qat and data is None:

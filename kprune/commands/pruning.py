@@ -224,7 +224,8 @@ class Pruning:
             with step(bars, "rebuilding"):
                 compact = kprune.rebuild(masked)
             with step(bars, f"writing {self.out.name}"):
-                report = kprune.export(compact, self.out)
+                real = None if self.samples is None else self.samples.x
+                report = kprune.export(compact, self.out, calibration=real)
             runs = self.out.suffix != ".keras"
             if self.scorer is not None:
                 with step(bars, "measuring"):

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from kprune.arguments import absent
 from kprune.commands.options import Debug
 from kprune.commands.options import one_line_errors
-from kprune.commands.paths import check_inputs
 from kprune.commands.start import start_keras
 
 
@@ -34,7 +34,10 @@ def report(
 
     Example: `kprune report runs`
     """
-    check_inputs(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{absent(path, 'folder')} kprune prune --run-dir writes one for each run."
+        )
     start_keras()
     from rich.console import Console
 

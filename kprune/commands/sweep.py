@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kprune.arguments import did_you_mean
 from kprune.commands.options import FORMS
 from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
@@ -23,9 +24,21 @@ from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 from kprune.commands.targets import parse_reduce
 from kprune.outputs import check_root
+from kprune.registry import modules
 
 if TYPE_CHECKING:
     import optuna
+
+
+def _known_methods(value: str | None) -> str | None:
+    """Check the names of `--methods` before anything is loaded."""
+    names = ["default", *modules("recipes"), *modules("criteria")]
+    for method in [] if value is None else value.split(","):
+        if method not in names:
+            raise typer.BadParameter(
+                f"received {method!r}. {did_you_mean(method, names)}"
+            )
+    return value
 
 
 @one_line_errors
@@ -48,7 +61,9 @@ def sweep(  # noqa: PLR0913  options of a command
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Recipes and criteria with commas between them, or default."
+            help="Recipes and criteria with commas between them; default is what "
+            "kprune prune does by itself.",
+            callback=_known_methods,
         ),
     ] = None,
     reduce: Annotated[
@@ -58,8 +73,20 @@ def sweep(  # noqa: PLR0913  options of a command
         float, typer.Option(help="Time after which no trial begins.")
     ] = 1.0,
     epochs: Annotated[
-        int, typer.Option(min=2, help="Epochs that recipes train for.")
+        int,
+        typer.Option(
+            min=0,
+            help="Epochs that each method trains for; 0 compares criteria without "
+            "training.",
+        ),
     ] = 10,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of the first epoch, which falls to 0. By default that "
+            "of the model, unless it has decayed."
+        ),
+    ] = None,
     run_dir: Annotated[
         Path, typer.Option(help="Folder of the runs, one for each trial.")
     ] = Path("runs"),
@@ -116,7 +143,6 @@ def sweep(  # noqa: PLR0913  options of a command
     from kprune.report.progress import progress
     from kprune.report.sweeps import TrialProgress
     from kprune.report.sweeps import sweep_table
-    from kprune.sweep import METHODS
 
     original = load_model(model)
     pairs = [
@@ -126,12 +152,13 @@ def sweep(  # noqa: PLR0913  options of a command
     with progress() as bars:
         study = kprune.sweep(
             original,
-            METHODS if methods is None else methods.split(","),
+            None if methods is None else methods.split(","),
             {key: wanted},
             pairs[0],
             pairs[1],
             hours=hours,
             epochs=epochs,
+            learning_rate=learning_rate,
             run_dir=run_dir,
             storage=storage,
             name=name,

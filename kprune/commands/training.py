@@ -58,6 +58,7 @@ def train(
     from kprune.masking import DynamicGate
     from kprune.masking import acting_gates
     from kprune.masking import close_gates
+    from kprune.masking.rates import rate_for_fine_tuning
     from kprune.session import dynamic_cost
 
     x, y = recipe.data
@@ -76,6 +77,13 @@ def train(
         config = model.get_compile_config()
         config["optimizer"]["config"]["learning_rate"] = learning_rate
         model.compile_from_config(config)
+    better = rate_for_fine_tuning(model.optimizer)
+    if better is not None and learning_rate is None:
+        note(
+            f"the model was saved with a learning rate of "
+            f"{float(model.optimizer.learning_rate):.2g}, too low to train with; "
+            f"--learning-rate {better:g} is a usual one"
+        )
     masked = recipe.prepare(model)
     bar = FitProgress(bars, recipe.name, ("loss", "pruned_macs"))
     with resumable.kept() as folder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -13,6 +15,8 @@ import keras
 import numpy as np
 
 from kprune import runs
+from kprune.callbacks import PruneCallback
+from kprune.masking import wrap
 from kprune.pruning import prune
 from kprune.rebuild import rebuild
 from kprune.recipes.base import recipe
@@ -23,6 +27,8 @@ from kprune.sweep import _study
 
 if TYPE_CHECKING:
     import optuna
+
+_log = logging.getLogger("kprune")
 
 DEFAULT = "default"
 """The method that `kprune.prune` takes by itself."""
@@ -37,11 +43,12 @@ class Setting:
         data: Samples to prune and train with.
         validation: Samples to compare results on.
         metric: Name of the compiled metric.
-        epochs: Epochs of a recipe.
-        batch_size: Samples per step of a recipe.
+        epochs: Epochs of training.
+        batch_size: Samples per step.
         run_dir: Folder of the runs.
         seed: Of every trial.
         end: When training ends, on the clock of `time.monotonic`.
+        learning_rate: Of the first epoch, or None for what the optimizer does itself.
     """
 
     model: keras.Model
@@ -53,6 +60,7 @@ class Setting:
     run_dir: Path
     seed: int
     end: float
+    learning_rate: float | None = None
 
 
 def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
@@ -67,9 +75,7 @@ def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
         trial.suggest_float(cost, 0.0, 1.0)
     keras.utils.set_random_seed(setting.seed)
     try:
-        masked = (_trained if trains(asked["method"]) else _pruned)(
-            trial, setting
-        )
+        masked = (_trained if setting.epochs else _pruned)(trial, setting)
         compact = rebuild(masked)
     except optuna.TrialPruned:
         raise
@@ -94,17 +100,20 @@ def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
     return found[setting.metric]
 
 
-def trains(method: str) -> bool:
+def is_recipe(method: str) -> bool:
     """Return whether a method is a recipe, which takes epochs."""
     return method in modules("recipes")
 
 
+def _criterion(method: str) -> str | None:
+    return None if method == DEFAULT else method
+
+
 def _pruned(trial: optuna.Trial, setting: Setting) -> keras.Model:
     asked = trial.user_attrs
-    method = asked["method"]
     return prune(
         setting.model,
-        None if method == DEFAULT else method,
+        _criterion(asked["method"]),
         asked["target"],
         data=setting.data,
         run_dir=setting.run_dir,
@@ -114,27 +123,73 @@ def _pruned(trial: optuna.Trial, setting: Setting) -> keras.Model:
 
 def _trained(trial: optuna.Trial, setting: Setting) -> keras.Model:
     asked = trial.user_attrs
-    made = recipe(
-        asked["method"],
-        asked["target"],
-        setting.data,
-        setting.epochs,
-        run_dir=setting.run_dir,
-        **asked["parts"],
-    )
-    masked = made.prepare(setting.model)
+    masked, actions = _prepared(asked, setting)
     watch = _Watch(trial, setting)
+    first = [] if setting.learning_rate is None else [_Decay(setting)]
     masked.fit(
         _Shuffled(setting.data, setting.batch_size, setting.seed),
         validation_data=Batches(setting.validation.batches()),
         epochs=setting.epochs,
-        callbacks=[*made.callbacks, watch],
+        callbacks=[*first, *actions, watch],
         verbose=0,
         shuffle=False,
     )
-    if watch.stopped:
+    if watch.loses or (watch.late and is_recipe(asked["method"])):
         raise _study.load().TrialPruned
+    if watch.late:
+        # All filters went before the first epoch.
+        _log.warning(
+            "The time was over after %d of %d epochs of the trial of %r with %s, which "
+            "counts as it is.",
+            len(masked.history.epoch),
+            setting.epochs,
+            asked["method"],
+            asked["target"],
+        )
     return masked
+
+
+def _prepared(
+    asked: dict[str, Any], setting: Setting
+) -> tuple[keras.Model, list[keras.callbacks.Callback]]:
+    """Return a masked copy of the model, and the callbacks that prune it."""
+    method, target, parts = (asked[k] for k in ("method", "target", "parts"))
+    if not is_recipe(method):
+        prunes = PruneCallback(
+            _criterion(method),
+            target,
+            "one_shot",
+            data=setting.data,
+            run_dir=setting.run_dir,
+            **parts,
+        )
+        return wrap(setting.model), [prunes]
+    made = recipe(
+        method,
+        target,
+        setting.data,
+        setting.epochs,
+        run_dir=setting.run_dir,
+        **parts,
+    )
+    return made.prepare(setting.model), made.callbacks
+
+
+class _Decay(keras.callbacks.Callback):
+    """Lets the learning rate fall along half a cosine, and puts it back."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self._first = setting.learning_rate or 0.0
+        self._epochs = setting.epochs
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        share = (1 + math.cos(math.pi * epoch / self._epochs)) / 2
+        self.model.optimizer.learning_rate = self._first * share
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # What comes out can be trained on.
+        self.model.optimizer.learning_rate = self._first
 
 
 class _Watch(keras.callbacks.Callback):
@@ -144,16 +199,18 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self._trial = trial
         self._setting = setting
-        self.stopped = False
+        self.loses = self.late = False
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         setting = self._setting
         value = (logs or {})[f"val_{setting.metric}"]
         self._trial.report(float(value), epoch)
-        last = epoch + 1 >= setting.epochs
-        late = time.monotonic() > setting.end
-        if not last and (late or self._trial.should_prune()):
-            self.stopped = self.model.stop_training = True
+        if epoch + 1 < setting.epochs:
+            # What removes filters late falls behind for a while.
+            half = 2 * (epoch + 1) > setting.epochs
+            self.loses = half and self._trial.should_prune()
+            self.late = time.monotonic() > setting.end
+            self.model.stop_training = self.loses or self.late
 
 
 class _Shuffled(keras.utils.PyDataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import time
@@ -20,7 +21,11 @@ from kprune.arguments import did_you_mean
 from kprune.arguments import model as check_model
 from kprune.arguments import number
 from kprune.arguments import share
+from kprune.arguments import whole
 from kprune.data.source import as_source
+from kprune.masking.rates import rate_for_fine_tuning
+from kprune.masking.slots import base_optimizer
+from kprune.recipes import Recipe
 from kprune.registry import modules
 from kprune.runs.describe import model_words
 from kprune.runs.measure import metrics
@@ -34,10 +39,12 @@ if TYPE_CHECKING:
 METHODS = (_trial.DEFAULT, "l1", "taylor", "similarity", "attenuation")
 PARTS = ("allocation", "recover")
 
+_log = logging.getLogger("kprune")
+
 
 def sweep(  # noqa: PLR0913  each is a choice of its own
     model: keras.Model,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     reduce: Mapping[str, Iterable[float]] | None = None,
     data: Any = None,
     validation: Any = None,
@@ -45,6 +52,7 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
     *,
     hours: float = 1.0,
     epochs: int = 10,
+    learning_rate: float | None = None,
     batch_size: int = 64,
     metric: str | None = None,
     run_dir: str | os.PathLike[str] = "runs",
@@ -59,14 +67,15 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
     `docs/runs.md`. Calling this again with the same storage and name goes on
     where it ended, tries only what is new, and tries again what a process that
     was killed had begun. Several processes or machines that share a storage
-    share the trials. Training that is worse than half of the trials of the same
-    target were at the same epoch ends early.
+    share the trials. In the second half of its epochs, training ends early if it is
+    worse than half of the trials of the same target were at the same epoch.
 
     Args:
         model: A trained and compiled model. It stays as it is.
-        methods: Names of recipes, which train for `epochs`, and of criteria, by
-            which `kprune.prune` prunes at once. A name of both is the recipe.
-            `"default"` is what `kprune.prune` does by itself.
+        methods: Names of recipes, and of criteria, by which filters are removed
+            before the first epoch. All train for `epochs`. A name of both is the
+            recipe. `"default"` prunes as `kprune.prune` does by itself. Defaults to
+            `kprune.sweep.METHODS`, without the recipes if `epochs` is below 2.
         reduce: For each cost the shares to remove: `{"macs": [0.3, 0.5, 0.7]}`.
             Defaults to these. With several costs, all combinations.
         data: Arrays `(x, y)` to prune and train with.
@@ -75,8 +84,13 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
         parts: Choices of `"allocation"` and `"recover"` to combine with each
             method: `{"recover": [None, "bn"]}`. `None` is the method's own.
         hours: Time after which no trial begins, and training ends.
-        epochs: Epochs of a recipe.
-        batch_size: Samples per step of a recipe.
+        epochs: Epochs of training of every method. With 0, criteria and
+            `"default"` prune without training.
+        learning_rate: Learning rate of the first epoch, from which it falls to 0 along
+            half a cosine. Defaults to that of the model's optimizer or, if that has
+            decayed below a hundredth of its class's default, to a tenth of the
+            default. An optimizer with a schedule goes on with it.
+        batch_size: Samples per step of training.
         metric: Name of the compiled metric to compare by. Defaults to the first
             one, or the loss where there is none. A loss or an error is
             minimised, everything else maximised.
@@ -107,7 +121,9 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
     """
     _study.load()
     check_model(model, "sweep()")
-    trials = list(_trials(methods, reduce, parts))
+    epochs = whole(epochs, "sweep()", "epochs", least=0)
+    trials = list(_trials(_methods(methods, epochs), reduce, parts))
+    rate = _learning_rate(model, learning_rate) if epochs else None
     seconds = 3600 * number(hours, "sweep()", "hours", above=0)
     folder = Path(run_dir)
     given = as_source(validation, model, "validation")
@@ -137,6 +153,7 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
         folder,
         seed,
         time.monotonic() + seconds,
+        rate,
     )
     _study.optimize(
         study,
@@ -192,6 +209,65 @@ def best_trial(
     return choose(done, key=lambda trial: trial.value)
 
 
+def _methods(methods: Sequence[str] | None, epochs: int) -> list[str]:
+    """Return the methods that go with so many epochs.
+
+    Raises:
+        ValueError: A recipe was given, which takes more.
+    """
+    enough = epochs >= Recipe.fewest_epochs
+    if methods is None:
+        return [m for m in METHODS if enough or not _trial.is_recipe(m)]
+    for method in methods:
+        if _trial.is_recipe(method) and not enough:
+            raise ValueError(
+                f"The recipe {method!r} trains for at least {Recipe.fewest_epochs} "
+                f"epochs; sweep() was given epochs={epochs}. Give more, or leave it "
+                "out of `methods`."
+            )
+    return list(methods)
+
+
+def _learning_rate(model: keras.Model, given: float | None) -> float | None:
+    """Return the first learning rate, or None for a schedule of the optimizer.
+
+    Raises:
+        ValueError: A number was given, but the optimizer has a schedule.
+    """
+    optimizer = base_optimizer(model.optimizer)
+    if not isinstance(optimizer, keras.Optimizer):
+        return None
+    own = optimizer.get_config()["learning_rate"]
+    scheduled = not isinstance(own, float)
+    if given is not None:
+        rate = number(given, "sweep()", "learning_rate", above=0)
+        if scheduled:
+            raise ValueError(
+                f"The optimizer of model '{model.name}' has a schedule, which "
+                "`learning_rate` cannot replace. Compile the model with a number."
+            )
+        return rate
+    better = rate_for_fine_tuning(optimizer)
+    if better is None:
+        return None if scheduled else float(own)
+    left = float(optimizer.learning_rate)
+    if scheduled:
+        _log.warning(
+            "The schedule of the optimizer is at a learning rate of %.2g, too low to "
+            "train with. Compile the model with another: learning_rate=%g.",
+            left,
+            better,
+        )
+        return None
+    _log.warning(
+        "The model comes with a learning rate of %.2g, too low to train with. Trials "
+        "begin with %g; learning_rate= sets another.",
+        left,
+        better,
+    )
+    return better
+
+
 def _trials(
     methods: Sequence[str],
     reduce: Mapping[str, Iterable[float]] | None,
@@ -220,7 +296,7 @@ def _trials(
                 f"sweep() does not know the part {part!r}. "
                 f"{did_you_mean(part, PARTS)}"
             )
-    for method in sorted(methods, key=_trial.trains):
+    for method in sorted(methods, key=_trial.is_recipe):
         for chosen in itertools.product(*choices.values()):
             for wanted in itertools.product(*shares):
                 yield {

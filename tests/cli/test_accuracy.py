@@ -69,6 +69,7 @@ def test_prune_shows_the_accuracy_of_each_model_and_file(
     assert exported["metrics"]["accuracy"] == pytest.approx(right(out))
     assert exported["bytes"] == out.stat().st_size
     assert told["data"]["labelled"] and told["data"]["samples"] == 24
+    assert told["export"]["data"] == "calibration data"
     # Weights count, the state of the optimizer does not.
     assert original["bytes"] == 4 * colours.model().count_params()
     assert pruned["bytes"] == 4 * pruned["params"]
@@ -156,7 +157,9 @@ def score(accuracy):
          ("labels too", "--recover reconstruct --method similarity")),
         (0.5, {"--data": "d"}, True, ("hardly better than guessing",)),
         (0.8, {"--data": "d", "--method": "hgs", "--epochs": 9}, True,
-         ("longer", "--method hgs --epochs 18")),
+         ("Repair the layers", "--method hgs --epochs 9 --recover reconstruct")),
+        (0.8, {"--data": "d", "--recover": "bn", "--method": "hgs", "--epochs": 9},
+         True, ("longer", "--method hgs --epochs 18")),
         (0.8, {"--validation": "v"}, False, ("--validation v --data v",)),
     ],
 )  # fmt: skip

@@ -81,12 +81,15 @@ def test_a_learning_rate_of_ones_own(files, model):
     model.optimizer.iterations.assign(10)
     model.save(files / "model.keras")
     options = ("--method", "similarity", "--epochs", 2)
-    biases = []
+    biases, told = [], []
     for more in ((), ("--learning-rate", 0.1)):
-        assert prune(files, *options, *more).exit_code == 0
+        result = prune(files, *options, *more)
+        assert result.exit_code == 0
+        told.append("--learning-rate 0.001 is" in result.stderr)
         compact = keras.saving.load_model(files / "small.keras")
         biases.append(np.abs(bias(compact)).max())
     assert biases[0] == 0 < biases[1]
+    assert told == [True, False]
 
 
 def test_an_unknown_method_is_a_wrong_option(files):
