@@ -26,11 +26,14 @@ from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
 from kprune.commands.training import train
 from kprune.data.reading import Samples
+from kprune.export.report import ExportReport
 from kprune.latency.allocation.ram import device_aware
 from kprune.pruning import choose
 from kprune.report import units
 from kprune.report.progress import progress
 from kprune.report.progress import step
+from kprune.runs import annotate
+from kprune.runs import folder_of
 from kprune.session import Session
 
 
@@ -216,6 +219,28 @@ class Pruning:
             with step(self._bars, "predicting costs on the device"):
                 self.predicted = on_device(masked, allocation, target)
 
+    def _record(
+        self, masked: keras.Model, lines: list[Line], report: ExportReport
+    ) -> None:
+        """Add what was measured to the folder of the run, if there is one."""
+        folder = folder_of(masked)
+        if folder is None or self.scorer is None:
+            return
+        size = self.scorer.samples.size
+        rows: list[dict[str, Any]] = []
+        names = ("original", "compact", self.out.name)
+        for name, line in zip(names, lines, strict=False):
+            row = {**line.to_dict(), "name": name, "samples": size}
+            if line.score.metrics or line.file is not None:
+                rows.append(row)
+        check = {
+            "what": f"{self.out.name} against the compact model",
+            "difference": report.max_rel,
+            "agreement": report.top1,
+            "samples": report.samples,
+        }
+        annotate(folder, rows, [check])
+
     def finish(self, masked: keras.Model) -> Result:
         """Rebuild, write and measure."""
         before = self.before
@@ -243,6 +268,7 @@ class Pruning:
                 self.out.name, file=report.size, score=on_file or Score()
             )
             lines.append(file)
+        self._record(masked, lines, report)
         if self.scorer is None or before is None or after is None:
             note(
                 "without --data or --validation nothing is known of accuracy, and "

@@ -81,6 +81,30 @@ def test_prune_shows_the_accuracy_of_each_model_and_file(
     assert "pixels 0 to 1, as the statistics" in result.stderr
 
 
+def test_the_run_has_what_the_command_shows(saved, photos, tmp_path):
+    x, y = unit_images()
+    np.savez(tmp_path / "other.npz", x=x[:9], y=y[:9])
+    out, folder = tmp_path / "small.tflite", tmp_path / "runs"
+    result = run(
+        *("prune", saved, out, "--data", photos, "--criterion", "l1"),
+        *("--validation", tmp_path / "other.npz"),
+        *("--run-dir", folder, "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    shown = {row["name"]: row for row in json.loads(result.stdout)["results"]}
+    record = kprune.Run(folder).record
+    kept = {row["name"]: row for row in record["results"]}
+    for name, other in (
+        ("original", "original"),
+        ("compact", "pruned"),
+        ("small.tflite", "small.tflite"),
+    ):
+        assert kept[name]["metrics"] == pytest.approx(shown[other]["metrics"])
+        assert kept[name]["samples"] == 9
+    assert kept["small.tflite"]["bytes"] == out.stat().st_size
+    assert record["checks"][-1]["what"].startswith("small.tflite against")
+
+
 def test_without_labels_agreement_is_shown(saved, tmp_path):
     np.save(tmp_path / "x.npy", unit_images()[0])
     result = run(
