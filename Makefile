@@ -60,7 +60,8 @@ CORE_SHORT ?= $(addprefix tests/graph/test_,labels.py slots.py trace.py \
 	tests/criteria/test_taylor.py tests/callbacks/test_prune_callback.py \
 	tests/callbacks/test_resume.py tests/rebuild/test_rebuild.py \
 	tests/distribution/test_sharded.py \
-	tests/recovery/test_recover.py tests/test_prune.py tests/test_registry.py \
+	tests/recovery/test_recover.py tests/regularizers/test_orthonormal.py \
+	tests/recipes/test_kdfs.py tests/recipes/test_snpfi.py tests/test_prune.py tests/test_registry.py \
 	tests/test_schedules.py \
 	$(addprefix tests/latency/test_,curve.py table.py examples.py) tests/allocation/test_search.py
 

@@ -50,6 +50,7 @@ class AddedLoss:
     def __init__(self, model: Any, function: Loss) -> None:
         self._model = model
         self._function = function
+        self._used = False
 
     def attach(self) -> None:
         """Add the loss; the training function is traced again."""
@@ -57,6 +58,7 @@ class AddedLoss:
         vars(model).pop("compute_loss", None)
         original = model.compute_loss
         told = model._compute_loss_has_training_arg
+        self._used = False
 
         def compute_loss(
             x: Any = None,
@@ -72,6 +74,7 @@ class AddedLoss:
             if not training:
                 return loss
             added = function(x, y, y_pred, sample_weight)
+            self._used = True
             return loss + ops.cast(added, loss.dtype)
 
         vars(model)["compute_loss"] = compute_loss
@@ -81,6 +84,20 @@ class AddedLoss:
         """Remove the loss."""
         if vars(self._model).pop("compute_loss", None) is not None:
             self._trace()
+
+    def require_used(self, what: str) -> None:
+        """Raise if training does not include the loss. Call it after an epoch.
+
+        Args:
+            what: What is trained with the loss, for the message.
+        """
+        if not self._used:
+            raise ValueError(
+                f"{what} cannot be trained: the train_step of "
+                f"{type(self._model).__name__} '{self._model.name}' does not call "
+                "compute_loss. Take the loss from self.compute_loss(x=x, y=y, "
+                "y_pred=y_pred)."
+            )
 
     def _trace(self) -> None:
         if self._model.compiled:
@@ -97,12 +114,13 @@ def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:
     """
     constants, slopes = costs.axis_functions()
     counts = ops.stack([ops.cast(n, "float32") for n in kept])
+    # By `ops`, because PyTorch's tensors with gradients do not mix with NumPy's.
     lengths = ops.matmul(counts, slopes.astype("float32"))
-    lengths = lengths + constants.astype("float32")
+    lengths = ops.add(lengths, constants.astype("float32"))
     coefficients, table = getattr(costs, name).products
     factors = (coefficients / costs.full[name]).astype("float32")
     products = ops.prod(ops.take(lengths, table.astype("int32")), axis=-1)
-    return ops.sum(factors * products)
+    return ops.sum(ops.multiply(factors, products))
 
 
 def budget_penalty(

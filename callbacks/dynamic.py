@@ -24,6 +24,7 @@ from kprune.masking import DynamicGate
 from kprune.masking import filter_masks
 from kprune.masking import gates
 from kprune.masking import protect_gates
+from kprune.masking import trained_part
 from kprune.masking.dynamic import MOMENTUM
 from kprune.session import Session
 
@@ -126,7 +127,7 @@ class DynamicGateCallback(PruningCallback):
                 ", ".join(whole),
             )
         protect_gates(masked, session.optimizer)
-        each = _loss_by_sample(self.model)
+        each = _loss_by_sample(trained_part(self.model))
         for name, gate in self._gates.items():
             gate.witness = keeper(self._saliencies, name)
         for name, (wrapper, _) in showing(session).items():
@@ -140,6 +141,10 @@ class DynamicGateCallback(PruningCallback):
             if name in self._gates:
                 self._counts[name] = max(1, int((mask > 0).sum()))
         self._limit()
+
+    def after_epoch(self, session: Session) -> None:
+        if self._added is not None:
+            self._added.require_used("Dynamic gates")
 
     def _limit(self) -> None:
         for name, count in self._counts.items():
@@ -173,6 +178,11 @@ class DynamicGateCallback(PruningCallback):
         level = next(iter(self._gates.values())).loss_level
 
         def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+            if y is None:
+                raise ValueError(
+                    "Dynamic gates are trained with the loss of each sample, so "
+                    "`fit` needs targets: fit(x, y)."
+                )
             losses = ops.stop_gradient(each(y, y_pred))
             mean = ops.mean(losses)
             before = level.value
@@ -193,8 +203,8 @@ class DynamicGateCallback(PruningCallback):
 
 def easiness(losses: Any, height: Any) -> Any:
     """Return the easiness of samples: 1 for a loss of 0, and 0 from `height` on."""
-    safe = ops.maximum(height, 1e-7)
-    return ops.where(height > 0, ops.maximum(0.0, 1.0 - losses / safe), 0.0)
+    share = ops.divide(losses, ops.maximum(height, 1e-7))
+    return ops.where(height > 0, ops.maximum(0.0, 1.0 - share), 0.0)
 
 
 def dissimilarity(saliencies: Any, features: Any) -> Any:
@@ -215,17 +225,18 @@ def dissimilarity(saliencies: Any, features: Any) -> Any:
 
 def _similarities(rows: Any) -> Any:
     squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)
-    rows = rows / ops.sqrt(squares + 1e-12)
+    rows = ops.divide(rows, ops.sqrt(squares + 1e-12))
     return ops.matmul(rows, ops.transpose(rows))
 
 
 def _loss_by_sample(model: Any) -> Any:
     """Return a function that computes the compiled loss of each sample."""
-    given = model.loss
+    given = getattr(model, "loss", None)
     if not (isinstance(given, str | keras.losses.Loss) or callable(given)):
         raise ValueError(
-            "Dynamic gates are trained with the loss of each sample, so compile the "
-            f"model with a single loss. Received: loss={given!r}."
+            "Dynamic gates are trained with the loss of each sample, so compile model "
+            f"'{model.name}' with a single loss (also as a Distiller's student). "
+            f"Received: loss={given!r}."
         )
     loss = keras.losses.get(given)
     if isinstance(loss, keras.losses.Loss):

@@ -174,6 +174,10 @@ class GateCallback(PruningCallback):
             self._shut()
         self.remove(masks)
 
+    def after_epoch(self, session: Session) -> None:
+        if self._added is not None:
+            self._added.require_used("Gates")
+
     def status(self) -> dict[str, float]:
         alive = self.session.alive()
         opened = [
@@ -229,6 +233,12 @@ class GateCallback(PruningCallback):
             total = self.penalty * budget_penalty(costs, reduce, kept)
             if teacher is None:
                 return total
+            if x is None:
+                raise ValueError(
+                    "The teacher of GateCallback needs the inputs: in train_step, "
+                    "call self.compute_loss(x=x, y=y, y_pred=y_pred). Or train "
+                    "without a teacher: distillation=0, modelling=0."
+                )
             with no_gradients():
                 wanted = frozen(teacher, x)
             given = keras.tree.flatten(y_pred)
@@ -285,6 +295,6 @@ def _counter(
     """Return an observer of a gate that stores the number of open channels."""
 
     def observe(values: Any) -> None:
-        counts[name] = ops.sum(values * alive.astype("float32"))
+        counts[name] = ops.sum(ops.multiply(values, alive.astype("float32")))
 
     return observe

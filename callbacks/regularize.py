@@ -13,10 +13,12 @@ from keras.ops import convert_to_numpy
 from kprune.arguments import share
 from kprune.arguments import whole
 from kprune.callbacks._fitting import require_fit
+from kprune.callbacks._losses import AddedLoss
 from kprune.masking import trained_part
 from kprune.parts import Part
 from kprune.regularizers import attach
 from kprune.regularizers import detach
+from kprune.regularizers.attaching import attached
 from kprune.regularizers.shrinkage import Shrinkage
 from kprune.regularizers.shrinkage import summed_rates
 
@@ -88,6 +90,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
                 )
         self.shrinkage = shrinkage
         self._acts = False
+        self._added: AddedLoss | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
@@ -98,12 +101,38 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         if acts and not self._acts:
             detach(trained_part(self.model))
             attach(trained_part(self.model), self._penalty(), self.layers)
+            if trained_part(self.model) is not self.model:
+                # A Distiller's loss does not include its student's penalties.
+                self._added = AddedLoss(self.model, self._sum)
+                self._added.attach()
         elif not acts:
-            detach(trained_part(self.model))
+            self._detach()
         self._acts = acts
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        found = attached(trained_part(self.model)) if self._acts else []
+        if found and not any(v.regularizer.used for _, v in found):
+            raise ValueError(
+                f"{self.regularizer!r} has no effect: the train_step of "
+                f"{type(self.model).__name__} '{self.model.name}' leaves penalties "
+                "out. Take the loss from self.compute_loss(x=x, y=y, y_pred=y_pred), "
+                "or add sum(self.losses)."
+            )
+
     def on_train_end(self, logs: Any = None) -> None:
+        self._detach()
+
+    def _detach(self) -> None:
         detach(trained_part(self.model))
+        if self._added is not None:
+            self._added.detach()
+            self._added = None
+
+    def _sum(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+        return sum(
+            v.regularizer.alone(v)
+            for _, v in attached(trained_part(self.model))
+        )
 
     def _penalty(self) -> Any:
         """Return the regularizer, with its strength set by `shrinkage` if possible."""

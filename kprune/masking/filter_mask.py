@@ -261,9 +261,12 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     def folded(self, index: int) -> np.ndarray:
         """Return weight `index` with the attenuation factor, but not the masks.
 
-        A rebuild cuts masked entries away, so it need not multiply them.
+        A rebuild cuts masked entries away, so it need not multiply them. A weight
+        with a form has the value that it acts as.
         """
         variable = self.layer.weights[index]
+        if index in self.forms:
+            return read(self.effective(index))
         value = read(variable)
         for axis in range(len(variable.shape)):
             factor = self._factors.get((index, axis))

@@ -28,6 +28,7 @@ from kprune.masking.gate import Gate
 from kprune.masking.gate import GatedInput
 from kprune.masking.gate import GroupGate
 from kprune.masking.gate import TiedLayer
+from kprune.masking.removal import zero_removed
 from kprune.masking.wrapping import filter_masks
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
@@ -334,12 +335,12 @@ def close_gates(
 ) -> dict[str, np.ndarray]:
     """Turn gates into masks and switch the gates off.
 
-    Channels whose gate is closed are removed. The model's outputs in inference
-    stay the same, and it can be rebuilt. Gates that depend on the sample are
-    replaced by their means over the training samples: channels whose mean
-    saliency is below the threshold are removed, and the weights that read the
-    others are multiplied with the mean. This changes the outputs, so train the
-    model some more.
+    Channels whose gate is closed are removed, with their optimizer slots. The
+    model's outputs in inference stay the same, and it can be rebuilt. Gates that
+    depend on the sample are replaced by their means over the training samples:
+    channels whose mean saliency is below the threshold are removed, and the weights
+    that read the others are multiplied with the mean. This changes the outputs, so
+    train the model some more.
 
     Args:
         masked: A model with gates from `add_gates` or `add_dynamic_gates`.
@@ -368,6 +369,7 @@ def close_gates(
         if isinstance(gate, DynamicGate):
             _multiply(graph[name], np.where(values > 0, values, 1.0))
     set_masks(masked, found, graph)
+    zero_removed(masked, graph, masks(masked, graph))
     for gate in known.values():
         gate.acts = False
     return {name: found.get(name, before[name]) for name in known}

@@ -37,13 +37,16 @@ class PenalisedRecipe(HardRecipe):
 
     def start(self, masked: keras.Model) -> None:
         regularizers.detach(masked)
-        regularizers.attach(masked, self.parts["regularizer"])
+        regularizers.attach(
+            masked, self.parts["regularizer"], self.parts.get("layers")
+        )
 
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
         penalty = RegularizeCallback(
             parts.pop("regularizer"),
             until=self.rounds[0],
+            layers=parts.pop("layers", None),
             **self.penalty(parts),
         )
         return [penalty, PruneCallback(**parts, **self.task)]

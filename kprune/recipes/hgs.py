@@ -21,8 +21,8 @@ class HGS(PenalisedRecipe):
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
         epochs: See `kprune.recipe`. A third has the penalty.
-        **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
-            `shrinkage`, see `kprune.callbacks.RegularizeCallback`;
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`,
+            `shrinkage` and `layers`, see `kprune.callbacks.RegularizeCallback`;
             arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`. The penalty ends when pruning begins.
     """
@@ -50,6 +50,7 @@ class HGS(PenalisedRecipe):
                 strength=1e-5
             ),
             "shrinkage": 0.1,
+            "layers": None,
             "criterion": criteria.LossIncrease(per_mac="macs" in self.reduce),
             "allocation": allocation.Global("none"),
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),

@@ -21,9 +21,10 @@ class OrthoReg(PenalisedRecipe):
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`, for the gradient of the loss.
         epochs: See `kprune.recipe`. A third has the penalty.
-        **parts: `regularizer`, a `keras.regularizers.Regularizer`, and
-            arguments of `kprune.callbacks.PruneCallback`: `criterion`,
-            `allocation`, `schedule`. The penalty ends when pruning begins.
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`, `layers`,
+            see `kprune.regularizers.attach`, and arguments of
+            `kprune.callbacks.PruneCallback`: `criterion`, `allocation`,
+            `schedule`. The penalty ends when pruning begins.
     """
 
     summary = (
@@ -48,6 +49,7 @@ class OrthoReg(PenalisedRecipe):
     def defaults(self) -> dict[str, Any]:
         return {
             "regularizer": regularizers.Orthonormal(),
+            "layers": None,
             "criterion": criteria.Taylor(filters=True, averaged=True),
             "allocation": allocation.Global("none", max_share=0.95),
             "schedule": schedules.OneShot(removal_epoch(self.epochs)),

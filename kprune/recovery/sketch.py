@@ -102,15 +102,19 @@ class Sketch(Recovery):
         biases = [m for m in group.producers if m.name == "bias"]
         if len(makers) != 1 or len(kernels) != 1:
             return None
-        whole = np.hstack([_rows(m, changed) for m in [*kernels, *biases]])
+        written = [*kernels, *biases]
+        parts = [_rows(member, changed) for member in written]
+        whole = np.hstack(parts)
         count = int(stays.sum())
         if count >= whole[alive].shape[1]:
             return None
         basis = frequent_directions(whole[alive], count)
-        wide = whole.shape[1] - len(biases)
-        _write(kernels[0], stays, basis[:, :wide], changed)
-        for n, bias in enumerate(biases):
-            _write(bias, stays, basis[:, [wide + n]], changed)
+        # Channels that a normalisation ties have several weights of a bias.
+        ends = np.cumsum([part.shape[1] for part in parts])
+        for member, columns in zip(
+            written, np.split(basis, ends[:-1], axis=1), strict=True
+        ):
+            _write(member, stays, columns, changed)
         turn = np.linalg.pinv(basis @ np.linalg.pinv(whole[alive])).T
         for member in group.consumers:
             rows = _rows(member, changed)[alive]

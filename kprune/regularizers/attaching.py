@@ -35,13 +35,19 @@ class Attached(keras.regularizers.Regularizer):
         self.former = former
         self._wrapper = wrapper
         self._index = index
+        self.used = False
 
-    def __call__(self, value: Any) -> Any:
+    def alone(self, value: Any) -> Any:
+        """Return the attached penalty without the variable's own."""
+        self.used = True
         acting = value
         if self._wrapper is not None:
             # The masked weights, so that removed ones are not penalised.
             acting = self._wrapper.effective(self._index)
-        penalty = self.regularizer(acting)
+        return self.regularizer(acting)
+
+    def __call__(self, value: Any) -> Any:
+        penalty = self.alone(value)
         if self.former is None:
             return penalty
         return penalty + keras.ops.cast(self.former(value), penalty.dtype)
@@ -62,15 +68,15 @@ def attach(
         model: A functional or Sequential model. Layers of nested models are included.
         regularizer: A `keras.regularizers.Regularizer`, or its name. If it has a method
             `across(kernels)`, that returns one regularizer per kernel.
-        layers: Layers with a kernel, or their names. Defaults to all Conv2D layers
-            except 1x1 projections in shortcuts.
+        layers: Layers with a kernel, or their names. Defaults to all convolutions
+            except 1x1 projections in shortcuts; without any, to all Dense layers.
 
     Returns:
         The names of the penalised layers.
 
     Raises:
         ValueError: If a layer does not exist, has no kernel, or has an attached penalty
-            already, or if there is no Conv2D.
+            already, or if there is neither a convolution nor a Dense layer.
 
     Example:
 
@@ -86,7 +92,7 @@ def attach(
             "`attach` needs a regularizer, for example "
             "kprune.regularizers.HierarchicalGroupSparsity(). Received: None."
         )
-    chosen = _convolutions(model) if layers is None else _named(model, layers)
+    chosen = _defaults(model) if layers is None else _named(model, layers)
     for outer in chosen:
         kernel = _kernel(outer)
         if isinstance(kernel.regularizer, Attached):
@@ -119,15 +125,22 @@ def detach(model: keras.Model) -> list[str]:
         The names of the layers whose penalty was removed.
     """
     names = []
-    for outer in walk.layers_of(model):
-        for variable in walk.unwrap(outer).weights:
-            regularizer = getattr(variable, "regularizer", None)
-            if isinstance(regularizer, Attached):
-                variable.regularizer = regularizer.former
-                names.append(outer.name)
+    for outer, variable in attached(model):
+        variable.regularizer = variable.regularizer.former
+        names.append(outer.name)
     if names:
         compile_again(model)
     return names
+
+
+def attached(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Return pairs of a layer and its variable with an attached penalty."""
+    return [
+        (outer, variable)
+        for outer in walk.layers_of(model)
+        for variable in walk.unwrap(outer).weights
+        if isinstance(getattr(variable, "regularizer", None), Attached)
+    ]
 
 
 def compile_again(
@@ -149,15 +162,22 @@ def compile_again(
 def _kernel(outer: Any) -> Any:
     """Return the kernel of a layer, or raise an error if it has none."""
     layer = walk.unwrap(outer)
+    kernel = _found_kernel(layer)
+    if kernel is None:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel with two "
+            "or more axes to penalise."
+        )
+    return kernel
+
+
+def _found_kernel(layer: Any) -> Any:
     for name in ("kernel", "_kernel"):
         kernel: Any = getattr(layer, name, None)
         known = any(kernel is weight for weight in layer.weights)
         if known and len(kernel.shape) >= 2:
             return kernel
-    raise ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel with two or "
-        "more axes to penalise."
-    )
+    return None
 
 
 def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
@@ -183,18 +203,22 @@ def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
     return chosen
 
 
-def _convolutions(model: keras.Model) -> list[Any]:
-    """Return the 2-D convolutions that are not projections in shortcuts."""
+def _defaults(model: keras.Model) -> list[Any]:
+    """Return the convolutions that are not projections in shortcuts, or all Dense."""
     beside = projections(model)
-    chosen = []
+    convolutions, others = [], []
     for layer in walk.layers_of(model):
         inner = walk.unwrap(layer)
-        if is_linear(inner) and len(getattr(inner, "kernel_size", ())) == 2:
-            if inner not in beside:
-                chosen.append(layer)
+        if not is_linear(inner) or _found_kernel(inner) is None:
+            continue
+        if not hasattr(inner, "kernel_size"):
+            others.append(layer)
+        elif inner not in beside:
+            convolutions.append(layer)
+    chosen = convolutions or others
     if not chosen:
         raise ValueError(
-            f"Model '{model.name}' has no Conv2D outside of shortcuts to penalise. "
-            "Pass the layers: layers=[...]."
+            f"Model '{model.name}' has no convolution outside of shortcuts and no "
+            "Dense layer to penalise. Pass the layers: layers=[...]."
         )
     return chosen

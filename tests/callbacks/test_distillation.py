@@ -39,6 +39,35 @@ def test_a_student_is_pruned():
     assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
 
 
+def test_a_penalty_on_a_student_is_part_of_the_loss():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 8, 8, 3)), rng.normal(size=(8, 3))
+    training = distiller(kprune.wrap(models.convolutions([8, 8])))
+    training(x)
+    (kernel, _), (other, _) = (
+        training.student.get_layer(n).layer.get_weights()
+        for n in ("conv1", "conv2")
+    )
+    callback = kprune.callbacks.RegularizeCallback(
+        keras.regularizers.L2(0.5), until=1
+    )
+    callback.set_model(training)
+    callback.set_params({"epochs": 2})
+    callback.on_train_begin()
+
+    def loss():
+        value = training.compute_loss(x, y, training(x, training=True))
+        return float(keras.ops.convert_to_numpy(value))
+
+    before = loss()
+    callback.on_epoch_begin(0)
+    penalty = 0.5 * (np.square(kernel).sum() + np.square(other).sum())
+    assert loss() - before == pytest.approx(penalty, rel=1e-3)
+    callback.on_epoch_end(0)
+    callback.on_epoch_begin(1)
+    assert loss() == pytest.approx(before, rel=1e-5)
+
+
 def test_a_plain_student_is_told_how_to_wrap():
     callback = kprune.callbacks.PruneCallback("l1", reduce={"macs": 0.5})
     callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})

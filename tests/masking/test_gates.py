@@ -28,16 +28,16 @@ def made():
     model = small_net(8)
     randomise(model)
     masked = kprune.wrap(model)
-    return masked, add_gates(masked, decoders=["conv1"])
+    found = add_gates(masked, decoders=["conv1"])
+    return masked, found, masked.get_weights()
 
 
 @pytest.fixture
 def gated(made):
     """A wrapped small net, one group of which is a residual stream."""
-    masked, found = made
-    kprune.set_masks(masked, {name: np.ones(8) for name in found})
+    masked, found, weights = made
+    masked.set_weights(weights)
     for gate in found.values():
-        gate.acts = True
         gate.logits.assign([-1.0, 1.0] * 4)
     return masked, found
 
@@ -104,6 +104,8 @@ def test_gates_become_masks_and_the_rebuild_is_exact(gated):
     assert difference(before, outputs(compact, X)) <= 1e-5
     assert kprune.trace(compact)["conv1"].size == 4
     assert not any("logits" in v.path for v in compact.variables)
+    kernel = read(masked.get_layer("conv1").layer.kernel)
+    assert (kernel[..., ::2] == 0).all() and (kernel[..., 1::2] != 0).any()
 
 
 def test_trials_of_masks_see_open_gates(gated):

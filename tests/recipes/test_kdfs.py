@@ -108,6 +108,26 @@ def test_the_teacher_is_compared_by_probabilities_and_attention():
     np.testing.assert_allclose(read(attention(features)), energy, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["kdfs", "manidp", "hgs"])
+def test_an_own_train_step_must_take_the_added_loss(name):
+    recipe = kprune.recipe(name, {"macs": 0.3}, data=arrays(8), epochs=3)
+    masked = recipe.prepare(small_net(4))
+    masked.compile("sgd", loss())
+    callback = recipe.callbacks[1]
+    callback.set_model(masked)
+    callback.set_params({"epochs": 3, "steps": 1})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    x, y = arrays(4)
+    if name == "kdfs":
+        with pytest.raises(ValueError, match=r"call self.compute_loss.x=x"):
+            masked.compute_loss(y=y, y_pred=masked(x, training=True))
+    with pytest.raises(ValueError, match=r"the train_step of .*compute_loss"):
+        callback.on_epoch_end(0)  # no step was trained
+    masked.compute_loss(x=x, y=y, y_pred=masked(x, training=True))
+    callback.on_epoch_end(0)
+
+
 def test_a_model_without_gates_is_told_how_to_get_them():
     callback = GateCallback(None, {"macs": 0.5}, kprune.OneShot(1))
     masked = kprune.wrap(models.dense_layers([4], 3))

@@ -101,6 +101,29 @@ def test_residual_streams_stay_as_they_are(caplog):
     assert name in caplog.text
 
 
+def test_channels_that_a_normalisation_ties_are_sketched_with_their_biases():
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(x)
+    x = keras.layers.GroupNormalization(groups=4)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    conv = model.get_layer("conv")
+    conv.bias.assign(np.arange(1.0, 9.0))
+    masked = kprune.prune(
+        model, "l2", allocation={"conv": 0.5}, recover="sketch"
+    )
+    kernel, bias = kprune.rebuild(masked).get_layer("conv").get_weights()
+    both = [values(w) for w in conv.weights]
+    rows = [v.reshape(-1, 4, 2).transpose(1, 0, 2).reshape(4, -1) for v in both]
+    # One channel of each place in a group, of every group, makes a row.
+    expected = frequent_directions(np.hstack(rows), 2)
+    found = [v.reshape(-1, 2, 2).transpose(1, 0, 2).reshape(2, -1)
+             for v in (kernel, bias)]  # fmt: skip
+    np.testing.assert_allclose(
+        np.abs(np.hstack(found)).sum(), np.abs(expected).sum(), rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 def test_what_is_removed_stays_0_and_rebuild_is_exact(aligned):
     masked = kprune.prune(

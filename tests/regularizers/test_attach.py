@@ -222,6 +222,20 @@ def test_errors_name_the_layer_and_the_way_out():
     with pytest.raises(ValueError, match="attached already"):
         attach(model, PENALTY)
     assert detach(model) == ["conv1"] and detach(model) == []
-    inputs = keras.Input((4,))
-    with pytest.raises(ValueError, match="no Conv2D"):
-        attach(keras.Model(inputs, keras.layers.Dense(2)(inputs)), PENALTY)
+    inputs = keras.Input((4, 3))
+    with pytest.raises(ValueError, match="no convolution"):
+        attach(keras.Model(inputs, keras.layers.GRU(2)(inputs)), PENALTY)
+
+
+def test_without_images_other_kernels_are_penalised():
+    x = inputs = keras.Input((8, 3))
+    x = keras.layers.Conv1D(4, 3, name="conv")(x)
+    x = keras.layers.SeparableConv1D(4, 3, name="separable")(x)
+    x = keras.layers.Flatten()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    assert attach(model, PENALTY) == ["conv"]
+    model = keras.Sequential(
+        [inputs, keras.layers.Flatten(), keras.layers.Dense(4, name="dense")]
+    )
+    assert attach(model, PENALTY) == ["dense"]
+    assert keras.ops.convert_to_numpy(model.losses[0]) > 0
