@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kprune.allocation._search import Search
+from kprune.allocation._whole import WholeSearch
 
 if TYPE_CHECKING:
     from kprune.allocation.base import Request
@@ -43,7 +44,9 @@ class Ladder:
 def solve_ladders(
     request: Request, ladders: Sequence[Ladder], min_channels: np.ndarray
 ) -> Vectors:
-    """Meet the target of a request with the smallest loss. See `Search`.
+    """Meet the target of a request with the smallest loss.
+
+    See `Search`, and `WholeSearch` for costs that only the whole model tells.
 
     Args:
         request: The target.
@@ -53,9 +56,11 @@ def solve_ladders(
     Returns:
         Group name -> booleans of shape `(size,)`: the kept channels.
     """
-    search = Search(
-        request.cost_model,
-        request.budgets(),
+    costs, budgets = request.cost_model, request.budgets()
+    kind = WholeSearch if costs.estimated & budgets.keys() else Search
+    search = kind(
+        costs,
+        budgets,
         [ladder.lost for ladder in ladders],
         min_channels,
         request.alive_counts,

@@ -239,8 +239,9 @@ class _State:
     def room(self) -> np.ndarray:
         """How much each cost may rise, of shape `(costs,)`, with a rounding margin."""
         search = self.search
-        costs = search.costs.evaluate(self.kept)
-        now = np.array([float(costs[name]) for name in search.budgets])
+        # Of several rows, for a single one may take long.
+        costs = search.costs.evaluate(self.kept[None])
+        now = np.array([float(costs[name][0]) for name in search.budgets])
         # Savings of a maximum are those of its excess, which must not rise.
         room = np.where(search.maxima, 0.0, search.highest - now)
         return room + CLOSE * np.abs(search.highest)

@@ -32,6 +32,10 @@ class Evaluator(abc.ABC):
     stairs: frozenset[str] = frozenset()
     """Names of costs that fall in steps as channels are removed, or even rise."""
 
+    estimated: frozenset[str] = frozenset()
+    """Names of costs of which `evaluate` asks the whole model if it is given a single
+    row, which may take a second; those of several rows are estimates."""
+
     @abc.abstractmethod
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return all costs by name.
@@ -47,17 +51,21 @@ class Evaluator(abc.ABC):
         """Return by how much costs exceed their budgets, or 0.
 
         For a cost that is a maximum over moments, it is the sum over all moments of
-        what exceeds the budget.
+        what exceeds the budget. Costs that can be estimated are.
 
         Args:
             kept: See `evaluate`.
             budgets: Cost name -> highest allowed cost.
         """
-        costs = self.evaluate(kept)
-        return {
+        kept = np.asarray(kept)
+        costs = self.evaluate(np.atleast_2d(kept))
+        over = {
             name: np.maximum(np.asarray(costs[name]) - budget, 0.0)
             for name, budget in budgets.items()
         }
+        if kept.ndim > 1:
+            return over
+        return {name: values[0] for name, values in over.items()}
 
     def savings(
         self,

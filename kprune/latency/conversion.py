@@ -84,8 +84,7 @@ class Conversion:
         check_backend(format_for("model.tflite"))
         self._masked = masked
         self._graph: ChannelGraph = trace(masked)
-        self._dtype = dtype
-        self._io_dtype = io_dtype
+        self.dtypes = dtype, io_dtype
         self._functions = functions(self._graph)
         self.kept = probes(self._graph, self._functions)
         self.contents = [self._convert(kept) for kept in self.kept]
@@ -164,7 +163,7 @@ class Conversion:
         with TemporaryMasks(self._masked, self._graph)(vectors):
             # Weights may be alike, for example 0, and are not asked about.
             compact = rebuild(self._masked, merge=None)
-        return file_of(compact, self._dtype, self._io_dtype)
+        return file_of(compact, *self.dtypes)
 
     # -- what varies ---------------------------------------------------------
 

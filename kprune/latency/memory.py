@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from kprune.graph import ChannelGraph
 from kprune.latency.conversion import Conversion
 from kprune.latency.layout import Width
 from kprune.latency.runtimes.base import Runtime
+from kprune.latency.whole import Whole
 from kprune.tflite import Flatbuffer
 from kprune.tflite import shape
 
@@ -42,11 +42,8 @@ class Memory:
     def __init__(
         self, conversion: Conversion, runtime: Runtime | None = None
     ) -> None:
-        self._conversion = conversion
-        self._known: dict[tuple[int, ...], float] = {}
-        self._tell: Callable[[bytes], float] | None = (
-            None if runtime is None else runtime.memory
-        )
+        tell = None if runtime is None else runtime.memory
+        self._whole = Whole(conversion, tell or _planned)
         content = conversion.contents[0]
         file = Flatbuffer(content)
         graph = file.graphs[0]
@@ -54,15 +51,17 @@ class Memory:
         block = 1 if runtime is None else runtime.block
         self.stairs = frozenset() if block == 1 else frozenset({KEY})
         outside = {int(n) for n in (*graph.inputs, *graph.outputs)}
-        spans, sizes = [], []
+        moments = range(len(graph.operators))
+        self._activations = _Tensors(moments)
         for life in lifetimes(content):
-            inside = block if life.tensor not in outside else 1
             dims = shape(graph.tensors[life.tensor])
             mine = axes.get(life.tensor, {})
-            sizes.append(_Size(dims, mine, life.itemsize, inside))
-            spans.append((life.first, life.last))
-        if runtime is not None:
-            # Weights are loaded while the operator before runs.
+            inside = life.tensor not in outside and len(dims) == 4
+            size = _Size(dims, mine, life.itemsize, block if inside else 1)
+            self._activations.add(size, life.first, life.last)
+        self._weights = _Tensors(moments)
+        self._ahead = 0 if runtime is None else runtime.ahead
+        if runtime is not None and self._ahead:
             for number, op in enumerate(graph.operators):
                 for index in map(int, op.inputs):
                     data = file.constant(graph.tensors[index])
@@ -70,12 +69,8 @@ class Memory:
                         dims = shape(graph.tensors[index])
                         each = max(1, len(data) // max(1, int(np.prod(dims))))
                         mine = axes.get(index, {})
-                        sizes.append(_Size(dims, mine, each, 1))
-                        spans.append((number, number + 1))
-        self._sizes = sizes
-        first, last = np.array(spans).T
-        steps = np.arange(last.max() + 1)[:, None]
-        self._alive = ((first <= steps) & (steps <= last)).astype(float)
+                        size = _Constants(dims, mine, each, runtime.step)
+                        self._weights.add(size, number, number)
         self._scale = 1.0
         full = np.asarray(conversion.kept[0])
         if not self(full):
@@ -94,8 +89,8 @@ class Memory:
         Returns:
             `(n, moments)`.
         """
-        sizes = np.stack([size.of(kept) for size in self._sizes], axis=-1)
-        return self._scale * (sizes @ self._alive.T)
+        weights = np.minimum(self._weights.alive(kept), self._ahead)
+        return self._scale * (self._activations.alive(kept) + weights)
 
     def __call__(self, kept: np.ndarray) -> float:
         """Return the bytes that the plan, or the compiler, takes.
@@ -103,15 +98,36 @@ class Memory:
         Args:
             kept: `(groups,)` channels that each group keeps.
         """
-        key = tuple(int(n) for n in kept)
-        if key not in self._known:
-            content = self._conversion.whole(np.array(key))
-            self._known[key] = (
-                float(estimate_arena(content).planned)
-                if self._tell is None
-                else self._tell(content)
-            )
-        return self._known[key]
+        return self._whole(kept)
+
+
+def _planned(content: bytes) -> float:
+    return float(estimate_arena(content).planned)
+
+
+class _Tensors:
+    """Tensors, and when they are alive.
+
+    Args:
+        moments: Numbers of all moments.
+    """
+
+    def __init__(self, moments: range) -> None:
+        self._moments = np.array(moments)
+        self._sizes: list[_Size] = []
+        self._spans: list[np.ndarray] = []
+
+    def add(self, size: _Size, first: int, last: int) -> None:
+        """Add a tensor that is alive from one moment to another."""
+        self._sizes.append(size)
+        self._spans.append((first <= self._moments) & (self._moments <= last))
+
+    def alive(self, kept: np.ndarray) -> np.ndarray:
+        """Return bytes alive at each moment: `(n, moments)`."""
+        total = np.zeros((len(kept), len(self._moments)))
+        for size, span in zip(self._sizes, self._spans, strict=True):
+            total += size.of(kept)[:, None] * span
+        return total
 
 
 class _Size:
@@ -132,7 +148,7 @@ class _Size:
         block: int,
     ) -> None:
         self._channels = len(dims) - 1
-        self._block = block if len(dims) == 4 else 1
+        self._block = block
         self._axes = axes
         fixed = [
             self._blocks(n, a) for a, n in enumerate(dims) if a not in axes
@@ -153,6 +169,14 @@ class _Size:
         return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+class _Constants(_Size):
+    """Bytes of constants, which are encoded in blocks along all axes that vary."""
+
+    def _blocks(self, length: Any, axis: int) -> Any:
+        block = self._block if axis in self._axes else 1
+        return -(-length // block) * block
+
+
 class RamCostModel(CostModel):
     """Costs of a model, the memory of its activations among them.
 
@@ -171,6 +195,7 @@ class RamCostModel(CostModel):
         self.memory = memory
         self.base = base
         self.stairs = base.stairs | memory.stairs
+        self.estimated = base.estimated | {KEY}
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return the cost, with `"ram"` in bytes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from kprune.latency.layout import Placed
 from kprune.latency.layout import fingerprint
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
+from kprune.latency.whole import Whole
 
 KEY = "latency"
 
@@ -304,18 +306,31 @@ class TimedCostModel(CostModel):
     Args:
         graph: The model's channels.
         latency: Its predicted latency.
+        whole: Tells the latency of the whole model, if there is something that
+            can; what is predicted is then an estimate.
     """
 
     stairs = frozenset({KEY})
 
-    def __init__(self, graph: ChannelGraph, latency: LatencyModel) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        latency: LatencyModel,
+        whole: Whole | None = None,
+    ) -> None:
         super().__init__(graph)
         self.latency = latency
+        self.whole = whole
+        self.estimated = frozenset() if whole is None else frozenset({KEY})
         self._operators = Operators(latency)
 
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return the cost, with `"latency"` in milliseconds."""
-        return {**super().evaluate(kept), KEY: self.latency(kept)}
+        kept = np.asarray(kept)
+        tell: Callable[[np.ndarray], Any] = self.latency
+        if self.whole is not None and kept.ndim == 1:
+            tell = self.whole
+        return {**super().evaluate(kept), KEY: tell(kept)}
 
     def savings(
         self,

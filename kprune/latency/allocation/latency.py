@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
+
+import keras
 
 from kprune import allocation as allocations
 from kprune.allocation._ladders import solve_ladders
@@ -14,6 +17,7 @@ from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
 from kprune.cost.model import CostModel
+from kprune.latency.conversion import Conversion
 from kprune.latency.model import KEY
 from kprune.latency.model import LatencyModel
 from kprune.latency.model import TimedCostModel
@@ -22,7 +26,10 @@ from kprune.latency.profiling import profile
 from kprune.latency.runtimes.base import get
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import load
+from kprune.latency.whole import Whole
 from kprune.session import Session
+
+_log = logging.getLogger("kprune")
 
 
 @register(KEY)
@@ -33,7 +40,8 @@ class Latency(Allocation):
     gained, and beyond one a kernel can even get slower. This takes, again and
     again, the width that saves the most predicted time for what is lost, gives
     back every channel that costs no time, and never leaves a kernel slower
-    than it was.
+    than it was. A runtime that compiles instead of timing, such as an Ethos-U,
+    is asked about the whole model too: what it says is what counts.
 
     Args:
         table: Times of operators: a `kprune.latency.LatencyTable`, or the path
@@ -89,7 +97,28 @@ class Latency(Allocation):
                 dtype=self.dtype,
                 threads=self.threads or 1,
             )
-        return TimedCostModel(graph, LatencyModel(graph, table))
+        whole = self._whole(session.masked, table)
+        return TimedCostModel(graph, LatencyModel(graph, table), whole)
+
+    def _whole(self, masked: keras.Model, table: LatencyTable) -> Whole | None:
+        """Return what tells the latency of the whole model, if its runtime can.
+
+        A compiler can; whatever has to be timed cannot.
+        """
+        device = get(table.runtime)
+        if device.operators is None:
+            return None
+        io_dtype = device.io_dtype if table.dtype == "int8" else "float32"
+        try:
+            conversion = Conversion(masked, table.dtype, io_dtype)
+            whole = Whole(
+                conversion, lambda file: device.measure(file, 1, 1, 0.0)
+            )
+            whole(conversion.kept[0])
+        except (ImportError, RuntimeError) as error:
+            _log.info("Latencies are those of the table alone: %s", error)
+            return None
+        return whole
 
     def _given_table(self) -> LatencyTable | None:
         """Return the table that it was made with, read from its file."""

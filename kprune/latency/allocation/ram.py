@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from kprune import allocation as allocations
-from kprune.allocation._ladders import Ladder
 from kprune.allocation._ladders import solve_ladders
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import LimitedAllocation
@@ -25,12 +23,10 @@ from kprune.latency.memory import KEY
 from kprune.latency.memory import Memory
 from kprune.latency.memory import RamCostModel
 from kprune.latency.model import KEY as LATENCY
+from kprune.latency.model import TimedCostModel
 from kprune.latency.runtimes.base import Runtime
 from kprune.latency.table import DTYPES
 from kprune.session import Session
-
-_TRIES = 12
-_CLOSER = 0.995
 
 
 @register(KEY)
@@ -44,7 +40,8 @@ class Ram(Allocation):
 
     What counts is the plan of TensorFlow Lite Micro's arena, as
     `kprune.export` reports it for a file with `io_dtype` like `dtype`; with an
-    Ethos-U as `runtime` the SRAM that Arm's compiler says.
+    Ethos-U as `runtime` the SRAM that Arm's compiler says. Either is asked about
+    the whole model at the widths that seem right.
 
     Args:
         dtype: Number format of the file, `"int8"` or `"float32"`.
@@ -92,10 +89,19 @@ class Ram(Allocation):
         return inner.allocation if isinstance(inner, Latency) else inner
 
     def costs(self, session: Session) -> CostModel:
-        conversion = Conversion(session.masked, self.dtype, self.dtype)
+        base = self.allocation.costs(session)
+        dtypes = self.dtype, self.dtype
+        known = [base.whole] if isinstance(base, TimedCostModel) else []
+        conversion = next(
+            (
+                w.conversion
+                for w in known
+                if w and w.conversion.dtypes == dtypes
+            ),
+            None,
+        ) or Conversion(session.masked, *dtypes)
         memory = Memory(conversion, self._device)
-        graph = session.graph
-        return RamCostModel(graph, memory, self.allocation.costs(session))
+        return RamCostModel(session.graph, memory, base)
 
     def check(self, request: Request) -> None:
         worth = self._worth
@@ -113,38 +119,11 @@ class Ram(Allocation):
             )
         if self.met(request):
             return {n: request.alive[n].astype(bool) for n in request.names}
-        return self._solve(request, self._worth.ladders(request, session))
-
-    def _solve(self, request: Request, ladders: list[Ladder]) -> Vectors:
-        """Ask for less until the plan fits: a plan needs more than a moment."""
-        min_channels = self._worth.min_channels(request)
-        if KEY not in request.reduce:
-            return solve_ladders(request, ladders, min_channels)
-        budget = request.budgets()[KEY]
-        full = request.cost_model.full[KEY]
-        low, high = 0.0, budget
-        asked, error = budget, None
-        for _ in range(_TRIES):
-            goal = (1.0 - asked / full) / request.fraction
-            tried = dataclasses.replace(
-                request, reduce={**request.reduce, KEY: goal}
-            )
-            try:
-                masks = solve_ladders(tried, ladders, min_channels)
-            except ValueError as failure:  # Too little was allowed.
-                low, error = asked, failure
-                asked = (low + high) / 2
-                continue
-            kept = [int(masks[name].sum()) for name in request.names]
-            taken = request.cost_model.evaluate(kept)[KEY]
-            if taken <= budget:
-                return masks
-            high = asked
-            asked = max(_CLOSER * asked * budget / taken, (low + high) / 2)
-        raise ValueError(
-            f"The peak memory of model '{request.graph.model.name}' did not get "
-            f"below {budget:,.0f} bytes. Ask for a little more, or for less."
-        ) from error
+        return solve_ladders(
+            request,
+            self._worth.ladders(request, session),
+            self._worth.min_channels(request),
+        )
 
 
 def device_aware(

@@ -61,6 +61,9 @@ class Runtime(Part, abc.ABC):
     block: ClassVar[int] = 1
     """What channels are rounded up to in memory, of a runtime that tells it."""
 
+    ahead: ClassVar[int] = 0
+    """Bytes of weights that are in that memory at once, if it holds any."""
+
     memory: Callable[[bytes], float] | None = None
     """Returns the bytes that a whole `.tflite` file takes while it runs."""
 

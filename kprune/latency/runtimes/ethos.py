@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import re
 import sys
@@ -93,6 +94,7 @@ class Ethos(Runtime):
     io_dtype: ClassVar[str] = "int8"
     step: ClassVar[int] = 8
     block: ClassVar[int] = 16
+    ahead: ClassVar[int] = 8 * _KIB
 
     def __init__(
         self, variant: str = "u55-128", memory_mode: str | None = None
@@ -147,42 +149,50 @@ class Ethos(Runtime):
             ImportError: The extra `ethos` is missing.
             RuntimeError: Vela refuses the file.
         """
-        vela = _vela()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.tflite"
-            path.write_bytes(content)
-            arguments = [
-                str(path),
-                "--accelerator-config",
-                f"ethos-{self.variant}",
-                "--output-dir",
-                folder,
-                "--verbose-performance",
-            ]
-            if self.memory_mode is not None:
-                arguments += ["--memory-mode", self.memory_mode]
-            said = io.StringIO()
-            with _undisturbed(), contextlib.redirect_stdout(said):
-                try:
-                    failed = vela.main(arguments)
-                except (Exception, SystemExit) as error:
-                    raise _refused(self.name, str(error)) from error
-            summaries = sorted(Path(folder).glob("*_summary_*.csv"))
-            if failed or not summaries:
-                raise _refused(self.name, said.getvalue())
-            (summary,) = _rows(summaries[0])
-            layers = [
-                row
-                for file in Path(folder).glob("*per-layer.csv")
-                for row in _rows(file)
-            ]
-        flash = ("on_chip_flash_memory_used", "off_chip_flash_memory_used")
-        return Compiled(
-            1e3 * float(summary["inference_time"]),
-            round(_KIB * float(summary["sram_memory_used"])),
-            round(_KIB * sum(float(summary[key]) for key in flash)),
-            tuple((row["Name"], int(row["Op Cycles"])) for row in layers),
-        )
+        options = ["--accelerator-config", f"ethos-{self.variant}"]
+        if self.memory_mode is not None:
+            options += ["--memory-mode", self.memory_mode]
+        return _compile(self.name, tuple(options), content)
+
+
+# Time and memory of a file are asked for one after the other.
+@functools.lru_cache(maxsize=8)
+def _compile(name: str, options: tuple[str, ...], content: bytes) -> Compiled:
+    """Return what Vela says of a file.
+
+    Args:
+        name: The runtime, for messages.
+        options: Of Vela: its configuration.
+        content: The file.
+    """
+    vela = _vela()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        arguments = [str(path), *options, "--output-dir", folder]
+        arguments.append("--verbose-performance")
+        said = io.StringIO()
+        with _undisturbed(), contextlib.redirect_stdout(said):
+            try:
+                failed = vela.main(arguments)
+            except (Exception, SystemExit) as error:
+                raise _refused(name, str(error)) from error
+        summaries = sorted(Path(folder).glob("*_summary_*.csv"))
+        if failed or not summaries:
+            raise _refused(name, said.getvalue())
+        (summary,) = _rows(summaries[0])
+        layers = [
+            row
+            for file in Path(folder).glob("*per-layer.csv")
+            for row in _rows(file)
+        ]
+    flash = ("on_chip_flash_memory_used", "off_chip_flash_memory_used")
+    return Compiled(
+        1e3 * float(summary["inference_time"]),
+        round(_KIB * float(summary["sram_memory_used"])),
+        round(_KIB * sum(float(summary[key]) for key in flash)),
+        tuple((row["Name"], int(row["Op Cycles"])) for row in layers),
+    )
 
 
 @contextlib.contextmanager
