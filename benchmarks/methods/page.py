@@ -1,6 +1,11 @@
 """Write docs/benchmarks.md, and its plots, from the results of `run.py` alone.
 
-python benchmarks/methods/page.py
+    python benchmarks/methods/page.py
+
+Also fills the tables in docs/methods that are marked
+
+    <!-- measured: SERIES ARM ARM ... -->
+    <!-- end -->
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import collections
 import json
 import math
 import os
+import re
 import statistics
 import textwrap
 from collections.abc import Callable
@@ -22,6 +28,8 @@ import claims
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
+METHODS = PAGE.parent / "methods"
+MARKED = re.compile(r"(?s)(<!-- measured: (\S+) (.+?) -->\n).*?(<!-- end -->)")
 MISSED = 0.005
 """How far, as a share, a run may be from its target."""
 
@@ -401,6 +409,61 @@ def write_page(folder: Path, page: Path) -> None:
     os.replace(temporary, page)
 
 
+def measured(text: str, found: dict[str, list[Result]]) -> str:
+    """Return a page of a method with its tables filled.
+
+    Args:
+        text: The page.
+        found: Results by series, from `read`.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        head, series, names, end = match.groups()
+        return head + excerpt(found[series], names.split()) + end
+
+    return MARKED.sub(fill, text)
+
+
+def excerpt(results: list[Result], names: Sequence[str]) -> str:
+    """Return a table of some arms, and a line that says what was run."""
+    arms = by_arm(results)
+    lines = [
+        f"{title(results[0])}, learning rate "
+        f"{results[0]['setting']['learning_rate']:g}; accuracy in training is that "
+        "of the last epoch, on augmented images. Budget, command and the other "
+        "methods are in [`benchmarks.md`](../benchmarks.md).",
+        "",
+        "| | MACs removed | seeds | `test[5000:]` | in training |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for share in [0.0, *targets(results)]:
+        for name in names:
+            runs = [
+                r for r in arms.get(name, []) if r["target"]["macs"] == share
+            ]
+            if runs:
+                lines += excerpt_rows(runs)
+    return textwrap.fill(lines[0], 88) + "\n" + "\n".join([*lines[1:], ""])
+
+
+def excerpt_rows(runs: list[Result]) -> list[str]:
+    """Return the rows of the runs of an arm at one target."""
+
+    def row(name: str, macs: str, finals: list[float], training: str) -> str:
+        cells = [name, macs, str(len(finals)), spread(finals), training]
+        return f"| {' | '.join(cells)} |"
+
+    last = spread([run["epochs"][-1]["training_accuracy"] for run in runs])
+    finals = [run["final"][claims.SLICE] for run in runs]
+    rows = [row(runs[0]["title"], gone(runs, "macs"), finals, last)]
+    dynamic = [run["dynamic"] for run in runs if "dynamic" in run]
+    if dynamic:
+        finals = [found["final"][claims.SLICE] for found in dynamic]
+        mean = f"{gone(dynamic, 'mean_macs')}, mean"
+        rows.append(row("the same with dynamic gates", mean, finals, last))
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -408,9 +471,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--methods", type=Path, default=METHODS)
     options = parser.parse_args(arguments)
     write_page(options.results, options.page)
     print(f"wrote {options.page}")
+    found = read(options.results)
+    for path in sorted(options.methods.glob("*.md")):
+        text = path.read_text()
+        if MARKED.search(text):
+            path.write_text(measured(text, found))
+            print(f"filled {path}")
 
 
 if __name__ == "__main__":

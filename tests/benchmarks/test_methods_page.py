@@ -280,3 +280,57 @@ def test_memory_has_a_column_where_runs_tell_of_it():
     assert first.count("|") == second.count("|") == head.count("|")
     assert "| 96.0 % |" in second
     assert "memory" not in page.table(runs[:1])[0]
+
+
+# -- pages of methods ------------------------------------------------------
+
+
+def trained(arm, final, seed=0, target=0.5, training=70.0, **changes):
+    one = result(arm, final, seed, target, **changes)
+    one["epochs"][-1]["training_accuracy"] = training
+    return one
+
+
+def test_marked_tables_of_method_pages_are_filled():
+    found = {
+        "series": [
+            trained("soft", 80.0, training=60.0),
+            trained("soft", 83.0, seed=1, training=62.0),
+            trained("hard", 75.0),
+            trained("hard", 55.0, target=0.75),
+            trained("other", 99.0),
+        ]
+    }
+    text = (
+        "before\n<!-- measured: series soft hard -->\nold\n<!-- end -->\nafter"
+    )
+    filled = page.measured(text, found)
+    assert "old" not in filled and "OTHER" not in filled
+    assert filled.startswith("before\n<!-- measured: series soft hard -->\n")
+    assert filled.endswith("<!-- end -->\nafter")
+    # statistics: deviations sqrt(4.5) and sqrt(2)
+    assert rows(filled, "SOFT") == [
+        ["SOFT", "50.0 %", "2", "81.50 ± 2.12", "61.00 ± 1.41"]
+    ]
+    assert rows(filled, "HARD") == [
+        ["HARD", "50.0 %", "1", "75.00", "70.00"],
+        ["HARD", "75.0 %", "1", "55.00", "70.00"],
+    ]
+    assert page.measured(filled, found) == filled
+
+
+def test_dynamic_gates_have_a_row_of_their_own():
+    gates = {"final": {"test[5000:]": 65.0}, "mean_macs": {"removed": 0.4}}
+    found = {"series": [trained("gated", 41.0, dynamic=gates)]}
+    text = "<!-- measured: series gated -->\n<!-- end -->"
+    [row] = rows(page.measured(text, found), "the same")
+    assert row[1:4] == ["40.0 %, mean", "1", "65.00"]
+
+
+def test_the_pages_of_methods_hold_what_was_measured():
+    found = page.read(page.RESULTS)
+    for path in page.METHODS.glob("*.md"):
+        text = path.read_text()
+        assert page.measured(text, found) == text, (
+            f"{path.name}: run python benchmarks/methods/page.py"
+        )
