@@ -16,7 +16,7 @@ from kprune.commands.prune import prune
 from kprune.commands.replay import replay
 from kprune.commands.report import report
 from kprune.commands.sweep import sweep
-from kprune.outputs import ending
+from kprune.outputs import clean_exit
 
 app = typer.Typer(
     name="kprune",
@@ -58,5 +58,5 @@ app.add_typer(latency)
 
 def main() -> None:
     """Run the command line. This is the entry point of the `kprune` script."""
-    with ending():
+    with clean_exit():
         app(prog_name="kprune")

@@ -19,26 +19,26 @@ from typing import Any
 from kprune.arguments import suggestion
 
 FOLDER = "saved_model"
-"""The format of a path without suffix; others are called by their suffix."""
+"""The format of a path without suffix; other formats are named after theirs."""
 
 _FULL = "No space left on device"
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder that is one artefact.
+    """A kind of folder that is written and replaced as a whole.
 
     Args:
-        marker: File that every such folder has.
-        own: Patterns of the files that it is made of, relative to it. Others
-            are the user's.
+        marker: File that every folder of this kind has.
+        own: Patterns of the kind's own files, relative to the folder. All other
+            files are the user's.
     """
 
     marker: str
     own: tuple[str, ...]
 
     def owns(self, file: str) -> bool:
-        """Return whether a file, relative to the folder, belongs to it."""
+        """Return whether a file, relative to the folder, is one of the kind's own."""
         return any(fnmatch.fnmatchcase(file, pattern) for pattern in self.own)
 
 
@@ -60,7 +60,7 @@ def format_name(path: str | os.PathLike[str], names: Iterable[str]) -> str:
 
     Args:
         path: Where something will be written.
-        names: Formats, called by their suffixes without the dot.
+        names: Formats, named after their suffixes without the dot.
 
     Raises:
         ValueError: No format has this suffix.
@@ -80,15 +80,15 @@ def format_name(path: str | os.PathLike[str], names: Iterable[str]) -> str:
 def check_suffix(
     path: str | os.PathLike[str], suffixes: tuple[str, ...], owner: str
 ) -> None:
-    """Raise unless a path ends as its content wants it.
+    """Raise unless a path has one of the accepted suffixes.
 
     Args:
         path: Where something will be written.
-        suffixes: Accepted suffixes, `(".json",)`.
-        owner: What is written, for the message: `"A latency table"`.
+        suffixes: Accepted suffixes, for example `(".json",)`.
+        owner: What is written, for the message, for example `"A latency table"`.
 
     Raises:
-        ValueError: It ends differently.
+        ValueError: The path has another suffix, or none.
     """
     if Path(path).suffix.lower() not in suffixes:
         raise ValueError(
@@ -104,8 +104,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         path: File that will be written. A symbolic link stands for its target.
 
     Raises:
-        OSError: There is a folder or a device of this name, the folder does not
-            exist, or one of them may not be written to.
+        OSError: The name belongs to a folder or a device, the folder around it
+            does not exist, or writing is not permitted.
     """
     path = Path(path)
     found = _status(path)
@@ -132,11 +132,11 @@ def check_folder(
 
     Args:
         path: Folder that will be written.
-        kind: What an existing folder must be unless it is empty; None for any.
+        kind: Kind that an existing folder must be of, unless it is empty.
 
     Raises:
-        OSError: There is a file of this name, or a folder of another kind, or the
-            folder around it does not exist or may not be written to.
+        OSError: The name belongs to a file or to a folder of another kind, the
+            folder around it does not exist, or writing is not permitted.
     """
     path = Path(path)
     found = _status(path)
@@ -157,13 +157,14 @@ def check_folder(
 
 
 def check_root(path: str | os.PathLike[str]) -> None:
-    """Raise if files cannot be written into a folder, which may have to be made.
+    """Raise if files cannot be written into a folder that may not exist yet.
 
     Args:
-        path: Folder that will be made, with those around it, unless it is there.
+        path: The folder. It will be created with its parents if it is missing.
 
     Raises:
-        OSError: It, or what it would lie in, is a file or may not be written to.
+        OSError: The folder or one of its parents is a file, or writing is not
+            permitted.
     """
     path = Path(path)
     place = _target(path)
@@ -183,8 +184,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary file lies in the same folder, so that the last step is one
     rename. If the block raises, or the process is asked to end, `path` keeps its
-    old content. A symbolic link stays one, and a file that is replaced hands on
-    its permissions.
+    old content. A symbolic link stays a link, and the new file has the permissions
+    of the one it replaces.
 
     Args:
         path: File to write.
@@ -193,13 +194,13 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to; it has the same suffix.
 
     Raises:
-        OSError: See `check_file`; or the disk is full.
+        OSError: The disk is full, or the file cannot be written. See `check_file`.
     """
     path = Path(path)
     check_file(path)
     target = _target(path)
     temporary = _sibling(target)
-    with ending(), _naming(path, temporary):
+    with clean_exit(), _naming(path, temporary):
         try:
             yield temporary
             _keep_mode(target, temporary)
@@ -212,28 +213,29 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str], kind: Folder) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` if the block succeeds.
 
-    What lies in an existing folder and is not of its kind stays there.
+    The user's own files in an existing folder are kept.
 
     Args:
         path: Folder to write. An existing one is replaced only if it is empty
-            or of the same kind, so that a mistyped path costs nobody a folder.
-        kind: What is written.
+            or of the same kind, so that a mistyped path never destroys a folder.
+        kind: Kind of the folder.
 
     Yields:
         The folder to write to; it does not exist yet.
 
     Raises:
-        OSError: See `check_folder`; or the disk is full.
+        OSError: The disk is full, or the folder cannot be written. See
+            `check_folder`.
     """
     path = Path(path)
     check_folder(path, kind)
     target = _target(path)
     temporary, old = _sibling(target), _sibling(target)
-    with ending(), _naming(path, temporary):
+    with clean_exit(), _naming(path, temporary):
         try:
             yield temporary
             if target.exists():
-                _hand_on(target, temporary, kind)
+                _link_user_files(target, temporary, kind)
                 _keep_mode(target, temporary)
                 os.replace(target, old)
             try:
@@ -248,11 +250,11 @@ def atomic_folder(path: str | os.PathLike[str], kind: Folder) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does.
+def clean_exit() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP end the block with an exception, as Ctrl-C does.
 
-    By default they end a process at once, and what it would have removed stays.
-    Handlers of the user's own are left alone.
+    By default these signals end a process at once and leave its temporary files
+    behind. Handlers that the user has set are left alone.
     """
     numbers = [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
     main = threading.current_thread() is threading.main_thread()
@@ -263,7 +265,7 @@ def ending() -> Iterator[None]:
     }
 
     def leave(number: int, frame: Any) -> None:
-        # A second one must not disturb the clearing up.
+        # A second signal must not interrupt the cleanup.
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
@@ -278,7 +280,7 @@ def ending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Say of an error in writing which file could not be written."""
+    """Name `path` in errors that writing the temporary file raises."""
     try:
         yield
     except Exception as error:
@@ -296,7 +298,7 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
 
 def _sibling(path: Path) -> Path:
     # The suffix stays last: Keras and the runtimes read the format from it. The
-    # name is short, for that of `path` may be as long as the file system allows.
+    # name is short: that of `path` may be as long as the file system allows.
     suffix = path.suffix if len(path.suffix) <= 16 else ""
     return path.with_name(f".kprune-{uuid.uuid4().hex[:12]}{suffix}")
 
@@ -339,8 +341,8 @@ def _keep_mode(target: Path, temporary: Path) -> None:
         temporary.chmod(stat.S_IMODE(target.stat().st_mode))
 
 
-def _hand_on(old: Path, new: Path, kind: Folder) -> None:
-    """Put the user's own files of a folder into the one that replaces it."""
+def _link_user_files(old: Path, new: Path, kind: Folder) -> None:
+    """Link the user's own files of a folder into the one that replaces it."""
     for folder, folders, files in os.walk(old):
         links = [n for n in folders if os.path.islink(os.path.join(folder, n))]
         place = Path(folder).relative_to(old)

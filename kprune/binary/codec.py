@@ -1,4 +1,4 @@
-"""Kernels of one magnitude per run of filters, as bits and scales."""
+"""Encode kernels with one magnitude per run of filters as bits and scales."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from kprune.graph.values import read
 
 LONGEST = 2**16 - 1
-"""Filters of one run at most: its length takes two bytes."""
+"""Maximum number of filters in a run: its length is stored in two bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Binary:
-    """A kernel whose filters share scales, the last axis being the filters.
+    """An encoded kernel whose filters, along the last axis, share scales.
 
     Args:
         shape: Shape of the kernel.
         signs: Packed bits, 1 for weights above 0, in C order.
         scales: `(runs,)` magnitudes of runs of adjacent filters.
-        lengths: `(runs,)` uint16: filters of each run.
+        lengths: `(runs,)` uint16, numbers of filters in the runs.
     """
 
     shape: tuple[int, ...]
@@ -37,14 +37,13 @@ class Binary:
 
 
 def encode(kernel: np.ndarray) -> Binary | None:
-    """Return a kernel as signs and scales, if that is the same and shorter.
+    """Encode a kernel as signs and scales, if that is exact and smaller.
 
     Args:
         kernel: Weights `(..., filters)`.
 
     Returns:
-        `None` where the weights of a filter differ in magnitude, or nothing is
-        saved.
+        None if the weights of a filter differ in magnitude, or nothing is saved.
     """
     if kernel.ndim < 2 or not kernel.size:
         return None
@@ -66,7 +65,7 @@ def encode(kernel: np.ndarray) -> Binary | None:
 
 
 def decode(binary: Binary) -> np.ndarray:
-    """Return the kernel that `encode` was given."""
+    """Return the kernel that was encoded."""
     count = int(np.prod(binary.shape))
     signs = np.unpackbits(binary.signs, count=count).reshape(binary.shape)
     scales = np.repeat(binary.scales, binary.lengths)
@@ -75,14 +74,14 @@ def decode(binary: Binary) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a model takes if signs are bits and scales are shared.
+    """Size of a model that stores signs as bits and shares scales.
 
     Args:
-        signs: Weights of which the sign alone is held.
-        scales: Scales that they share.
-        others: All other weights.
-        bits: Bits of all of it, without names, shapes and lengths of runs.
-        plain: Bits of the same weights one by one.
+        signs: Number of weights stored as a sign only.
+        scales: Number of scales that these share.
+        others: Number of all other weights.
+        bits: Total size in bits, without names, shapes and lengths of runs.
+        plain: Size in bits of all weights stored one by one.
     """
 
     signs: int
@@ -93,7 +92,7 @@ class Figures:
 
     @property
     def ratio(self) -> float:
-        """How many times smaller that is."""
+        """Compression ratio `plain / bits`."""
         return self.plain / self.bits
 
     def __str__(self) -> str:
@@ -105,10 +104,13 @@ class Figures:
 
 
 def figures(model: keras.Model) -> Figures:
-    """Count the bits that a model takes in theory.
+    """Compute the theoretical size of a model with binary kernels.
 
     Args:
         model: Any built model.
+
+    Returns:
+        `Figures` of all weights.
 
     Example:
 

@@ -1,9 +1,9 @@
-"""Files that hold a model with binary kernels.
+"""Save and load models with binary kernels.
 
-A file is: 8 bytes that name the format, 4 bytes with the CRC-32 of all that follows,
-4 bytes with the length of the index (both little endian), the index (JSON, deflated:
-the model's configuration and the shape and form of each weight), then the weights one
-after the other. Files of the first version have no CRC-32.
+A file holds, in this order: 8 bytes that name the format; 4 bytes with the CRC-32 of
+everything that follows; 4 bytes with the length of the index (both little endian); the
+index (deflated JSON with the model's configuration, and the shape and form of each
+weight); the weights one after another. Files of the first version have no CRC-32.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ _NUMBER = struct.Struct("<I")
 
 
 def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Write a model, kernels of one magnitude per run of filters as bits.
+    """Write a model to a file, with binary kernels as bits and scales.
 
-    All weights come back exactly, those of other kernels too. What the model
-    is compiled with is not written.
+    Kernels are binary if the weights in each filter have one magnitude. All
+    weights are restored exactly, including those of other kernels. The optimizer,
+    loss and metrics are not saved.
 
     Args:
         model: A built model.
         path: The file.
 
     Raises:
-        TypeError: A weight is of a data type that NumPy does not have.
+        TypeError: A weight has a data type that NumPy lacks, such as bfloat16.
+        OSError: The file cannot be written.
     """
     entries, parts = [], []
     for variable in model.weights:
@@ -77,13 +79,16 @@ def load(
     path: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """Read a model that `save` wrote: an ordinary Keras model, not compiled.
+    """Load a model that `save` wrote.
 
-    No code in a file is run.
+    Code in the file is never run.
 
     Args:
         path: The file.
-        custom_objects: Classes of your own by name.
+        custom_objects: Custom classes by name.
+
+    Returns:
+        An ordinary, uncompiled Keras model.
 
     Raises:
         ValueError: The file is of another kind, or damaged.
@@ -99,7 +104,7 @@ def load(
     magic, body = content[: len(MAGIC)], content[len(MAGIC) :]
     if magic not in (FIRST, MAGIC):
         raise ValueError(
-            f"{os.fspath(path)!r} is no file of binary kernels. kprune.load opens "
+            f"{os.fspath(path)!r} is not a file of binary kernels. kprune.load opens "
             "`.keras` and HDF5 files."
         )
     try:
@@ -127,23 +132,23 @@ def load(
 
 
 def _checked(content: bytes) -> bytes:
-    """Return what stands behind a checksum that fits.
+    """Return the content after its checksum.
 
     Raises:
-        ValueError: It does not fit.
+        ValueError: The checksum does not match the content.
     """
     (expected,) = _NUMBER.unpack_from(content)
     body = content[_NUMBER.size :]
     if zlib.crc32(body) != expected:
-        raise ValueError("its checksum does not fit its content")
+        raise ValueError("its checksum does not match its content")
     return body
 
 
 def _values(entries: list[dict[str, Any]], content: bytes) -> list[np.ndarray]:
-    """Return the weights that a file holds behind its index.
+    """Return the weights that follow the index.
 
     Raises:
-        ValueError: The file is longer or shorter than they are.
+        ValueError: There is more or less content than the index says.
     """
     place = 0
 

@@ -1,4 +1,4 @@
-"""Training through binary filters."""
+"""Train models with binary filters."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from kprune.parts import Value
 
 
 class BinaryFilters(Value):
-    """Weights of one magnitude in each block of adjacent filters.
+    """Binarize kernels, with one scale for each block of adjacent filters.
 
-    `B = sign(W)`, and for each block `g` of filters `alpha = mean |W|` over all
-    of its weights: of all scales the one with the least squared error. Gradients
-    pass straight through to weights of `|W| <= 1`. Weights that are 0, those of
-    removed channels, stay 0 and do not count. See "Cross-filter compression"
-    (Lyu, Zhu and Liu, arXiv 2005.09034); a block of 1 filter is the binary
-    network of XNOR-Net (Rastegari et al., arXiv 1603.05279).
+    A kernel `W` becomes `alpha * sign(W)`. For each block of filters, `alpha` is
+    the mean of `|W|` over all weights of the block, which is the scale with the
+    least squared error. Gradients pass straight through to weights with
+    `|W| <= 1`. Weights of removed channels are 0: they stay 0 and are left out of
+    the mean.
+
+    Source: "Cross-filter compression" (Lyu, Zhu and Liu, arXiv 2005.09034). With
+    a block of 1 filter these are the binary weights of XNOR-Net (Rastegari et al.,
+    arXiv 1603.05279).
 
     Args:
-        block: Filters that share a scale.
+        block: Number of adjacent filters that share a scale.
     """
 
     def __init__(self, block: int = 4) -> None:
         self.block = whole(block, "BinaryFilters", "block", of="filters")
 
     def __call__(self, kernel: Any) -> Any:
-        """Return the binary kernel up to rounding, with gradients.
+        """Return the binary kernel, exact up to rounding, with gradients.
 
         Args:
             kernel: Weights `(..., filters)`.
@@ -43,7 +46,7 @@ class BinaryFilters(Value):
         return passing + ops.stop_gradient(self.binary(kernel) - passing)
 
     def binary(self, kernel: Any) -> Any:
-        """Return the binary kernel, a tensor of the same shape.
+        """Return the exact binary kernel, a tensor of the same shape.
 
         Args:
             kernel: Weights `(..., filters)`.
@@ -55,8 +58,8 @@ class BinaryFilters(Value):
         filters = kernel.shape[-1]
         axes = list(range(len(kernel.shape) - 1))
         sizes = ops.sum(ops.abs(kernel), axis=axes)
-        living = ops.cast(ops.not_equal(kernel, 0), kernel.dtype)
-        counts = ops.sum(living, axis=axes)
+        alive = ops.cast(ops.not_equal(kernel, 0), kernel.dtype)
+        counts = ops.sum(alive, axis=axes)
         blocks = -(-filters // self.block)
         padding = [[0, blocks * self.block - filters]]
         sizes, counts = (
@@ -70,27 +73,28 @@ class BinaryFilters(Value):
 
 
 def attach(masked: keras.Model, form: BinaryFilters) -> list[str]:
-    """Let layers compute with binary kernels; the weights stay what they are.
+    """Make layers compute with binary kernels. Their weights stay unchanged.
 
-    The first and the last layers stay whole: binary are the kernels of dense
-    and convolutional layers both of whose sides are channels that kprune knows.
+    Binary are the kernels of dense and convolutional layers if both their inputs
+    and their outputs are prunable channels. So the first and last layers keep full
+    precision.
 
     Args:
         masked: A model made by `kprune.wrap`.
-        form: What kernels act as.
+        form: How to binarize kernels.
 
     Returns:
-        The names of these layers.
+        The names of the layers that compute with binary kernels now.
 
     Raises:
-        ValueError: The model is not masked, or no kernel is of that kind.
+        ValueError: The model is not masked, or has no such layer.
     """
     require_masked(masked, "attach()")
     found = list(_kernels(masked))
     if not found:
         raise ValueError(
-            f"Model '{masked.name}' has no layer between two others whose kernel "
-            "could be binary: the first and the last stay whole."
+            f"Model '{masked.name}' has no layer whose kernel can be binary: the "
+            "first and last layers keep full precision, and none lies between them."
         )
     for wrapper, number in found:
         wrapper.forms[number] = form
@@ -98,13 +102,13 @@ def attach(masked: keras.Model, form: BinaryFilters) -> list[str]:
 
 
 def detach(masked: keras.Model) -> list[str]:
-    """Give kernels the values that they act as, and let them be again.
+    """Assign the binary values to the kernels and undo `attach`.
 
     Args:
         masked: The model that `attach` was called with.
 
     Returns:
-        The names of the layers that are binary now.
+        The names of the layers whose kernels hold binary values now.
     """
     names = []
     for wrapper in filter_masks(masked):
@@ -120,7 +124,7 @@ def detach(masked: keras.Model) -> list[str]:
 
 
 def _kernels(masked: keras.Model) -> Iterator[tuple[FilterMask, int]]:
-    """Yield the wrappers of layers with a kernel to be binary, and its number."""
+    """Yield each wrapper whose kernel can be binary, and the kernel's index."""
     for wrapper in filter_masks(masked):
         layer = wrapper.layer
         kernel = getattr(layer, "_kernel", None)

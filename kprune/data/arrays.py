@@ -1,4 +1,4 @@
-"""Batches as plain tuples of NumPy arrays: cut, drawn and put together."""
+"""Slice, draw and join batches, which are plain tuples of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 BATCH_NUMBERS = 2**20
-"""Input numbers per batch at which larger batches stop paying off."""
+"""Elements in the inputs of a batch above which larger batches gain nothing."""
 
 BATCH_SAMPLES = 256
-"""Most samples that `merged` puts together to one batch."""
+"""Maximum number of samples in a batch from `merged`."""
 
 Batch = tuple[Any, Any, Any]
-"""Inputs, targets or None, sample weights or None; NumPy arrays in each."""
+"""Inputs, targets or None, sample weights or None; all hold NumPy arrays."""
 
 
 def is_array(value: Any) -> bool:
@@ -25,7 +25,7 @@ def is_array(value: Any) -> bool:
 
 
 def to_numpy(structure: Any) -> Any:
-    """Return a structure of tensors as one of NumPy arrays; None stays."""
+    """Convert the tensors of a structure to NumPy arrays; None stays None."""
 
     def convert(value: Any) -> np.ndarray | None:
         if value is None or isinstance(value, np.ndarray):
@@ -38,10 +38,10 @@ def to_numpy(structure: Any) -> Any:
 
 
 def count(arrays: Any, argument: str = "data") -> int:
-    """Return how many samples all arrays of a structure hold.
+    """Return the number of samples that each array of a structure holds.
 
     Raises:
-        ValueError: They hold different numbers of samples.
+        ValueError: The arrays hold different numbers of samples.
     """
     leaves = filter(is_array, keras.tree.flatten(arrays))
     sizes = sorted({int(leaf.shape[0]) for leaf in leaves})
@@ -71,10 +71,10 @@ def take(arrays: Any, chosen: np.ndarray) -> Any:
 
 
 def stack(samples: Sequence[Any]) -> Any:
-    """Return single samples as one batch.
+    """Stack single samples into one batch.
 
     Raises:
-        ValueError: They differ in shape.
+        ValueError: The samples differ in shape.
     """
 
     def join(*parts: Any) -> Any:
@@ -93,7 +93,7 @@ def stack(samples: Sequence[Any]) -> Any:
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Return structures of arrays, joined along the axis of samples."""
+    """Join structures of arrays along the batch axis."""
     return keras.tree.map_structure(
         lambda *arrays: None if arrays[0] is None else np.concatenate(arrays),
         *parts,
@@ -101,7 +101,7 @@ def concatenate(parts: Sequence[Any]) -> Any:
 
 
 def join(first: Batch, second: Batch) -> Batch:
-    """Return two batches as one; what one of them lacks is left out.
+    """Join two batches; targets or weights that one of them lacks are dropped.
 
     Raises:
         ValueError: Their samples differ in shape.
@@ -114,7 +114,7 @@ def join(first: Batch, second: Batch) -> Batch:
             raise ValueError(
                 "Samples of different shapes cannot be drawn at random. Received "
                 f"batches of shapes {a.shape} and {b.shape}: pad them to one shape, "
-                "or give no number of samples, to use all of them."
+                "or do not limit the number of samples."
             )
         return np.concatenate([a, b])
 
@@ -123,10 +123,10 @@ def join(first: Batch, second: Batch) -> Batch:
 
 
 def merged(batches: list[Batch]) -> list[Batch]:
-    """Put batches together to fewer, larger ones, of equal size if possible.
+    """Merge batches into fewer, larger ones, of equal size if possible.
 
-    A batch gets up to `BATCH_SAMPLES` samples and about `BATCH_NUMBERS` input
-    numbers. Batches whose samples differ in shape stay as they are.
+    A batch gets up to `BATCH_SAMPLES` samples and about `BATCH_NUMBERS` elements
+    in its inputs. Batches whose samples differ in shape are returned unchanged.
     """
     if any(_layout(batch) != _layout(batches[0]) for batch in batches):
         return batches

@@ -29,7 +29,7 @@ def load_cifar10(
         download: Whether to fetch (162 MiB) and prepare what is missing.
 
     Returns:
-        Pair of images `(n, 32, 32, 3)` uint8 and labels `(n,)` int64.
+        Images `(n, 32, 32, 3)` uint8 and labels `(n,)` int64.
 
     Raises:
         ImportError: TensorFlow Datasets is not installed.
@@ -75,14 +75,14 @@ def load_cifar10(
 
 
 def normalize_cifar10(images: Any) -> Any:
-    """Scale CIFAR-10 images the way the pretrained ResNets expect them.
+    """Scale CIFAR-10 images as the pretrained ResNets expect them.
 
     Args:
         images: NumPy array or TensorFlow tensor `(..., 3)` of RGB values in 0..255.
 
     Returns:
-        The same kind, float32: `(images / 255 - mean) / std` with the
-        ImageNet mean and standard deviation.
+        Array or tensor like `images`, float32: `(images / 255 - mean) / std`
+        with the ImageNet mean and standard deviation.
 
     Example:
 

@@ -13,8 +13,9 @@ NUM_TEST = 500
 def load_digits(seed: int = 0) -> Splits:
     """Load scikit-learn's 8x8 handwritten digits, split three ways.
 
-    1000 images for training, 297 for validation, 500 for test, with equal
-    class shares. They come with scikit-learn, so nothing is downloaded.
+    1000 images are for training, 297 for validation and 500 for test, each with
+    the same share of every class. They come with scikit-learn, so nothing is
+    downloaded.
 
     Args:
         seed: Integer that decides which image goes into which split.

@@ -1,4 +1,4 @@
-"""Whether samples look like those that a model was made for, by its first layers."""
+"""Check from a model's first layers whether samples look like its training data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from kprune.data.pixels import statistics
 
 _SAMPLES = 128
 _APART = 3.0
-"""How many deviations a mean is off, or how many times a deviation, at least."""
+"""Samples look wrong if their mean is this many standard deviations off, or their
+standard deviation this many times too large or too small."""
 
 _NARROW, _WIDE = 0.05, 20.0
-"""Spans that what is rescaled for a network does not have: 1 or 2 is usual."""
+"""Rescaled inputs look wrong if they span less or more; 1 or 2 is usual."""
 
 
 def unexpected(
@@ -24,19 +25,19 @@ def unexpected(
     samples: Sequence[np.ndarray],
     what: str = "calibration data",
 ) -> list[str]:
-    """Say where samples are not what the layers of a model were made for.
+    """Describe where samples differ from what a model was trained on.
 
-    The first `Normalization` or `BatchNormalization` holds the mean and deviation
-    of what it was given in training; a `Rescaling` layer in front tells the range
-    of its inputs. A model without them tells nothing.
+    The first `Normalization` or `BatchNormalization` holds the mean and standard
+    deviation of its inputs in training. A `Rescaling` layer implies the range of
+    its inputs. A model without such layers is not checked.
 
     Args:
         model: Functional or Sequential model.
         samples: One array per input.
-        what: How messages call them.
+        what: What messages call the samples.
 
     Returns:
-        Sentences; none if nothing is wrong.
+        Sentences; empty if nothing looks wrong.
     """
     if len(model.inputs) != 1:
         return []
@@ -47,7 +48,7 @@ def unexpected(
         if isinstance(operation, keras.layers.InputLayer):
             continue
         if owner is not model and not untouched:
-            return []  # What it is given is not known here.
+            return []  # The values that reach this layer are not known.
         untouched = False
         doubt, known = "", statistics(operation)
         if isinstance(operation, keras.layers.Rescaling):
@@ -55,14 +56,14 @@ def unexpected(
         elif known is not None:
             doubt = _normalised(operation, known, _before(owner, operation, x))
         if doubt:
-            return [f"{what} do not look like what the model takes: {doubt}"]
+            return [f"{what} do not look like the model's inputs: {doubt}"]
         if known is not None:
             return []
     return []
 
 
 def _before(owner: keras.Model, operation: Any, x: np.ndarray) -> np.ndarray:
-    """Return what an operation is given."""
+    """Return the values that reach an operation."""
     if operation.input is owner.inputs[0]:
         return x.astype("float64")
     part = keras.Model(owner.inputs[0], operation.input)
@@ -80,9 +81,9 @@ def _rescaled(layer: Any, values: np.ndarray) -> str:
     if not (span > _WIDE or (shrinks and span < _NARROW)):
         return ""
     return (
-        f"they go from {values.min():.3g} to {values.max():.3g}, of which layer "
-        f"{layer.name!r} makes {result.min():.3g} to {result.max():.3g}. Scale them "
-        "as they were in training"
+        f"they go from {values.min():.3g} to {values.max():.3g}, which layer "
+        f"{layer.name!r} rescales to {result.min():.3g} to {result.max():.3g}. Scale "
+        "them as in training"
     )
 
 
@@ -99,9 +100,9 @@ def _normalised(
         return ""
     wanted = mean, deviation
     return (
-        f"layer {layer.name!r} was made for values of mean {_typical(wanted[0])} and "
-        f"deviation {_typical(wanted[1])} and gets {_typical(got[0])} and "
-        f"{_typical(got[1])}. Scale them as they were in training"
+        f"layer {layer.name!r} expects values of mean {_typical(wanted[0])} and "
+        f"deviation {_typical(wanted[1])} but gets {_typical(got[0])} and "
+        f"{_typical(got[1])}. Scale them as in training"
     )
 
 

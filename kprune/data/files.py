@@ -1,4 +1,4 @@
-"""Samples in NumPy files and tables."""
+"""Read samples from NumPy files and tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DAMAGE = (
     LookupError,
     MemoryError,
     OSError,
-    RuntimeError,  # an archive with a password or a compression that is not known
+    RuntimeError,  # an archive with a password or an unknown compression
     SyntaxError,
     TypeError,
     ValueError,
@@ -36,10 +36,10 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading bytes that are no arrays, or not all of them, ends in."""
+"""Errors that reading a damaged file, or one of another kind, can raise."""
 
 TARGETS = ("y", "label", "labels", "class", "target", "targets")
-"""Names of a column that holds targets."""
+"""Names of a column or array that holds targets."""
 
 _SAVE = 'np.savez("data.npz", x=x, y=y)'
 
@@ -51,10 +51,10 @@ def load_arrays(
 
     Args:
         path: A `.npy` file with the inputs alone, or a `.npz` file: arrays `x`
-            and perhaps `y`; `x_train` and `y_train`; one array for each name of
-            several inputs; or arrays of any name, one of which fits the input.
-        ending: Ending of the names that is preferred, `"train"`.
-        inputs: What the model takes, for arrays of other names.
+            and perhaps `y`; `x_train` and `y_train`; one array named after each
+            of several inputs; or arrays of any name, one of which fits the input.
+        ending: Preferred ending of the names, for example `"train"`.
+        inputs: The model's inputs, to recognise arrays with other names.
 
     Returns:
         Inputs `(n, ...)`, or a dictionary of these, and targets `(n, ...)` or
@@ -74,7 +74,7 @@ def load_arrays(
     """
     if not path.is_file():
         raise absent(path)
-    # NumPy leaves a file open that it cannot read.
+    # `np.load` does not close a file that it cannot read.
     with path.open("rb") as file:
         with _named(path):
             content = np.load(file, allow_pickle=False)
@@ -102,7 +102,7 @@ def _fitting(
     names: Sequence[str],
     inputs: Sequence[Input],
 ) -> tuple[Any, np.ndarray | None] | None:
-    """Return the arrays that fit the inputs, and the only others left."""
+    """Return the arrays that fit the inputs, and the targets if recognised."""
     own = [each.name for each in inputs]
     if set(own) <= set(names):
         found = _read(path, content, names)
@@ -140,7 +140,7 @@ def _read(
 ) -> dict[str, np.ndarray]:
     with _named(path):
         found = {name: content[name] for name in names}
-        # NumPy hands on a file in the archive that is no array as bytes.
+        # NumPy returns a file in the archive that is not an array as bytes.
         if not all(isinstance(a, np.ndarray) for a in found.values()):
             raise ValueError("not an array")
         return found
@@ -148,7 +148,7 @@ def _read(
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Say of what went wrong in reading which file it was."""
+    """Name the file in errors that reading it raises."""
     try:
         yield
     except _DAMAGE as error:
@@ -161,21 +161,23 @@ def _named(path: Path) -> Iterator[None]:
 def load_table(
     path: Path, inputs: Sequence[Input]
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
-    """Load a table of numbers, one sample a row.
+    """Load a table of numbers with one sample per row.
 
     Args:
-        path: A `.csv` file. Its first row may name the columns. Targets are the
-            column called `label`, `target`, `class` or `y`; without such a
-            name the last column, if there is one more than the model takes.
-        inputs: What the model takes; its one input is filled from the other
-            columns, in their order.
+        path: A `.csv` file. Its first row may name the columns. Targets are in
+            the column called `label`, `target`, `class` or `y`. Without such a
+            name they are in the last column, if the table has one more column
+            than the model takes.
+        inputs: The model's only input. It is filled from the other columns in
+            order.
 
     Returns:
         Inputs `(n, ...)`, targets `(n,)` or None, and the names of the classes
-        where targets are words; they are numbered in alphabetical order.
+        or None. Targets that are words become class indices in alphabetical order.
 
     Raises:
-        ValueError: The number of columns does not fit, or a cell is no number.
+        ValueError: The table is empty, its number of columns does not fit the
+            model, or a cell is not a number.
 
     Example:
 
@@ -203,7 +205,7 @@ def load_table(
     if columns != width + (target is not None):
         raise ValueError(
             f"{str(path)!r} has {columns} columns; the model takes {width} "
-            "numbers a sample, and one more column may hold the targets (called "
+            "numbers per sample, and one more column may hold the targets (called "
             "label, target, class or y, or the last)."
         )
     values, labels = [], []

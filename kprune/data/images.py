@@ -1,4 +1,4 @@
-"""Images in folders and in data sets of TensorFlow Datasets."""
+"""Read images from folders, and data sets prepared by TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The images that a model takes.
+    """Size and layout of the images that a model takes.
 
     Args:
-        height: Pixels.
-        width: Pixels.
-        channels: 1 for grey, 3 for colours, 4 with transparency.
-        first: Whether the axis of channels comes first.
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: 1 for grayscale, 3 for RGB, 4 for RGBA.
+        first: Whether the channel axis comes first.
     """
 
     height: int
@@ -33,22 +33,23 @@ class Frame:
     first: bool = False
 
     def arranged(self, images: np.ndarray) -> np.ndarray:
-        """Return images `(n, height, width, channels)` with their axes in order."""
+        """Return images `(n, height, width, channels)` in the model's axis order."""
         return np.moveaxis(images, -1, 1) if self.first else images
 
 
 def frame_of(
     inputs: Sequence[Input], size: tuple[int, int] | None, given: str
 ) -> Frame:
-    """Return which images a model takes.
+    """Return the size and layout of the images that a model takes.
 
     Args:
         inputs: The model's inputs.
-        size: Height and width, for a model that takes any.
+        size: Height and width, for a model that takes any size.
         given: Where the images are, for messages.
 
     Raises:
-        ValueError: The model takes no images, or it is not known how large.
+        ValueError: The model does not take images, or not of this size, or their
+            size is not known.
     """
     shape = inputs[0].shape if len(inputs) == 1 else ()
     if len(shape) != 3 or not {shape[0], shape[-1]} & set(_MODES):
@@ -70,7 +71,7 @@ def frame_of(
         height, width = size
     if height is None or width is None:
         raise ValueError(
-            "The model takes images of any size: say which one to scale those of "
+            f"The model takes images of any size. Name the size to scale those of "
             f"{given!r} to, for example --image-size 224x224."
         )
     return Frame(int(height), int(width), channels, first)
@@ -82,7 +83,7 @@ def load_folder(
     """Read the images of a folder, as `keras.utils.image_dataset_from_directory` does.
 
     Args:
-        folder: It holds a folder for each class, or images alone.
+        folder: Folder with one folder per class, or with images alone.
         frame: The size that images are scaled to.
 
     Returns:
@@ -90,7 +91,7 @@ def load_folder(
         names of the classes, in alphabetical order.
 
     Raises:
-        ValueError: A file is no image; it is named.
+        ValueError: A file cannot be read as an image. The message names it.
     """
     import keras
 
@@ -143,17 +144,18 @@ def load_dataset(
     """Read a split of a data set that TensorFlow Datasets has prepared.
 
     Args:
-        folder: Folder of one version of it.
+        folder: Folder of one version of the data set.
         split: A split, or a slice such as `"test[:500]"`.
         inputs: The model's inputs. Images are scaled to their size.
-        size: Height and width, for a model that takes any.
+        size: Height and width, for a model that takes any size.
 
     Returns:
-        Inputs, targets `(n, ...)`, and the names of the classes or None.
+        Inputs and targets `(n, ...)`, and the names of the classes or None.
 
     Raises:
         ImportError: TensorFlow Datasets is not installed.
-        ValueError: The data set is not one of pairs.
+        ValueError: The data set does not name its inputs and targets, or the
+            model does not take its images.
     """
     try:
         import tensorflow_datasets as tfds

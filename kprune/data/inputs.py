@@ -1,4 +1,4 @@
-"""What inputs a model takes, and whether samples are such inputs."""
+"""Describe the inputs of a model and match samples to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH = "batch"
 SAMPLE = "sample"
 
 PROBED = 32
-"""Samples with NaN or infinity on which the model's outputs are looked at."""
+"""Maximum number of samples that are run to check the model's outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Input:
 
     Args:
         name: Its key in a dictionary of inputs, or the name of its layer.
-        shape: Shape of one sample, `None` where any length will do.
+        shape: Shape of one sample, `None` where any length is accepted.
         dtype: Name of the dtype.
         optional: Whether `None` may be passed.
     """
@@ -34,10 +34,13 @@ class Input:
     optional: bool = False
 
     def readings(self, shape: tuple[int | None, ...]) -> list[str]:
-        """Return what an array of this shape can be: a batch, or one sample.
+        """Return whether an array of this shape can be a batch or one sample.
 
-        As in `fit`, a last axis of length 1 may be missing or too many. The
-        likelier reading comes first; none if the array does not fit.
+        As in `fit`, a last axis of length 1 may be missing or extra.
+
+        Returns:
+            `BATCH`, `SAMPLE` or both, the likelier first. Empty if the array
+            does not fit.
         """
         want = self.shape
         found = [
@@ -54,7 +57,7 @@ class Input:
         return list(dict.fromkeys(kind for kind, fits in found if fits))
 
     def ranked(self, array: np.ndarray) -> np.ndarray:
-        """Return a batch with the last axis of length 1 that it needs."""
+        """Return a batch with a last axis of length 1 added or removed as needed."""
         missing = len(self.shape) + 1 - array.ndim
         if missing > 0:
             return array[..., None]
@@ -64,8 +67,9 @@ class Input:
         """Raise unless an array holds the kind of values that the input takes.
 
         Raises:
-            ValueError: Text or complex numbers where numbers are expected, or
-                the reverse, or fractions where whole numbers are expected.
+            ValueError: The array holds text or complex numbers where numbers are
+                expected, numbers where text is, or fractions where whole numbers
+                are.
         """
         text = array.dtype.kind in "OSU"
         wrong = text != (self.dtype == "string") or (
@@ -170,7 +174,7 @@ class ModelInputs:
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
     def ranked(self, x: Any) -> Any:
-        """Return matched inputs with exactly the ranks that the model has."""
+        """Return matched inputs with exactly the ranks that the model takes."""
         leaves = [
             leaf if leaf is None else each.ranked(leaf)
             for each, leaf in zip(
@@ -180,7 +184,7 @@ class ModelInputs:
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
     def check_values(self, x: Any, argument: str) -> None:
-        """Raise unless matched inputs are of the kind that the model takes.
+        """Raise unless matched inputs hold the kind of values that the model takes.
 
         Raises:
             ValueError: See `Input.check_values`.
@@ -192,19 +196,20 @@ class ModelInputs:
     def check_finite(self, x: Any, argument: str, start: int = 0) -> bool:
         """Raise if inputs hold NaN or infinity that the model cannot take.
 
-        A model may replace such values: what counts is that its outputs are
-        finite.
+        A model may replace such values itself. They are accepted if its outputs
+        are finite.
 
         Args:
             x: Matched inputs.
             argument: Name of the argument they come from.
-            start: Number of the first sample.
+            start: Index of the first sample, for messages.
 
         Returns:
             Whether all inputs are finite.
 
         Raises:
-            ValueError: It names the input and the sample.
+            ValueError: An output is not finite. The message names the input and
+                the sample.
         """
         leaves = keras.tree.flatten(x)
         for each, leaf in zip(self.inputs, leaves, strict=True):
@@ -216,7 +221,7 @@ class ModelInputs:
             raise ValueError(
                 f"`{argument}` holds {leaf[where]} in sample {start + where[0]} of "
                 f"input '{each.name}' (at {list(where[1:])}), and the outputs of model "
-                f"'{self._model.name}' are not finite there. Leave such samples "
+                f"'{self._model.name}' are not finite for it. Leave such samples "
                 "out, or replace the values, for example with numpy.nan_to_num."
             )
         return True
@@ -224,23 +229,23 @@ class ModelInputs:
     def check_outputs(self, x: Any, argument: str) -> None:
         """Raise if finite inputs give outputs that are not finite.
 
-        They overflow where samples lack the scaling that the model was trained
-        with. Only the first samples are looked at.
+        Outputs can overflow if samples lack the scaling that the model was
+        trained with. Only the first samples are checked.
 
         Args:
             x: Matched inputs.
             argument: Name of the argument they come from.
 
         Raises:
-            ValueError: It names the argument and the model.
+            ValueError: An output is not finite.
         """
         rows = slice(self._model.inputs[0].shape[0] or PROBED)
         if not self._finite_outputs(keras.tree.flatten(x), rows):
             raise ValueError(
                 f"Model '{self._model.name}' gives NaN or infinite outputs for the "
                 f"first samples of `{argument}`, whose inputs are finite. Scale and "
-                "preprocess them as for its training; if they are, look at its "
-                "weights."
+                "preprocess them as in training. If they already are, check the "
+                "weights of the model."
             )
 
     def _doubtful(self, leaves: Sequence[Any]) -> np.ndarray:
@@ -258,7 +263,7 @@ class ModelInputs:
         x = keras.tree.pack_sequence_as(
             self._structure, [a if a is None else a[rows] for a in leaves]
         )
-        # A look changes nothing: no counter, no seed.
+        # The check must not advance counters or seeds of the model.
         with keras.StatelessScope():
             outputs = keras.tree.flatten(self._model(x, training=False))
         return all(
@@ -267,7 +272,7 @@ class ModelInputs:
         )
 
     def _leaves(self, x: Any) -> list[Any] | None:
-        """Return one array or None per input; None if that is not what `x` is."""
+        """Return one array or None per input; None if `x` does not fit them."""
         if (
             isinstance(x, dict)
             and all(isinstance(key, str) for key in x)
@@ -305,7 +310,7 @@ def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:
         return None
     if array.dtype.kind == "V":  # bfloat16 and the like
         array = array.astype("float32")
-    # Spares an array of booleans, as large as the samples.
+    # In the usual case, avoid a boolean array as large as the samples.
     if (
         array.dtype.kind == "f"
         and np.isfinite([array.min(), array.max()]).all()
@@ -325,7 +330,7 @@ def _same(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a name as exported formats have it."""
+    """Return a name as exported files spell it."""
     return re.sub(r"\W", "_", name)
 
 

@@ -1,4 +1,4 @@
-"""What runs a model says here what it cannot do without."""
+"""Check that a session has the samples or the loss that a method needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require_data(session: Any, owner: str) -> None:
     if session is None or session.source is None:
         raise ValueError(
             f"{owner} runs the model on samples, but there are none. Pass "
-            "some hundred of them as `data=`: arrays x or (x, y), a tf.data.Dataset, "
+            "a few hundred as `data=`: arrays x or (x, y), a tf.data.Dataset, "
             "a keras.utils.PyDataset or a generator."
         )
 
@@ -36,15 +36,15 @@ def require_loss(session: Any, owner: str) -> None:
     """
     if session is None or session.source is None:
         raise ValueError(
-            f"{owner} measures the loss on samples, but there are none. Pass some "
-            "hundred of them with their targets as `data=`: arrays (x, y), a "
+            f"{owner} measures the loss on samples, but there are none. Pass a "
+            "few hundred with their targets as `data=`: arrays (x, y), a "
             "tf.data.Dataset, a keras.utils.PyDataset or a generator."
         )
     model = session.masked
     if not model.compiled or getattr(model, "loss", None) is None:
         raise ValueError(
             f"{owner} measures the loss, but the model is not compiled with one. "
-            "Call model.compile(loss=...) first; a model with its own train_step "
-            "needs it too."
+            "Call model.compile(loss=...) first, also for a model with its own "
+            "train_step."
         )
     session.source.check_targets()

@@ -21,7 +21,7 @@ def batches(
 ) -> tf.data.Dataset:
     """Turn arrays into a `tf.data.Dataset` of batches.
 
-    The order and the augmentation depend on `seed` and on the epoch alone.
+    The order and the augmentation depend only on `seed` and the epoch.
 
     Args:
         x: Inputs `(n, ...)`, or a list or dictionary of these.
@@ -56,7 +56,7 @@ def batches(
         raise ValueError(
             f"x holds {size} examples and y {targets}; pass one target per input."
         )
-    # A list would be stacked to one array.
+    # TensorFlow would stack a list into one array.
     pair = tuple(tuple(a) if isinstance(a, list) else a for a in (x, y))
     dataset = tf.data.Dataset.from_tensor_slices(pair)
     if shuffle:

@@ -1,4 +1,4 @@
-"""How the pixels of images in files become what a model was trained on."""
+"""Scale the pixels of image files to the range that a model was trained on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MODES = {
     "torch": "0 to 1, then normalised by the mean and deviation of ImageNet",
     "caffe": "blue first, less the mean of ImageNet",
 }
-"""Ranges of pixels; the last three as `keras.applications` has them."""
+"""Ranges of pixels; the last three are those of `keras.applications`."""
 
-GUESS = "a guess, for nothing in the model says which range it takes"
-"""The reason where there is none."""
+GUESS = "a guess, since nothing in the model shows which range it takes"
+"""The reason given for a range that nothing supports."""
 
 _ARITHMETIC = ("Divide", "Multiply", "Rescaling", "Subtract", "TrueDivide")
 _PROBED = 64
 _CLEAR = 0.2
-"""Share of samples by which one range must be right more often than others."""
+"""Accuracy by which the best range must lead the second best."""
 
 
 def scaled(images: np.ndarray, mode: str, first: bool = False) -> np.ndarray:
@@ -53,13 +53,13 @@ def scaled(images: np.ndarray, mode: str, first: bool = False) -> np.ndarray:
 
 
 def candidates(images: np.ndarray, first: bool = False) -> list[str]:
-    """Return the ranges that images can have; colours are needed for some."""
+    """Return the ranges to try; some exist for colour images only."""
     colours = images.shape[1 if first else -1] == 3
     return [m for m in MODES if colours or m not in ("torch", "caffe")]
 
 
 def channels_first(images: np.ndarray) -> bool:
-    """Return whether the axis of channels comes before height and width."""
+    """Return whether the channel axis comes before height and width."""
     return images.shape[-1] not in (1, 3, 4)
 
 
@@ -71,19 +71,19 @@ def choose_range(
 ) -> tuple[str, str]:
     """Choose the range of pixels that a model was trained on.
 
-    A `Rescaling` layer behind the input says that it is 0 to 255. Otherwise the
-    first layer that holds statistics (`Normalization`, `BatchNormalization`)
-    says which range gives such values. Without one, labels do: the range in
-    which the model is right most often.
+    The range is 0 to 255 if a `Rescaling` layer or other arithmetic comes before
+    the first weights. Otherwise it is the range that best matches the statistics
+    in the first `Normalization` or `BatchNormalization`. Without such a layer, it
+    is the range in which the model is right most often, if there are labels.
 
     Args:
-        images: Some hundred images `(n, ...)` from 0 to 255.
+        images: A few hundred images `(n, ...)` from 0 to 255.
         labels: Class indices `(n,)`, or None.
-        predict: Function of scaled images that returns the outputs.
+        predict: Function that maps scaled images to outputs.
         model: The model, or None for an exported file.
 
     Returns:
-        A key of `MODES`, and the reason in words.
+        A key of `MODES`, and the reason for it in words.
     """
     if model is not None and _rescales(model):
         return "raw", "the model scales them itself"
@@ -114,16 +114,16 @@ def accuracies(
     predict: Callable[[np.ndarray], np.ndarray],
     modes: list[str],
 ) -> dict[str, float]:
-    """Return for each range how often a classifier is right.
+    """Return the accuracy of a classifier for each range.
 
     Args:
         images: Images `(n, ...)` from 0 to 255.
         labels: Class indices `(n,)`.
-        predict: Function of scaled images that returns the outputs.
+        predict: Function that maps scaled images to outputs.
         modes: Ranges to try.
 
     Returns:
-        Shares between 0 and 1; nothing if the outputs are no class scores.
+        Accuracies from 0 to 1; empty if the outputs are not class scores.
     """
     found = {}
     for mode in modes:
@@ -135,7 +135,11 @@ def accuracies(
 
 
 def operations(model: keras.Model) -> Iterator[tuple[Any, keras.Model]]:
-    """Yield the operations of a model in order, nested models opened."""
+    """Yield the operations of a model and its nested models in order.
+
+    Yields:
+        Each operation, and the model that directly holds it.
+    """
     sequential = isinstance(model, keras.Sequential)
     for operation in model.layers if sequential else model.operations:
         nested = isinstance(operation, keras.Model)
@@ -156,14 +160,17 @@ def _rescales(model: keras.Model) -> bool:
 
 
 def _is_seed(operation: Any) -> bool:
-    # Random flips and the like have the state of a generator as a weight.
+    # Random augmentation layers hold the state of a generator as a weight.
     return not operation.trainable_weights and not hasattr(operation, "mean")
 
 
 def _distances(
     model: keras.Model, images: np.ndarray, modes: list[str], first: bool
 ) -> dict[str, float]:
-    """Return how far each range is from the first statistics of the model."""
+    """Return how far each range is from the statistics of the model.
+
+    Empty if the model has no statistics, or its values cannot be computed.
+    """
     for operation, owner in operations(model):
         known = statistics(operation)
         if known is None:
@@ -195,7 +202,11 @@ def _takes(model: keras.Model, images: np.ndarray) -> bool:
 
 
 def statistics(layer: Any) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Return mean, variance and axis; None for other layers, and untrained ones."""
+    """Return the mean, variance and axis of a normalization layer.
+
+    Returns:
+        None for other layers, and for untrained ones.
+    """
     if isinstance(layer, keras.layers.BatchNormalization):
         pair = (layer.moving_mean, layer.moving_variance)
         axis = layer.axis
@@ -210,7 +221,7 @@ def statistics(layer: Any) -> tuple[np.ndarray, np.ndarray, int] | None:
 
 
 def guess_range(images: np.ndarray) -> str:
-    """Return the range that images seem to be in; empty for none of `MODES`."""
+    """Return the range that images seem to be in; empty if it is unclear."""
     low, high = float(images.min()), float(images.max())
     if low >= 0:
         return "raw" if 1.5 < high <= 255 else "unit" if high <= 1 else ""
@@ -218,7 +229,7 @@ def guess_range(images: np.ndarray) -> str:
 
 
 def unscaled(images: np.ndarray, mode: str) -> np.ndarray | None:
-    """Return pixels from 0 to 255 again; None for ranges of ImageNet."""
+    """Scale pixels back to 0 to 255; None for the ImageNet ranges."""
     images = images.astype("float32")
     if mode == "raw":
         return images

@@ -1,6 +1,6 @@
-"""Where samples are: what a user names as data, before anything is read.
+"""Find the data that a user names, without reading it.
 
-Nothing heavy is imported here, so that a mistyped name is answered at once.
+Nothing heavy is imported here, so that a mistyped name fails at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRAIN = "train"
 VALIDATION = "validation"
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-"""Files that Keras reads as images."""
+"""Suffixes of the files that Keras reads as images."""
 
 _FILES = {".npz": ARRAYS, ".npy": ARRAYS, ".csv": TABLE}
 
@@ -33,7 +33,7 @@ _NAMES = {
     TRAIN: ("train", "training"),
     VALIDATION: ("validation", "val", "valid", "test"),
 }
-"""What the parts of a data set are called, in the order they are preferred."""
+"""Names that the parts of a data set can have, preferred ones first."""
 
 EXPECTED = (
     "a folder of class folders with images, a .npz, .npy or .csv file, or the name "
@@ -48,12 +48,12 @@ class Place:
     Args:
         given: What the user wrote.
         kind: `"arrays"`, `"table"`, `"images"` or `"dataset"`.
-        path: The file or folder; of a data set, the folder that holds its
+        path: The file or folder. For a data set, the folder that holds its
             `dataset_info.json`.
-        parts: Its own names for `"train"` and `"validation"`, where it tells
-            them apart: folders, endings of array names, or splits.
-        split: The split that was asked for, of a data set.
-        unlabelled: Whether it is certain that there are no targets.
+        parts: The place's own names for `"train"` and `"validation"`, if it has
+            such parts: folders, endings of array names, or splits.
+        split: The split of a data set that the user asked for.
+        unlabelled: Whether there are certainly no targets.
     """
 
     given: str
@@ -65,11 +65,11 @@ class Place:
 
     @property
     def has_validation(self) -> bool:
-        """Whether it sets samples for validation apart from those to train on."""
+        """Whether the place holds separate samples for validation."""
         return self.split is None and VALIDATION in self.parts
 
     def own_name(self, part: str) -> str | None:
-        """Return its name for a part; of the other one where it lacks the part."""
+        """Return the place's own name for a part, or for the part it has."""
         return self.parts.get(part, next(iter(self.parts.values()), None))
 
     def folder(self, part: str) -> Path:
@@ -82,7 +82,7 @@ def find_place(
     given: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Place:
-    """Find what a user names as data.
+    """Find the data that a user names.
 
     Args:
         given: A folder of images, a `.npz`, `.npy` or `.csv` file, or a data set
@@ -90,12 +90,13 @@ def find_place(
         data_dir: Folder of TensorFlow Datasets. Defaults to its own choice.
 
     Returns:
-        The place. Nothing has been read yet but its names.
+        The place. Only names have been read from it so far.
 
     Raises:
         FileNotFoundError: There is no such file, folder or data set; close names
             are suggested.
-        ValueError: It is of another kind, holds no images, or has no such split.
+        ValueError: The file is of an unsupported kind, the folder holds no
+            images, or the data set has no such split.
 
     Example:
 
@@ -129,7 +130,7 @@ def find_place(
 
 
 def datasets_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder in which TensorFlow Datasets keeps what it prepared."""
+    """Return the folder in which TensorFlow Datasets keeps prepared data sets."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
@@ -149,7 +150,7 @@ def _images(folder: Path, given: str) -> Place:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the class folders of a folder of images, as Keras orders them."""
+    """Return the class folders in a folder of images, in Keras's order."""
     return sorted(
         entry.name
         for entry in folder.iterdir()
@@ -166,7 +167,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _array_names(path: Path) -> list[str]:
-    """Return the names of the arrays in a file; none if it is damaged."""
+    """Return the names of the arrays in a file; empty if it is damaged."""
     if path.suffix.lower() == ".npy":
         return ["x"]
     try:
@@ -193,8 +194,8 @@ def _no_dataset(path: Path, name: str, root: Path) -> Exception:
     close = suggestion(name, [*here, *known])
     return FileNotFoundError(
         f"There is no file or folder {str(path)!r}, and no data set of that name in "
-        f"{str(root)!r}. {close}Give {EXPECTED} (tfds build {name}; --data-dir says "
-        "where it is)."
+        f"{str(root)!r}. {close}Give {EXPECTED} (with `tfds build {name}`, in "
+        "--data-dir)."
     )
 
 

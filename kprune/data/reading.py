@@ -1,4 +1,4 @@
-"""From a place to samples that a model takes."""
+"""Read samples from a place into arrays that a model takes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from kprune.data.places import Place
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What was read.
+    """Samples in memory.
 
     Args:
         x: Inputs `(n, ...)`, or a dictionary of these by the input's name.
         y: Targets `(n, ...)` or None.
-        name: Where they come from, for people.
+        name: Where they come from, for messages.
         classes: Names of the classes, in the order of their numbers, or None.
         pixels: Whether `x` was read from images.
-        mode: The range that their pixels are in, see `kprune.data.pixels.MODES`.
+        mode: The range of their pixels. See `kprune.data.pixels.MODES`.
     """
 
     x: Any
@@ -38,7 +38,7 @@ class Samples:
 
     @property
     def data(self) -> Any:
-        """Inputs, with their targets where there are any: `x` or `(x, y)`."""
+        """Inputs, with targets if there are any: `x` or `(x, y)`."""
         return self.x if self.y is None else (self.x, self.y)
 
     @property
@@ -59,14 +59,14 @@ def read_samples(
     """Read samples into memory.
 
     Args:
-        place: Where they are.
-        inputs: What the model takes.
-        part: `"train"` or `"validation"`, where the place tells them apart.
+        place: Where the samples are.
+        inputs: The model's inputs.
+        part: `"train"` or `"validation"`, if the place has both.
         image_size: Height and width that images are scaled to, for a model
-            that takes any.
+            that takes any size.
 
     Returns:
-        The samples. Images are as in their files, from 0 to 255.
+        The samples. Pixels are as in the image files, from 0 to 255.
 
     Raises:
         ValueError: They do not fit the model, or a file is damaged.

@@ -1,4 +1,4 @@
-"""One way to draw batches from whatever the user calls data."""
+"""Draw batches from data in any form that users pass it."""
 
 from __future__ import annotations
 
@@ -25,41 +25,43 @@ _log = logging.getLogger("kprune")
 
 
 class Source:
-    """Samples that can be gone through again and again.
+    """Samples that can be iterated over repeatedly.
 
-    This is the one rule for all data that kprune is given:
+    All data passed to kprune follows these rules:
 
-    - A tuple is `(x,)`, `(x, y)` or `(x, y, sample_weight)`, and all else that
+    - A tuple is `(x,)`, `(x, y)` or `(x, y, sample_weight)`. Anything else that
       holds arrays is `x`. Each part is an array or a structure of arrays, with
       samples along axis 0.
     - A `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, a
       generator or another iterable yields batches, or single samples, which are
-      put together to batches. Each is `x`, or a tuple or list `(x,)`, `(x, y)`
-      or `(x, y, sample_weight)`. What a generator yields is kept, since it
-      yields once.
-    - A function without arguments returns any of these, called for each pass.
+      collected into batches. Each is `x`, or a tuple or list `(x,)`, `(x, y)`
+      or `(x, y, sample_weight)`. What a generator yields is kept in memory,
+      since a generator can be read only once.
+    - A function without arguments returns any of these. It is called for each
+      pass.
 
-    The inputs of `model` decide where that is ambiguous:
+    Where this is ambiguous, the inputs of `model` decide:
 
-    - A list that has one array per input is `x`; any other is a list of batches
-      or of samples. Without a model, a list of arrays is `x`.
-    - A tuple or list whose first part does not fit the inputs, but which fits
-      as a whole, is `x` without targets.
-    - Arrays that lack the axis of samples are single samples.
+    - A list with one array per input is `x`. Any other list holds batches or
+      samples. Without a model, a list of arrays is `x`.
+    - A tuple or list is `x` without targets if it fits the inputs as a whole
+      and its first part alone does not.
+    - Arrays without a batch axis are single samples.
 
-    With a model, `x` comes in the structure of the model's inputs, and samples
-    that it cannot take are refused: arrays at once, batches when they are drawn.
+    With a model, `x` is returned in the structure of the model's inputs, and
+    samples that do not fit them raise an error: arrays at once, batches when
+    they are drawn.
 
     Args:
-        data: Samples, see above.
+        data: Samples. See above.
         batch_size: Samples per batch, for arrays and single samples.
-        model: The model that takes them, functional or Sequential.
+        model: Functional or Sequential model that takes the samples.
         argument: Name of the argument, for messages.
 
     Raises:
-        TypeError: `data` is of another type.
+        TypeError: `data` is of an unsupported type.
         ValueError: `model` cannot take the samples: a structure, shape or dtype
-            does not fit, or NaN and infinity lead to outputs like them.
+            does not fit, or the outputs are NaN or infinite.
 
     Example:
 
@@ -85,7 +87,7 @@ class Source:
         self._data: Any = _Replay(data) if isinstance(data, Iterator) else data
         if self._holds_arrays():
             self._whole = self._matched(self._parts(data, top=True))
-            # What a list holds, only a model can tell.
+            # Without a model, a list may hold batches of different sizes.
             if self._takes is not None or not isinstance(data, list):
                 cuts.count(self._whole, argument)
             self._check_whole()
@@ -101,12 +103,12 @@ class Source:
 
     @property
     def size(self) -> int | None:
-        """How many samples there are; known for arrays only."""
+        """Number of samples; None for streams."""
         return None if self._whole is None else cuts.count(self._whole)
 
     @property
     def arrays(self) -> Batch | None:
-        """All samples `(x, y, sample_weight)` as they are held; None for streams."""
+        """All samples as `(x, y, sample_weight)`; None for streams."""
         return self._whole
 
     @property
@@ -123,11 +125,11 @@ class Source:
         """Yield `(x, y, sample_weight)` batches of NumPy arrays.
 
         Args:
-            steps: How many batches at most; `None` for all, or for the first 64
-                where the data may have no end.
+            steps: Maximum number of batches. Defaults to all of them, or to the
+                first 64 if the data may have no end.
 
         Raises:
-            ValueError: There is no batch at all, or the model cannot take one.
+            ValueError: The data is empty, or a batch does not fit the model.
         """
         if _is_function(self._data):
             yield from self._like(self._data()).batches(steps)
@@ -135,15 +137,15 @@ class Source:
         may_be_endless = self.endless or isinstance(self._data, _Replay)
         if steps is None and may_be_endless:
             steps = ENDLESS_LIMIT
-            _log.info("data may have no end: using %d batches of it", steps)
+            _log.info("data may have no end: using its first %d batches", steps)
         empty = True
         for batch in itertools.islice(self._all(), steps):
             empty = False
             yield batch
         if empty:
             raise ValueError(
-                f"`{self.argument}` is empty: it holds no batch (of type "
-                f"{type(self._data).__name__}). Pass at least one sample."
+                f"`{self.argument}` of type {type(self._data).__name__} is empty: it "
+                "holds no batch. Pass at least one sample."
             )
 
     def labelled(
@@ -154,7 +156,7 @@ class Source:
         Args:
             owner: What needs the targets, for messages.
             steps: See `batches`.
-            loss: Loss that takes the targets. Defaults to that of the model.
+            loss: Loss that takes the targets. Defaults to the model's loss.
 
         Raises:
             ValueError: There are no targets, or the loss cannot take them.
@@ -172,7 +174,10 @@ class Source:
     def check_targets(self) -> None:
         """Raise if arrays hold targets that the model's loss cannot take.
 
-        Those of other data are checked when they are drawn, see `labelled`.
+        Targets of other data are checked when they are drawn. See `labelled`.
+
+        Raises:
+            ValueError: The loss cannot take the targets.
         """
         whole = self._whole
         if self.model is None or whole is None or whole[1] is None:
@@ -192,18 +197,19 @@ class Source:
         return cuts.cut(cuts.concatenate(parts), 0, samples)
 
     def sample(self, count: int, seed: Any = 0) -> Source:
-        """Return `count` samples drawn at random, held in memory.
+        """Return `count` random samples, held in memory.
 
-        Without replacement; all of them, shuffled, where there are no more.
+        Samples are drawn without replacement. If there are fewer than `count`,
+        all of them are returned, shuffled.
 
         Args:
-            count: How many.
-            seed: A number or a sequence of numbers; the same draw for the same
-                seed.
+            count: Number of samples.
+            seed: A number or a sequence of numbers. The same seed gives the same
+                samples.
 
         Raises:
             ValueError: `count` is not a whole number above 0, or samples differ in
-                shape and cannot be put together.
+                shape and cannot be stacked.
         """
         whole(count, "A random draw", "count", of="samples")
         rng = np.random.default_rng(seed)
@@ -221,7 +227,11 @@ class Source:
         return self._like(drawn)
 
     def fit(self, model: keras.Model) -> Source:
-        """Return the same samples, as `model` takes them."""
+        """Return a source of the same samples that fits `model`.
+
+        Raises:
+            ValueError: `model` cannot take the samples. See `Source`.
+        """
         if self.model is model:
             return self
         return Source(self._data, self.batch_size, model, self.argument)
@@ -230,7 +240,7 @@ class Source:
         return Source(data, self.batch_size, self.model, self.argument)
 
     def _holds_arrays(self) -> bool:
-        """Return whether `data` is arrays, and not a stream of them."""
+        """Return whether `data` holds arrays, rather than a stream of batches."""
         data = self._data
         if not isinstance(data, dict | list | tuple) or not data:
             return cuts.is_array(data) and not _is_pydataset(data)
@@ -241,8 +251,8 @@ class Source:
         return arrays
 
     def _parts(self, item: Any, top: bool = False) -> Batch:
-        """Return what was given or yielded as `(x, y, sample_weight)`."""
-        # At the top, a list is one of inputs; loaders yield lists for tuples.
+        """Return `data` or one item of a stream as `(x, y, sample_weight)`."""
+        # A user's list holds several inputs; loaders yield lists for tuples.
         if not isinstance(item, tuple if top else tuple | list) or not item:
             return item, None, None
         fits = getattr(self._takes, "reading", lambda x: None)
@@ -258,7 +268,7 @@ class Source:
         return x, y, weight
 
     def _matched(self, parts: Batch) -> Batch:
-        """Return inputs in the model's structure, one sample as a batch."""
+        """Return inputs in the model's structure; make a single sample a batch."""
         x, y, weight = parts
         if self._takes is None:
             return parts
@@ -279,7 +289,7 @@ class Source:
             start += cuts.count(batch[0]) if self._takes else 0
 
     def _stream(self) -> Iterator[Batch]:
-        """Yield batches, with single samples put together."""
+        """Yield batches; collect single samples into batches."""
         pending: list[Batch] = []
         for item in _items(self._data):
             parts = cuts.to_numpy(self._parts(item))
@@ -303,7 +313,7 @@ class Source:
         return (x if self._takes is None else self._takes.ranked(x)), y, weight
 
     def _checked(self, batch: Batch, start: int) -> Batch:
-        """Return a batch after a look at the values of its inputs."""
+        """Return a batch after checking its values."""
         x, argument = batch[0], self.argument
         if self._takes is not None:
             parts = [a for a in keras.tree.flatten(batch) if np.ndim(a)]
@@ -312,13 +322,13 @@ class Source:
         if self._takes is not None and not self._values_checked:
             self._takes.check_values(x, argument)
             if not self._replaces:
-                # Where the model replaces NaN, one look is enough.
+                # Once the model has replaced NaN, later batches need no check.
                 finite = self._takes.check_finite(x, argument, start)
                 self._replaces = not finite
         return batch
 
     def _check_whole(self) -> None:
-        """Look at all values now, unless they would be read from a disk."""
+        """Check all values now, unless that would read them from disk."""
         if self._takes is None or self._whole is None:
             return
         leaves = keras.tree.flatten(self._whole[0])
@@ -329,7 +339,7 @@ class Source:
             self._values_checked = True
 
     def _check_spec(self, spec: Any) -> None:
-        """Check the shapes that a `tf.data.Dataset` knows beforehand."""
+        """Check the shapes that a `tf.data.Dataset` declares."""
         shapes = [getattr(s, "shape", None) for s in keras.tree.flatten(spec)]
         known = all(getattr(s, "rank", None) is not None for s in shapes)
         if self._takes is not None and known:
@@ -337,7 +347,7 @@ class Source:
 
 
 class _Replay:
-    """An iterator that can be gone through again: what it yielded is kept."""
+    """An iterator that keeps its items, so that it can be read repeatedly."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
@@ -353,11 +363,11 @@ class _Replay:
 def as_source(
     data: Any, model: keras.Model | None = None, argument: str = "data"
 ) -> Source:
-    """Return `data` as a `Source`; a `Source` comes back as it is.
+    """Return `data` as a `Source`; a `Source` is returned unchanged.
 
     Args:
-        data: Samples, see `Source`.
-        model: The model that takes them; `None` leaves them unchecked.
+        data: Samples. See `Source`.
+        model: The model that takes the samples. Without it they are not checked.
         argument: Name of the argument, for messages.
     """
     if not isinstance(data, Source):

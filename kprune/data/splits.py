@@ -1,4 +1,4 @@
-"""The container the loaders return."""
+"""The container that data loaders return."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Arrays = tuple[np.ndarray, np.ndarray]
 class Splits(NamedTuple):
     """Training, validation and test arrays, each a pair `(x, y)`.
 
-    Choices (architecture, epochs, reduction) belong on `validation`; `test`
-    is for the figure that is reported.
+    Use `validation` for choices (architecture, epochs, reduction), and `test`
+    only for the figures that you report.
 
     Example:
 

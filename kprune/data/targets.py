@@ -1,4 +1,4 @@
-"""Whether targets are what the loss of a model takes."""
+"""Check targets against the loss of a model, and convert them for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from kprune.data.inputs import first_not_finite
 def check_targets(
     targets: Any, model: keras.Model, loss: Any, argument: str
 ) -> None:
-    """Raise if targets are not of the kind that the loss wants.
+    """Raise if targets do not fit the loss.
 
-    The cross-entropies of Keras say what they take: class indices, one-hot
-    vectors or numbers from 0 to 1. Any loss of Keras takes finite targets only.
-    Other losses are the user's affair.
+    Each Keras cross-entropy takes class indices, one-hot vectors or numbers from
+    0 to 1. Every Keras loss needs finite targets. Custom losses are not checked.
 
     Args:
         targets: NumPy array, or a structure of them.
@@ -27,7 +26,8 @@ def check_targets(
         argument: Name of the argument they come from.
 
     Raises:
-        ValueError: What came, what was expected, and the way out.
+        ValueError: The targets do not fit. The message says what was received
+            and expected, and how to mend it.
     """
     loss = getattr(model, "loss", None) if loss is None else loss
     for output, one, target in _pairs(targets, model, loss):
@@ -54,7 +54,7 @@ def check_targets(
 
 
 def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
-    """Return class indices as one-hot vectors, or the reverse, for a loss.
+    """Convert class indices to one-hot vectors, or the reverse, to suit a loss.
 
     Args:
         targets: NumPy array, or a structure of them.
@@ -62,8 +62,8 @@ def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
         loss: Loss in any form that `compile` takes. Defaults to the model's.
 
     Returns:
-        The targets of a model with one output, in the form that the loss takes;
-        any others as they are.
+        The targets in the form that the loss takes. Targets that cannot be
+        converted, and those of several outputs, are returned unchanged.
     """
     loss = getattr(model, "loss", None) if loss is None else loss
     pairs = list(_pairs(targets, model, loss))
@@ -94,7 +94,7 @@ def check_weights(weights: Any, argument: str) -> None:
         argument: Name of the argument they come from.
 
     Raises:
-        ValueError: They are not.
+        ValueError: Weights are not numbers, or are NaN or infinite.
     """
     for weight in keras.tree.flatten(weights):
         if weight is None:
@@ -118,8 +118,8 @@ def _alike(
     given: str,
     owner: str,
 ) -> None:
-    """Raise unless targets can be compared with outputs, number by number."""
-    # As in Keras, a last axis of length 1 may be missing or too many.
+    """Raise unless targets can be compared with outputs element by element."""
+    # Like Keras, accept a missing or an extra last axis of length 1.
     wanted = [shape, shape[:-1]] if shape[-1:] == (1,) else [shape]
     received = [target.shape]
     if target.shape[-1:] == (1,):
@@ -242,7 +242,7 @@ _CHECKS = {
 def _pairs(
     targets: Any, model: keras.Model, loss: Any
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Yield each output with its loss and targets, where these are told apart."""
+    """Yield each output with its loss and targets, where these can be matched."""
     sequential = isinstance(model, keras.Sequential)
     structure = model.outputs[0] if sequential else model.output
     if isinstance(structure, dict):
@@ -268,7 +268,7 @@ def _by_output(value: Any, outputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(loss: Any) -> str | None:
-    """Return the name of a loss of Keras; None for any other."""
+    """Return the name of a Keras loss; None for a custom one."""
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     kind = type(loss) if isinstance(loss, keras.losses.Loss) else loss
     name = getattr(kind, "__name__", None)

@@ -1,4 +1,4 @@
-"""`export`: one call for every format, verified."""
+"""Export a model to any format, and verify the file."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _LARGE_DIFFERENCE = 0.2
 
 
 class VerificationError(ValueError):
-    """An exported file computes something else than the Keras model.
+    """An exported file does not compute the same as the Keras model.
 
     Args:
-        message: What differs, by how much, and the way out.
+        message: What differs, by how much, and how to go on.
         difference: The measured difference.
     """
 
@@ -52,7 +52,7 @@ class VerificationError(ValueError):
         self.difference = difference
 
 
-def export(  # noqa: PLR0913  each says something of its own
+def export(  # noqa: PLR0913  each argument is independent
     model: keras.Model,
     path: str | os.PathLike[str],
     quantize: str | None = None,
@@ -63,13 +63,13 @@ def export(  # noqa: PLR0913  each says something of its own
     validation: Any = None,
     **options: Any,
 ) -> ExportReport:
-    """Write a model for deployment and verify that it computes the same.
+    """Export a model for deployment and verify that the file computes the same.
 
     The suffix of `path` chooses the format: `.tflite`, `.onnx`, `.keras`, `.h`
     (a C array for TensorFlow Lite Micro), or none for a SavedModel folder. The
-    file is loaded on the runtime made for it
-    and compared with Keras before it appears under its name; if anything fails,
-    nothing appears and an existing file keeps its content.
+    file is run by the format's own runtime and compared with Keras before it
+    appears under its name. If anything fails, no file appears, and an existing
+    file keeps its content.
 
     A masked model is rebuilt into its compact form first. A model that computes
     in mixed precision or float64 is written to `.tflite` and `.onnx` in float32,
@@ -86,27 +86,28 @@ def export(  # noqa: PLR0913  each says something of its own
             int8 after quantisation-aware training, which needs `data`.
         calibration: Real inputs, with or without targets: arrays, a
             `tf.data.Dataset` or another kind of data that `kprune.prune` takes.
-            At most 512 samples calibrate int8 and int4. Some more, or of 50 and
-            more every fifth, are held back: the file is verified on what it was
-            not calibrated on. Fewer serve for both, and the report says so.
-            Other formats are verified on them. Defaults to the inputs of
-            `data`, if there is any.
+            At most 512 samples calibrate int8 and int4. Further samples, or a
+            fifth of 50 and more, are held back, so that the file is verified on
+            samples it was not calibrated on. Fewer than 50 samples serve for both,
+            and the report says so. Other formats use them for verification only.
+            Defaults to the inputs of `data`, if there are any.
         tolerance: Largest accepted output difference relative to the output's
-            largest magnitude. By default 1e-3, 5e-2 for float16, and 1 for
-            `"dynamic"`, `"int8"`, `"int4"`, `"mixed"`, `"qat"` and `clusters`, of
-            which a warning tells above 0.2. `math.inf` accepts any difference.
-        samples: Number of verification samples; random ones (seeded) if there is
-            no data.
-        original: What the report compares the size with: the model before
-            pruning, of which the weights in float32 count, or a file exported
-            from it. By default `model`, a masked one without its masks.
-        validation: Real inputs to verify on, of any kind that `calibration`
-            takes, that calibrate nothing. By default some of `calibration`.
+            largest magnitude. Defaults to 1e-3, 5e-2 for float16, and 1 for
+            `"dynamic"`, `"int8"`, `"int4"`, `"mixed"`, `"qat"` and `clusters`,
+            with a warning above 0.2. `math.inf` accepts any difference.
+        samples: Number of verification samples. They are random (seeded) if there
+            is no data.
+        original: The model before pruning, or a file exported from it, to compare
+            the size with. For a model, the size of its float32 weights counts.
+            Defaults to `model`, without its masks.
+        validation: Real inputs to verify on, which are not used to calibrate. All
+            kinds of data that `calibration` takes. Defaults to some of
+            `calibration`.
         **options: Options of the format. `.tflite`: `batch_size` (1; None makes
             it dynamic) and `io_dtype` (`"float32"` or `"int8"`); for `"mixed"`
-            one of `error_limit` (2: how many times the output error of an
-            int8 file is accepted) and `size_limit` (bytes); `clusters` (None, or
-            how many different weights to leave in each kernel);
+            one of `error_limit` (2: accepted output error, as a multiple of an
+            int8 file's) and `size_limit` (bytes); `clusters` (None, or the number
+            of different weights to leave in each kernel);
             and for training with `quantize="qat"` or `clusters`: `data` (arrays
             `(x, y)`, or batches of them in a `tf.data.Dataset` or a
             `keras.utils.PyDataset`), `epochs` (1), `learning_rate` (1e-4, of
@@ -115,13 +116,14 @@ def export(  # noqa: PLR0913  each says something of its own
             `.h`: those of `.tflite`, and `symbol` (name of the array).
 
     Returns:
-        Size, differences, operators and everything else that was measured.
+        A report of sizes, differences, operators and everything else measured.
 
     Raises:
-        ValueError: If an argument does not fit or the model cannot be converted.
-        VerificationError: If the difference is larger than `tolerance`.
-        RuntimeError: If the format needs the TensorFlow backend of Keras.
-        ImportError: If the format needs a package that is missing.
+        ValueError: An argument does not fit, or the model cannot be converted.
+        VerificationError: The difference is larger than `tolerance`.
+        RuntimeError: The format needs the TensorFlow backend of Keras.
+        ImportError: The format needs a package that is missing.
+        OSError: The file cannot be written.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Latency, measured on the runtime that will run the file."""
+"""Measure latency on the runtime that will run the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from kprune.loading import load
 _BLOCKS = 10
 
 LARGEST_INPUT = 2**28
-"""Numbers in an input above which they are not drawn but have to be given."""
+"""Maximum number of elements in an input that is drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Latency:
     high: float = math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data; None for an end that is unknown."""
+        """Return the fields as plain data; None for an infinite end."""
         fields = dataclasses.asdict(self)
         return {
             name: None
@@ -94,16 +94,18 @@ def benchmark(
             a `.keras` file), which is converted to a temporary float32 `.tflite`
             file with batch size 1.
         threads: Number of CPU threads.
-        runs: Least number of timed runs.
-        seconds: Least time spent on timed runs; a tenth of it warms up.
-        inputs: Input name -> array. By default random numbers, zeros for
+        runs: Minimum number of timed runs.
+        seconds: Minimum total time of timed runs, in seconds. A tenth of it is
+            spent before on warming up.
+        inputs: Input name -> array. Defaults to random numbers, zeros for
             integers, and a batch of one sample where the batch size is open.
 
     Returns:
         Median, 10th and 90th percentile in milliseconds.
 
     Raises:
-        ValueError: If an argument does not fit, or an input has an unknown axis.
+        ValueError: An argument does not fit, or an input has an unknown axis.
+        ImportError: The runtime is not installed.
 
     Example:
 
@@ -130,7 +132,10 @@ def as_file(
         path_or_model: See `benchmark`.
 
     Yields:
-        The path itself, or that of a temporary `.tflite` file.
+        The given path, or the path of a temporary `.tflite` file.
+
+    Raises:
+        TypeError: It is neither a path nor a model.
     """
     if not isinstance(path_or_model, (str, os.PathLike, keras.Model)):
         raise TypeError(
@@ -141,7 +146,7 @@ def as_file(
         path = Path(path_or_model)
         if path.suffix != ".keras" or not path.is_file():
             if path.suffix == ".tflite" and path.is_file():
-                tflite_operators(path)  # The cheaper look at it.
+                tflite_operators(path)  # the cheaper check first
                 check_survives(path)
             yield path
             return
@@ -150,16 +155,16 @@ def as_file(
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.tflite"
-        # Its time is asked for; a few samples show that it is the right model.
+        # Only its latency matters, so few samples are enough to verify it.
         export(path_or_model, file, samples=2)
         yield file
 
 
 def check_effort(runs: int, seconds: float) -> None:
-    """Raise unless there is something to time, and time for it.
+    """Check the arguments of a benchmark.
 
     Raises:
-        ValueError: If there is not.
+        ValueError: `runs` is not a whole number above 0, or `seconds` is below 0.
     """
     whole(runs, "A benchmark", "runs")
     number(seconds, "A benchmark", "seconds", least=0)
@@ -168,18 +173,18 @@ def check_effort(runs: int, seconds: float) -> None:
 def random_inputs(
     runtime: Runtime, given: Mapping[str, np.ndarray] | None = None
 ) -> Mapping[str, np.ndarray]:
-    """Return what to time a model on.
+    """Return inputs to time a model on.
 
     Args:
         runtime: The loaded model.
-        given: Inputs by name, to be checked and taken instead.
+        given: Inputs by name. They are checked and returned if given.
 
     Returns:
         Input name -> array: seeded random numbers, zeros for integers, one
         sample where the batch size is open.
 
     Raises:
-        ValueError: If names do not fit, or an input has another unknown axis.
+        ValueError: Names do not fit, or an input has another unknown axis.
     """
     names = {spec.name for spec in runtime.inputs}
     if given is not None:
@@ -198,7 +203,7 @@ def random_inputs(
                 f"{spec.shape}; give the unknown axes by passing "
                 f"inputs={{{spec.name!r}: array, ...}}."
             )
-        # What is left unknown is the batch axis.
+        # Only the batch axis can still be unknown.
         shape = tuple(1 if n is None else n for n in spec.shape)
         drawable = 0 <= math.prod(shape) <= LARGEST_INPUT
         if not (drawable and _known(spec.dtype)):
@@ -225,7 +230,7 @@ def warm_up(invoke: Callable[[], Any], seconds: float) -> None:
 
     Args:
         invoke: One inference.
-        seconds: Least time; it runs at least 3 times.
+        seconds: Minimum time. There are at least 3 runs.
     """
     time_runs(invoke, 3, seconds)
 
@@ -236,13 +241,13 @@ def time_runs(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Time an action again and again.
+    """Time an action repeatedly.
 
     Args:
-        invoke: What to time.
-        runs: Least number of runs.
-        seconds: Least total time.
-        clock: Returns seconds.
+        invoke: The action to time.
+        runs: Minimum number of runs.
+        seconds: Minimum total time.
+        clock: Function that returns the time in seconds.
 
     Returns:
         Milliseconds of each run.
@@ -275,15 +280,15 @@ def latency(
         threads: Number of CPU threads.
         runtime: Name of the runtime.
         blocks: Medians of the blocks in which the runs were timed. By default
-            the runs are taken in ten blocks, one after the other.
+            the runs are split into ten consecutive blocks.
 
     Returns:
         The summary.
     """
     p10, median, p90 = np.percentile(times, [10, 50, 90])
     if blocks is None:
-        # Neighbouring runs resemble each other, so that they are no independent
-        # measurements; blocks of them are, nearly.
+        # Neighbouring runs resemble each other, so they are not independent
+        # measurements. Blocks of them nearly are.
         count = _BLOCKS if len(times) >= _BLOCKS else 1
         blocks = [np.median(b) for b in np.array_split(times, count)]
     low, high = median_interval(blocks)

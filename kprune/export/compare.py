@@ -1,4 +1,4 @@
-"""Interleaved latency measurement of several models."""
+"""Measure the latency of several models in turns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kprune.export.runtime import open_runtime
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latencies that were measured in turns.
+    """Latencies of models measured in turns.
 
     Args:
         names: Name of each model.
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """One sentence for each model but the first."""
+        """One sentence for each model except the first."""
         labels = short_names(self.names)
         return tuple(
             ratio.sentence(label, labels[0])
@@ -55,7 +55,7 @@ class Comparison:
         """Return everything as plain numbers, strings, lists and dictionaries.
 
         Returns:
-            What `json.dumps` takes.
+            Data for `json.dumps`.
         """
         rows = zip(self.names, self.latencies, self.ratios, strict=True)
         return {
@@ -83,28 +83,31 @@ def compare(
     precision: float | None = None,
     time_limit: float = 60.0,
 ) -> Comparison:
-    """Measure models in turns, so that a noisy machine still gives a verdict.
+    """Compare the latency of models by measuring them in turns.
 
-    Every round loads each model again and times a block of its runs, in a new
-    random order. A disturbance hits neighbouring blocks alike and cancels in
-    their ratio, of which the rounds give a confidence interval.
+    This gives a verdict even on a noisy machine. Each round loads every model again
+    and times a block of its runs, in a new random order. A disturbance affects
+    neighbouring blocks alike and cancels in their ratio. The ratios of all rounds
+    give a confidence interval.
 
     Args:
-        models: Two or more `.tflite` or `.onnx` files or Keras models. The
-            first is what the others are compared with.
+        models: Two or more `.tflite` or `.onnx` files or Keras models. The others
+            are compared with the first.
         threads: Number of CPU threads.
         rounds: Number of rounds, at least 6.
-        seconds: Least time per model over these rounds.
+        seconds: Minimum time per model, summed over these rounds.
         seed: Seed of the order.
-        precision: Goes on with twice as many rounds while an interval is wider
-            than this share of the ratio: 0.02 for two percent. None: does not.
-        time_limit: Seconds after which it goes on no more, even so.
+        precision: Keep doubling the number of rounds while an interval is wider
+            than this share of the ratio, for example 0.02 for two percent. None
+            stops after `rounds`.
+        time_limit: Seconds after which the number of rounds is not doubled any
+            more.
 
     Returns:
         Latencies and ratios.
 
     Raises:
-        ValueError: If fewer than two models or 6 rounds are given.
+        ValueError: There are fewer than two models or 6 rounds.
 
     Example:
 
@@ -114,7 +117,7 @@ def compare(
     """
     if isinstance(models, (str, os.PathLike, keras.Model)) or len(models) < 2:
         raise ValueError(f"Expected two or more models. Received: {models!r}.")
-    why = ", the fewest of which a median has a 95 % confidence interval"
+    why = ", the fewest for a 95 % confidence interval of a median"
     whole(rounds, "compare()", "rounds", FEWEST, why=why, exact=True)
     if precision is not None and not precision > 0:
         raise ValueError(
@@ -155,13 +158,13 @@ def _name(model: str | os.PathLike[str] | keras.Model) -> str:
 
 
 def short_names(names: Sequence[str]) -> Sequence[str]:
-    """Leave the folders out of names if what is left tells them apart.
+    """Strip folders from names if the rest still tells the names apart.
 
     Args:
         names: Paths, or names of models.
 
     Returns:
-        What to show.
+        Names to show.
     """
     short = [Path(name).name for name in names]
     return short if len(set(short)) == len(set(names)) else names

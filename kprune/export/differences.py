@@ -1,4 +1,4 @@
-"""How far the outputs of two runtimes lie apart."""
+"""Measure how much the outputs of two runtimes differ."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Difference:
         top1: Share of samples with the same largest class, the lowest over all
             outputs that look like class scores; None without such an output.
         samples: Number of samples compared.
-        constant: Whether the reference hardly varies between samples, so that
-            agreement proves little.
+        constant: Whether the reference hardly varies between samples, in which
+            case agreement proves little.
     """
 
     max_abs: float
@@ -35,18 +35,18 @@ def compare_outputs(
 ) -> Difference:
     """Compare outputs with reference outputs.
 
-    The scale of a whole output is the yardstick, not each element: where a
-    class score is 1e-9, an error of 1e-8 says nothing about the model.
+    Differences are relative to the scale of the whole output, not to each
+    element: an error of 1e-8 in a class score of 1e-9 does not matter.
 
     Args:
         reference: Expected outputs, samples along axis 0.
-        outputs: Outputs to judge, same shapes.
+        outputs: Outputs to compare, of the same shapes.
 
     Returns:
         The largest differences.
 
     Raises:
-        ValueError: If a shape differs, or the reference holds no finite number.
+        ValueError: A shape differs, or the reference holds no finite number.
     """
     max_abs = max_rel = 0.0
     agreements = []

@@ -1,4 +1,4 @@
-"""The samples that calibrate a file, and those that tell how good it is."""
+"""Choose the samples to calibrate a file on, and those to verify it on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from kprune.export.signature import ModelSignature
 logger = logging.getLogger("kprune")
 
 CALIBRATED = ("int8", "int4", "mixed")
-"""Values of `quantize` that cannot do without calibration data."""
+"""Values of `quantize` that need calibration data."""
 
 FEWEST = 50
-"""Calibration samples of which some are held back to verify on."""
+"""Minimum number of calibration samples to hold some back for verification."""
 
 _SHARE = 5
-"""One in so many is held back, unless there are more than are needed."""
+"""One in this many samples is held back, or more if more are not needed."""
 
 _FEW_CALIBRATION_SAMPLES = 20
 
@@ -42,10 +42,10 @@ class Evidence:
     """The samples of one export.
 
     Args:
-        calibration: What ranges are measured on, or None.
-        inputs: What the file is compared on.
-        origin: What these are, in words.
-        notes: What speaks against trusting the figures.
+        calibration: Inputs to measure ranges on, or None. One array per input.
+        inputs: Inputs to compare the file and Keras on. One array per input.
+        origin: Where `inputs` come from, in words.
+        notes: Reasons not to trust the figures.
     """
 
     calibration: list[np.ndarray] | None
@@ -62,7 +62,7 @@ def evidence(
     validation: Any = None,
     training: Any = None,
 ) -> Evidence:
-    """Read the samples of an export, and part those that must be kept apart.
+    """Read the samples of an export, and hold some back for verification.
 
     Args:
         signature: The model's inputs.
@@ -70,11 +70,11 @@ def evidence(
         samples: Number of samples to compare on.
         calibration: See `kprune.export`.
         validation: See `kprune.export`.
-        training: What the model is trained on.
+        training: Training data, `data` in `kprune.export`.
 
     Raises:
-        ValueError: Calibration data are missing, or data do not fit the model.
-        TypeError: Data are of no accepted type.
+        ValueError: Calibration data is missing, or data does not fit the model.
+        TypeError: Data is of an unsupported type.
     """
     if quantize in CALIBRATED and calibration is None and training is None:
         raise ValueError(_NO_CALIBRATION.format(quantize))
@@ -92,15 +92,15 @@ def evidence(
     elif data is None:
         inputs, origin = random_samples(signature, samples), "random inputs"
     elif ranges and calibration is not None and len(data[0]) >= FEWEST:
-        data, inputs = _parted(data, samples)
+        data, inputs = _split(data, samples)
         origin = "calibration data held back"
     else:
         inputs = [array[:samples] for array in data]
         origin = "calibration data" if training is None else "training data"
         if ranges:
             notes.append(
-                f"measured on the {origin} themselves, with which it agrees more "
-                "than with others: pass `validation`"
+                f"measured on the {origin} itself, where agreement is better than "
+                "elsewhere: pass `validation`"
             )
     return Evidence(data, inputs, origin, tuple(notes))
 
@@ -130,10 +130,10 @@ def _read(
     return data
 
 
-def _parted(
+def _split(
     data: Sequence[np.ndarray], samples: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the samples to calibrate on, and some others from among them."""
+    """Split samples into those to calibrate on and those to verify on."""
     size = len(data[0])
     count = min(samples, max(size // _SHARE, size - MAX_SAMPLES))
     held = np.zeros(size, bool)

@@ -1,4 +1,4 @@
-"""What brings float64 into a model of float32 layers."""
+"""Find what makes a model of float32 layers compute in float64."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import keras
 def float64_constants(model: keras.Model) -> list[str]:
     """List the operations that were given a float64 array.
 
-    On TensorFlow, Keras computes in float64 from there on. NumPy makes float64
-    arrays unless told otherwise.
+    On TensorFlow, Keras computes in float64 from such an operation on. NumPy
+    makes float64 arrays by default.
 
     Args:
         model: Functional or Sequential model; nested ones are searched too.
@@ -46,14 +46,14 @@ def _is_float64_array(value: object) -> bool:
 
 
 def explain_float64(model: keras.Model, message: str) -> str | None:
-    """Explain a refusal of the LiteRT converter that float64 is the cause of.
+    """Explain a failure of the LiteRT converter that is caused by float64.
 
     Args:
-        model: The model that was refused.
-        message: What the converter said, with the module it stopped at.
+        model: The model that failed.
+        message: Message of the converter, with the module it stopped at.
 
     Returns:
-        What to do; None if none of the refused operators computes in float64.
+        The cause and the way out; None if float64 is not the cause.
     """
     if not re.search(r'"tf\.\w+"\(.*xf64>', message):
         return None
@@ -61,7 +61,7 @@ def explain_float64(model: keras.Model, message: str) -> str | None:
     where = (
         f"The NumPy constants of {', '.join(map(repr, names))} are float64"
         if names
-        else "Some constant or cast in it is float64"
+        else "A constant or a cast in it is float64"
     )
     return (
         f"Model {model.name!r} computes in float64, for which LiteRT has no "

@@ -1,4 +1,4 @@
-"""Confidence intervals of medians and ratios, and what they let one say."""
+"""Confidence intervals of medians and ratios, and the verdicts they support."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 FEWEST = 6
-"""Fewest values of which the median has a 95 % interval."""
+"""Minimum number of values for a 95 % interval of their median."""
 
 _CLOSE = 0.02
 """Below this, two decimals would hide a difference."""
@@ -19,8 +19,8 @@ _CLOSE = 0.02
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return a 95 % confidence interval of the median.
 
-    Its ends are two of the values, so that neither a bell curve nor the absence
-    of outliers is assumed, and the interval is never too narrow.
+    Its ends are two of the values. So it needs no normal distribution, tolerates
+    outliers, and is never too narrow.
 
     Args:
         values: Independent measurements, at least 6.
@@ -39,10 +39,10 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Latency of one model divided by that of the first, with its interval.
+    """Latency of a model divided by the latency of the first, with its interval.
 
     Args:
-        value: Median over rounds of the ratio of the two medians of a round.
+        value: Ratio of the two medians of a round, as the median over rounds.
         low: Lower end of the 95 % confidence interval.
         high: Upper end.
     """
@@ -60,15 +60,15 @@ class Ratio:
 
     @property
     def width(self) -> float:
-        """How much larger the upper end is than the lower one, as a share."""
+        """Relative width of the interval: `high / low - 1`."""
         return self.high / self.low - 1
 
     def sentence(self, name: str, first: str) -> str:
-        """Say what the interval shows.
+        """Describe what the interval shows.
 
         Args:
-            name: What was measured.
-            first: What it is compared with.
+            name: Name of the model.
+            first: Name of the model it is compared with.
 
         Returns:
             For example `"b is 1.83x faster than a (95 % CI 1.80-1.86)"`.
@@ -77,11 +77,11 @@ class Ratio:
         if self.verdict == "no difference shown":
             digits = 2 if self.width >= _CLOSE else 4
             return (
-                f"no difference between {name} and {first} can be told "
+                f"no difference between {name} and {first} is shown "
                 f"(95 % CI of the ratio {low:.{digits}f}-{high:.{digits}f})"
             )
         if self.verdict == "faster":
-            # A smaller latency is a larger speed, and the ends change places.
+            # Speed is the inverse of latency, which swaps the ends.
             value, low, high = 1 / value, 1 / high, 1 / low
         digits = 2 if low - 1 >= _CLOSE else 4
         return (
@@ -106,14 +106,14 @@ def paired_ratio(values: Sequence[float], first: Sequence[float]) -> Ratio:
     """Compare measurements that were taken in pairs.
 
     Args:
-        values: One per round.
-        first: Those of the same rounds that they are divided by.
+        values: One measurement per round.
+        first: The measurements of the same rounds to divide them by.
 
     Returns:
         Median of the ratios and its interval.
     """
-    # The median of ratios is that of log-ratios, and a geometric mean between
-    # two of them treats twice as fast and twice as slow alike.
+    # Logarithms treat twice as fast and twice as slow alike when the median is
+    # the mean of two ratios.
     ratios = np.log(np.asarray(values) / np.asarray(first))
     low, high = median_interval(ratios)
     return Ratio(

@@ -1,4 +1,4 @@
-"""Which operators an exported file uses."""
+"""List the operators of exported files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tflite_operators(path: str | os.PathLike[str]) -> Operators:
         Its operators; `custom` holds TensorFlow ("Flex") and custom ones.
 
     Raises:
-        ValueError: If the file is damaged or not a TensorFlow Lite model.
+        ValueError: The file is damaged or not a TensorFlow Lite model.
     """
     return _operators(Flatbuffer.read(path))
 
@@ -46,7 +46,7 @@ def flatbuffer_operators(content: bytes) -> Operators:
         content: The flatbuffer.
 
     Returns:
-        Its operators, see `tflite_operators`.
+        Its operators. See `tflite_operators`.
     """
     return _operators(Flatbuffer(content))
 
@@ -80,7 +80,7 @@ def onnx_model_operators(model: Any) -> Operators:
         model: An `onnx.ModelProto`.
 
     Returns:
-        Its operators, see `onnx_operators`.
+        Its operators. See `onnx_operators`.
     """
     from onnx import defs
 

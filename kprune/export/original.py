@@ -1,4 +1,4 @@
-"""What an exported file is smaller than."""
+"""Measure the size that an exported file is compared with."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Original:
-    """The model before pruning, as far as its size goes.
+    """Size of the model before pruning.
 
     Args:
-        size: Bytes.
-        basis: What these bytes are: a file, or weights in float32.
+        size: Size in bytes.
+        basis: What was measured, in words: a file, or weights in float32.
     """
 
     size: int
@@ -30,12 +30,12 @@ class Original:
 def measure_original(
     original: keras.Model | str | os.PathLike[str],
 ) -> Original:
-    """Say how large the model was before.
+    """Measure the size of the model before pruning.
 
-    Exporting it too would double the time of every export. Its weights in
-    float32 are what any uncompressed float32 file holds at least, so a ratio to
-    them flatters no one; they cost nothing to count. A file that exists already
-    is measured.
+    For a model, this is the size of its float32 weights. They cost nothing to
+    count, whereas exporting the original too would double the time of every
+    export. Any uncompressed float32 file is larger, so ratios to this size are
+    never too favourable.
 
     Args:
         original: A model, masked or not (masks do not count), or a file or
@@ -45,8 +45,8 @@ def measure_original(
         Its size.
 
     Raises:
-        TypeError: If `original` is neither a model nor a path.
-        FileNotFoundError: If there is no such file.
+        TypeError: `original` is neither a model nor a path.
+        FileNotFoundError: There is no such file.
     """
     if isinstance(original, keras.Model):
         return Original(

@@ -1,4 +1,4 @@
-"""Change how a model computes while it is converted, and nothing for good."""
+"""Change how a model computes during conversion, and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def float32_compute(model: keras.Model) -> Iterator[None]:
         for layer in _sublayers(model):
             if layer.quantization_mode or layer.compute_dtype not in _REPLACED:
                 continue
-            # Through the public setter a DTypePolicyMap shared by many layers
-            # would be edited and could not be put back.
+            # The public setter would edit a DTypePolicyMap that many layers may
+            # share, and the edit could not be undone.
             policy = _float32_policy(layer.variable_dtype)
             stack.enter_context(replaced(layer, "_dtype_policy", policy))
             if isinstance(layer, keras.layers.Normalization):
-                # Its constants were cast when it was built.
+                # Its constants were cast to its dtype when it was built.
                 for name in ("mean", "variance"):
                     constant = keras.ops.cast(getattr(layer, name), "float32")
                     stack.enter_context(replaced(layer, name, constant))
@@ -55,8 +55,8 @@ def float32_compute(model: keras.Model) -> Iterator[None]:
 
 def _float32_policy(variable_dtype: str) -> keras.DTypePolicy:
     policy = keras.DTypePolicy("float32")
-    # No policy name says "float64 variables, float32 arithmetic"; without the
-    # true dtype the layer would not cast its variables.
+    # No policy name means "float64 variables, float32 arithmetic". Without the
+    # true variable dtype the layer would not cast its variables.
     policy._variable_dtype = variable_dtype
     return policy
 
@@ -95,7 +95,7 @@ def unrolled(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(target: object, name: str, value: object) -> Iterator[None]:
-    """Set an attribute inside the block and put the old value back afterwards.
+    """Set an attribute inside the block and restore it afterwards.
 
     Args:
         target: Object that has the attribute.

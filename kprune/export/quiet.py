@@ -20,24 +20,23 @@ logger = logging.getLogger("kprune")
 _lock = threading.RLock()
 
 _CONVERTER_WARNINGS = (
-    # The converter calibrates through the interpreter it deprecates itself.
+    # The converter itself calibrates with the interpreter that it deprecates.
     r"\s*Warning: tf\.lite\.Interpreter is deprecated",
-    # Raised on every full-integer conversion; the statistics come afterwards
-    # from the representative data.
+    # Raised in every full-integer conversion, although the representative data
+    # supplies the statistics afterwards.
     r"Statistics for quantized inputs were expected",
 )
 
 
 @contextlib.contextmanager
 def quiet(stdout: bool = False) -> Iterator[None]:
-    """Hold back what TensorFlow's C++ code and converters print.
+    """Suppress the output of TensorFlow's C++ code and converters.
 
     The converters write to file descriptor 2 from C++, which no Python logger
-    can stop. The text goes to the logger `kprune` at level DEBUG; with that
-    level enabled nothing is held back at all.
+    can stop. Nothing is suppressed if the logger `kprune` is at level DEBUG.
 
     Args:
-        stdout: Hold back what is printed to file descriptor 1 too.
+        stdout: Suppress output to file descriptor 1 too.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

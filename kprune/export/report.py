@@ -1,4 +1,4 @@
-"""What an export hands back."""
+"""The report that an export returns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kprune.export.sizes import format_bytes
 
 @dataclass(frozen=True)
 class ExportReport(Displayed):
-    """Facts about one exported file, all of them measured but `arena`.
+    """Facts about one exported file. All but `arena` are measured.
 
-    `print(report)` shows them; `report.operators` counts each operator.
+    Print the report to see them.
 
     Args:
         path: The file or folder.
@@ -29,19 +29,19 @@ class ExportReport(Displayed):
         quantize: Kind of quantisation, or None.
         sizes: Bytes of the file, or of all files in the folder; of a C array,
             the bytes it holds.
-        difference: How far its outputs lie from those of the Keras model.
+        difference: How much its outputs differ from the Keras model's.
         tolerance: Largest relative difference that was accepted, or None if
             differences were only reported.
-        data: What it was verified on: `"calibration data held back"` (not used to
-            calibrate), `"validation data"`, `"calibration data"`, `"training
-            data"` or `"random inputs"`.
-        original: What the size is compared with.
+        data: What the file was verified on: `"calibration data held back"` (not
+            used to calibrate), `"validation data"`, `"calibration data"`,
+            `"training data"` or `"random inputs"`.
+        original: Size of the model before pruning.
         rebuilt: Whether a masked model was rebuilt into its compact form first.
-        operators: Operator name -> number of uses; empty for formats without.
+        operators: Operator name -> number of uses; empty if not applicable.
         custom_operators: Operators outside the format's standard set.
-        arena: Estimate of the memory that a microcontroller sets aside to run
-            a C array; None for other formats.
-        notes: Anything else that the user should know.
+        arena: Estimated memory in bytes that a microcontroller needs to run a C
+            array; None for other formats.
+        notes: Anything else that the user should know, in words.
     """
 
     path: Path
@@ -70,12 +70,12 @@ class ExportReport(Displayed):
 
     @property
     def size_before(self) -> int:
-        """Bytes of the model before pruning; `original.basis` says of what."""
+        """Bytes of the model before pruning. See `original.basis`."""
         return self.original.size
 
     @property
     def compression(self) -> float:
-        """How many times smaller than `size_before` it is."""
+        """Compression ratio `size_before / size`."""
         return self.size_before / self.size
 
     @property
@@ -102,7 +102,7 @@ class ExportReport(Displayed):
         """Return everything as plain numbers, strings, lists and dictionaries.
 
         Returns:
-            What `json.dumps` takes; a difference that is not finite is None.
+            Data for `json.dumps`. A difference that is not finite is None.
 
         Example:
 
@@ -167,5 +167,5 @@ class ExportReport(Displayed):
 
 
 def _finite(value: float) -> float | None:
-    # JSON has no word for infinity.
+    # JSON cannot hold infinity.
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Timing several actions in turns."""
+"""Time several actions in turns."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _RUNS = 3
 
 
 class Rounds:
-    """Rounds in which each of several actions is timed for a short while.
+    """Rounds that time each of several actions for a short while.
 
-    A disturbance hits neighbouring blocks alike and cancels in the ratio of
-    their medians. In every round the actions are prepared again and in another
-    order: where a model's memory happens to lie can make it some percent
-    slower, and of two copies of one file the same one in every round.
+    A disturbance affects neighbouring blocks alike and cancels in the ratio of
+    their medians. Each round prepares the actions again, in another order: the
+    memory address of a model can make it a few percent slower, which would
+    otherwise hit the same action in every round, even among copies of one file.
 
     Args:
         prepare: One function per action, which returns a fresh instance of it.
-        seconds: Least time per action and round; a tenth of it warms up.
+        seconds: Minimum time per action and round. A tenth of it is spent before
+            on warming up.
         seed: Seed of the order.
-        clock: Returns seconds.
+        clock: Function that returns the time in seconds.
 
     Example:
 
@@ -61,7 +62,7 @@ class Rounds:
         return len(self.times[0])
 
     def once(self) -> None:
-        """Time each action for a while."""
+        """Run one round."""
         count = len(self._prepare)
         actions = {
             position: self._prepare[position]()
@@ -77,28 +78,29 @@ class Rounds:
     def until(
         self, least: int, precision: float | None, time_limit: float
     ) -> None:
-        """Go on until every ratio is known precisely enough.
+        """Run rounds until every ratio is known precisely enough.
 
-        Intervals are looked at after `least` rounds, twice as many, four times
-        as many: stopping at the first lucky moment would make them too narrow.
+        Intervals are checked only after `least` rounds, twice as many, four times
+        as many and so on: stopping at the first lucky moment would make them too
+        narrow.
 
         Args:
-            least: Rounds before the first look.
+            least: Number of rounds before the first check.
             precision: Accepted width of the ratios' intervals, as a share of
-                the ratio; None stops after `least` rounds.
-            time_limit: Seconds after which no further round is begun.
+                the ratio. None stops after `least` rounds.
+            time_limit: Seconds after which no further round begins.
         """
         end = self._clock() + time_limit
-        goal = least
+        target = least
         while True:
-            while self.count < goal:
+            while self.count < target:
                 if self.count >= least and self._clock() >= end:
                     return
                 self.once()
             widest = max(ratio.width for ratio in self.ratios())
             if precision is None or widest <= precision:
                 return
-            goal *= 2
+            target *= 2
 
     def medians(self) -> np.ndarray:
         """Return the median of each block: `(actions, rounds)`, milliseconds."""

@@ -1,4 +1,4 @@
-"""One small class per runtime: load an exported model, run it."""
+"""Load and run exported models, with one class per runtime."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kprune.export.quiet import quiet
 from kprune.export.signature import TensorSpec
 
 _LONGEST = 300
-"""Letters of a runtime's own message that are shown."""
+"""Maximum number of characters shown of a runtime's own message."""
 
 
 class Runtime(abc.ABC):
     """A loaded model that runs on NumPy arrays.
 
-    `run` is `prepare` (copy inputs), `invoke` (compute, the part that a
+    `run` calls `prepare` (copy inputs), `invoke` (compute; this is what a
     benchmark times) and `fetch` (copy outputs).
     """
 
@@ -36,11 +36,11 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Set the inputs, by name, of the next `invoke`."""
+        """Set the inputs for the next `invoke`, by name."""
 
     @abc.abstractmethod
     def invoke(self) -> None:
-        """Compute the outputs of the prepared inputs."""
+        """Compute the outputs from the prepared inputs."""
 
     @abc.abstractmethod
     def fetch(self) -> dict[str, np.ndarray]:
@@ -132,8 +132,8 @@ class LiteRT(Runtime):
             )
         self.path = path
         make = _interpreter_class()
-        # With length 1 in place of unknown axes, as in the file, a convolution
-        # may not fit: memory is allocated when the inputs are known.
+        # The file has length 1 for unknown axes, which a convolution may not
+        # accept. So memory is allocated only when the inputs are known.
         self._allocated = False
         with quiet(), _naming(self, "load"):
             self._interpreter = make(
@@ -192,7 +192,7 @@ def _interpreter_class() -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        # No wheel for this platform: TensorFlow brings an older interpreter.
+        # There is no wheel for this platform. TensorFlow has an older interpreter.
         import tensorflow as tf
 
         return tf.lite.Interpreter
@@ -231,7 +231,8 @@ class OnnxRuntime(Runtime):
         threads: Number of CPU threads inside one operator.
 
     Raises:
-        ImportError: If ONNX Runtime is not installed.
+        ImportError: ONNX Runtime is not installed.
+        ValueError: The file cannot be loaded.
     """
 
     name = "ONNX Runtime"
@@ -291,7 +292,7 @@ _RUNTIMES: dict[str, Callable[..., Runtime]] = {
 
 
 def available_threads() -> int:
-    """Return how many CPU threads this process may use."""
+    """Return the number of CPU threads that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -307,8 +308,9 @@ def open_runtime(path: str | os.PathLike[str], threads: int = 1) -> Runtime:
         The loaded model.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the suffix is another one, or `threads` is below 1.
+        FileNotFoundError: There is no such file.
+        ValueError: The file has another suffix or is damaged, or `threads` is
+            below 1.
     """
     path = Path(path)
     threads = whole(threads, "A runtime", "threads")

@@ -15,7 +15,7 @@ from kprune.export.signature import TensorSpec
 from kprune.export.vocabulary import vocabulary_sizes
 
 MAX_SAMPLES = 512
-"""Samples that are drawn at most from calibration data."""
+"""Maximum number of samples to calibrate on."""
 
 _UNKNOWN_IMAGE_AXIS = 32
 _UNKNOWN_SEQUENCE_AXIS = 16
@@ -26,9 +26,10 @@ def random_samples(
 ) -> list[np.ndarray]:
     """Draw seeded random inputs that a model accepts.
 
-    Floating-point inputs are standard normal, boolean ones fair coins.
-    Integers, and floats that feed an `Embedding`, are valid indices of the
-    smallest table they reach. Unknown axes get 32 (images) or 16 (sequences).
+    Floating-point inputs are standard normal, and booleans are True or False with
+    equal probability. Integers, and floats that feed an `Embedding`, are valid
+    indices of the smallest table that they reach. Unknown axes get length 32
+    (images) or 16 (sequences).
 
     Args:
         signature: The model's inputs.
@@ -39,7 +40,7 @@ def random_samples(
         One array per input.
 
     Raises:
-        ValueError: If an input's dtype cannot be drawn, e.g. `string`.
+        ValueError: An input has a dtype that cannot be drawn, such as `string`.
     """
     rng = np.random.default_rng(seed)
     sizes = vocabulary_sizes(signature.model)
@@ -60,8 +61,8 @@ def _draw(
     )
     shape = (count, *(unknown if n is None else n for n in spec.shape[1:]))
     if vocabulary is not None or spec.integer:
-        # Without an embedding nothing is known of an integer but that 0 and 1
-        # are usual values.
+        # Without an embedding the range of integers is unknown, but 0 and 1 are
+        # usually valid.
         return rng.integers(0, vocabulary or 2, shape).astype(spec.dtype)
     if spec.dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
@@ -83,16 +84,16 @@ def collect_samples(
 
     Args:
         signature: The model's inputs.
-        data: Samples, see `kprune.data.source.Source`. Targets are ignored.
-        limit: Number of samples after which reading stops.
+        data: Samples. See `kprune.data.source.Source`. Targets are ignored.
+        limit: Maximum number of samples.
         argument: Name of the argument, for messages.
 
     Returns:
         One array per input, samples along axis 0.
 
     Raises:
-        ValueError: If the data is empty or does not fit the inputs.
-        TypeError: If `data` is of no accepted type.
+        ValueError: The data is empty or does not fit the inputs.
+        TypeError: `data` is of an unsupported type.
     """
     source = as_source(data, signature.model, argument)
     flat = keras.tree.flatten(source.inputs(limit))
@@ -103,20 +104,21 @@ def collect_samples(
 
 
 def spread(samples: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """Return some samples, evenly from the first to the last.
+    """Return samples spread evenly from the first to the last.
 
-    Data often come class by class, so the first ones alone would not do.
+    Data is often sorted by class, so the first samples alone would not represent
+    it.
 
     Args:
         samples: One array per input.
-        count: How many at most.
+        count: Maximum number of samples.
     """
     rows = spread_rows(len(samples[0]), count)
     return [array[rows] for array in samples]
 
 
 def spread_rows(size: int, count: int) -> np.ndarray:
-    """Return numbers of samples, evenly from the first to the last."""
+    """Return indices of samples, spread evenly from the first to the last."""
     if size <= count:
         return np.arange(size)
     return np.linspace(0, size - 1, count).round().astype(int)
@@ -135,7 +137,8 @@ def check_finite(
         argument: Name of the argument, for messages.
 
     Raises:
-        ValueError: It names the input and the first such sample.
+        ValueError: A value is not finite. The message names the input and the
+            sample.
     """
     for spec, array in zip(signature.inputs, samples, strict=True):
         where = first_not_finite(array)

@@ -1,4 +1,4 @@
-"""A Keras model as a TensorFlow function with flat, named inputs and outputs."""
+"""Turn a Keras model into a TensorFlow function for the converters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from kprune.export.signature import ModelSignature
 def serving_function(
     signature: ModelSignature, batch_size: int | None
 ) -> tuple[Any, list[Any]]:
-    """Wrap a model, its weights turned into constants, for the converters.
+    """Turn a model into a function with named inputs and outputs, for converters.
+
+    Its weights become constants.
 
     Args:
         signature: The model.
@@ -39,8 +41,8 @@ def serving_function(
     # Autograph would rewrite Keras code that is traceable as it stands.
     @tf.function(input_signature=specs, autograph=False)
     def trace(*flat: Any) -> list[Any]:
-        # An output that is an input itself, or is listed twice, needs a tensor
-        # of its own: converters drop or merge the name otherwise.
+        # An output that is also an input, or is listed twice, needs a tensor of
+        # its own. Otherwise converters drop or merge its name.
         return [tf.identity(tensor) for tensor in signature.call(flat)]
 
     # Captured constants, such as the mean of Normalization, would become inputs
@@ -63,7 +65,7 @@ def _inlined_functions() -> Iterator[None]:
     """Trace through nested `tf.function`s instead of calling them.
 
     Keras computes grouped convolutions in one that is compiled by XLA, which
-    tf2onnx cannot look into.
+    tf2onnx cannot convert.
     """
     import tensorflow as tf
 
@@ -76,7 +78,7 @@ def _inlined_functions() -> Iterator[None]:
 
 
 def has_loops(serve: Any) -> bool:
-    """Tell whether a function has loops in it.
+    """Return whether a function contains loops.
 
     Args:
         serve: Function made by `serving_function`.
@@ -99,7 +101,7 @@ def check_batch_size(batch_size: Any) -> None:
         batch_size: The option's value.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: It is anything else.
     """
     if batch_size is not None:
         why = ", or None for any batch size"

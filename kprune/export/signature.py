@@ -1,4 +1,4 @@
-"""A Keras model seen as one flat list of named inputs and outputs."""
+"""View a Keras model as one flat list of named inputs and outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TensorSpec:
     Args:
         name: Unique name, made of letters, digits and underscores.
         shape: Axis lengths, batch axis first; None where unknown.
-        dtype: Name of the dtype, `"float32"`.
+        dtype: Name of the dtype, for example `"float32"`.
     """
 
     name: str
@@ -44,8 +44,8 @@ class ModelSignature:
         model: Built functional or Sequential model.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If the model has no symbolic inputs.
+        TypeError: `model` is not a Keras model.
+        ValueError: The model has no symbolic inputs.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -76,7 +76,7 @@ class ModelSignature:
         return keras.tree.flatten(self.model(self.pack(flat), training=False))
 
     def pack(self, flat: Sequence[Any]) -> Any:
-        """Arrange a flat list of tensors as the model takes them.
+        """Arrange a flat list of tensors in the structure of the model's inputs.
 
         Args:
             flat: One tensor per input, in the order of `inputs`.

@@ -1,4 +1,4 @@
-"""How much room an artefact takes, as it is and compressed."""
+"""Measure the size of an artefact, plain and compressed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Size:
     """Bytes of an artefact.
 
     Args:
-        plain: As it lies on the device.
+        plain: As stored on the device.
         compressed: After DEFLATE at zlib's default level, about what an app
             store transfers.
     """
@@ -52,7 +52,7 @@ def content_size(content: bytes) -> Size:
     """Measure bytes in memory.
 
     Args:
-        content: What will lie on the device.
+        content: Bytes as stored on the device.
 
     Returns:
         Their size.
@@ -61,7 +61,7 @@ def content_size(content: bytes) -> Size:
 
 
 def format_bytes(count: float) -> str:
-    """Write a number of bytes for people, in powers of 1000.
+    """Format a number of bytes in powers of 1000.
 
     Args:
         count: Number of bytes.

@@ -1,4 +1,4 @@
-"""A file run once in a process of its own, which it may end."""
+"""Run a file once in a separate process, in case it crashes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 SECONDS = 300
-"""Time for one run, the start of Python included."""
+"""Time limit for one run in seconds, including the start of Python."""
 
-# What goes wrong in an orderly way will do so again, and is told of then.
+# Exceptions are ignored: they will be raised and reported in the real run.
 _RUN_ONCE = """
 import sys
 import numpy as np
@@ -27,16 +27,16 @@ except Exception:
 
 
 def check_survives(path: str | os.PathLike[str]) -> None:
-    """Raise if running a `.tflite` file ends the process.
+    """Raise if running a `.tflite` file crashes the process.
 
-    The interpreter trusts what it reads: damage that leaves a file readable can
-    still make it reach into memory that is not its own.
+    The interpreter trusts the file: damage that leaves it readable can still make
+    the interpreter access invalid memory.
 
     Args:
         path: A `.tflite` file that another program may have written.
 
     Raises:
-        ValueError: The process was ended, or did not end by itself.
+        ValueError: The process crashed or did not finish in time.
     """
     name = os.fspath(path)
     try:
@@ -51,7 +51,7 @@ def check_survives(path: str | os.PathLike[str]) -> None:
     else:
         if done.returncode >= 0:
             return
-        what = "ends the process"
+        what = "crashes the process"
     raise ValueError(
         f"{name!r} is damaged: running it {what}. Export or copy it again."
     )

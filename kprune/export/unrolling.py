@@ -1,4 +1,4 @@
-"""What unrolling recurrent layers for int8 costs, before it is done."""
+"""Estimate the cost of unrolling recurrent layers for int8."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _OTHER_STEP = 2100
 def warn_of_growth(model: keras.Model) -> None:
     """Log a warning if an int8 file will be larger than one in float32.
 
-    Each step of a recurrent layer gets operators of its own there, while float
-    formats hold them once, in a loop.
+    In int8 each step of a recurrent layer gets its own operators. Float formats
+    hold them once, in a loop.
 
     Args:
         model: The model to export.

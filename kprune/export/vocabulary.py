@@ -1,4 +1,4 @@
-"""Which inputs of a model are indices into an embedding table."""
+"""Find the inputs of a model that are indices into an embedding table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import keras
 
 
 def vocabulary_sizes(model: keras.Model) -> list[int | None]:
-    """Find the smallest embedding table that each input is an index of.
+    """Find the smallest embedding table that each input indexes.
 
     Indices are followed through operations without weights (reshapes, slices,
     casts) and into nested models.
@@ -31,7 +31,7 @@ def vocabulary_sizes(model: keras.Model) -> list[int | None]:
 
 
 def _smallest(model: keras.Model, positions: list[int]) -> int | None:
-    """Return the smallest table reached from the inputs at `positions` of `model`."""
+    """Return the smallest table reached from the inputs at `positions`."""
     if isinstance(model, keras.Sequential):
         model = model._functional
     reached = {id(model.inputs[position]) for position in positions}

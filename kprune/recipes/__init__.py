@@ -1,7 +1,7 @@
-"""Published pruning systems by one name each, put together from public parts.
+"""Published pruning systems, each built from public parts and available by name.
 
-A name such as `"attenuation"`, see `names`, or your own: a class or function with
-`register`. Each is a file of its name.
+See `names` for their names. Add a class or function of your own with `register`.
+Each recipe is a file of its name.
 """
 
 from kprune.lazy import part_attributes as _attributes

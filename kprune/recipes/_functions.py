@@ -1,4 +1,4 @@
-"""Plain functions that return callbacks, as recipes."""
+"""Turn functions that return callbacks into recipes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Adapted:
-    """What a class of recipes has whose `actions` a function returns.
+    """Mixin for recipes whose callbacks come from a function.
 
-    Its parts are the function's further arguments.
+    The parts of the recipe are the function's arguments after the first three.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Adapted:
             if "recover" not in parts:
                 raise ValueError(
                     f"Recipe '{self.name}' is a function without an argument "
-                    "`recover`. Give it one, and hand it to the callbacks."
+                    "`recover`. Add one, and pass it to the callbacks."
                 )
             parts["recover"] = self.recover
         return self.function(
@@ -46,12 +46,12 @@ class Adapted:
 def class_of(
     function: Callable[..., list[Any]], name: str, base: type
 ) -> type[Any]:
-    """Return a class of recipes whose callbacks a function returns.
+    """Return a recipe class whose callbacks come from a function.
 
     Args:
         function: `f(reduce, data, epochs, **parts) -> callbacks`. The first line
             of its docstring is the summary.
-        name: What it is registered under.
+        name: Name that the recipe is registered under.
         base: `kprune.recipes.Recipe`.
     """
     lines = (inspect.getdoc(function) or "").splitlines()

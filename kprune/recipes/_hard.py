@@ -1,4 +1,4 @@
-"""What recipes share whose filters go for good, by `PruneCallback`."""
+"""Base classes of recipes that remove filters for good with `PruneCallback`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kprune.recipes.base import Recipe
 
 
 class HardRecipe(Recipe):
-    """Filters go at the rounds of the part `schedule`."""
+    """Remove filters in the rounds of the part `schedule`."""
 
     removal = ""
-    """What happens at these, for `print`."""
+    """What happens in these rounds, for `print`."""
 
     def actions(self) -> list[keras.callbacks.Callback]:
         return [PruneCallback(**self.parts, **self.task)]
@@ -33,7 +33,7 @@ class HardRecipe(Recipe):
 
 
 class PenalisedRecipe(HardRecipe):
-    """The part `regularizer` acts until the first filters go."""
+    """Add the penalty `regularizer` until the first filters are removed."""
 
     def start(self, masked: keras.Model) -> None:
         regularizers.detach(masked)
@@ -52,7 +52,7 @@ class PenalisedRecipe(HardRecipe):
         return [penalty, PruneCallback(**parts, **self.task)]
 
     def penalty(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """Take out of `parts` what else `RegularizeCallback` is given."""
+        """Move further arguments of `RegularizeCallback` out of `parts`."""
         return {}
 
     def phases(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Recipes as a page to read."""
+"""Show a recipe as a page of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 80
 
 
 def page(recipe: Recipe) -> str:
-    """Return what a recipe does, when, with what, and who published it.
+    """Return a page that says what a recipe does, when, with which parts, by whom.
 
     Args:
         recipe: Any recipe.
@@ -27,10 +27,13 @@ def page(recipe: Recipe) -> str:
     ]
     lines += ["", *_columns(recipe.phases())] if recipe.phases() else []
     if recipe.recover is not None:
-        lines += ["", f"Repairs what stays by {code(recipe.recover)}."]
+        lines += [
+            "",
+            f"Repairs the remaining layers by {code(recipe.recover)}.",
+        ]
     if recipe.parts:
         parts = [(n, code(v)) for n, v in recipe.parts.items()]
-        lines += ["", "Parts, each of which can be replaced by its name:", ""]
+        lines += ["", "Parts, each of which can be replaced:", ""]
         lines += _columns(parts)
     if recipe.citation:
         lines += ["", *textwrap.wrap(recipe.citation, WIDTH)]
@@ -40,7 +43,7 @@ def page(recipe: Recipe) -> str:
 
 
 def task(recipe: Recipe) -> str:
-    """Return in a sentence what a recipe removes, and in how many epochs."""
+    """Return a sentence on what a recipe removes, and in how many epochs."""
     costs = {"macs": "MACs", "params": "parameters"}
     shares = [
         f"{100 * share:.3g} % of the {costs.get(key, key)}"
@@ -54,10 +57,10 @@ def task(recipe: Recipe) -> str:
 
 
 def before(epochs: list[int]) -> str:
-    """Return how people call the beginning of epochs that count from 0.
+    """Describe the beginning of epochs, counted from 1.
 
     Args:
-        epochs: Rising epochs, not empty.
+        epochs: Epochs counted from 0, in rising order, at least one.
 
     Example:
 
@@ -76,7 +79,7 @@ def before(epochs: list[int]) -> str:
 
 
 def during(first: int, stop: int) -> str:
-    """Return how people call the epochs of `range(first, stop)`.
+    """Describe the epochs of `range(first, stop)`, counted from 1.
 
     Example:
 
@@ -89,7 +92,7 @@ def during(first: int, stop: int) -> str:
 
 
 def tuning(first: int, epochs: int) -> list[tuple[str, str]]:
-    """Return the last phase: fine-tuning from epoch `first` on, if any is left."""
+    """Return the last phase: fine-tuning from epoch `first` on, if epochs remain."""
     return [(during(first, epochs), "fine-tuning")] if first < epochs else []
 
 

@@ -1,17 +1,17 @@
-"""When the last filters of a recipe go."""
+"""Decide when a recipe removes its last filters."""
 
 _SHORT = 60
 
 
 def removal_epoch(epochs: int, share: float = 1 / 3) -> int:
-    """Return the epoch, from 0, before which the last filters go.
+    """Return the epoch, counted from 0, before which the last filters are removed.
 
-    In runs of fewer than 60 epochs that is at a third: the steps that follow
-    decide more than anything before. `share` is for longer ones.
+    Runs of fewer than 60 epochs remove them after a third: what counts there is
+    the number of training steps that follow. Longer runs use `share`.
 
     Args:
-        epochs: How many epochs there are, at least 2.
-        share: Published share of the epochs.
+        epochs: Number of epochs in all, at least 2.
+        share: Share of the epochs before the last removal, as published.
     """
     if epochs < _SHORT:
         share = 1 / 3

@@ -17,20 +17,21 @@ from kprune.recipes.base import register
 
 @register("ascp")
 class ASCP(Recipe):
-    """Filters are drawn together in fewer and fewer clusters, then merged.
+    """Pull filters together in fewer and fewer clusters, then merge each cluster.
 
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Other criteria may need it.
-        epochs: See `kprune.recipe`. The first third clusters afresh.
+        epochs: See `kprune.recipe`. In the first third, filters are clustered
+            again before each epoch.
         **parts: Arguments of `kprune.callbacks.ClusterCallback`: `criterion`,
             `allocation`, `schedule`, `pull`.
     """
 
     summary = (
-        "Before each epoch the filters of a layer are clustered, into fewer and fewer "
-        "clusters, and take the mean of their cluster; then they train on. In the "
-        "end each cluster is merged into one filter, which changes nothing."
+        "Before each epoch the filters of a layer are grouped into fewer and fewer "
+        "clusters, set to the mean of their cluster, and trained further. In the end "
+        "each cluster is merged into one filter, which leaves the outputs unchanged."
     )
     citation = (
         'T. Niu, Y. Teng and P. Zou, "Asymptotic Soft Cluster Pruning for Deep '
@@ -38,8 +39,8 @@ class ASCP(Recipe):
     )
     url = "https://arxiv.org/abs/2206.08186"
     when = (
-        "Many epochs and no samples to choose by: nothing is cut off, filters "
-        "become alike."
+        "You can train for many epochs and have no samples to choose filters by: "
+        "filters become equal instead of being cut off."
     )
 
     @property
@@ -56,7 +57,7 @@ class ASCP(Recipe):
 
     def phases(self) -> list[tuple[str, str]]:
         *rounds, last = self.rounds
-        choice = "the filters of a cluster take its mean, and train on"
+        choice = "filters are set to the mean of their cluster, and train on"
         return [
             *([(before(rounds), choice)] if rounds else []),
             (before([last]), "the filters of a cluster are merged into one"),

@@ -19,20 +19,20 @@ from kprune.recipes.base import register
 
 @register("attenuation")
 class Attenuation(Recipe):
-    """Weak filters are scaled down, period after period, then removed.
+    """Scale weak filters down step by step, then remove them.
 
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Criteria that run the model need it.
-        epochs: See `kprune.recipe`. 100 of 140 attenuate, or a third in runs
-            of fewer than 60.
+        epochs: See `kprune.recipe`. Filters are attenuated in 100 of 140 epochs,
+            or in a third of them in runs of fewer than 60.
         **parts: Arguments of `kprune.callbacks.AttenuateCallback`:
             `criterion`, `schedule`, `allocation`, `factor`, `target`.
     """
 
     summary = (
         "Weak filters are scaled down a little in each epoch instead of being cut "
-        "off. One that gets strong again returns to its full scale."
+        "off. A filter that becomes strong again returns to its full scale."
     )
     citation = (
         "M. Mousa-Pasandi, M. Hajabdollahi, N. Karimi, S. Samavi and S. Shirani, "
@@ -40,8 +40,8 @@ class Attenuation(Recipe):
     )
     url = "https://arxiv.org/abs/2002.03299"
     when = (
-        "Many epochs and batch normalisation: weak filters fade, and those "
-        "that grow strong again stay."
+        "You can train for many epochs, and the model has batch normalisation: weak "
+        "filters fade, and those that become strong again stay."
     )
 
     @property
@@ -67,6 +67,7 @@ class Attenuation(Recipe):
             found.append((before(steps), "the weakest filters are scaled down"))
         if rounds[len(steps) :]:
             found.append(
-                (before(rounds[len(steps) :]), "one set of them fades out")
+                (before(rounds[len(steps) :]), "a fixed set of them fades out")
             )
-        return [*found, (before([last]), "they go"), *tuning(last, self.epochs)]
+        removal = before([last]), "they are removed"
+        return [*found, removal, *tuning(last, self.epochs)]

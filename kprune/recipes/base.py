@@ -1,4 +1,4 @@
-"""What a recipe is: a published system, put together from parts."""
+"""The base class of recipes, and how to find and register them."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ from kprune.masking import is_masked
 from kprune.masking import wrap
 from kprune.parts import EVIDENCE
 from kprune.parts import Part
+from kprune.recipes._epochs import CheckEpochs
 from kprune.recipes._functions import class_of
 from kprune.recipes._page import page
-from kprune.recipes._promise import Promise
 from kprune.recovery import base as recoveries
 from kprune.registry import Registry
 
 
 class Recipe(Displayed, Part, abc.ABC):
-    """A published system: how a model is prepared, and what acts during `fit`.
+    """A published pruning system: it prepares a model and supplies callbacks.
 
-    A recipe has no machinery of its own. It puts together parts that are
-    public (criterion, allocation, schedule, callback, regularizer), each of
-    which can be replaced. A subclass says what these are; to be found by name
-    it is registered with `kprune.recipes.register`.
+    A recipe has no machinery of its own. It combines public parts (criterion,
+    allocation, schedule, callback, regularizer), each of which can be replaced. A
+    subclass names these parts. Register it with `kprune.recipes.register` to find
+    it by name.
 
     Args:
         reduce: Share of each cost to remove. See `kprune.prune`.
         data: Samples for parts that run the model. See `kprune.prune`.
-        epochs: How many epochs `fit` will have, fine-tuning included.
-        recover: How to repair the layers that stay, when filters have gone and
-            before training goes on. See `kprune.prune`. Needs `data`. Defaults
-            to what the callbacks do, which is nothing for all of kprune's own
-            recipes.
+        epochs: Number of epochs that `fit` will run, fine-tuning included.
+        recover: How to repair the remaining layers after filters are removed and
+            before training continues. See `kprune.prune`. Needs `data`. Defaults
+            to no repair beyond the recipe's own parts.
         run_dir: Folder in which each `fit` makes a new folder for its run. See
             `kprune.prune`.
         **parts: Parts to replace, by the names in `defaults`.
@@ -56,10 +55,10 @@ class Recipe(Displayed, Part, abc.ABC):
     ```python
     @kprune.recipes.register("uniform_l1")
     class UniformL1(kprune.recipes.Recipe):
-        summary = "The shortest filters go, the same share of each layer."
+        summary = "The same share of each layer's shortest filters is removed."
         citation = "Li et al., ICLR 2017"
         url = "https://arxiv.org/abs/1608.08710"
-        when = "Nothing but a trained model, and epochs to fine-tune."
+        when = "You have nothing but a trained model, and can fine-tune it."
 
         @property
         def defaults(self):
@@ -73,34 +72,34 @@ class Recipe(Displayed, Part, abc.ABC):
     unsaved = ("data", "run_dir")
 
     name = ""
-    """What it is registered under."""
+    """Name that the recipe is registered under."""
 
     summary = ""
-    """What it does, in a sentence."""
+    """What the recipe does, in a sentence or two."""
 
     citation = ""
-    """Where it was published."""
+    """Authors, title and place of the publication."""
 
     url = ""
-    """A link to that."""
+    """Link to the publication."""
 
     fewest_epochs = 2
-    """Epochs that it takes at least."""
+    """Minimum number of epochs."""
 
     default_reduce: Mapping[str, float] = DEFAULT_REDUCE
-    """What `reduce` is where it is not given."""
+    """Default of `reduce`."""
 
     learns: tuple[str, ...] = ()
-    """What decides beside the parts, of `kprune.parts.EVIDENCE`."""
+    """Evidence used besides that of the parts. See `kprune.parts.EVIDENCE`."""
 
     when = ""
-    """When to take it, in a sentence."""
+    """When to choose the recipe, in a sentence."""
 
     saves = "Removes"
-    """What it does with the share of `reduce`, for `print`."""
+    """What happens to the share in `reduce`, for `print`."""
 
     untargeted = "Removes what the allocation says"
-    """What it does where `reduce` is empty, for `print`."""
+    """What happens if `reduce` is empty, for `print`."""
 
     def __init__(
         self,
@@ -145,18 +144,15 @@ class Recipe(Displayed, Part, abc.ABC):
         """Return the callbacks that carry the recipe out, from `parts`."""
 
     def start(self, masked: keras.Model) -> None:
-        """Change a wrapped model before training; nothing by default."""
+        """Prepare a wrapped model for training. Does nothing by default."""
 
     def phases(self) -> list[tuple[str, str]]:
-        """Return what happens when, for `print`: pairs of when and what."""
+        """Return pairs of when and what happens, for `print`."""
         return []
 
     @property
     def task(self) -> dict[str, Any]:
-        """What was asked for, as callbacks take it.
-
-        That is `reduce` and `data`, and `recover` where it is set.
-        """
+        """Arguments for callbacks: `reduce`, `data`, and `recover` if it is set."""
         asked: dict[str, Any] = {"reduce": self.reduce or None}
         asked["data"] = self.data
         if self.recover is not None:
@@ -170,12 +166,12 @@ class Recipe(Displayed, Part, abc.ABC):
         return schedule.toward(self.reduce).rounds(self.epochs)
 
     def prepare(self, model: keras.Model) -> keras.Model:
-        """Return the model to train: wrapped, and changed as the recipe begins.
+        """Wrap a model and prepare it for training with this recipe.
 
         Args:
-            model: A plain model, which stays as it is, or one that
-                `kprune.wrap` made (with layers to skip, for example), which
-                comes back itself.
+            model: A plain model, which is not changed, or one that
+                `kprune.wrap` made (with layers to skip, for example), which is
+                prepared in place and returned.
 
         Returns:
             The masked model, compiled if `model` was.
@@ -189,7 +185,7 @@ class Recipe(Displayed, Part, abc.ABC):
 
     @property
     def decides_by(self) -> tuple[str, ...]:
-        """What filters are chosen by: some of `kprune.parts.EVIDENCE`."""
+        """The evidence by which filters are chosen. See `kprune.parts.EVIDENCE`."""
         found = set(self.learns)
         for name, part in self.parts.items():
             resolve = _RESOLVED.get(name)
@@ -201,7 +197,7 @@ class Recipe(Displayed, Part, abc.ABC):
 
     @property
     def needs(self) -> str:
-        """What it takes as `data`: `"labels"`, `"images"` or `""`."""
+        """What `data` must hold: `"labels"`, `"images"` or `""` if it is optional."""
         try:
             self._check_data()
         except ValueError:
@@ -211,12 +207,12 @@ class Recipe(Displayed, Part, abc.ABC):
 
     @functools.cached_property
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What to hand to `fit`: the same objects each time."""
+        """Callbacks to pass to `fit`; the same objects on each access."""
         actions = self.actions()
         for action in actions:
             if self.run_dir is not None and isinstance(action, PruningCallback):
                 action.run_dir, action.method = self.run_dir, self.name
-        return [Promise(self.name, self.epochs), *actions]
+        return [CheckEpochs(self.name, self.epochs), *actions]
 
     def __str__(self) -> str:
         return page(self)
@@ -225,20 +221,20 @@ class Recipe(Displayed, Part, abc.ABC):
         if epochs is None:
             raise ValueError(
                 f"Recipe '{self.name}' spreads its work over training, so it must "
-                "know how long that is: epochs=30, for example, and the same number "
-                "in fit(..., epochs=30)."
+                "know the number of epochs. Pass for example epochs=30, and the same "
+                "number to fit(..., epochs=30)."
             )
         number = whole(epochs, f"Recipe '{self.name}'", "epochs", of="epochs")
         if number < self.fewest_epochs:
             raise ValueError(
-                f"Recipe '{self.name}' takes {self.fewest_epochs} epochs or more. "
+                f"Recipe '{self.name}' needs {self.fewest_epochs} epochs or more. "
                 f"Received: epochs={epochs!r}. To prune at once, without training, "
                 "use kprune.prune(model, ...)."
             )
         return number
 
     def _check_data(self) -> None:
-        """Raise now what parts would say when training begins."""
+        """Raise errors about missing data now, not when training begins."""
         try:
             if self.parts.get("criterion") is not None:
                 criteria.get(self.parts["criterion"]).check(None)
@@ -248,7 +244,7 @@ class Recipe(Displayed, Part, abc.ABC):
             if allocation.needs_loss or allocation.needs_data:
                 raise ValueError(
                     f"Allocation {type(allocation).__name__} runs the model on "
-                    "samples. Pass some hundred of them with their targets as "
+                    "samples. Pass a few hundred with their targets as "
                     "`data=`: arrays (x, y), a tf.data.Dataset, a "
                     "keras.utils.PyDataset or a generator."
                 )
@@ -276,7 +272,7 @@ def register(name: str) -> Callable[[Any], Any]:
     """Return a decorator that registers a recipe.
 
     Args:
-        name: What `kprune.recipe` will know it by.
+        name: Name for `kprune.recipe`.
 
     Returns:
         A decorator for a subclass of `Recipe`, or a function
@@ -290,7 +286,7 @@ def register(name: str) -> Callable[[Any], Any]:
     ```python
     @kprune.recipes.register("slow_l2")
     def slow_l2(reduce, data, epochs, power=1):
-        \"\"\"The shortest filters go, a few before each epoch.\"\"\"
+        \"\"\"The shortest filters are removed, a few before each epoch.\"\"\"
         schedule = kprune.Polynomial(end=epochs - 1, power=power)
         return [PruneCallback("l2", reduce, schedule)]
     ```
@@ -319,19 +315,19 @@ def recipe(
 ) -> Recipe:
     """Return a published pruning system by its name, with its defaults.
 
-    `print` of it shows what it is made of and when it acts.
+    Print the recipe to see its parts and when they act.
 
     Args:
         name: `"attenuation"` or another of `kprune.recipes.names()`.
         reduce: Share of each cost to remove. See `kprune.prune`. Defaults to
             `{"macs": 0.5}`.
         data: Samples for criteria and allocations that run the model. See
-            `kprune.prune`. `needs` of a recipe says whether it takes them, and
-            whether with labels: training data `(x, y)`.
-        epochs: How many epochs `fit` will have, fine-tuning included.
-        recover: How to repair the layers that stay, when filters have gone and
-            before training goes on: `"reconstruct"` or another of
-            `kprune.recovery.names()`, see `kprune.prune`. Needs `data`.
+            `kprune.prune`. The attribute `needs` of a recipe says whether it
+            needs them, and whether with labels: training data `(x, y)`.
+        epochs: Number of epochs that `fit` will run, fine-tuning included.
+        recover: How to repair the remaining layers after filters are removed and
+            before training continues: `"reconstruct"` or another of
+            `kprune.recovery.names()`. See `kprune.prune`. Needs `data`.
         run_dir: Folder in which each `fit` makes a new folder for its run. See
             `kprune.prune`.
         **parts: Parts to replace, by the names in the recipe's `defaults`:
@@ -339,12 +335,13 @@ def recipe(
             `schedule=kprune.Linear(end=20)` and so on.
 
     Returns:
-        A `kprune.recipes.Recipe`: `prepare(model)` makes the model to train,
-        `callbacks` go to `fit`.
+        A `kprune.recipes.Recipe`. Its `prepare(model)` returns the model to train
+        and its `callbacks` go to `fit`.
 
     Raises:
-        ValueError: An unknown name or part, no data where some is needed, or
-            too few epochs; the message says what to do.
+        ValueError: The name or a part is unknown, needed data is missing, or
+            there are too few epochs.
+        TypeError: `name` is a recipe already.
 
     Example:
 
@@ -357,7 +354,7 @@ def recipe(
     """
     if isinstance(name, Recipe):
         raise TypeError(
-            f"{name!r} is made already. Use it as it is, or give a name: "
+            f"{name!r} is a recipe already. Use it, or pass a name: "
             f"kprune.recipe('{name.name}', epochs={name.epochs})."
         )
     made: Recipe = registry.get(

@@ -1,4 +1,4 @@
-"""Filters by what batch normalisation says of their activations."""
+"""Filter importance from the parameters of batch normalisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kprune.recipes.base import register
 
 @register("bn-importance")
 class BNImportance(HardRecipe):
-    """Filters whose activation is expected to be small go, before training.
+    """Remove filters with small expected activations before training.
 
     Args:
         reduce: See `kprune.recipe`.
@@ -22,19 +22,19 @@ class BNImportance(HardRecipe):
     """
 
     summary = (
-        "Scale and offset of a BatchNormalization say how large a channel's "
-        "activation is on the average, without any data. Those with the smallest go "
-        "at once, before the first epoch."
+        "Scale and offset of a BatchNormalization tell how large the activation of "
+        "a channel is on average, without any data. The channels with the smallest "
+        "activations are removed at once, before the first epoch."
     )
-    removal = "the filters with the smallest activations go"
+    removal = "the filters with the smallest activations are removed"
     citation = (
         'J. Oh, H. Kim, S. Baik, C. Hong and K. M. Lee, "Batch Normalization Tells '
         'You Which Filter is Important", WACV 2022'
     )
     url = "https://arxiv.org/abs/2112.01155"
     when = (
-        "Nothing but a trained model with batch normalisation, and all "
-        "epochs to fine-tune."
+        "You have nothing but a trained model with batch normalisation, and want to "
+        "spend all epochs on fine-tuning."
     )
 
     @property

@@ -19,34 +19,31 @@ from kprune.recipes.base import register
 
 @register("cross-filter")
 class CrossFilter(HardRecipe):
-    """Filters become binary, and adjacent ones share a scale.
+    """Make filters binary, and let adjacent filters share a scale.
 
     Args:
-        reduce: See `kprune.recipe`. By default all filters stay; otherwise
-            some go first.
+        reduce: See `kprune.recipe`. By default no filter is removed; otherwise
+            filters are removed first.
         data: See `kprune.recipe`. Other criteria may need it.
         epochs: See `kprune.recipe`. All of them train binary filters.
         **parts: `form`, a `kprune.binary.BinaryFilters`, and arguments of
-            `kprune.callbacks.PruneCallback` for what goes first: `criterion`,
-            `allocation`, `schedule`.
+            `kprune.callbacks.PruneCallback` for the filters removed first:
+            `criterion`, `allocation`, `schedule`.
     """
 
     summary = (
-        "All weights of a filter have one magnitude, which it shares with the "
-        "filters beside it; what is left of a weight is its sign. Training sees "
-        "binary filters, and gradients pass straight through to the weights "
-        "behind them."
+        "All weights of a filter get the same magnitude, which the filter shares with "
+        "its neighbours, so that only the sign of each weight is stored. The forward "
+        "pass uses the binary filters, and gradients pass straight through to the "
+        "weights behind them."
     )
-    removal = "the shortest filters go"
+    removal = "the shortest filters are removed"
     citation = (
         'Y. Lyu, L. Zhu and X. Liu, "Cross-filter compression for CNN inference '
         'acceleration", 2020'
     )
     url = "https://arxiv.org/abs/2005.09034"
-    when = (
-        "The file is too large, not the time that it takes to run; with a long "
-        "training run."
-    )
+    when = "The file is too large but its speed is fine, and you can train for long."
     default_reduce: Mapping[str, float] = {}
     untargeted = "Keeps all filters"
 
@@ -67,7 +64,7 @@ class CrossFilter(HardRecipe):
         return [PruneCallback(**parts, **self.task), binary]
 
     def phases(self) -> list[tuple[str, str]]:
-        training = (during(0, self.epochs), "training through binary filters")
+        training = (during(0, self.epochs), "training with binary filters")
         if not self._prunes:
             return [training]
         return [(before(self.rounds), self.removal), training]

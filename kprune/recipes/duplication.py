@@ -19,13 +19,13 @@ from kprune.recipes.base import register
 
 @register("duplication")
 class Duplication(Recipe):
-    """Unimportant filters become copies of critical ones before pruning.
+    """Replace unimportant filters with copies of critical ones before pruning.
 
     Args:
         reduce: See `kprune.recipe`.
-        data: Training samples `(x, y)`; how much replacement each layer
-            tolerates is measured on 1,000 of them.
-        epochs: See `kprune.recipe`. A third trains with copies.
+        data: Training samples `(x, y)`. On 1,000 of them it is measured how much
+            replacement each layer tolerates.
+        epochs: See `kprune.recipe`. The first third trains with copies.
         **parts: Arguments of `kprune.callbacks.DuplicateCallback`:
             `criterion`, `allocation`, `copies`, `merge`.
     """
@@ -33,14 +33,11 @@ class Duplication(Recipe):
     summary = (
         "The unimportant filters of a trained model are overwritten by copies of "
         "critical ones, as many in each layer as it tolerates. The model trains with "
-        "them, copies are merged, and fine-tuning follows."
+        "the copies, they are merged, and fine-tuning follows."
     )
     citation = "Ikuta, Yata and Manabe, filter duplication, IWAIT 2024"
     url = "https://doi.org/10.1117/12.3018876"
-    when = (
-        "You want to know how redundant each layer is: its allocation can "
-        "be printed."
-    )
+    when = "You want to know how redundant each layer is: print the allocation."
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -52,7 +49,7 @@ class Duplication(Recipe):
         }
 
     def start(self, masked: keras.Model) -> None:
-        # The callback does it where the loss is not known yet.
+        # Without a loss, the callback duplicates when training begins.
         if masked.compiled:
             parts = {k: v for k, v in self.parts.items() if k != "merge"}
             reduce = self.reduce or None
@@ -71,6 +68,6 @@ class Duplication(Recipe):
                 "unimportant filters become copies of critical ones",
             ),
             (during(0, end), "training with copies"),
-            (merged, "copies are merged, and go"),
+            (merged, "copies are merged and removed"),
             *tuning(end, self.epochs),
         ]

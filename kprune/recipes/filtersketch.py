@@ -1,4 +1,4 @@
-"""Sketched filters as a beginning for training."""
+"""Sketched filters as a starting point for training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kprune.recipes.base import register
 
 @register("filtersketch")
 class FilterSketch(HardRecipe):
-    """Filters are replaced by a smaller matrix that sketches them.
+    """Replace the filters of each layer by a smaller matrix that sketches them.
 
     Args:
         reduce: See `kprune.recipe`.
@@ -27,8 +27,8 @@ class FilterSketch(HardRecipe):
     """
 
     summary = (
-        "No filter is chosen. The kernels begin as sketches of the whole ones, with "
-        "fewer rows and nearly the same second moments, and are trained."
+        "No filter is chosen. Each kernel is replaced by a sketch with fewer filters "
+        "and nearly the same second moments, and the sketches are trained."
     )
     removal = "kernels become sketches with fewer filters"
     citation = (
@@ -37,8 +37,8 @@ class FilterSketch(HardRecipe):
     )
     url = "https://arxiv.org/abs/2001.08514"
     when = (
-        "A long run at a full learning rate, which begins anew from small "
-        "layers."
+        "You can train for long at a full learning rate, and want small layers to "
+        "start from."
     )
 
     @property

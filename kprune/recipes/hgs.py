@@ -15,13 +15,13 @@ from kprune.recipes.base import register
 
 @register("hgs")
 class HGS(PenalisedRecipe):
-    """A penalty makes groups of kernels small; then measured filters go.
+    """Shrink groups of kernels with a penalty, then remove filters by their loss.
 
     Args:
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 1,000 of them.
-        epochs: See `kprune.recipe`. A third has the penalty.
-        **parts: `regularizer`, a `keras.regularizers.Regularizer`,
+        epochs: See `kprune.recipe`. The first third trains with the penalty.
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`;
             `shrinkage` and `layers`, see `kprune.callbacks.RegularizeCallback`;
             arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`. The penalty ends when pruning begins.
@@ -29,18 +29,16 @@ class HGS(PenalisedRecipe):
 
     summary = (
         "Training with a penalty on groups of kernels makes filters unnecessary. "
-        "Those without which the loss rises least go, measured one by one on "
-        "training samples, and the rest is fine-tuned without the penalty."
+        "The filters whose removal raises the loss least are removed, measured one by "
+        "one on training samples, and the rest is fine-tuned without the penalty."
     )
-    removal = "the filters that cost least loss go, for good"
+    removal = "the filters that raise the loss least are removed"
     citation = (
         'K. Mitsuno and T. Kurita, "Filter Pruning using Hierarchical Group Sparse '
         'Regularization for Deep Convolutional Neural Networks", 2020'
     )
     url = "https://arxiv.org/abs/2011.02389"
-    when = (
-        "As `msvfp`, filter by filter; the penalty needs a long run to matter."
-    )
+    when = "Like `msvfp`, but filter by filter. The penalty needs a long run to matter."
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Filters sampled by learned gates, under the eyes of a teacher."""
+"""Filters sampled by learned gates, guided by a teacher."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kprune.recipes.base import register
 
 @register("kdfs")
 class KDFS(Recipe):
-    """Gates are trained with the weights; what opens least is removed.
+    """Train gates with the weights, then remove the channels that open least.
 
     Args:
-        reduce: See `kprune.recipe`; `"macs"` and `"params"`.
+        reduce: See `kprune.recipe`. `"macs"` and `"params"` are supported.
         data: See `kprune.recipe`.
-        epochs: See `kprune.recipe`. 350 of 400 train the gates, or a third in
-            runs of fewer than 60.
-        **parts: `start`, the gates' logits in the beginning, and arguments of
+        epochs: See `kprune.recipe`. Gates are trained in 350 of 400 epochs, or in
+            a third of them in runs of fewer than 60.
+        **parts: `start`, the initial logits of the gates, and arguments of
             `kprune.callbacks.GateCallback`: `schedule`, `allocation`,
             `penalty`, `distillation`, `modelling`, `softness`, `temperature`,
             `teacher`.
@@ -38,9 +38,9 @@ class KDFS(Recipe):
 
     summary = (
         "Each channel has a gate, which is sampled in every step and trained with "
-        "the weights: towards the loss, towards the budget, and towards the outputs "
-        "and features of the original. Those that open least are removed, and the "
-        "rest is fine-tuned."
+        "the weights, for a low loss, for the budget, and for outputs and features "
+        "like the original's. The channels that open least are removed, and the rest "
+        "is fine-tuned."
     )
     citation = (
         'S. Lin et al., "Filter Pruning for Efficient CNNs via Knowledge-driven '
@@ -48,8 +48,8 @@ class KDFS(Recipe):
     )
     url = "https://arxiv.org/abs/2307.00198"
     when = (
-        "A long run with labels, which should find the widths by itself under the "
-        "eyes of the original."
+        "You have labels, can train for long, and want training to find the width "
+        "of each layer, guided by the original."
     )
     learns = ("gates",)
 
@@ -91,6 +91,6 @@ class KDFS(Recipe):
         rounds = self.rounds
         return [
             (during(0, rounds[-1]), "training with sampled gates"),
-            (before(rounds), "what opens least goes, for good"),
+            (before(rounds), "the channels that open least are removed"),
             *tuning(rounds[-1], self.epochs),
         ]

@@ -1,4 +1,4 @@
-"""Channels that depend on the sample."""
+"""Skip channels depending on the sample."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from kprune.recipes.base import register
 
 @register("manidp")
 class ManiDP(Recipe):
-    """Each sample takes the channels it needs; nothing is removed.
+    """Let each sample use only the channels it needs. No filter is removed.
 
     Args:
-        reduce: See `kprune.recipe`. What the mean sample is to save.
+        reduce: See `kprune.recipe`. The mean saving over samples.
         data: See `kprune.recipe`.
-        epochs: See `kprune.recipe`. Thresholds rise for two
-            thirds of them.
-        recover: There are no layers to repair.
-        **parts: `reduction`, see `kprune.masking.add_dynamic_gates`, and
+        epochs: See `kprune.recipe`. Thresholds rise in the first two thirds.
+        recover: Not supported: no filter is removed, so no layer needs repair.
+        **parts: `reduction` for `kprune.masking.add_dynamic_gates`, and
             arguments of `kprune.callbacks.DynamicGateCallback`: `schedule`,
             `allocation`, `sparsity`, `similarity`.
     """
 
     summary = (
         "A small branch predicts for each sample which channels matter, and those "
-        "below a threshold are skipped. Easy samples are to need fewer, and samples "
-        "that look alike the same. No filter is removed: what is saved depends on "
-        "the sample."
+        "below a threshold are skipped. Training makes easy samples use fewer "
+        "channels, and similar samples use the same ones. No filter is removed: the "
+        "saving depends on the sample."
     )
     citation = (
         'Y. Tang et al., "Manifold Regularized Dynamic Network '
@@ -42,11 +41,11 @@ class ManiDP(Recipe):
     )
     url = "https://arxiv.org/abs/2103.05861"
     when = (
-        "Kernels that skip channels sample by sample are at hand, and samples differ "
-        "in how hard they are."
+        "Your runtime can skip channels sample by sample, and some samples are "
+        "harder than others."
     )
     learns = ("gates",)
-    saves = "Skips, for the mean sample,"
+    saves = "Skips, on average over samples,"
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -62,8 +61,8 @@ class ManiDP(Recipe):
     def _full(self) -> int:
         """The epoch before which thresholds reach the target.
 
-        Not a third, as in other recipes: when thresholds rise faster, the
-        gates do not follow.
+        This takes longer than the third of other recipes, because gates cannot
+        follow thresholds that rise faster.
         """
         return max(1, 2 * self.epochs // 3)
 
@@ -74,8 +73,8 @@ class ManiDP(Recipe):
     def actions(self) -> list[keras.callbacks.Callback]:
         if self.recover is not None:
             raise ValueError(
-                "Recipe 'manidp' removes no filter, so that there is nothing to "
-                "recover from. Leave recover= out."
+                "Recipe 'manidp' removes no filter, so there is nothing to recover "
+                "from. Leave recover= out."
             )
         parts = dict(self.parts)
         parts.pop("reduction")

@@ -11,28 +11,29 @@ from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import register
 
 STEP = 0.03
-"""Share of the costs that goes between epochs of training."""
+"""Share of the costs to remove between epochs of training."""
 
 
 @register("msvfp")
 class MSVFP(HardRecipe):
-    """The layer whose filters cost least loss gives some up, again and again.
+    """Remove filters step by step from the layer where the loss rises least.
 
     Args:
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; the loss is measured on 10,000 of them.
-        epochs: See `kprune.recipe`. One for each 3 % of the costs, the rest
-            to fine-tune; larger steps where that is more than a third.
+        epochs: See `kprune.recipe`. Each epoch removes 3 % of the costs, or more
+            if that would take over a third of the epochs. The rest fine-tunes.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """
 
     summary = (
-        "Each layer in turn is tried without a tenth of its filters, and the one "
-        "whose loss rises least gives them up. Short filters go in the first half, "
-        "those that resemble the rest in the second. Training every 3 %."
+        "Each layer in turn is tried without a tenth of its filters, and the layer "
+        "where the loss rises least loses them. The first half of the removals takes "
+        "short filters, the second half those that resemble others. The model is "
+        "trained after every 3 %."
     )
-    removal = "the filters that cost least loss go, for good"
+    removal = "the filters that raise the loss least are removed"
     citation = (
         'D. Ghimire and S.-H. Kim, "Magnitude and Similarity Based Variable Rate '
         'Filter Pruning for Efficient Convolution Neural Networks", Applied '
@@ -40,8 +41,8 @@ class MSVFP(HardRecipe):
     )
     url = "https://doi.org/10.3390/app13010316"
     when = (
-        "You distrust scores and have labels and time: each step is the one "
-        "that costs least loss."
+        "You distrust scores, and have labels and time: each step is the one that "
+        "raises the loss least."
     )
 
     @property

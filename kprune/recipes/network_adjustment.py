@@ -23,28 +23,28 @@ from kprune.session import Session
 
 @register("network-adjustment")
 class NetworkAdjustment(Recipe):
-    """Layers that use their MACs well grow, others shrink, before training.
+    """Widen layers that use their MACs well and shrink others before training.
 
-    The model must be compiled with a loss before `prepare`, which returns
-    another masked model also where it is given one: layers get wider.
+    The model must be compiled with a loss before `prepare`, which always returns a
+    new masked model, even for a masked one, because layers get wider.
 
     Args:
         reduce: See `kprune.recipe`. By default the model keeps its MACs.
-        data: Samples `(x, y)`, best ones that the model was not trained on;
+        data: Samples `(x, y)`, preferably ones that the model was not trained on;
             the loss is measured on 1,000 of them.
         epochs: See `kprune.recipe`. All of them fine-tune.
         recover: See `kprune.recipe`.
-        **parts: `criterion`, which filters go and which are copied;
-            `allocation`, a `kprune.duplication.FUR`, or any other, which grows
-            no layer; `split`, a `kprune.duplication.Split`: how the weights
-            that read a filter are shared out among it and its copies.
+        **parts: `criterion`, which chooses the filters to remove and to copy;
+            `allocation`, a `kprune.duplication.FUR`, or another one, which only
+            shrinks layers; `split`, a `kprune.duplication.Split`, which divides
+            the weights that read a filter between it and its copies.
     """
 
     summary = (
-        "Channels are dropped in one layer after another, as many as carry the same "
-        "MACs. Layers without which the loss rises most get wider by copies of "
-        "their filters, those that matter least lose some, and the MACs stay what "
-        "they were, or become what is asked."
+        "Channels worth the same MACs are dropped in one layer after another. Layers "
+        "where the loss rises most are widened with copies of their filters, those "
+        "where it rises least lose filters, and the MACs stay the same or meet the "
+        "target."
     )
     citation = (
         'Z. Chen, J. Niu, L. Xie, X. Liu, L. Wei and Q. Tian, "Network Adjustment: '
@@ -52,8 +52,7 @@ class NetworkAdjustment(Recipe):
     )
     url = "https://arxiv.org/abs/2004.02767"
     when = (
-        "The model is fast enough, and should be more accurate at the same "
-        "MACs."
+        "The model is fast enough, and you want more accuracy at the same MACs."
     )
     default_reduce: Mapping[str, float] = {}
     untargeted = "Keeps the MACs"
@@ -90,7 +89,7 @@ class NetworkAdjustment(Recipe):
         session: Session,
         scores: dict[str, np.ndarray],
     ) -> dict[str, int]:
-        """Return the channels that each prunable group is to have."""
+        """Return the number of channels that each prunable group will have."""
         costs = allocation.costs(session)
         grows = isinstance(allocation, FUR)
         reduce: Any = {"macs": 0.0}
@@ -108,7 +107,7 @@ class NetworkAdjustment(Recipe):
 
     def phases(self) -> list[tuple[str, str]]:
         return [
-            ("in prepare", "layers grow by copies, or lose filters"),
+            ("in prepare", "layers are widened with copies, or lose filters"),
             *tuning(0, self.epochs),
         ]
 

@@ -15,25 +15,25 @@ from kprune.recipes.base import register
 
 @register("orthoreg")
 class OrthoReg(PenalisedRecipe):
-    """A penalty makes filters orthonormal; then many go at once.
+    """Make filters orthonormal with a penalty, then remove many at once.
 
     Args:
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`, for the gradient of the loss.
-        epochs: See `kprune.recipe`. A third has the penalty.
-        **parts: `regularizer`, a `keras.regularizers.Regularizer`, `layers`,
-            see `kprune.regularizers.attach`, and arguments of
+        epochs: See `kprune.recipe`. The first third trains with the penalty.
+        **parts: `regularizer`, a `keras.regularizers.Regularizer`; `layers`,
+            see `kprune.regularizers.attach`; and arguments of
             `kprune.callbacks.PruneCallback`: `criterion`, `allocation`,
             `schedule`. The penalty ends when pruning begins.
     """
 
     summary = (
-        "Filters are trained towards being orthogonal to each other and of length "
-        "1, so that what is known of each adds up for many. Then those go without "
-        "which the loss changes least, to first order, ranked over all layers, and "
-        "the rest is fine-tuned."
+        "A penalty trains filters to be orthogonal to each other and of length 1, so "
+        "that the importance of several filters is the sum of their own. Then the "
+        "filters that change the loss least, to first order and over all layers, are "
+        "removed, and the rest is fine-tuned."
     )
-    removal = "the filters of least importance go, for good"
+    removal = "the least important filters are removed"
     citation = (
         "E. S. Lubana, P. Trivedi, C. Hougen, R. P. Dick and A. O. Hero, "
         '"OrthoReg: Robust Network Pruning Using Orthonormality Regularization", '
@@ -41,8 +41,8 @@ class OrthoReg(PenalisedRecipe):
     )
     url = "https://arxiv.org/abs/2009.05014"
     when = (
-        "Labels for one pass, and a run that is long enough for filters to "
-        "become orthogonal."
+        "You have labels, and can train long enough for filters to become "
+        "orthogonal."
     )
 
     @property

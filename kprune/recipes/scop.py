@@ -1,4 +1,4 @@
-"""Scientific control: channels against those of knockoffs."""
+"""Scientific control: compare channels with those of knockoff images."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from kprune.recipes.base import register
 
 @register("scop")
 class SCOP(HardRecipe):
-    """Filters go that serve no better than what they make of knockoffs.
+    """Remove filters whose outputs serve no better than those of knockoff images.
 
     Args:
         reduce: See `kprune.recipe`.
         data: Training samples `(x, y)`; shares are learned on 200 batches.
         epochs: See `kprune.recipe`. All of them fine-tune.
-        **parts: `refresh`, a recovery that measures batch normalisation again,
+        **parts: `refresh`, a recovery that re-estimates batch statistics,
             and arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """
 
     summary = (
-        "Each filter's output is mixed with what it makes of a knockoff: an image "
-        "with the same spectrum and no content. The share of the real one is learned "
-        "for each; those go for which it is smallest, times their scale."
+        "The output of each filter is mixed with its output for a knockoff: an image "
+        "with the same spectrum but no content. The share of the real output is "
+        "learned. The filters with the smallest share, times their scale, are removed."
     )
-    removal = "the filters no better than their knockoffs go"
+    removal = "the filters no better than on knockoffs are removed"
     citation = (
         "Y. Tang, Y. Wang, Y. Xu, D. Tao, C. Xu, C. Xu and C. Xu, "
         '"SCOP: Scientific Control for Reliable Neural Network Pruning", '
@@ -39,7 +39,7 @@ class SCOP(HardRecipe):
     )
     url = "https://arxiv.org/abs/2010.10732"
     when = (
-        "Labels, and doubt whether a filter that is active tells anything of an "
+        "You have labels, and doubt that an active filter tells anything about the "
         "image."
     )
 

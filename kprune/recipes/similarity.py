@@ -1,4 +1,4 @@
-"""Filter similarity with one global threshold, hard."""
+"""Remove similar filters by one global threshold, for good."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import register
 
 ROUNDS = 10
-"""Rounds at most, so that training between them is worth its name."""
+"""Maximum number of rounds, so that there is enough training between them."""
 
 
 @register("similarity")
 class Similarity(HardRecipe):
-    """Filters that resemble others are removed, a few at a time.
+    """Remove filters that resemble others, a few at a time.
 
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Other criteria may need it.
-        epochs: See `kprune.recipe`. The first third removes.
+        epochs: See `kprune.recipe`. Filters are removed in the first third.
         **parts: Arguments of `kprune.callbacks.PruneCallback`: `criterion`,
             `allocation`, `schedule`.
     """
 
     summary = (
-        "Of filters that resemble each other all but one are superfluous. One "
-        "threshold over all layers, found from the target alone, says which go; no "
-        "layer has a rate of its own."
+        "Among filters that resemble each other, all but one are superfluous. One "
+        "threshold for all layers, derived from the target alone, decides which are "
+        "removed; no layer has a rate of its own."
     )
-    removal = "the filters most similar to others go, for good"
+    removal = "the filters most similar to others are removed"
     citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
     url = "https://doi.org/10.3389/fnbot.2023.1132679"
     when = (
-        "No samples to choose by, and layers that look redundant: what "
-        "resembles others goes."
+        "You have no samples to choose filters by, and layers look redundant."
     )
 
     @property

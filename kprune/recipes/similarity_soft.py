@@ -1,4 +1,4 @@
-"""Filter similarity with one global threshold, soft."""
+"""Set similar filters to 0 by one global threshold, and let them return."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ from kprune.recipes.base import register
 
 @register("similarity-soft")
 class SimilaritySoft(Recipe):
-    """Filters that resemble others are set to 0 each epoch, and may return.
+    """Set filters that resemble others to 0 before each epoch. They may return.
 
-    Where a BatchNormalization follows, its scale is what is set to 0.
+    If a BatchNormalization follows, its scale is set to 0 instead.
 
-    Filters return only through a BatchNormalization whose offset is above 0
-    (see `kprune.callbacks.SoftPruneCallback`): give it a trained model.
+    Filters return only through a BatchNormalization whose offset is above 0, so
+    start from a trained model. See `kprune.callbacks.SoftPruneCallback`.
 
     Args:
         reduce: See `kprune.recipe`.
         data: See `kprune.recipe`. Other criteria may need it.
-        epochs: See `kprune.recipe`. The first third chooses afresh.
+        epochs: See `kprune.recipe`. In the first third, filters are chosen again
+            before each epoch.
         **parts: Arguments of `kprune.callbacks.SoftPruneCallback`:
             `criterion`, `allocation`, `schedule`, `target`, `scale_slots`.
     """
 
     summary = (
         "Filters that resemble others are set to 0 before each epoch, train on, and "
-        "may return; the last choice is final. One threshold over all layers, found "
-        "from the target alone."
+        "may return; the last choice is final. One threshold for all layers, derived "
+        "from the target alone, decides."
     )
     citation = "Wu, Song and Zeng, Frontiers in Neurorobotics, 2023"
     url = "https://doi.org/10.3389/fnbot.2023.1132679"
     when = (
-        "As `similarity`, with many epochs and batch normalisation: the "
-        "choice is revised in each."
+        "Like `similarity`, but you can train for many epochs and the model has batch "
+        "normalisation: the choice is revised in each epoch."
     )
 
     @property
@@ -63,6 +64,6 @@ class SimilaritySoft(Recipe):
         choice = "the filters most similar to others are set to 0, and train on"
         return [
             *([(before(rounds), choice)] if rounds else []),
-            (before([last]), "those that are it then go"),
+            (before([last]), "the filters most similar to others are removed"),
             *tuning(last, self.epochs),
         ]

@@ -1,4 +1,4 @@
-"""Filters by their importance and by how they work together."""
+"""Choose filters by their importance and by how they work together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kprune.recipes.base import register
 
 @register("snpfi")
 class SNPFI(HardRecipe):
-    """Layers lose by how their filters interact; interactions are then matched.
+    """Prune layers by how their filters interact, then restore the interactions.
 
     Args:
         reduce: See `kprune.recipe`.
@@ -29,18 +29,21 @@ class SNPFI(HardRecipe):
     """
 
     summary = (
-        "What the filters of a layer bring together, beyond what each brings alone, "
-        "says how many of them go; their Shapley values say which. Then the model "
-        "is trained, without labels, until sets of filters give what they gave."
+        "The gain from the filters of a layer together, beyond the gain from each "
+        "alone, decides how many are removed; their Shapley values decide which. Then "
+        "the model is trained, without labels, until sets of filters contribute as "
+        "they did before."
     )
-    removal = "the filters of least importance go; interactions are matched"
+    removal = (
+        "the least important filters are removed; interactions are matched"
+    )
     citation = (
         'W. Tang, X. Wei and B. Li, "Structured Network Pruning by Measuring '
         'Filter-wise Interactions", 2023'
     )
     url = "https://arxiv.org/abs/2307.00758"
     when = (
-        "Labels and much time before training: it measures how filters work "
+        "You have labels, and much time before training to measure how filters work "
         "together."
     )
 

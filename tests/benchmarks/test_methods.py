@@ -233,7 +233,7 @@ def test_the_smallest_network_takes_raw_images():
 
 
 def test_epochs_cannot_be_larger_than_the_data():
-    with pytest.raises(ValueError, match=r"from 16 .* to 48"):
+    with pytest.raises(ValueError, match=r"at least 16 .* at most 48"):
         data.training(images(), dataclasses.replace(SETTING, images=64), 0)
 
 

@@ -247,7 +247,7 @@ def test_recipes_repair(name):
         calls.append(sum(int((~a).sum()) for a in session.alive().values()))
 
     r = kprune.recipe(name, HALF, (X, Y), 6, recover=spy)
-    assert "Repairs what stays by spy." in str(r)
+    assert "Repairs the remaining layers by spy." in str(r)
     model = trained()
     model.compile(keras.optimizers.SGD(0.01), loss())
     masked = r.prepare(model)

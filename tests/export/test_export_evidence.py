@@ -46,7 +46,7 @@ def test_few_samples_serve_for_both_and_the_report_says_so(signature):
     assert len(found.calibration[0]) == len(found.inputs[0]) == 49
     assert found.origin == "calibration data"
     (note,) = found.notes
-    assert "on the calibration data themselves" in note
+    assert "on the calibration data itself" in note
 
 
 def test_validation_data_are_verified_on(signature):
@@ -68,7 +68,7 @@ def test_what_was_trained_on_is_called_so(signature):
     data = numbered(100), np.zeros(100)
     found = evidence(signature, "qat", 64, training=data)
     assert found.origin == "training data"
-    assert "on the training data themselves" in found.notes[0]
+    assert "on the training data itself" in found.notes[0]
 
 
 def test_the_report_measures_on_what_was_held_back(tmp_path):
@@ -172,8 +172,8 @@ def test_models_of_several_inputs_tell_nothing():
 def test_an_export_warns_and_the_report_repeats_it(tmp_path, caplog):
     model = network(normalization(NORMAL))
     report = kprune.export(model, tmp_path / "m.tflite", "int8", RAW)
-    assert "do not look like what the model takes" in caplog.text
-    assert "do not look like what the model takes" in str(report)
+    assert "do not look like the model" in caplog.text
+    assert "do not look like the model" in str(report)
     caplog.clear()
     report = kprune.export(model, tmp_path / "m.tflite", "int8", NORMAL)
     assert "look like" not in caplog.text + str(report)

@@ -179,12 +179,12 @@ def test_the_time_limit_ends_a_hopeless_measurement():
         ),
         (
             Ratio(1.0, 0.98, 1.03),
-            "no difference between b and a can be told (95 % CI of the ratio "
+            "no difference between b and a is shown (95 % CI of the ratio "
             "0.98-1.03)",
         ),
         (
             Ratio(1.0, 0.9991, 1.0004),
-            "no difference between b and a can be told (95 % CI of the ratio "
+            "no difference between b and a is shown (95 % CI of the ratio "
             "0.9991-1.0004)",
         ),
     ],

@@ -320,7 +320,7 @@ def test_duplication_by_another_allocation_needs_no_data():
 
 @pytest.mark.parametrize("epochs, message", [
     (None, "epochs=30, for example"),
-    (1, "takes 2 epochs or more"),
+    (1, "needs 2 epochs or more"),
     (2.5, "whole number of epochs"),
     (0, "whole number of epochs"),
     (True, "whole number of epochs"),

@@ -333,9 +333,7 @@ def test_a_function_may_repair():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(
-        ValueError, match="Pass some hundred of them as `data=`"
-    ):
+    with pytest.raises(ValueError, match="Pass a few hundred as `data=`"):
         kprune.prune(chain(), recover="bn")
     with pytest.raises(ValueError, match="'reconstruct'"):
         kprune.prune(chain(), data=images(), recover="reconstruction")

@@ -32,7 +32,7 @@ from kprune.export.serving import has_loops
 from kprune.export.serving import serving_function
 from kprune.export.tfmot import options as training_aware
 from kprune.export.unrolling import warn_of_growth
-from kprune.outputs import ending
+from kprune.outputs import clean_exit
 
 INTEGER = ("int8", "qat")
 """Values of `quantize` whose files compute in int8."""
@@ -160,7 +160,7 @@ def convert(job: Job) -> bytes:
         else contextlib.nullcontext()
     )
     temporary = tempfile.TemporaryDirectory()
-    with ending(), quiet(), unrolling, temporary as folder:
+    with clean_exit(), quiet(), unrolling, temporary as folder:
         serve = _traced(job)
         module = tf.Module()
         module.serve = serve

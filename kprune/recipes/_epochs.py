@@ -1,4 +1,4 @@
-"""The callback that holds a recipe to its number of epochs."""
+"""The callback that checks the number of epochs of a recipe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import keras
 _log = logging.getLogger("kprune")
 
 
-class Promise(keras.callbacks.Callback):
-    """Says so if a run is not as long as the recipe was told."""
+class CheckEpochs(keras.callbacks.Callback):
+    """Warns if `fit` runs another number of epochs than the recipe was made for.
+
+    Args:
+        recipe: Name of the recipe.
+        epochs: Number of epochs that it was made for.
+    """
 
     def __init__(self, recipe: str, epochs: int) -> None:
         super().__init__()
@@ -23,7 +28,7 @@ class Promise(keras.callbacks.Callback):
         if epochs != self._epochs:
             _log.warning(
                 "Recipe '%s' was made for %d epochs, but fit has epochs=%s: its "
-                "rounds do not spread as meant, and its target may not be reached. "
+                "rounds are not spread as intended, and its target may be missed. "
                 "Make it with kprune.recipe('%s', ..., epochs=%s).",
                 self._recipe,
                 self._epochs,
