@@ -120,7 +120,7 @@ def test_a_winner_without_a_run_is_marked_and_named():
     stars, _, names, *_ = sweep_table(study).columns
     assert list(map(str, stars.cells)) == ["*", ""]
     assert list(map(str, names.cells)) == ["network-adjustment", "l1"]
-    with pytest.raises(ValueError, match="'network-adjustment', left no run"):
+    with pytest.raises(ValueError, match="'network-adjustment', has no run"):
         kprune.best_model(study, TARGET)
 
 

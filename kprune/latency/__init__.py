@@ -1,4 +1,4 @@
-"""Latency, measured operator by operator, and pruning for it."""
+"""Measure latency operator by operator, and prune for it."""
 
 from kprune.latency.allocation.latency import Latency as Latency
 from kprune.latency.files import write_files as write_files

@@ -1,11 +1,12 @@
-"""Operators timed beside their neighbours, by compiling whole models.
+"""Time operators together with their neighbours, by compiling whole models.
 
 A compiler that loads the weights of one operator while another runs, or fuses two,
-makes an operator faster than it is alone. So no operator is cut out: the whole model
-is compiled at some widths of all groups at once. Each operator depends on the widths
-of one group or two, and the widths are chosen so that any two groups that meet in an
-operator go through all pairs of their levels (an orthogonal array of strength two:
-Rao, 1947): a few dozen compilations fill the table of every operator.
+makes an operator faster than it is alone. So operators are not cut out. Instead the
+whole model is compiled several times, with new widths of all groups at once. Each
+operator depends on the widths of one or two groups. The widths are chosen so that any
+two groups that meet in an operator go through all pairs of their levels (an orthogonal
+array of strength two: Rao, 1947), so a few dozen compilations fill the tables of all
+operators.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from kprune.latency.table import LatencyTable
 
 _LEVELS = (3, 5, 7, 11)
-"""Numbers of levels to choose from; primes, as the array needs."""
+"""Possible numbers of levels. The array needs primes."""
 
 _WHOLES = 12
-"""Models whose whole time goes into the table."""
+"""Number of compiled models whose total time goes into the table."""
 
 Operators = Callable[[bytes], Sequence[float]]
-"""Milliseconds of each operator of a whole file."""
+"""Function that returns the milliseconds of each operator of a whole file."""
 
 
 def fill_in_context(
@@ -42,21 +43,21 @@ def fill_in_context(
     step: int,
     track: Callable[[list[np.ndarray]], Iterable[np.ndarray]],
 ) -> None:
-    """Put all operators of a model into a table.
+    """Fill a table with the times of all operators of a model.
 
     Args:
-        table: Changed in place.
+        table: The table, changed in place.
         name: The model's fingerprint.
         conversion: The model.
         operators: See `Runtime.operators`.
-        step: Channels that the device works on at once.
-        track: Passes on what it is given, one by one.
+        step: Number of channels that the device processes at once.
+        track: Function that wraps the widths to show progress.
     """
     layout = _own(conversion.layout, name)
     sizes = np.asarray(conversion.kept[0])
     seen: dict[tuple[str, int, int], list[float]] = {}
     wholes = []
-    # Groups with few channels have few levels, so that widths come again.
+    # Groups with few channels have few levels, so widths can repeat.
     known: dict[bytes, Sequence[float]] = {}
     for kept in track(designs(layout, sizes, step)):
         if kept.tobytes() not in known:
@@ -70,7 +71,7 @@ def fill_in_context(
             )
             seen.setdefault((placed.key, read, write), []).append(milliseconds)
     for (key, read, write), found in seen.items():
-        # Vela does some operators in no time: they are fused into others.
+        # Vela reports 0 for operators that are fused into others.
         table.add(key, read, write, max(float(np.mean(found)), 1e-6))
     for position in range(len(layout.operators)):
         table.steps.setdefault(conversion.kind(position), (step, step))
@@ -81,7 +82,7 @@ def fill_in_context(
 
 
 def _own(layout: Layout, name: str) -> Layout:
-    """Return a layout whose operators are this model's alone, each at its place."""
+    """Return a layout with keys that no other model or operator shares."""
     return Layout(
         tuple(
             dataclasses.replace(placed, key=f"{placed.key} @{name}:{position}")
@@ -91,15 +92,15 @@ def _own(layout: Layout, name: str) -> Layout:
 
 
 def designs(layout: Layout, sizes: np.ndarray, step: int) -> list[np.ndarray]:
-    """Return the widths at which a model is compiled, the unpruned one first.
+    """Return the widths at which to compile a model, starting with the unpruned one.
 
     Args:
         layout: The model's operators.
         sizes: `(groups,)` channels of each group.
-        step: Channels that the device works on at once.
+        step: Number of channels that the device processes at once.
 
     Returns:
-        `(groups,)` kept channels, again and again.
+        A list of kept channels `(groups,)`.
     """
     most = max((-(-int(size) // step) for size in sizes), default=1)
     count = next((n for n in _LEVELS if n >= most), _LEVELS[-1])
@@ -108,7 +109,7 @@ def designs(layout: Layout, sizes: np.ndarray, step: int) -> list[np.ndarray]:
     found = [sizes.astype(int)]
     for i in range(count):
         for j in range(count):
-            # A group of slope `count` goes by the first factor alone.
+            # A group with slope `count` depends on the first factor only.
             places = [i if m == count else (m * i + j) % count for m in slopes]
             found.append(
                 np.array(
@@ -122,7 +123,7 @@ def designs(layout: Layout, sizes: np.ndarray, step: int) -> list[np.ndarray]:
 
 
 def _levels(size: int, step: int, count: int) -> list[int]:
-    """Return some whole steps up to a size, and the size itself."""
+    """Return up to `count` whole steps up to a size, including the size itself."""
     steps = [*range(step, size, step), size]
     if len(steps) > count:
         chosen = np.rint(np.linspace(0, len(steps) - 1, count)).astype(int)
@@ -131,7 +132,7 @@ def _levels(size: int, step: int, count: int) -> list[int]:
 
 
 def _slopes(layout: Layout, groups: int, count: int) -> list[int]:
-    """Return a factor per group, others for groups that meet in an operator."""
+    """Return a factor per group; groups that meet in an operator get different ones."""
     near: list[set[int]] = [set() for _ in range(groups)]
     for placed in layout.operators:
         together = placed.groups()

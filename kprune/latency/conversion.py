@@ -1,9 +1,9 @@
-"""A model converted at several widths, so that its operators are known.
+"""Convert a model at several widths to learn which operators it runs.
 
-A converter fuses, folds and adds operators as it likes, so what runs is read from
-converted files, never guessed from layers. The model is converted as it is, and
-again with random channels removed; how the length of an axis changes from file to
-file tells which groups of channels it belongs to.
+A converter may fuse, fold and add operators, so operators are read from converted
+files, never guessed from layers. The model is converted unpruned, and again with random
+channels removed. How the length of an axis changes from file to file shows which groups
+of channels it belongs to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from kprune.tflite import OperatorFile
 from kprune.tflite import Place
 
 KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-"""Operators that can be made at any width: all of it is in their tensors."""
+"""Operators that can be resized to any width, because their tensors define it."""
 
 _CALIBRATION = 4
 
@@ -49,12 +49,11 @@ Lengths = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """The axes of an operator that vary.
+    """An operator and its axes that vary.
 
     Args:
-        placed: The operator as others see it.
-        reads: The axes that `placed.reads` tells of: their number of positions
-            per unit of width.
+        placed: The operator in the layout.
+        reads: Axes that follow `placed.reads` -> their length per unit of width.
         writes: The same for `placed.writes`.
         units: Width read and width written in each file.
     """
@@ -93,7 +92,7 @@ class Conversion:
         if any(kind != kinds[0] for kind in kinds):
             raise ValueError(
                 f"Model '{masked.name}' is converted into other operators once "
-                "channels are removed, so that its latency cannot be predicted. "
+                "channels are removed, so its latency cannot be predicted. "
                 "Reduce its MACs instead."
             )
         self._shapes = [
@@ -103,7 +102,7 @@ class Conversion:
         self.layout = Layout(tuple(shape.placed for shape in self._shapes))
 
     def whole(self, kept: np.ndarray) -> bytes:
-        """Return a file of the whole model with so many channels per group.
+        """Return a file of the whole model with given channels per group.
 
         Args:
             kept: `(groups,)` channels that each group keeps.
@@ -111,16 +110,16 @@ class Conversion:
         return self._resized(kept) if self._resizes else self._convert(kept)
 
     def tensor_axes(self) -> dict[int, dict[int, Width]]:
-        """Return the axes that vary, by the numbers of tensors in the file.
+        """Return the axes that vary: index of a tensor -> axis -> width.
 
         Raises:
-            ValueError: They do not follow from the channels that groups keep.
+            ValueError: A length does not follow from the channels that groups keep.
         """
         if self._axes is None:
             raise ValueError(
                 f"The tensors of model '{self._masked.name}' do not follow from the "
-                "channels that its groups keep, so that its memory cannot be "
-                "predicted. Reduce its MACs instead."
+                "channels that its groups keep, so its memory cannot be predicted. "
+                "Reduce its MACs instead."
             )
         found: dict[int, dict[int, Width]] = {}
         for (position, (slot, axis)), width in self._axes.items():
@@ -130,7 +129,7 @@ class Conversion:
 
     @functools.cached_property
     def _axes(self) -> dict[tuple[int, Place], Width] | None:
-        """All axes that vary; None where one follows from no width."""
+        """All axes that vary; None if one does not follow from kept channels."""
         found = {}
         for position in range(len(self._shapes)):
             seen = [file.operators[position] for file in self.files]
@@ -143,7 +142,7 @@ class Conversion:
 
     @functools.cached_property
     def _resizes(self) -> bool:
-        """Whether a file that is resized is what would be converted."""
+        """Whether resizing the file gives the same result as converting again."""
         return self._axes is not None and all(
             _alike(OperatorFile(self._resized(kept)), file)
             for kept, file in zip(self.kept, self.files, strict=True)
@@ -161,17 +160,17 @@ class Conversion:
             for group, count in zip(self._graph.prunable, kept, strict=True)
         }
         with TemporaryMasks(self._masked, self._graph)(vectors):
-            # Weights may be alike, for example 0, and are not asked about.
+            # Weights may be equal, for example 0, which must not merge channels.
             compact = rebuild(self._masked, merge=None)
         return file_of(compact, *self.dtypes)
 
     # -- what varies ---------------------------------------------------------
 
     def _shape(self, seen: Sequence[Operator]) -> _Shape:
-        """Tell the widths of an operator from its shapes in all files."""
+        """Find the widths of an operator from its shapes in all files."""
         found: dict[tuple[Fraction, ...], dict[Place, Lengths]] = {}
         for place, lengths in _varying(seen).items():
-            # Axes in proportion are one width, whatever it is made of.
+            # Axes whose lengths stay in proportion belong to one width.
             direction = tuple(Fraction(n, lengths[0]) for n in lengths)
             found.setdefault(direction, {})[place] = lengths
         widths = [self._width(places) for places in found.values()]
@@ -182,7 +181,7 @@ class Conversion:
     def _width(
         self, places: dict[Place, Lengths]
     ) -> tuple[Width, dict[Place, Fraction], Lengths] | None:
-        """Return one width, the axes that follow it, and its lengths."""
+        """Return the width of axes in proportion, their ratios, and its lengths."""
         firsts = [lengths[0] for lengths in places.values()]
         unit = math.gcd(*firsts)
         ratios = {
@@ -195,7 +194,7 @@ class Conversion:
         return None if width is None else (width, ratios, own)
 
     def _match(self, lengths: Lengths) -> Width | None:
-        """Return the function of kept channels with these lengths."""
+        """Return the function of kept channels that gives these lengths."""
         constants, slopes = self._functions
         values = constants + np.array(self.kept) @ slopes
         alike = np.isclose(
@@ -224,7 +223,7 @@ class Conversion:
         output = _last_output(seen[0])
         written = [w for w in widths if output in w[1]]
         read = [w for w in widths if output not in w[1]]
-        if not written:  # Its only width is told like the one of an output.
+        if not written:  # A single width is treated like that of an output.
             written, read = read[:1], read[1:]
         key = _key(
             seen[0],
@@ -243,7 +242,10 @@ class Conversion:
         )
 
     def _other(self, seen: Sequence[Operator]) -> _Shape:
-        """Return the last axis that varies, which stands for all."""
+        """Return the shape of an operator that cannot be resized.
+
+        The last axis that varies stands for all of them.
+        """
         varying = _varying(seen)
         chosen = None
         for place in sorted(varying, reverse=True):
@@ -263,7 +265,7 @@ class Conversion:
     # -- what to measure -----------------------------------------------------
 
     def kind(self, position: int) -> str:
-        """Return the kind of an operator, `"CONV_2D"`."""
+        """Return the kind of an operator, for example `"CONV_2D"`."""
         return self.files[0].operators[position].kind
 
     def resizable(self, position: int) -> bool:
@@ -276,14 +278,14 @@ class Conversion:
         return self._shapes[position].units[0]
 
     def fitting(self, position: int, read: int, write: int) -> bool:
-        """Return whether all axes have whole lengths at these widths."""
+        """Return whether all axes have integer lengths at these widths."""
         return all(
             n.denominator == 1
             for n in self._lengths(position, read, write).values()
         )
 
     def cut(self, position: int, read: int, write: int) -> bytes:
-        """Return a file with one kernel alone, at these widths."""
+        """Return a file that holds one kernel at these widths."""
         lengths = self._lengths(position, read, write)
         return self.files[0].cut(
             position, {place: int(n) for place, n in lengths.items()}
@@ -301,7 +303,7 @@ class Conversion:
     def nothing(self) -> bytes | None:
         """Return a file with a kernel on a single number; None without kernels.
 
-        What it takes is what the runtime needs to run anything.
+        Its time is the overhead of running anything.
         """
         for position, op in enumerate(self.files[0].operators):
             if op.kind in KERNELS:
@@ -314,7 +316,7 @@ class Conversion:
         return None
 
     def observed(self, position: int) -> Iterator[tuple[int, int, bytes]]:
-        """Yield widths and files of one operator as the model has it."""
+        """Yield the converted widths of one operator, with a file at each."""
         done = set()
         for file, widths in zip(
             self.files, self._shapes[position].units, strict=True
@@ -354,7 +356,7 @@ def _varying(seen: Sequence[Operator]) -> dict[Place, Lengths]:
 
 
 def _alike(one: OperatorFile, other: OperatorFile) -> bool:
-    """Return whether operators, shapes and what they are told of shapes agree."""
+    """Return whether operators, their shapes and their constant integers agree."""
     return one.operators == other.operators and all(
         one.integers(position) == other.integers(position)
         for position, op in enumerate(one.operators)
@@ -368,7 +370,7 @@ def _last_output(op: Operator) -> Place:
 
 
 def _key(op: Operator, names: dict[Place, str]) -> str:
-    """Return an operator as text, with names in place of varying lengths."""
+    """Return an operator as text, with names instead of varying lengths."""
     tensors = []
     for slot, tensor in enumerate(op.tensors):
         axes = ",".join(

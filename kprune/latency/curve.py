@@ -1,11 +1,11 @@
-"""From measured widths to all widths: the staircase of an operator's time.
+"""Predict an operator's time at all widths from the measured ones.
 
-The time of a kernel is a staircase in the channels that it writes: it works on
-`step` of them at once, and what is left over takes as long as a whole step, or
-longer. Four steps are often worked on together. So a width is told by its phase,
-which of four steps it is in and whether it fills it, and widths of the same phase
-lie on a line over the number of steps. In the channels that a kernel reads, time is a
-line over whole steps, which are often of a single channel.
+The time of a kernel is a staircase in the channels that it writes: it processes `step`
+of them at once, and a rest takes as long as a whole step, or longer. Four steps are
+often processed together. So each width has a phase: which of four steps it is in, and
+whether it fills that step. The times of widths with the same phase lie on a line over
+the number of steps. In the channels that a kernel reads, time is a line over whole
+steps, which are often of a single channel.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from collections.abc import Sequence
 import numpy as np
 
 TOGETHER = 4
-"""How many steps are worked on together, at most."""
+"""Maximum number of steps that are processed together."""
 _BLOCKS = 3
 _READ = (1.0, 0.5, 0.25)
-"""Shares of the channels read at which a kernel is measured."""
+"""Shares of the channels read at which to measure a kernel."""
 _EDGE = 0.04
 """Share of the time that one more channel must add to begin a step."""
 _STEEP = 3
-"""How many times as much as the channel before must have added."""
+"""Multiple of the time that the channel before added, which it must exceed."""
 _MOST = 128
 
 
 def phase(widths: np.ndarray, step: int) -> np.ndarray:
-    """Return what tells alike widths from others, integers `(n,)`.
+    """Return the phases of widths, integers `(n,)`.
 
     Args:
         widths: `(n,)` widths, 1 or more.
-        step: Channels that are worked on at once.
+        step: Number of channels that are processed at once.
     """
     filled = widths % step == 0
     number = (widths - 1) // step % TOGETHER
@@ -41,14 +41,14 @@ def phase(widths: np.ndarray, step: int) -> np.ndarray:
 
 
 def grid(width: int, step: int) -> list[int]:
-    """Return the widths to measure so that all up to `width` can be told.
+    """Return the widths to measure to predict all widths up to the largest.
 
     Args:
-        width: The largest.
-        step: Channels that are worked on at once.
+        width: The largest width.
+        step: Number of channels that are processed at once.
     """
     every = np.arange(1, width + 1)
-    # In a step that is not filled, one width stands for all.
+    # One width stands for all widths that do not fill a step.
     inside = (every % step == 0) | (every % step == (step + 1) // 2)
     candidates = every[inside]
     chosen = {width}
@@ -61,11 +61,11 @@ def grid(width: int, step: int) -> list[int]:
 
 
 def anchors(width: int, step: int) -> list[int]:
-    """Return the numbers of channels read at which a kernel is measured.
+    """Return the numbers of channels read at which to measure a kernel.
 
     Args:
-        width: The largest.
-        step: Channels that are read at once.
+        width: The largest number.
+        step: Number of channels that are read at once.
     """
     some = {max(1, round(share * width)) for share in _READ}
     return sorted({min(width, int(whole(np.array(n), step))) for n in some})
@@ -79,21 +79,21 @@ def whole(width: np.ndarray, step: int) -> np.ndarray:
 def staircase(
     points: Iterable[tuple[int, float]], width: int, step: int
 ) -> np.ndarray:
-    """Return the times of all widths.
+    """Return the times at all widths.
 
     Args:
         points: Measured widths and times.
         width: The largest width.
-        step: Channels that are worked on at once.
+        step: Number of channels that are processed at once.
 
     Returns:
-        `(width + 1,)` times; at width 0 nothing is done.
+        `(width + 1,)` times. The time at width 0 is 0.
     """
     known = dict(points)
     measured = np.array(sorted(known))
     times = np.array([known[w] for w in measured])
     every = np.arange(1, width + 1)
-    # What is in one step and does not fill it takes equally long.
+    # Widths that do not fill their step take equally long.
     begun, wanted = -(-measured // step), -(-every // step)
     values = line(*_means(begun, times), wanted)
     kinds, asked = phase(measured, step), phase(every, step)
@@ -107,18 +107,32 @@ def staircase(
 
 
 def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each x once, and the mean of its values."""
+    """Return each distinct x, and the mean of its values."""
     places, inverse = np.unique(x, return_inverse=True)
     return places, np.bincount(inverse, weights=y) / np.bincount(inverse)
 
 
 def line(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Interpolate, and go on straight at both ends, never below 0.
+    """Interpolate times, and extrapolate them at both ends, always above 0.
 
     Args:
-        x: `(n,)` increasing.
+        x: `(n,)` increasing places.
+        y: `(n,)` times there.
+        wanted: `(m,)` places where times are wanted.
+    """
+    # Time does not vanish: it is at least a tenth of the least measured.
+    return np.maximum(extrapolated(x, y, wanted), 0.1 * y.min())
+
+
+def extrapolated(
+    x: np.ndarray, y: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Interpolate, and continue the first and last segments beyond both ends.
+
+    Args:
+        x: `(n,)` increasing places.
         y: `(n,)` values there.
-        wanted: Where values are wanted.
+        wanted: `(m,)` places where values are wanted.
     """
     values = np.interp(wanted, x, y)
     if len(x) > 1:
@@ -130,20 +144,19 @@ def line(x: np.ndarray, y: np.ndarray, wanted: np.ndarray) -> np.ndarray:
             values = np.where(
                 beyond, y[end] + slope * (wanted - x[end]), values
             )
-    # Time does not vanish: a tenth of the least that was measured.
-    return np.maximum(values, 0.1 * y.min())
+    return np.asarray(values)
 
 
 def find_step(measure: Callable[[int], float], width: int) -> int:
-    """Return how many channels an operator works on at once.
+    """Find the number of channels that an operator processes at once.
 
     Args:
-        measure: Time of the operator with so many channels.
+        measure: Function of a number of channels that returns the time.
         width: The largest number of channels.
 
     Returns:
-        4, 8, 16, 32 or 64; 1 if no steps show, or there are too few channels
-        for any.
+        4, 8, 16, 32 or 64; 1 if there are no visible steps, or too few channels
+        to see any.
     """
     edges = []
     for w in range(4, min(width - 1, _MOST) + 1, 4):
@@ -154,7 +167,7 @@ def find_step(measure: Callable[[int], float], width: int) -> int:
 
 
 def common_step(edges: Sequence[int]) -> int:
-    """Return the largest step whose multiples nearly all edges are.
+    """Return the largest step that divides nearly all edges; 1 if there is none.
 
     Args:
         edges: Widths after which one more channel takes longer.

@@ -1,4 +1,4 @@
-"""What device this is, and where its tables are kept."""
+"""Name this device, and find where its tables are kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def device_name() -> str:
-    """Return this machine's processor in words, `"AMD EPYC 9B14, x86_64"`."""
+    """Return this machine's processor, for example `"AMD EPYC 9B14, x86_64"`."""
     return f"{_processor()}, {platform.machine()}"
 
 
@@ -18,13 +18,13 @@ def table_path(
     """Return where the table of a device is kept.
 
     Args:
-        runtime: `"litert"`.
+        runtime: Name of the runtime, for example `"litert"`.
         dtype: `"float32"` or `"int8"`.
-        threads: CPU threads.
-        device: In words. Defaults to this machine.
+        threads: Number of CPU threads.
+        device: Name of the device. Defaults to this machine.
 
     Returns:
-        A path in the user's cache folder, which need not exist.
+        A path in the user's cache folder, which may not exist.
     """
     import platformdirs
 

@@ -1,4 +1,4 @@
-"""write_files(): a model's operators as files, to be timed on another device."""
+"""Write a model's operators as files, to time them on another device."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from kprune.masking import wrap
 from kprune.outputs import atomic_file
 
 FILES = "files"
-"""Folder of the `.tflite` files, beside the manifest."""
+"""Folder of the `.tflite` files, next to the manifest."""
 SCRIPT = "measure.sh"
 
 STEPS: dict[str, Steps] = {"float32": (1, 8), "int8": (8, 8)}
-"""Channels that a kernel is taken to read and write at once.
+"""Numbers of channels that a kernel is assumed to read and write at once.
 
-Steps are found by timing, which cannot be done here. Four steps in a row are told
-apart, so that a kernel with steps of 16 or 32 is described as well.
+Steps are found by timing, which is not possible here. Since four steps in a row are
+distinguished, kernels with steps of 16 or 32 are covered too.
 """
 
 
@@ -42,9 +42,9 @@ class WrittenFiles:
     """The result of `write_files`.
 
     Args:
-        folder: Where it lies.
+        folder: The folder.
         count: Number of `.tflite` files.
-        size: Bytes of all of them.
+        size: Total size in bytes.
     """
 
     folder: Path
@@ -63,26 +63,26 @@ def write_files(
     folder: str | os.PathLike[str],
     dtype: str = "float32",
 ) -> WrittenFiles:
-    """Write all files whose times make a latency table of another device.
+    """Write the files to time on another device for its latency table.
 
     Each `.tflite` file holds one operator at one width, the whole model at some
-    widths, or next to nothing. The script `measure.sh` beside them runs LiteRT's
-    `benchmark_model` on every one, on an Android phone or on the machine that
-    it is started on, and can be stopped and started again. `read_logs` then
-    makes the table.
+    widths, or a minimal model. The script `measure.sh` next to them runs LiteRT's
+    `benchmark_model` on each file, on an Android phone or on the machine that it
+    is started on. It can be stopped and started again. `read_logs` then makes the
+    table.
 
     Args:
         model: A functional `keras.Model`, masked or not.
-        folder: Where to write; made if it does not exist. If it is there, it
-            must be empty, or hold files of the same model.
+        folder: Folder to write to. It is created if it does not exist; otherwise
+            it must be empty, or hold files of the same model.
         dtype: `"float32"`, or `"int8"` for a fully quantised model.
 
     Returns:
-        `WrittenFiles`; `print` it to see how many there are.
+        `WrittenFiles`. Print it to see how many there are.
 
     Raises:
-        ValueError: A folder with something else in it, or a model that cannot
-            be pruned or converted.
+        ValueError: The folder holds something else, or the model cannot be pruned
+            or converted.
         RuntimeError: Keras runs on another backend than TensorFlow.
 
     Example:
@@ -137,14 +137,14 @@ def write_files(
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Raise if files of two models would lie in one folder."""
+    """Raise if a folder holds anything but files of the same model."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if (folder / MANIFEST).is_file() and load_manifest(folder).model == name:
         return
     raise ValueError(
-        f"{os.fspath(folder)!r} exists, and is no folder with files of this model "
-        "and number format. Choose a folder that is empty or does not exist."
+        f"{os.fspath(folder)!r} exists, and does not hold files of this model and "
+        "number format. Choose a folder that is empty or does not exist."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which operators a model runs on the device, and how wide each of them is."""
+"""The operators that a model runs on the device, and their widths."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kprune.graph import ChannelGraph
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """Length of an axis as a function of how many channels groups keep.
+    """Length of an axis as a function of the channels that groups keep.
 
     Args:
-        constant: Positions that are always there.
-        slopes: Number of a prunable group -> positions per kept channel.
+        constant: Length without any kept channels.
+        slopes: Number of a prunable group -> length per kept channel.
     """
 
     constant: float
@@ -36,10 +36,10 @@ class Placed:
     """An operator of a model.
 
     Args:
-        key: What it is, but for its widths: equal keys take equal times at
-            equal widths.
-        reads: Width of the input of a kernel, where it varies by itself.
-        writes: Width of the output, where it varies.
+        key: The operator as text, without its widths. Operators with equal keys
+            take equal times at equal widths.
+        reads: Width of the input of a kernel, if it varies independently.
+        writes: Width of the output, if it varies.
     """
 
     key: str
@@ -56,8 +56,8 @@ class Placed:
 class Layout:
     """The operators of a model as functions of kept channels.
 
-    Groups are known by their number in `graph.prunable`: names that Keras gives
-    differ from process to process.
+    Groups are identified by their index in `graph.prunable`, because the names that
+    Keras gives differ between processes.
 
     Args:
         operators: All operators, in the order in which they run.
@@ -66,7 +66,7 @@ class Layout:
     operators: tuple[Placed, ...]
 
     def to_json(self) -> list[Any]:
-        """Return it as plain data."""
+        """Return the layout as plain data."""
         return [
             [op.key, _plain(op.reads), _plain(op.writes)]
             for op in self.operators
@@ -74,7 +74,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Layout:
-        """Return what `to_json` made data of."""
+        """Return the layout that `to_json` made data of."""
         return cls(
             tuple(
                 Placed(key, _width(reads), _width(writes))
@@ -84,14 +84,14 @@ class Layout:
 
 
 def fingerprint(graph: ChannelGraph, dtype: str) -> str:
-    """Return what tells apart models that run different operators.
+    """Return a fingerprint that differs between models with different operators.
 
     Args:
         graph: The model's channels.
         dtype: `"float32"` or `"int8"`.
 
     Returns:
-        A short text, the same for the same model in another process.
+        16 hexadecimal digits, the same for the same model in another process.
     """
     visits = [
         (

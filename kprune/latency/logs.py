@@ -1,4 +1,4 @@
-"""read_logs(): from what `benchmark_model` printed to a latency table."""
+"""Make a latency table from the output of `benchmark_model`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGS = "logs"
 _SHOWN = 20
 
 _TIMINGS = "nference timings in us:"
-# Newer versions name several averages, older ones a single one.
+# Newer versions print several averages, older ones a single one.
 _TIME = re.compile(
     r"(?:Inference \(avg\)|Inference|no stats): *"
     r"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)(?![\w.])"
@@ -25,20 +25,19 @@ _TIME = re.compile(
 def read_logs(
     folder: str | os.PathLike[str], device: str, threads: int = 1
 ) -> LatencyTable:
-    """Make a latency table of what a device printed.
+    """Make a latency table from logs measured on another device.
 
     Args:
-        folder: A folder that `write_files` wrote and on which `measure.sh` was
-            run.
-        device: The device in words, for example `"Pixel 8"`.
-        threads: CPU threads that `measure.sh` was run with (`THREADS`).
+        folder: A folder from `write_files` in which `measure.sh` was run.
+        device: Name of the device, for example `"Pixel 8"`.
+        threads: Number of CPU threads that `measure.sh` was run with (`THREADS`).
 
     Returns:
-        A `LatencyTable`; `table.save(path)` writes it.
+        A `LatencyTable`. Write it with `table.save(path)`.
 
     Raises:
         FileNotFoundError: The folder has no manifest.
-        ValueError: Logs are missing, or hold no time; the message names them.
+        ValueError: Logs are missing, or hold no time. The message names them.
 
     Example:
 
@@ -67,13 +66,12 @@ def read_logs(
 
 
 def parse_log(text: str) -> float | None:
-    """Return the mean time of a run in milliseconds, None if there is none.
+    """Return the mean time of a run in milliseconds; None if there is none.
 
     Args:
-        text: What `benchmark_model` printed, or what `adb logcat` shows of the
-            benchmark app.
+        text: Output of `benchmark_model`, or of the benchmark app in `adb logcat`.
     """
-    # A line at a time, each read once: a log may be long, and be one line.
+    # Each line is searched only once: a log may be long, and be a single line.
     for line in reversed(text.splitlines()):
         _, timings, averages = line.partition(_TIMINGS)
         times = _TIME.findall(averages) if timings else []
@@ -102,8 +100,7 @@ def _missing(
         f"Of {total} logs in {os.fspath(folder)!r} for {threads} "
         f"thread{'' if threads == 1 else 's'}, {len(missing)} are missing or hold "
         f"no time: {names}{f' and {more} more' if more > 0 else ''}. Delete those "
-        f"that hold no time, and run `THREADS={threads} sh measure.sh` there again "
-        "as before: it measures what has no log. What benchmark_model said of a "
-        "file that it could not run is in the file of the same name that ends in "
-        ".failed."
+        f"that hold no time, and run `THREADS={threads} sh measure.sh` there again: "
+        "it measures the files that have no log. If benchmark_model cannot run a "
+        "file, its output is in the file of the same name that ends in .failed."
     )

@@ -1,4 +1,4 @@
-"""What the files of a folder are, so that their times become a table elsewhere."""
+"""The manifest that describes the files to time on another device."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Manifest:
         model: The model's fingerprint.
         dtype: `"float32"` or `"int8"`.
         layout: The operators that the model runs.
-        steps: Operator kind -> channels that are read and written at once.
-        overhead: File with next to nothing in it; None where there is none.
-        whole: File of a whole model -> channels that its groups keep.
-        operators: File -> key of its operator, width read, width written.
+        steps: Operator kind -> numbers of channels read and written at once.
+        overhead: Name of the file with a minimal model, or None.
+        whole: Name of the file of a whole model -> channels that its groups keep.
+        operators: Name of a file -> key of its operator, width read, width written.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Manifest:
         yield from self.operators
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder, as JSON."""
+        """Write the manifest into a folder, as JSON."""
         data = {
             "kprune_latency_files": FORMAT,
             "model": self.model,
@@ -70,14 +70,14 @@ class Manifest:
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read the manifest of a folder; no code in it is run.
+    """Read the manifest of a folder. No code in it is run.
 
     Args:
-        folder: A folder that `kprune.latency.write_files` wrote.
+        folder: A folder from `kprune.latency.write_files`.
 
     Raises:
         FileNotFoundError: The folder has no manifest.
-        ValueError: It is none, or one of another version.
+        ValueError: The file is damaged, or of another version.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -113,5 +113,5 @@ def _manifest(data: Mapping[str, Any]) -> Manifest:
     )
     for name in manifest.files():
         if Path(name).name != name:
-            raise ValueError(f"{name!r} is no name of a file")
+            raise ValueError(f"{name!r} is not the name of a file")
     return manifest

@@ -1,4 +1,4 @@
-"""The memory of activations as a function of how many channels groups keep."""
+"""The memory of activations as a function of the channels that groups keep."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ KEY = "ram"
 
 
 class Memory:
-    """Bytes that a model's activations take at any moment.
+    """Size in bytes of a model's activations.
 
-    A moment is an operator that runs: its inputs, its output and whatever waits
-    for a later one are alive. The most that is alive at any moment is what no plan
-    can do without; the plan itself, or a compiler's, is asked for one width at a
-    time.
+    `moments` estimates it while each operator runs: the operator's inputs and
+    output, and all tensors that wait for a later operator, are alive. The largest
+    of these sizes is a lower limit for any memory plan. A call returns the size of
+    the actual plan, or a compiler's, for one width at a time.
 
     Args:
         conversion: The model.
-        runtime: Whose memory counts. Defaults to kprune's plan of the arena of
-            TensorFlow Lite Micro.
+        runtime: Runtime whose memory counts. Defaults to kprune's plan of the arena
+            of TensorFlow Lite Micro.
+
+    Raises:
+        ValueError: The runtime keeps no activations in the memory that counts.
     """
 
     def __init__(
@@ -75,13 +78,13 @@ class Memory:
         full = np.asarray(conversion.kept[0])
         if not self(full):
             raise ValueError(
-                "The device keeps all activations elsewhere: it takes no such "
-                "memory that could be reduced. Choose another memory mode."
+                "The device keeps no activations in this memory, so there is nothing "
+                "to reduce. Choose another memory mode."
             )
         self._scale = self(full) / float(self.moments(full[None]).max())
 
     def moments(self, kept: np.ndarray) -> np.ndarray:
-        """Return estimated bytes alive at each moment.
+        """Estimate the bytes alive while each operator runs.
 
         Args:
             kept: `(n, groups)` channels that each group keeps.
@@ -93,7 +96,7 @@ class Memory:
         return self._scale * (self._activations.alive(kept) + weights)
 
     def __call__(self, kept: np.ndarray) -> float:
-        """Return the bytes that the plan, or the compiler, takes.
+        """Return the bytes in the actual plan, or a compiler's.
 
         Args:
             kept: `(groups,)` channels that each group keeps.
@@ -131,13 +134,13 @@ class _Tensors:
 
 
 class _Size:
-    """Bytes of a tensor.
+    """Size in bytes of a tensor.
 
     Args:
         dims: Its shape in the unpruned model.
         axes: Axes that vary.
         itemsize: Bytes per element.
-        block: What the device rounds channels up to.
+        block: Number of channels whose multiples the device rounds up to.
     """
 
     def __init__(
@@ -157,12 +160,12 @@ class _Size:
 
     def _blocks(self, length: Any, axis: int) -> Any:
         block = self._block if axis == self._channels else 1
-        # Few channels are not worth a block, and are stored as they are.
+        # The device does not round up fewer channels than half a block.
         whole = -(-length // block) * block
         return np.where(2 * length < block, length, whole)
 
     def of(self, kept: np.ndarray) -> np.ndarray:
-        """Return `(n,)` bytes for `(n, groups)` kept channels."""
+        """Return the bytes `(n,)` for kept channels `(n, groups)`."""
         size = np.full(len(kept), self._bytes)
         for axis, width in self._axes.items():
             size = size * self._blocks(width.of(kept), axis)
@@ -178,7 +181,7 @@ class _Constants(_Size):
 
 
 class RamCostModel(CostModel):
-    """Costs of a model, the memory of its activations among them.
+    """Costs of a model, including the memory of its activations.
 
     Args:
         graph: The model's channels.
@@ -200,7 +203,7 @@ class RamCostModel(CostModel):
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return the cost, with `"ram"` in bytes.
 
-        Of many counts at once the memory is estimated by the fullest moment.
+        For many counts at once, the memory is estimated by its largest moment.
         """
         kept = np.asarray(kept)
         costs = self.base.evaluate(kept)

@@ -1,4 +1,4 @@
-"""The predicted latency of a model at any widths."""
+"""Predict the latency of a model at any widths."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kprune.cost.model import CostModel
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
 from kprune.latency.conversion import KERNELS
+from kprune.latency.curve import extrapolated
 from kprune.latency.curve import line
 from kprune.latency.curve import staircase
 from kprune.latency.curve import whole
@@ -30,10 +31,10 @@ from kprune.latency.whole import Whole
 KEY = "latency"
 
 SLOWER = 0.02
-"""How much longer a kernel may seem to take than unpruned: noise of timing."""
+"""Relative slowdown of a kernel against the unpruned one that counts as noise."""
 
 _FURTHEST = 64
-"""How many times as wide as measured an operator may be."""
+"""Maximum width of an operator, as a multiple of the largest measured one."""
 
 
 class Curve:
@@ -43,8 +44,8 @@ class Curve:
         points: Width read, width written and milliseconds; widths that do not
             vary are 0.
         widths: The largest width read and written.
-        steps: Channels that it reads and writes at once; 0 where time is a
-            line.
+        steps: Numbers of channels that it reads and writes at once; 0 if its time
+            is a line.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Curve:
         return staircase(points, width, step)
 
     def __call__(self, read: Any, write: Any) -> np.ndarray:
-        """Return milliseconds for widths `(n,)`."""
+        """Return the milliseconds at widths `(n,)`."""
         write = np.asarray(write)
         rows = self._table[:, write]  # (rows, n)
         if len(self._read) == 1:
@@ -97,34 +98,31 @@ class Curve:
 
 
 def line_weights(at: np.ndarray, number: int, wanted: np.ndarray) -> np.ndarray:
-    """Return how much one of several measured places counts elsewhere."""
+    """Return the weight of one measured place in the line through all of them.
+
+    Args:
+        at: `(n,)` measured places, increasing.
+        number: Index of the place.
+        wanted: `(m,)` places where its weight is wanted.
+    """
     unit = np.zeros(len(at))
     unit[number] = 1.0
-    if len(at) == 1:
-        return np.ones(len(wanted))
-    inner = np.interp(wanted, at, unit)
-    for end, near, beyond in (
-        (0, 1, wanted < at[0]),
-        (-1, -2, wanted > at[-1]),
-    ):
-        slope = (unit[end] - unit[near]) / (at[end] - at[near])
-        inner = np.where(beyond, unit[end] + slope * (wanted - at[end]), inner)
-    return inner
+    return extrapolated(at, unit, wanted)
 
 
 class LatencyModel:
     """Predicts the latency of a model for any kept channels.
 
-    The sum of its operators' times from the table, each without what it takes
-    to run anything alone, times one factor: how much longer the whole model
-    took when it was measured.
+    The prediction is the sum of the operators' times in the table, each without the
+    overhead of running a file alone. It is multiplied by the ratio of the measured
+    to the predicted time of the whole model.
 
     Args:
         graph: The model's channels.
-        table: A table that knows the model.
+        table: A table that was made for the model.
 
     Raises:
-        ValueError: The table does not know the model, or lacks an operator.
+        ValueError: The table was not made for the model, or lacks an operator.
     """
 
     def __init__(self, graph: ChannelGraph, table: LatencyTable) -> None:
@@ -134,8 +132,8 @@ class LatencyModel:
             raise ValueError(
                 f"The latency table ({table.described()}) does not know model "
                 f"'{graph.model.name}', or knows it with other layers left out. Run "
-                "kprune.latency.profile(model, table=...) on the device, or make "
-                "files for it with `kprune latency files`."
+                "kprune.latency.profile(model, table=...) on the device, or write "
+                "files for the device with `kprune latency files`."
             )
         self.sizes = np.array([group.size for group in graph.prunable])
         self.operators = layout.operators
@@ -158,15 +156,15 @@ class LatencyModel:
         self.scale = float(np.median(ratios)) if ratios else 1.0
 
     def __call__(self, kept: Any) -> np.ndarray:
-        """Return milliseconds for kept counts `(groups,)` or `(n, groups)`."""
+        """Return the milliseconds for kept counts `(groups,)` or `(n, groups)`."""
         return self.each(kept).sum(axis=-1) + self.scale * self._overhead
 
     def each(self, kept: Any, only: list[int] | None = None) -> np.ndarray:
-        """Return milliseconds of every operator.
+        """Return the milliseconds of every operator.
 
         Args:
             kept: `(groups,)` or `(n, groups)` kept channels.
-            only: Positions of operators; all by default.
+            only: Indices of operators. Defaults to all.
 
         Returns:
             `(operators,)` or `(n, operators)`.
@@ -187,7 +185,7 @@ class LatencyModel:
     def _widths(
         self, rows: np.ndarray, only: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return, for each operator, the width read and the width written."""
+        """Return the width read and the width written of each operator in turn."""
         if only is None:
             found = self._constants + rows @ self._slopes
         else:
@@ -199,7 +197,7 @@ class LatencyModel:
 def _functions(
     operators: Sequence[Placed], groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return constants and slopes of all widths; 0 where none varies."""
+    """Return the constants and slopes of all widths; 0 for widths that are fixed."""
     constants = np.zeros(2 * len(operators))
     slopes = np.zeros((groups, 2 * len(operators)))
     for n, placed in enumerate(operators):
@@ -217,7 +215,7 @@ def _check_groups(
     operators: Sequence[Placed],
     sizes: np.ndarray,
 ) -> None:
-    """Raise if what a table says of a model cannot be true of it."""
+    """Raise if the groups of a model in a table do not fit the model."""
     groups = {number for placed in operators for number in placed.groups()}
     kept = [counts for counts, _ in table.wholes(name)]
     fits = max(groups, default=-1) < len(sizes) and all(
@@ -252,7 +250,7 @@ def _curve(
 
 
 class Operators:
-    """The operators that each group touches, and how slow they may get.
+    """Compares the times of operators for different widths of a group.
 
     Args:
         latency: The model's predicted latency.
@@ -283,13 +281,14 @@ class Operators:
     ) -> np.ndarray:
         """Return the milliseconds that widths of one group save.
 
-        `-inf` where a kernel would get slower than in the unpruned model, and
-        than it is now: some models have been pruned by others.
+        This is `-inf` where a kernel would become slower than it is now and than in
+        the unpruned model. It can already be slower, in a model that was pruned by
+        other means.
 
         Args:
             kept: `(groups,)` channels that each group keeps now.
-            group: Number of the group.
-            widths: `(n,)` channels that it may get.
+            group: Index of the group.
+            widths: `(n,)` numbers of channels to try.
         """
         touching = self._touching[group]
         times = self._latency.each(trials(kept, group, widths), touching)
@@ -301,7 +300,7 @@ class Operators:
 
 
 class TimedCostModel(CostModel):
-    """Costs of a model, its latency among them.
+    """Costs of a model, including its latency.
 
     Args:
         graph: The model's channels.
@@ -344,7 +343,7 @@ class TimedCostModel(CostModel):
         times = self._operators.saved(kept, group, widths)
         if KEY in budgets:
             saved[KEY] = times
-        # What would make a kernel slower is not allowed, whatever it saves.
+        # A width that makes a kernel slower is not allowed, whatever it saves.
         return {
             n: np.where(times == -np.inf, times, s) for n, s in saved.items()
         }
@@ -359,15 +358,15 @@ def predict(model: keras.Model, table: LatencyTable) -> float:
     """Predict the latency of a model from measured operators.
 
     Args:
-        model: A functional model, masked or not: a masked one takes as long as
-            its compact version will, which need not be built.
-        table: From `profile` or `load`; it must know the model.
+        model: A functional model, masked or not. For a masked model this is the
+            latency of its compact version, which does not have to be built.
+        table: A table from `profile` or `load` that was made for the model.
 
     Returns:
         Milliseconds per sample.
 
     Raises:
-        ValueError: The table does not know the model.
+        ValueError: The table was not made for the model.
     """
     from kprune.masking import is_masked
     from kprune.masking import masks

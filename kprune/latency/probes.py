@@ -1,4 +1,4 @@
-"""Which widths to convert a model at, so that all of its axes are told apart."""
+"""Choose the widths to convert a model at, so that its axes can be distinguished."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PROBES = (2, 3, 4)
 def probes(
     graph: ChannelGraph, widths: tuple[np.ndarray, np.ndarray]
 ) -> list[np.ndarray]:
-    """Return kept counts that tell all widths of a model apart.
+    """Return kept counts that distinguish all widths of a model.
 
     Args:
         graph: The model's channels.
         widths: Constants `(widths,)` and slopes `(groups, widths)`.
 
     Returns:
-        `(groups,)` counts: all channels, then random ones.
+        A list of counts `(groups,)`: all channels, then random numbers.
     """
     sizes = np.array([group.size for group in graph.prunable])
     rng = np.random.default_rng(0)
@@ -33,25 +33,29 @@ def probes(
                 rng.integers(np.ceil(_FEWEST * sizes).astype(int), sizes + 1)
                 for _ in range(count)
             ]
-            told = _told_apart([sizes, *drawn], widths)
-            if told > most:
-                best, most = [sizes, *drawn], told
+            distinct = _distinct([sizes, *drawn], widths)
+            if distinct > most:
+                best, most = [sizes, *drawn], distinct
             if most == widths[0].size:
                 return best
     return best
 
 
-def _told_apart(
+def _distinct(
     kept: list[np.ndarray], widths: tuple[np.ndarray, np.ndarray]
 ) -> int:
-    """Return how many widths differ, whatever they are multiplied by."""
+    """Return the number of widths that are not in proportion."""
     values = widths[0] + np.array(kept) @ widths[1]
     directions = np.round(values / values[0], 9)
     return int(np.unique(directions, axis=1).shape[1])
 
 
 def functions(graph: ChannelGraph) -> tuple[np.ndarray, np.ndarray]:
-    """Return all widths of a model that vary and are not in proportion."""
+    """Return all widths of a model that vary and are not in proportion.
+
+    Returns:
+        Constants `(widths,)` and slopes `(groups, widths)`.
+    """
     constants, slopes = CostModel(graph).axis_functions()
     varying = slopes.any(axis=0)
     table = np.vstack([constants, slopes])[:, varying]

@@ -1,4 +1,4 @@
-"""profile(): measures the operators of a model on this machine."""
+"""Measure the operators of a model on this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SECONDS = 0.006
 WHOLE_RUNS = 30
 WHOLE_SECONDS = 0.3
 SAVED_EVERY = 2.0
-"""Seconds of measuring after which the table is saved."""
+"""Seconds between two saves of the table while measuring."""
 
 Measure = Callable[[bytes, int, int, float], float]
 
@@ -59,37 +59,35 @@ def profile(
 ) -> LatencyTable:
     """Measure how long the operators of a model take on this machine.
 
-    The model is converted as the device will run it; each operator is cut out
-    and timed at the widths at which its time changes. On most runtimes time
-    falls in steps as channels go, and where the steps are is a property of
-    device, runtime and number format. What the table has already is not
-    measured again, so that a second model takes less time.
+    The model is converted as the device will run it. Each operator is cut out and
+    timed at the widths where its time changes. On most runtimes time falls in steps
+    as channels are removed, and the steps depend on the device, runtime and number
+    format. Operators that are in the table already are not measured again, so a
+    second model takes less time.
 
-    It takes seconds to minutes, in which the machine should have nothing else
-    to do.
+    Measuring takes seconds to minutes. Run nothing else on the machine meanwhile.
 
     Args:
         model: A functional `keras.Model`, masked or not.
         runtime: `"litert"`, the LiteRT interpreter; `"onnxruntime"`; one of Arm's
-            Ethos-U by Vela's name, `"ethos-u55-128"`, perhaps with a memory
-            mode, `"ethos-u55-128/Sram_Only"`; or one of
+            Ethos-U by Vela's name, such as `"ethos-u55-128"`, optionally with a
+            memory mode, such as `"ethos-u55-128/Sram_Only"`; or an object of
             `kprune.latency.runtimes`.
         dtype: `"float32"`, or `"int8"` for a fully quantised model. Defaults to
-            the first that the runtime has.
-        threads: CPU threads.
-        table: Where to keep measurements: a `LatencyTable`, or the path of
-            its JSON file, which need not exist. The file is written while it
-            measures, so that a run that is stopped goes on where it was, and by
-            one process at a time. By default a file in the
-            user's cache folder, one per device, runtime, number format and
-            threads.
+            the first that the runtime supports.
+        threads: Number of CPU threads.
+        table: Where to keep measurements: a `LatencyTable`, or the path of its JSON
+            file, which may not exist yet. The file is saved while measuring, so a
+            run that was stopped continues where it was. Only one process at a time
+            writes to it. Defaults to a file in the user's cache folder, one per
+            device, runtime, number format and number of threads.
 
     Returns:
-        The `LatencyTable`. If it came from a file, that is written.
+        The `LatencyTable`. If it came from a file, the file is updated.
 
     Raises:
-        ValueError: A setting that the table is not of, or a model that cannot
-            be pruned or converted.
+        ValueError: The table has other settings, or the model cannot be pruned or
+            converted.
         RuntimeError: Keras runs on another backend than TensorFlow, and the
             table does not know the model.
 
@@ -138,7 +136,7 @@ def _kept(
     def decorate(measure: Measure) -> Measure:
         def timer(*arguments: Any) -> float:
             nonlocal saved, measured
-            # What was measured before is in the table by now.
+            # By now the previous measurement is in the table.
             if measured and time.monotonic() - saved > SAVED_EVERY:
                 table.save(path)
                 saved = time.monotonic()
@@ -156,7 +154,7 @@ def _kept(
 
 @contextlib.contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Wait until no other process of this user measures into a table.
+    """Wait until no other process of this user writes to a table.
 
     Args:
         path: The table.
@@ -165,7 +163,7 @@ def one_writer(path: Path) -> Iterator[None]:
 
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
     user = getattr(os, "getuid", int)()
-    # Not beside the table: lock files stay behind.
+    # Not next to the table, because lock files are left behind.
     place = Path(tempfile.gettempdir()) / f"kprune-{user}-{name}.lock"
     lock = filelock.FileLock(place)
     try:
@@ -188,13 +186,13 @@ def fill(
     """Measure what a table lacks to predict the latency of a model.
 
     Args:
-        table: Changed in place.
+        table: The table, changed in place.
         model: The model.
-        timer: `timer(content, threads, runs, seconds) -> milliseconds`.
-        runtime: What is timed, for what it says of itself.
+        timer: Function `timer(content, threads, runs, seconds) -> milliseconds`.
+        runtime: The runtime that is timed, for its properties.
 
     Returns:
-        Whether nothing was lacking.
+        Whether the table was complete already.
     """
     from rich.progress import track
 
@@ -264,17 +262,18 @@ def _steps(
     measure: Callable[[Task], None],
     timer: Measure,
 ) -> Steps:
-    """Find how many channels a kernel reads, and writes, at once."""
+    """Find the numbers of channels that a kernel reads and writes at once."""
     widest_read, widest_write = conversion.widths(position)
     if not conversion.fitting(position, 1, 1):
-        return ONE_BY_ONE  # A grouped kernel has widths that it cannot have.
+        return ONE_BY_ONE  # Not every width is possible for a grouped kernel.
 
     def writing(width: int) -> float:
         task = kernel(conversion, position, widest_read, width)
         measure(task)
         return table.at(task.key, task.read, task.write)
 
-    # Not for the table: a curve needs all widths written for each width read.
+    # These times are not for the table, where each width read needs all widths
+    # written.
     @functools.cache
     def reading(width: int) -> float:
         content = conversion.cut(position, width, widest_write)
@@ -287,11 +286,14 @@ def _steps(
 
 
 def check_table(table: LatencyTable, **wanted: Any) -> None:
-    """Raise unless a table is of some setting.
+    """Raise unless a table has the wanted settings.
 
     Args:
         table: The table.
-        **wanted: `runtime`, `dtype` and `threads`; None for any.
+        **wanted: `runtime`, `dtype` and `threads`. None allows any.
+
+    Raises:
+        ValueError: The table has another setting.
     """
     other = {
         k: v
@@ -300,7 +302,7 @@ def check_table(table: LatencyTable, **wanted: Any) -> None:
     }
     if other:
         raise ValueError(
-            f"The table is of {', '.join(f'{k}={getattr(table, k)!r}' for k in other)}"
-            f", not of {', '.join(f'{k}={v!r}' for k, v in other.items())}. Use "
+            f"The table has {', '.join(f'{k}={getattr(table, k)!r}' for k in other)}"
+            f", not {', '.join(f'{k}={v!r}' for k, v in other.items())}. Use "
             "another table, or the table's own settings."
         )

@@ -1,4 +1,4 @@
-"""What files of latencies hold: read, and checked against a schema."""
+"""Schemas of latency files, and functions to read and check them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
-"""Version of both kinds of file."""
+"""Version of both kinds of files."""
 
 _WIDTHS = 2**26
-"""More channels than any operator has."""
+"""Upper limit for numbers of channels; more than any operator has."""
 
 _TIME = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": _WIDTHS}
@@ -66,7 +66,7 @@ TABLE = _object(
         _object(operators=_LAYOUT, whole=_any_number_of(_list(_KEPT, _TIME)))
     ),
 )
-"""A latency table."""
+"""Schema of a latency table."""
 
 MANIFEST = _object(
     kprune_latency_files={"const": FORMAT},
@@ -78,7 +78,7 @@ MANIFEST = _object(
     whole=_map(_KEPT),
     operators=_map(_list(_NAME, _COUNT, _COUNT)),
 )
-"""What the files of a folder are."""
+"""Schema of a manifest. See `kprune.latency.manifest`."""
 
 
 def read_json(
@@ -89,12 +89,12 @@ def read_json(
     Args:
         path: The file.
         schema: Name of the schema, `"TABLE"` or `"MANIFEST"`.
-        what: What the file should be, for messages: `"latency table"`.
+        what: What the file should be, for messages, such as `"latency table"`.
         way_out: The last sentence of messages.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds something else; the message says where.
+        ValueError: It does not fit the schema. The message says where.
     """
     content = Path(path).read_bytes()
     try:
@@ -111,12 +111,12 @@ def damaged(
     """Return an error that names a file and what is wrong in it."""
     reason = " ".join(str(error).split())[:200]
     return ValueError(
-        f"{os.fspath(path)!r} is no {what} of version {FORMAT} ({reason}). {way_out}"
+        f"{os.fspath(path)!r} is not a {what} of version {FORMAT} ({reason}). {way_out}"
     )
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant} where a number belongs")
+    raise ValueError(f"it holds {constant} instead of a number")
 
 
 @functools.cache

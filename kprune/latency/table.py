@@ -1,4 +1,4 @@
-"""Measured times of operators: one small JSON file per device and runtime."""
+"""Tables of measured operator times: one small JSON file per device and runtime."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Point = tuple[int, int, float]
 class LatencyTable:
     """Times of operators on one device, at the widths that were measured.
 
-    `kprune.latency.profile` fills it. As a file it can be copied from the
-    device that it was measured on; loading reads JSON, and runs no code.
+    Fill it with `kprune.latency.profile`. Its JSON file can be copied from the
+    device that it was measured on. Loading the file runs no code.
 
     Args:
-        device: The device in words.
-        runtime: `"litert"`.
+        device: Name of the device.
+        runtime: Name of the runtime, for example `"litert"`.
         dtype: `"float32"` or `"int8"`.
-        threads: CPU threads that the runtime had.
+        threads: Number of CPU threads.
 
     Example:
 
@@ -65,9 +65,9 @@ class LatencyTable:
         self.dtype = dtype
         self.threads = threads
         self.overhead: float | None = None
-        """Milliseconds that a file with next to nothing in it takes."""
+        """Milliseconds that a minimal file takes."""
         self.steps: dict[str, Steps] = {}
-        """Operator kind -> channels that it reads and writes at once."""
+        """Operator kind -> numbers of channels that it reads and writes at once."""
         self.path: Path | None = None
         """The file that it was read from."""
         self._points: dict[str, dict[tuple[int, int], float]] = {}
@@ -77,7 +77,7 @@ class LatencyTable:
     # -- operators -----------------------------------------------------------
 
     def add(self, key: str, read: int, write: int, milliseconds: float) -> None:
-        """Record a measurement; of several at one place the fastest counts."""
+        """Record a measurement; the fastest one counts if there are several."""
         time = _time(milliseconds)
         points = self._points.setdefault(key, {})
         at = (int(read), int(write))
@@ -109,16 +109,16 @@ class LatencyTable:
     # -- models --------------------------------------------------------------
 
     def add_model(self, name: str, layout: Layout) -> None:
-        """Record what operators a model runs, by its fingerprint."""
+        """Record the operators of a model under its fingerprint."""
         self._layouts[name] = layout
 
     def layout(self, name: str) -> Layout | None:
-        """Return the operators of a model, None if it is unknown."""
+        """Return the operators of a model; None if it is unknown."""
         return self._layouts.get(name)
 
     @property
     def models(self) -> list[str]:
-        """The fingerprints of all models that it knows."""
+        """The fingerprints of all known models."""
         return list(self._layouts)
 
     def add_whole(
@@ -135,19 +135,19 @@ class LatencyTable:
         known.append((counts, time))
 
     def wholes(self, name: str) -> list[tuple[list[int], float]]:
-        """Return the measured times of a whole model, by kept channels."""
+        """Return the kept channels and measured times of a whole model."""
         return list(self._wholes.get(name, []))
 
     # -- files ---------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON; the file appears whole or not at all."""
+        """Write the table as JSON. The file appears whole or not at all."""
         text = _lines(self.to_dict())
         with atomic_file(path) as temporary:
             temporary.write_text(text, "utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a file of it holds, for JSON."""
+        """Return the content of the table's file, for JSON."""
         return {
             "kprune_latency": FORMAT,
             "device": self.device,
@@ -170,7 +170,7 @@ class LatencyTable:
         }
 
     def described(self) -> str:
-        """Return how messages call it: by its file, if it came from one."""
+        """Return what messages call the table, with its file if it has one."""
         return str(self) if self.path is None else f"{str(self.path)!r}: {self}"
 
     def __str__(self) -> str:
@@ -192,7 +192,7 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a latency table, or one of another version.
+        ValueError: It is not a latency table, or has another version.
     """
     what = "latency table"
     way_out = (
@@ -220,15 +220,15 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
 
 
 def check_setting(runtime: str, dtype: str, threads: int) -> None:
-    """Raise unless there can be a table of this setting.
+    """Raise unless a table can have these settings.
 
     Raises:
-        ValueError: A runtime that is unknown or has no name, an unknown number
-            format, or no thread.
+        ValueError: The runtime is unknown or has no name, does not support the
+            number format, or `threads` is below 1.
     """
     if runtime == "":
         raise ValueError(
-            "Tables call a runtime by its name, and this one has none. Register "
+            "Tables record a runtime by its name, and this one has none. Register "
             'its class or function: kprune.latency.runtimes.register("my-device").'
         )
     found = runtimes.get(runtime)

@@ -1,4 +1,4 @@
-"""What has to be measured so that a model's latency can be predicted."""
+"""List the measurements needed to predict a model's latency."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Task:
     """One measurement of one operator.
 
     Args:
-        key: Which operator.
+        key: Key of the operator.
         read: Width read, 0 if it does not vary.
         write: Width written, 0 if it does not vary.
-        make: Returns the `.tflite` file to be timed.
+        make: Function that returns the `.tflite` file to time.
     """
 
     key: str
@@ -33,11 +33,12 @@ class Task:
 
 
 def tasks(conversion: Conversion, steps: Mapping[str, Steps]) -> Iterator[Task]:
-    """Yield all measurements that a model needs, each once.
+    """Yield the measurements that a model needs, without duplicates.
 
     Args:
         conversion: The model.
-        steps: Operator kind -> channels that it reads and writes at once.
+        steps: Operator kind -> numbers of channels that it reads and writes at
+            once.
     """
     done = set()
     for position, placed in enumerate(conversion.layout.operators):
@@ -77,9 +78,12 @@ def kernel(
 
 
 def widest(conversion: Conversion) -> dict[str, int]:
-    """Return, for each kind of kernel, the position of the one to find steps on.
+    """Return the kernel of each kind that is best suited to find its steps.
 
-    That is a wide one on both sides: all its steps can be seen.
+    This is one that is wide on both sides, so that all steps can be seen.
+
+    Returns:
+        Kind of kernel -> index of the operator.
     """
     chosen: dict[str, int] = {}
     for position in range(len(conversion.layout.operators)):

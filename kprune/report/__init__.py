@@ -1,1 +1,1 @@
-"""What was measured, as tables; the demo."""
+"""Reports, tables, plots and drawings; the demo."""

@@ -1,4 +1,4 @@
-"""A model as the boxes and lines of a drawing."""
+"""Turn a model into the boxes and edges of a drawing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Box:
         path: Names of the nested models around it, outermost first.
         kind: Class of the layer.
         shape: Shape of its output.
-        groups: Number of channels of its output by number of the group.
+        groups: Index of a group -> number of its channels in the output.
         writes: Whether the layer computes new channels of these groups.
     """
 
@@ -40,14 +40,14 @@ class Box:
 def boxes_and_edges(
     model: keras.Model, graph: ChannelGraph
 ) -> tuple[list[Box], list[tuple[int, int]]]:
-    """Return the calls of a model, nested models expanded at each call.
+    """Return the calls of a model and of its nested models.
 
     Args:
         model: Functional or Sequential model.
         graph: Its channel graph.
 
     Returns:
-        Boxes, and pairs `(from, to)` of their numbers; `from` is smaller.
+        Boxes, and pairs `(from, to)` of their indices, where `from` is smaller.
 
     Example:
 
@@ -115,7 +115,7 @@ def _box(
 
 
 def _written(graph: ChannelGraph) -> dict[int, set[int]]:
-    """Return the numbers of the groups that each layer writes."""
+    """Return id of a layer -> indices of the groups that it writes."""
     written: dict[int, set[int]] = {}
     for number, group in enumerate(graph.groups):
         for member in group.producers:

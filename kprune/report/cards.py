@@ -1,7 +1,7 @@
-"""What a notebook shows of an object: a card, HTML without scripts.
+"""Cards that notebooks show for objects, as HTML without scripts.
 
-A card has no background and takes the colours of the text around it, so that it
-is readable on any theme.
+A card has no background and uses the colour of the surrounding text, so that it is
+readable in any theme.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Table:
     """A table of a card.
 
     Args:
-        columns: Their titles.
+        columns: Titles of the columns.
         rows: Cells as text.
-        texts: So many columns, from the left, hold text; the others numbers.
-        title: What to click on to see the table. Defaults to a table that is
-            always seen.
+        texts: Number of columns, from the left, that hold text. The others hold
+            numbers.
+        title: Title to click on to see the table. Without one the table is always
+            visible.
     """
 
     columns: Sequence[str]
@@ -51,15 +52,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What is shown of an object, from top to bottom.
+    """The content of a card, from top to bottom.
 
     Args:
-        title: Its name.
-        kind: What it is.
+        title: Name of the object.
+        kind: Kind of the object.
         lines: Sentences.
         pictures: SVG elements.
         tables: Tables.
-        link: Address to read more at.
+        link: Address to read more, or `""`.
     """
 
     title: str
@@ -71,20 +72,25 @@ class Card:
 
 
 def html(thing: Any) -> str:
-    """Return an object as HTML, to be put into a page.
+    """Return an object as HTML, to embed in a page.
 
     Args:
         thing: An object that has a card.
 
     Raises:
-        ImportError: jinja2 or matplotlib is missing.
+        ImportError: jinja2 or matplotlib is not installed.
+        TypeError: The object has no card.
     """
     return str(template("card.html", "A card").render(card=card(thing)))
 
 
 @functools.singledispatch
 def card(thing: Any) -> Card:
-    """Return what is shown of an object."""
+    """Return the card of an object.
+
+    Raises:
+        TypeError: It has none.
+    """
     raise TypeError(f"{type(thing).__name__} has no card.")
 
 
@@ -104,8 +110,8 @@ def _graph(graph: ChannelGraph) -> Card:
         Table(("group", "written by", "read by", "channels"), prunable, 3)
     ]
     if pinned:
-        title = f"Groups that must stay: {len(pinned)}"
-        tables.append(Table(("group", "why", "channels"), pinned, 2, title))
+        title = f"Pinned groups: {len(pinned)}"
+        tables.append(Table(("group", "reason", "channels"), pinned, 2, title))
     return Card(
         graph.model.name,
         "channel graph",
@@ -143,7 +149,7 @@ def _cost(cost: Cost) -> Card:
 
 @card.register
 def _export(report: ExportReport) -> Card:
-    # The text says each fact in a line: the first one is the headline.
+    # Each line of the text is a fact; the first one is the headline.
     first, *lines = str(report).splitlines()
     facts = [line.strip().partition(": ") for line in lines]
     return Card(
@@ -164,7 +170,7 @@ def _export(report: ExportReport) -> Card:
 def _recipe(recipe: Recipe) -> Card:
     tables = [
         Table(
-            ("part", "what it is"),
+            ("part", "value"),
             [(n, code(v)) for n, v in recipe.parts.items()],
             2,
         )
@@ -185,7 +191,9 @@ def _sensitivity(found: Sensitivity) -> Card:
     return Card(
         f"Sensitivity of {len(found.curves)} groups",
         "",
-        ["What removing filters of one group costs, the others left whole."],
+        [
+            "The cost of removing filters from one group while the others keep theirs."
+        ],
         [plots.sensitivities(found, metric) for metric in found.baseline],
         [_from_rich(found.table(metric)) for metric in found.baseline],
     )

@@ -1,4 +1,4 @@
-"""Several runs beside each other."""
+"""Compare several runs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ FILE = "report.html"
 
 
 def summaries(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return what came out of each run in a folder, the oldest first.
+    """Summarise each run in a folder, the oldest first.
 
     Returns:
         Dictionaries with `folder`, `model`, `fingerprint` (of the model),
         `method`, `status`, `metric` and `value` (None if nothing was measured),
-        `shown` (the value as text), `macs` and `params` (as text), and `left`:
-        which share of the MACs.
+        `shown` (the value as text), `macs` and `params` (as text), and `left` (the
+        remaining share of the MACs).
 
     Raises:
         FileNotFoundError: There is no run.
+        ValueError: The record of a run is damaged.
     """
     found = [_summary(folder) for folder in runs_in(root)]
     if not found:
@@ -48,11 +49,11 @@ def summaries(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def write_comparison(root: str | os.PathLike[str]) -> Path:
-    """Write `report.html` about all runs in a folder, into that folder.
+    """Write a report of all runs in a folder, `report.html`, into that folder.
 
     Raises:
         FileNotFoundError: There is no run.
-        ImportError: jinja2 or matplotlib is missing.
+        ImportError: jinja2 or matplotlib is not installed.
     """
     root = Path(root)
     runs = summaries(root)

@@ -1,4 +1,4 @@
-"""The whole main job on a small network, for `kprune demo`."""
+"""Train, prune and export a small network, for `kprune demo`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-    """Settings of the demo: how long it trains, how much it removes.
+    """Settings of the demo.
 
     Args:
         reduce: Share of the MACs to remove, between 0 and 1.
         seed: Integer for the split, the weights and the order of examples.
-        epochs: Epochs that train the original network.
-        tune_epochs: Epochs that train while pruning.
+        epochs: Number of epochs to train the original network.
+        tune_epochs: Number of epochs to train while pruning.
     """
 
     reduce: float = 0.6
@@ -44,7 +44,7 @@ class DemoSettings:
     def __post_init__(self) -> None:
         if not 0 < self.reduce < 1:
             raise ValueError(
-                "reduce is the share of the MACs to remove, above 0 and below 1. "
+                "`reduce` is the share of the MACs to remove, above 0 and below 1. "
                 f"Received: {self.reduce!r}."
             )
 
@@ -55,8 +55,8 @@ class DemoResult:
 
     Args:
         evaluation: One row per model and file.
-        deployment: Compact model and equality error.
-        one_shot: Test accuracy after the same cut without any training.
+        deployment: Compact model, and its difference from the masked one.
+        one_shot: Test accuracy after the same pruning without any training.
     """
 
     evaluation: Evaluation
@@ -123,7 +123,7 @@ def run_demo(
     """Train, prune while fine-tuning, rebuild, export and verify.
 
     Args:
-        folder: Where the files go; made if missing.
+        folder: Folder for the files. It is created if it is missing.
         settings: Lengths, seed and reduction. Defaults to `DemoSettings()`.
         console: Where progress is drawn. Defaults to standard error.
 
@@ -131,7 +131,7 @@ def run_demo(
         `DemoResult`, for `print_result`.
 
     Raises:
-        ImportError: scikit-learn is missing.
+        ImportError: scikit-learn is not installed.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""From a trained masked model to files that are measured and verified."""
+"""Rebuild and export a trained masked model, and verify and measure the files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from kprune.report.progress import step
 ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 TOLERANCE = 1e-5
-"""Largest difference between masked and compact outputs, of the largest output."""
+"""Largest accepted difference between masked and compact outputs, as a share of the
+largest output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +47,14 @@ def deploy(
     calibration: np.ndarray,
     bars: Progress | None = None,
 ) -> Deployment:
-    """Rebuild a masked model, write all its files, add a row for each.
+    """Rebuild a masked model, write all its files, and add a row for each.
 
     Writes `compact.keras`, `compact.tflite`, `compact-int8.tflite` and, with
     the extra `onnx` installed, `compact.onnx` into the evaluation's folder.
 
     Args:
-        evaluation: Where the rows go.
-        masked: Masked model whose training is over.
+        evaluation: Evaluation to add the rows to.
+        masked: Masked model after training.
         calibration: Typical inputs `(n, ...)`, for int8.
         bars: Display of progress, or None.
 
@@ -61,7 +62,7 @@ def deploy(
         `Deployment`.
 
     Raises:
-        RuntimeError: Masked and compact model differ by more than rounding.
+        RuntimeError: The masked and compact model differ by more than rounding.
 
     Example:
 
@@ -83,7 +84,7 @@ def deploy(
     if not equality <= TOLERANCE:
         raise RuntimeError(
             f"The compact model differs from the masked one by {equality:.1e} of "
-            f"the largest output; at most {TOLERANCE:.0e} is rounding. Please "
+            f"the largest output; rounding gives at most {TOLERANCE:.0e}. Please "
             "report this model."
         )
     with shown("exporting TFLite"):
@@ -119,7 +120,7 @@ def print_result(
     Args:
         console: Where to print.
         evaluation: The rows; the first one is the original model.
-        deployment: What `deploy` returned.
+        deployment: Result of `deploy`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""A model drawn as its layers, coloured by the groups of their channels."""
+"""Draw the layers of a model, coloured by the groups of their channels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOX_HEIGHT = 22
 ROW_HEIGHT = 36
 LETTER = 6.5  # mean width of a letter at the templates' font size
 LONGEST_LABEL = 34
-# Turning the hue by the golden angle keeps neighbouring groups apart.
+# Turning the hue by the golden angle gives neighbouring groups different colours.
 GOLDEN = 0.381966
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
 
@@ -34,19 +34,20 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
 def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Draw a model's layers, coloured by group, into a file.
 
-    Layers run from top to bottom, those of nested models included. A layer
-    has the colour of the channels of its output, a strong one if it computes
-    them and a pale one if it passes them on; grey channels cannot be removed,
-    and the tooltip says why. A table lists the groups.
+    Layers run from top to bottom, including those of nested models. A layer has the
+    colour of the channels in its output: strong if it computes them, pale if it
+    passes them on. Grey channels cannot be removed; the tooltip gives the reason. A
+    table lists the groups.
 
     Args:
         model: Plain or masked functional or Sequential model.
-        path: File to write. `.svg` is a picture; `.html` is a page of its
-            own in which pointing at a group shows where it goes.
+        path: File to write. `.svg` is a picture; `.html` is a page in which
+            pointing at a group highlights its layers.
 
     Raises:
-        ImportError: If jinja2 is not installed.
-        ValueError: If the suffix is another one.
+        ImportError: jinja2 is not installed.
+        ValueError: The path has another suffix.
+        OSError: The file cannot be written.
 
     Example:
 
@@ -123,7 +124,7 @@ def _colors(number: int, pinned: str | None) -> dict[str, str]:
     if pinned is not None:
         return {"strong": "#d4d4d4", "pale": "#f0f0f0", "border": "#8a8a8a"}
     hue = (0.58 + number * GOLDEN) % 1
-    # Hues come round again, so every second one is stronger than the others.
+    # Hues repeat sooner or later, so every second one is stronger than the others.
     strong, border = ((0.62, 0.2), (0.5, 0.16))[number % 2]
     return {
         "strong": _shade(hue, strong),
@@ -133,7 +134,7 @@ def _colors(number: int, pinned: str | None) -> dict[str, str]:
 
 
 def _shade(hue: float, luminance: float) -> str:
-    """Return a colour that dark text can be read on as well as on any other hue."""
+    """Return a colour of given luminance, so that dark text is equally readable."""
     low, high = 0.0, 1.0
     for _ in range(12):
         rgb = colorsys.hls_to_rgb(hue, (low + high) / 2, 0.7)
@@ -155,7 +156,7 @@ def _one(
 def _stripes(
     box: Box, colors: list[dict[str, str]], left: float, width: float
 ) -> Iterator[dict[str, Any]]:
-    """One stripe a group, as wide as its share of the channels."""
+    """Yield one stripe per group, as wide as its share of the channels."""
     total = sum(box.groups.values())
     shade = "strong" if box.writes else "pale"
     for number, count in box.groups.items():

@@ -1,4 +1,4 @@
-"""A model before and after pruning, measured on the same test set."""
+"""Measure a model before and after pruning on the same test set."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kprune.report.rows import rows_table
 
 
 class Evaluation:
-    """Measures models and files on one test set, a row each.
+    """Measures models and files on one test set, with one row for each.
 
     For classifiers with one input and one output.
 
     Args:
         x: Test inputs `(n, ...)`.
         y: Integer labels `(n,)`.
-        folder: Where files are written; made if missing.
+        folder: Folder for the files. It is created if it is missing.
 
     Example:
 
@@ -64,15 +64,14 @@ class Evaluation:
     def add_model(
         self, name: str, model: keras.Model, file: str | None = None
     ) -> np.ndarray:
-        """Add a Keras model, perhaps with a file it is written to.
+        """Add a row for a Keras model, and optionally write it to a file.
 
         Args:
-            name: Text of the row.
-            model: Plain or masked model; of a masked one the costs are those
-                its compact model will have.
-            file: Name of the file to write in `folder`: size and latency of
-                a `.tflite` or `.onnx` file go into the row. None for a masked
-                model.
+            name: Name of the row.
+            model: Plain or masked model. The costs of a masked model are those of
+                its compact version.
+            file: Name of the file to write in `folder`. The row has the size and
+                latency of a `.tflite` or `.onnx` file. None for a masked model.
 
         Returns:
             The scores on the test inputs.
@@ -93,7 +92,7 @@ class Evaluation:
         """Export a model and add a row measured on the file itself.
 
         Args:
-            name: Text of the row.
+            name: Name of the row.
             model: Compact or plain model.
             file: Name of the file in `folder`, ending in `.tflite` or `.onnx`.
             **options: `quantize` and `calibration` of `kprune.export`.
@@ -123,10 +122,10 @@ class Evaluation:
     def measure_latency(self, seconds: float = 1.0) -> None:
         """Time all files in turns and fill the column `latency`.
 
-        In turns, so that a disturbance of the machine hits all of them alike.
+        Because of the turns, disturbances of the machine affect all files alike.
 
         Args:
-            seconds: Least time spent on each file.
+            seconds: Minimum time for each file.
         """
         timed = [row for row in self.rows if row.file and _runs(row.file)]
         paths = [self.folder / str(row.file) for row in timed]
@@ -146,7 +145,7 @@ class Evaluation:
         ]
 
     def _predict(self, model: keras.Model) -> np.ndarray:
-        # Every file of the compact model is held against the same scores.
+        # All files of the compact model are compared with the same scores.
         if self._last is None or self._last[0] is not model:
             self._last = model, predict(model, self.x)
         return self._last[1]
@@ -155,7 +154,7 @@ class Evaluation:
         self, model: keras.Model, file: str, **options: Any
     ) -> dict[str, Any]:
         report = kprune.export(model, self.folder / file, **options)
-        # A .keras file holds the optimizer too, so its size compares to nothing.
+        # A .keras file holds the optimizer too, so its size is not comparable.
         return {"file": file, "bytes": report.size if _runs(file) else None}
 
     def table(self, title: str | None = None) -> Table:

@@ -1,4 +1,4 @@
-"""What can be pruned in a model, and what that would save."""
+"""Report what can be pruned in a model, and what that would save."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ROLES = {
 def inspection(model: keras.Model) -> dict[str, Any]:
     """Collect coverage and groups as plain data, ready for JSON.
 
-    `macs` and `params` of a group are what the model would lose if the whole
-    group went. Work between two groups counts for both, so the groups add up
-    to more than the model.
+    `macs` and `params` of a group are what the model would save without the whole
+    group. Work between two groups counts for both, so the sum over groups exceeds
+    the model's total.
 
     Args:
         model: Plain or masked model.
 
     Returns:
         Dictionary with `model`, `opaque`, `read`, `coverage`, `macs`, `params`,
-        `note` (what these leave out, see `kprune.cost`) and `groups`. `opaque`
-        are layers with weights that are not analysed: `layer`, `class`,
-        `params`, `counted` (whether `macs` has their work) and `why`. `read`
-        are layers without a rule that are read as models. Each group has
+        `note` (what these costs leave out, see `kprune.cost`) and `groups`.
+        `opaque` lists layers with weights that are not analysed: `layer`, `class`,
+        `params`, `counted` (whether `macs` includes their work) and `why`. `read`
+        lists layers without a rule that are analysed as models. Each group has
         `name`, `size`, `kept`, `pinned` (reason or None), `macs`, `params` and
         `members`.
 
@@ -111,7 +111,7 @@ def _members(group: Group) -> list[dict[str, Any]]:
 
 
 def _losses(graph: ChannelGraph, costs: CostModel) -> dict[str, np.ndarray]:
-    """Return what the model would lose with each whole group: `(groups,)`.
+    """Return the costs that the model would save without each group, `(groups,)`.
 
     Args:
         graph: The model's channels.
@@ -124,7 +124,7 @@ def _losses(graph: ChannelGraph, costs: CostModel) -> dict[str, np.ndarray]:
 
 
 def inspection_text(data: dict[str, Any]) -> str:
-    """Lay out what `inspection` collected as a page to read.
+    """Lay out the result of `inspection` as text.
 
     Args:
         data: Result of `inspection`.

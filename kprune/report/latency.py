@@ -1,4 +1,4 @@
-"""A latency table as text."""
+"""Show latency tables as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TENSOR = re.compile(r"([#=]?)[A-Z0-9]+\[([^]]*)\]")
 
 
 def latency_summary(table: LatencyTable) -> str:
-    """Write what a table is of, the steps that were found, and its models.
+    """Describe the settings of a table, its steps and its models.
 
     Args:
         table: A `LatencyTable`.
@@ -46,14 +46,14 @@ def latency_summary(table: LatencyTable) -> str:
 
 
 def latency_rows(table: LatencyTable) -> Table:
-    """Draw the operators of a table, with the widths and times measured.
+    """Return the operators of a table with their measured widths and times.
 
     Args:
         table: A `LatencyTable`.
 
     Returns:
         A `rich` table. Shapes are those of the inputs, a kernel and the outputs,
-        with `r` and `w` in place of the width read and the width written.
+        with `r` and `w` instead of the width read and the width written.
     """
     drawn = Table()
     drawn.add_column("operator", no_wrap=True)
@@ -75,10 +75,10 @@ def latency_rows(table: LatencyTable) -> Table:
 
 
 def _shapes(key: str) -> str:
-    """Return the shapes of inputs, of the first constant, and of outputs."""
+    """Return the shapes of the inputs, the first constant and the outputs."""
     roles: dict[str, list[str]] = {"": [], "#": [], "=": []}
     for role, shape in _TENSOR.findall(key):
-        # A width that is read, or written, once is itself.
+        # Write the width itself without the factor 1.
         roles[role].append(re.sub(r"\b1([rw])", r"\1", shape))
     return " → ".join(
         [

@@ -1,4 +1,4 @@
-"""Places the boxes of a directed graph in rows, edges pointing down."""
+"""Arrange the boxes of a directed graph in rows, with edges that point down."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Edge = tuple[int, int]
 SWEEPS = 12
 GAP = 18.0
 BEND_WIDTH = 8.0
-# A long edge is to run straight and bend at its ends, beside the boxes; the
-# longest path is to run straight before all others.
+# Weights that make long edges run straight and bend only at their ends, next to the
+# boxes. Above all, the longest path should run straight.
 BOX_TO_BOX = 4.0
 BOX_TO_BEND = 1.0
 BEND_TO_BEND = 8.0
@@ -23,13 +23,13 @@ LONGEST_PATH = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Positions of the boxes and of the bends of the edges.
+    """Positions of the boxes and of the edges' bends.
 
     Args:
-        x: Centres of the boxes in pixels, the leftmost box starting at 0.
+        x: Centres of the boxes in pixels. The leftmost box starts at 0.
         rows: Row of every box, 0 at the top.
-        routes: For every edge its points `(x, row)`, both ends included.
-        width: Width of everything in pixels.
+        routes: The points `(x, row)` of every edge, including both ends.
+        width: Total width in pixels.
     """
 
     x: list[float]
@@ -43,15 +43,15 @@ def layered_layout(
 ) -> Layout:
     """Arrange a directed acyclic graph in rows (Sugiyama et al., 1981).
 
-    Boxes come below all they depend on; within the rows, sweeps by the mean
-    position of the neighbours keep crossings few; then a linear program finds
-    the positions that keep edges as straight as the boxes allow (Gansner et
+    Each box comes below all boxes it depends on. Within the rows, sweeps order boxes
+    by the mean position of their neighbours to reduce crossings. Then a linear
+    program finds the positions that keep edges as straight as possible (Gansner et
     al., 1993).
 
     Args:
-        count: Number of boxes; they are numbered in an order in which every
-            edge leads to a larger number.
-        edges: Pairs of numbers.
+        count: Number of boxes. They are numbered so that every edge leads to a
+            larger number.
+        edges: Pairs of numbers of boxes.
         box_width: Width of every box in pixels.
 
     Returns:
@@ -93,7 +93,7 @@ def _rows(count: int, edges: Sequence[Edge]) -> list[int]:
         below[source].append(target)
     targets = {target for _, target in edges}
     for box in range(count):
-        # A second input stands just above what reads it, not at the top.
+        # Place a second input just above its reader, not at the top.
         if box not in targets and below[box]:
             rows[box] = min(rows[b] for b in below[box]) - 1
     return rows
@@ -102,7 +102,7 @@ def _rows(count: int, edges: Sequence[Edge]) -> list[int]:
 def _with_bends(
     rows: list[int], edges: Sequence[Edge]
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the edges as chains of boxes and bends, one in each row; rows of both."""
+    """Return each edge as a chain of boxes and bends, one per row, and their rows."""
     where = list(rows)
     chains = []
     for source, target in edges:
@@ -168,7 +168,7 @@ def _crossings(
 def _weights(
     count: int, rows: list[int], edges: Sequence[Edge], steps: list[Edge]
 ) -> np.ndarray:
-    """Return how much it matters that each step is vertical."""
+    """Return the weights for keeping each step vertical."""
     before: dict[int, list[int]] = defaultdict(list)
     for source, target in edges:
         if rows[target] == rows[source] + 1:
@@ -193,7 +193,7 @@ def _straightened(
     widths: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Return the positions of least weighted sideways movement in the given order."""
+    """Return positions in the given order with the least weighted sideways movement."""
     import scipy.optimize
     import scipy.sparse
 

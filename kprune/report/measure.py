@@ -1,4 +1,4 @@
-"""What a model predicts, how often it is right, how far two models differ."""
+"""Measure predictions, accuracy, and the difference between two models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict(
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of examples whose largest score is at the right class.
+    """Return the share of examples whose largest score is that of the right class.
 
     Args:
         scores: Array `(n, classes)`.

@@ -1,4 +1,4 @@
-"""Where the peak of activation memory is."""
+"""Find the peak of activation memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kprune.report import units
 
 
 def memory_peak(model: keras.Model, dtype: str = "int8") -> dict[str, Any]:
-    """Find the operators that run while most activations are alive.
+    """Find the operators during which activations take the most memory.
 
     Args:
-        model: Plain or masked model; a masked one counts as its compact version.
+        model: Plain or masked model. A masked one counts as its compact version.
         dtype: Number format of the `.tflite` file, `"int8"` or `"float32"`.
 
     Returns:
-        Dictionary with `dtype`, `planned` (bytes of activations as TensorFlow
-        Lite Micro lays them out), `peak` (most bytes alive at once) and
-        `moments`: for each operator at which that is so `operator`, and its
-        `tensors` with `name` and `bytes`.
+        Dictionary with `dtype`, `planned` (bytes of activations in the plan of
+        TensorFlow Lite Micro), `peak` (largest number of bytes alive at once) and
+        `moments`: a list with the `operator` of each peak, and the `tensors` that
+        are alive, with `name` and `bytes`.
 
     Raises:
         ValueError: The model has loops or branches, or cannot be converted.
@@ -57,7 +57,7 @@ def memory_peak(model: keras.Model, dtype: str = "int8") -> dict[str, Any]:
 
 
 def memory_text(data: dict[str, Any]) -> str:
-    """Lay out what `memory_peak` found as lines of text.
+    """Lay out the result of `memory_peak` as text.
 
     Args:
         data: Result of `memory_peak`.
@@ -66,7 +66,7 @@ def memory_text(data: dict[str, Any]) -> str:
     times = f", reached {count} times" if count > 1 else ""
     lines = [
         f"activations in {data['dtype']}: {units.size(data['peak'])} at the "
-        f"peak{times}, {units.size(data['planned'])} as laid out"
+        f"peak{times}, {units.size(data['planned'])} as planned"
     ]
     for moment in data["moments"]:
         lines.append(f"  while {moment['operator']} runs")

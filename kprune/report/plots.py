@@ -1,9 +1,9 @@
-"""Plots as SVG that takes the colours of the page around it.
+"""Draw plots as SVG that adopts the colours of the surrounding page.
 
-Matplotlib draws them: its SVG stands without scripts, is small (text stays
-text), and the package is there for other plots already. A
-library that draws in the browser would bring megabytes of JavaScript into a
-file that must work without a network, on paper and on a phone.
+Matplotlib draws them, because its SVG needs no scripts, is small (text stays text), and
+the package is used for other plots too. A library that draws in the browser would add
+megabytes of JavaScript to a file that must work without a network, on paper and on a
+phone.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from kprune.report.templating import EXTRA
 from kprune.sensitivity import Sensitivity
 
 _INK = "#010203"
-"""Stands for the colour of the page's text."""
+"""Placeholder for the colour of the page's text."""
 
 _WIDTH = 5.2  # inches
 _PANEL = 1.75
 _HEAD = 0.3
 _COLUMNS = 3
-"""Columns of the legend below many lines."""
+"""Number of columns in the legend of sensitivities."""
 
 Lines = Mapping[str, Sequence[float | None]]
 
@@ -39,13 +39,13 @@ def curves(
     events: Sequence[int],
     label: str,
 ) -> str:
-    """Draw curves below each other.
+    """Draw panels of curves below each other.
 
     Args:
-        panels: For each panel's title, its curves by name, as long as `x`.
-        x: Epochs, from 1.
-        events: Where vertical lines mark that filters went.
-        label: What a reader hears who does not see the picture.
+        panels: Title of a panel -> its curves by name, each as long as `x`.
+        x: Epochs, counted from 1.
+        events: Epochs with vertical lines, before which filters were removed.
+        label: Description for screen readers.
 
     Returns:
         An `<svg>` element.
@@ -67,7 +67,7 @@ def curves(
         if len(lines) > 1:
             axes.legend(frameon=False, ncols=3)
         _plain(axes)
-    rows[-1].set_xlabel("epoch (dotted: filters go before it)")
+    rows[-1].set_xlabel("epoch (dotted: filters are removed before it)")
     rows[-1].xaxis.get_major_locator().set_params(integer=True)
     return _svg(figure, label)
 
@@ -81,8 +81,8 @@ def scatter(
     """Draw points of several kinds, and a line through the best ones.
 
     Args:
-        points: For each kind's name its points.
-        frontier: The points that no other one beats, from left to right.
+        points: Name of a kind -> its points.
+        frontier: The Pareto-optimal points, from left to right.
         axes_titles: Titles of both axes.
         label: See `curves`.
     """
@@ -104,10 +104,10 @@ def scatter(
 
 
 def sensitivities(found: Sensitivity, metric: str) -> str:
-    """Draw the curves of all groups.
+    """Draw the sensitivity curves of all groups.
 
     Args:
-        found: What `kprune.sensitivity` returned.
+        found: Result of `kprune.sensitivity`.
         metric: Name of the metric.
     """
     rows = -(-len(found.curves) // _COLUMNS)
@@ -128,14 +128,14 @@ def sensitivities(found: Sensitivity, metric: str) -> str:
 def frontier(
     points: Sequence[tuple[float, float]], less: bool = False
 ) -> list[tuple[float, float]]:
-    """Return the points that no other one beats: less of x, more of y.
+    """Return the Pareto-optimal points: no other point has lower x and higher y.
 
     Args:
         points: Pairs of a cost and a quality.
-        less: Whether less of y is better, as of an error.
+        less: Whether a lower y is better, as for an error.
 
     Returns:
-        These points, by cost.
+        These points, in order of cost.
     """
     best: list[tuple[float, float]] = []
     sign = -1 if less else 1
@@ -154,7 +154,7 @@ def _figure(height: float) -> Any:
 
 
 def _plain(axes: Any) -> None:
-    """Take away what is not data, and give the rest the colour of text."""
+    """Remove the frame from axes, and give the rest the colour of text."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_INK)
     axes.tick_params(colors=_INK, labelsize=9)

@@ -1,4 +1,4 @@
-"""Progress bars for long work."""
+"""Show the progress of long work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.progress import TimeElapsedColumn
 
 
 def progress(console: Console | None = None) -> Progress:
-    """Return a display of bars, to be used as a context manager.
+    """Return a display of progress bars, for use as a context manager.
 
     Args:
-        console: Where the bars are drawn. Defaults to standard error, so that
-            standard output holds results only. If that is a file or a pipe, each
-            step is a line of plain text.
+        console: Console to draw the bars on. Defaults to standard error, so that
+            standard output holds only results. If standard error is a file or a
+            pipe, each step is a line of plain text.
 
     Returns:
         `rich.progress.Progress`, for `FitProgress` and `step`.
@@ -52,7 +52,7 @@ class LineProgress(Progress):
     """Writes a line when a step is done, without control characters."""
 
     def update(self, task_id: TaskID, *args: Any, **changes: Any) -> None:
-        """Take over the changes of a task; say so if a step of it is done."""
+        """Update a task, and print a line if a step of it is done."""
         super().update(task_id, *args, **changes)
         if changes.get("completed") is None:
             return
@@ -67,12 +67,12 @@ class LineProgress(Progress):
 
 
 class FitProgress(keras.callbacks.Callback):
-    """Draws one bar for a whole `fit`, an epoch per step.
+    """Draws one bar for a whole `fit`, with an epoch per step.
 
     Args:
         bars: `rich.progress.Progress`, from `progress()`.
-        label: Text in front of the bar.
-        metrics: Names of the logs shown behind the bar, where present.
+        label: Text before the bar.
+        metrics: Names of the logs to show after the bar, if present.
 
     Example:
 
@@ -105,14 +105,11 @@ class FitProgress(keras.callbacks.Callback):
 
 @contextmanager
 def step(bars: Progress, label: str) -> Iterator[None]:
-    """Draw a bar of one step that fills when the block ends.
+    """Draw a bar with one step that is done when the block ends.
 
     Args:
         bars: `rich.progress.Progress`, from `progress()`.
-        label: Text in front of the bar.
-
-    Returns:
-        Context manager without a value.
+        label: Text before the bar.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Lines about models, set as a table."""
+"""Show results of models as rows of a table."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ COLUMNS = ("", "MACs", "parameters", "file size", "latency", "test accuracy")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; None where a column does not apply.
+    """One row of the table. Columns that do not apply are None.
 
     Args:
-        name: What the line is about.
-        macs: Multiply-accumulates of one example.
+        name: Name of the row.
+        macs: Multiply-accumulate operations for one example.
         params: Number of parameters.
         file: Name of the file.
-        bytes: Its size.
-        latency: Median milliseconds of one example on the file's runtime.
+        bytes: Size of the file in bytes.
+        latency: Median time of one example in milliseconds, on the file's runtime.
         accuracy: Share of test examples classified correctly.
         difference: Largest difference of the file's outputs from Keras, as a
             share of the largest output.
-        agreement: Share of test examples put into the class Keras chose.
+        agreement: Share of test examples for which the file and Keras choose the
+            same class.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Row:
     agreement: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """Return the texts of the columns `COLUMNS`."""
+        """Return the cells of the columns `COLUMNS` as text."""
         return (
             self.name,
             units.count(self.macs),
@@ -52,7 +53,7 @@ class Row:
 
 
 def _filled(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Leave out the columns in which no row has a value."""
+    """Return headings and rows without the columns that no row fills."""
     lines = [row.cells() for row in rows]
     shown = [
         number
@@ -67,11 +68,11 @@ def rows_table(rows: list[Row], title: str | None = None) -> Table:
     """Lay out rows as a table for the terminal.
 
     Args:
-        rows: Lines from top to bottom.
+        rows: Rows from top to bottom.
         title: Text above the table.
 
     Returns:
-        `rich.table.Table`, without the columns nobody filled.
+        `rich.table.Table`, without the columns that no row fills.
 
     Example:
 
@@ -85,7 +86,7 @@ def rows_table(rows: list[Row], title: str | None = None) -> Table:
     for column in head[1:]:
         table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
-        # Text, so that a name in brackets is not taken for markup.
+        # Use Text, so that a name in brackets is not parsed as markup.
         table.add_row(*(Text(cell) for cell in line))
     return table
 
@@ -94,10 +95,10 @@ def rows_markdown(rows: list[Row]) -> str:
     """Lay out rows as a Markdown table.
 
     Args:
-        rows: Lines from top to bottom.
+        rows: Rows from top to bottom.
 
     Returns:
-        Text, without the columns nobody filled.
+        Text, without the columns that no row fills.
 
     Example:
 

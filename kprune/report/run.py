@@ -1,4 +1,4 @@
-"""The record of a run as a page to read."""
+"""Show the record of a run as an HTML page."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from kprune.runs.record import ORIGINAL
 from kprune.runs.schema import FINISHED
 
 MOST_CELLS = 128
-"""Columns of the picture of a group's scores; wider groups are binned."""
+"""Maximum number of columns in the picture of a group's scores. Larger groups are
+binned."""
 
 _HEIGHT = 40
 _PARTS = 3
-"""Panels of metrics, at most."""
+"""Maximum number of panels with metrics."""
 
 _LOSS = "loss"
 _SHARE = "pruned_"
 
 
 def run_page(run: Mapping[str, Any], name: str) -> str:
-    """Return the page about a run: HTML that needs nothing around it.
+    """Return the report of a run as a self-contained HTML page.
 
     Args:
-        run: What `kprune.runs.schema.read_run` returned.
+        run: Result of `kprune.runs.schema.read_run`.
         name: Name of the run's folder.
 
     Raises:
-        ImportError: jinja2 or matplotlib is missing.
+        ImportError: jinja2 or matplotlib is not installed.
     """
     groups = [_group(group) for group in run["groups"]]
     columns, rows = results(run)
@@ -56,7 +57,7 @@ def run_page(run: Mapping[str, Any], name: str) -> str:
 
 
 def headline(run: Mapping[str, Any]) -> str:
-    """Return in a sentence what a run removed."""
+    """Return in a few words what a run removed; `""` if that is not known."""
     rows = rows_of(run)
     if not {ORIGINAL, COMPACT} <= rows.keys():
         return ""
@@ -70,28 +71,29 @@ def headline(run: Mapping[str, Any]) -> str:
 
 
 def rows_of(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the results of a run by the name of what was measured."""
+    """Return the results of a run by their names."""
     return {row["name"]: row for row in run["results"]}
 
 
 def results(
     run: Mapping[str, Any],
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the table of results: titles of its columns, and its rows.
+    """Return the table of results.
 
-    A row has a `name` and `cells`, pairs of a value and how it differs from the
-    original's.
+    Returns:
+        Titles of the columns, and rows. A row has a `name` and `cells`, which are
+        pairs of a value and its change from the original.
     """
     columns = [*_metric_names(run), *(_COSTS[key][0] for key in _costs(run))]
     return columns, [_result(run, row) for row in run["results"]]
 
 
 def quality(run: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Return how good the compact model is, and what that is.
+    """Return the metric by which to judge the compact model: its name and value.
 
-    Its own metric, or that of the last epoch, on validation data if there are
-    any; without one, how often it decides as the original. A loss counts only
-    if there is nothing else.
+    This is a metric of the compact model or of the last epoch, preferably on
+    validation data, or else the agreement with the original. A loss does not count.
+    None if there is nothing of the kind.
     """
     after = rows_of(run).get(COMPACT, {}).get("metrics", {})
     logs = run["epochs"][-1]["logs"] if run["epochs"] else {}
@@ -108,7 +110,7 @@ def quality(run: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def metric(name: str, value: float | None) -> str:
-    """Write a metric as people read it."""
+    """Format a metric as text."""
     if value is None:
         return units.MISSING
     shares = ("acc", "agreement", "precision", "recall", "auc", "iou")
@@ -130,13 +132,13 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def _costs(run: Mapping[str, Any]) -> list[str]:
-    """Return which costs are known."""
+    """Return the names of the costs that are known."""
     rows = run["results"]
     return [k for k in _COSTS if any(row[k] is not None for row in rows)]
 
 
 def _result(run: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the table: cells, and how they differ from the original."""
+    """Return a row of the table: cells, and their change from the original."""
     first = rows_of(run).get(ORIGINAL, {})
     known = row["metrics"]
     cells = [(metric(name, known.get(name)), "") for name in _metric_names(run)]
@@ -157,7 +159,7 @@ def _measured(run: Mapping[str, Any]) -> str:
     counts.discard(None)
     if len(counts) != 1:
         return ""
-    return f"Metrics on {counts.pop()} of the samples that were given."
+    return f"Metrics on {counts.pop()} of the given samples."
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cells(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the channels by score, lowest first, as columns of a picture."""
+    """Return the channels as columns of a picture, in order of their scores."""
     removed = set(group["removed"])
     scored = sorted(
         (score, channel)
@@ -213,7 +215,7 @@ def _title(part: list[tuple[float, int]], gone: int) -> str:
 
 
 def curves(run: Mapping[str, Any]) -> str:
-    """Return a picture of the training, "" for a run without."""
+    """Return a picture of the training; `""` for a run without training."""
     epochs = run["epochs"]
     if not epochs:
         return ""
@@ -221,7 +223,7 @@ def curves(run: Mapping[str, Any]) -> str:
     columns = {n: [e["logs"].get(n) for e in epochs] for n in names}
     shares = {n: columns.pop(n) for n in names if n.startswith(_SHARE)}
     plain = [n for n in columns if not n.startswith("val_")]
-    # A learning rate and the like are no results.
+    # Logs without a validation counterpart, such as a learning rate, are no metrics.
     plain = [n for n in plain if f"val_{n}" in columns] or plain
     panels: dict[str, Any] = {}
     for name in sorted(plain, key=lambda n: n.endswith(_LOSS))[:_PARTS]:
@@ -252,7 +254,7 @@ def _check(check: Mapping[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
-    """Return a recorded argument as the code that makes it."""
+    """Return a recorded argument as Python code."""
     try:
         return code(replayed(value))
     except (ValueError, TypeError):

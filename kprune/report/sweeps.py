@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table."""
+"""Show the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def targets(study: optuna.Study) -> list[dict[str, float]]:
-    """Return the targets that a trial has met, in their order."""
+    """Return the targets with a finished trial, sorted."""
     found: list[dict[str, float]] = []
     for trial in finished(study):
         if trial.user_attrs["target"] not in found:
@@ -30,9 +30,9 @@ def targets(study: optuna.Study) -> list[dict[str, float]]:
 
 
 def sweep_table(study: optuna.Study) -> Table:
-    """Return all trials, by target and the best first, as a table.
+    """Return a table of all trials, sorted by target and then from best to worst.
 
-    The best of each target is marked by a star.
+    A star marks the best trial of each target.
     """
     name = study.user_attrs["metric"]
     original = metric(name, study.user_attrs["original"])
@@ -49,7 +49,7 @@ def sweep_table(study: optuna.Study) -> Table:
 
 
 class TrialProgress:
-    """Draws a bar of the trials of a sweep, and says what each has given.
+    """Draws a bar for the trials of a sweep, with the result of the last one.
 
     Args:
         bars: `rich.progress.Progress`, from `kprune.report.progress.progress`.

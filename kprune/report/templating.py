@@ -1,4 +1,4 @@
-"""The templates of pages and drawings."""
+"""Load the templates of pages and drawings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def template(name: str, what: str) -> Any:
 
     Args:
         name: File in `kprune/report/templates`.
-        what: What needs it, for the message: `"A report"`.
+        what: What needs it, for the message, such as `"A report"`.
 
     Raises:
         ImportError: jinja2 is not installed.

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Format numbers with units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MISSING = "–"
 
 
 def count(value: float | None) -> str:
-    """Write a count with three digits and a unit: `"1.23 M"`.
+    """Format a count with three digits and a unit: `"1.23 M"`.
 
     Args:
         value: Number of multiply-accumulates or parameters, or None.
@@ -26,7 +26,7 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Write a file size in decimal units: `"12.3 kB"`.
+    """Format a file size in decimal units: `"12.3 kB"`.
 
     Args:
         value: Number of bytes, or None.
@@ -46,7 +46,7 @@ def size(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a duration in milliseconds with three digits: `"0.0123 ms"`.
+    """Format a duration in milliseconds with three digits: `"0.0123 ms"`.
 
     Args:
         value: Milliseconds, or None.
@@ -66,7 +66,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Write a share in percent with two decimals: `"98.60 %"`.
+    """Format a share in percent with two decimals: `"98.60 %"`.
 
     Args:
         share: Number between 0 and 1, or None.
@@ -85,7 +85,7 @@ def percent(share: float | None) -> str:
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
     unit = 0
-    # 999.5 would round to 1000 with three digits, so it takes the next unit.
+    # 999.5 would be rounded to 1000 with three digits, so it gets the next unit.
     while abs(value) >= 999.5 and unit < len(units) - 1:
         value /= 1000
         unit += 1

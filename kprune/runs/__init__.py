@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, what was decided, what came out."""
+"""Run folders, which record what was asked, what was decided, and the results."""
 
 from kprune.runs.folder import RUN as RUN
 from kprune.runs.folder import find_run as find_run

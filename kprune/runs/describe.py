@@ -1,4 +1,4 @@
-"""Models, samples and machines in words and numbers, for a record."""
+"""Describe models, samples and machines for a record."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.parts import code
 
-MOST = 2**26
-"""Bytes of samples that a fingerprint looks at, about."""
+FINGERPRINT_BYTES = 2**26
+"""Approximate maximum number of bytes of samples in a fingerprint."""
 
 
 def model_words(model: keras.Model) -> dict[str, str]:
@@ -43,9 +43,10 @@ def model_words(model: keras.Model) -> dict[str, str]:
 
 
 def data_words(source: Source | None) -> dict[str, Any] | None:
-    """Return what samples are, and a fingerprint of their inputs.
+    """Return the form, number and types of samples, and a fingerprint of inputs.
 
-    Streams are not drawn from: that would change which batches come next.
+    Streams have no fingerprint, since reading one would change which batches come
+    next.
     """
     if source is None:
         return None
@@ -69,7 +70,7 @@ def data_words(source: Source | None) -> dict[str, Any] | None:
 
 
 def group_words(graph: ChannelGraph) -> list[dict[str, Any]]:
-    """Return all groups of channels, none of them removed yet."""
+    """Return all groups of channels, before any channel is removed."""
     return [
         {
             "name": group.name,
@@ -86,7 +87,7 @@ def group_words(graph: ChannelGraph) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the packages and the platform."""
     backend = keras.config.backend()
     found = {
         "kprune": __version__,
@@ -100,21 +101,21 @@ def versions() -> dict[str, str]:
 
 
 def seeds() -> dict[str, int | None]:
-    """Return the seed of `keras.utils.set_random_seed`, None where unset.
+    """Return the seed of `keras.utils.set_random_seed`; None if it was not called.
 
-    Those of parts are in their configuration.
+    The seeds of parts are in their configuration.
     """
     found = keras.src.utils.rng_utils.get_random_seed()
     return {"keras.utils.set_random_seed": found}
 
 
 def repeat(call: str, arguments: Mapping[str, Any], samples: bool) -> str:
-    """Return the command line that began this, or the call in Python.
+    """Return the command line that started the run, or the call in Python.
 
     Args:
-        call: `"kprune.prune(model"`: what the arguments follow.
+        call: Beginning of the call, such as `"kprune.prune(model"`.
         arguments: Arguments of the call by name.
-        samples: Whether there were samples.
+        samples: Whether samples were passed.
     """
     program = Path(sys.argv[0])
     started = program.name == "__main__.py" and program.parent.name == "kprune"
@@ -128,9 +129,9 @@ def repeat(call: str, arguments: Mapping[str, Any], samples: bool) -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Return a context that leaves the global random numbers as they were.
+    """Restore the global random states after the block.
 
-    Making layers draws from them.
+    Creating layers draws from them.
     """
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -145,10 +146,10 @@ def _leaves(structure: Any) -> list[Any]:
 
 
 def _spread(array: Any) -> np.ndarray:
-    """Return samples spread evenly over an array, `MOST` bytes at most."""
+    """Return samples spread evenly over an array, at most `FINGERPRINT_BYTES`."""
     count = len(array)
     size = int(np.prod(array.shape[1:], dtype=int)) * 8
-    step = max(1, -(-count * size // MOST))
+    step = max(1, -(-count * size // FINGERPRINT_BYTES))
     return np.asarray(keras.ops.convert_to_numpy(array[::step]))
 
 

@@ -1,4 +1,4 @@
-"""Where runs lie: one new folder each."""
+"""Make and find the folders of runs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 _log = logging.getLogger("kprune")
 
 RUN = "run.json"
-"""What a run was; every folder of a run has it."""
+"""File with the record of a run. Every run folder has it."""
 
 LATEST = "latest"
-"""Beside the runs: a link to the one that was begun last."""
+"""Name of the link to the run that was started last."""
 
 
 def new_folder(root: str | os.PathLike[str], model: str, method: str) -> Path:
-    """Make the folder of a new run, and let `latest` point to it.
+    """Make the folder of a new run, and point the link `latest` to it.
 
     Args:
-        root: Folder of all runs; made if missing.
+        root: Folder of all runs. It is created if it is missing.
         model: Name of the model.
-        method: What the run does, in a word.
+        method: Name of the method, in a word.
 
     Returns:
-        `root/<date>-<time>-<model>-<method>`, which did not exist. A second run
-        of the same second gets a number.
+        A new folder `root/<date>-<time>-<model>-<method>`. A second run in the same
+        second gets a number.
 
     Raises:
-        OSError: It cannot be made; `root` is a file, for example.
+        OSError: The folder cannot be made, for example because `root` is a file.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ def new_folder(root: str | os.PathLike[str], model: str, method: str) -> Path:
 
 
 def find_run(path: str | os.PathLike[str]) -> Path:
-    """Return the `run.json` that a path stands for.
+    """Return the `run.json` that a path leads to.
 
     Args:
-        path: That file, the folder of a run, or a folder with `latest` in it.
+        path: The file itself, the folder of a run, or a folder that holds `latest`.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such file.
     """
     path = Path(path)
     for file in (path, path / RUN, path / LATEST / RUN):
@@ -81,9 +81,9 @@ def _slug(text: str) -> str:
 
 
 def _point(link: Path, name: str) -> None:
-    """Let a symbolic link point to its neighbour `name`."""
+    """Point a symbolic link to the folder `name` next to it."""
     if link.exists() and not link.is_symlink():
-        _log.warning("%s is no link, so it stays as it is.", link)
+        _log.warning("%s is not a link, so it is left unchanged.", link)
         return
     temporary = link.with_name(f".{LATEST}-{name}")
     try:

@@ -1,4 +1,4 @@
-"""What models give on the samples of a run."""
+"""Measure models on the samples of a run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from kprune.masking.state import no_gradients
 from kprune.session import Session
 
 SAMPLES = 64
-"""On how many samples outputs are compared."""
+"""Number of samples to compare outputs on."""
 
 BATCHES = 64
-"""Of how many batches metrics are measured, at most."""
+"""Maximum number of batches to measure metrics on."""
 
 _OPEN = 32
-"""Size of axes of unknown size."""
+"""Length of axes of unknown length."""
 
 
 def samples_of(session: Session) -> Any:
     """Return inputs to compare outputs on: samples in memory, or random ones.
 
-    Streams are not drawn from, see `data_words`.
+    Streams are not read. See `kprune.runs.describe.data_words`.
     """
     source = session.source
     if source is not None and source.arrays is not None:
@@ -47,7 +47,7 @@ def samples_of(session: Session) -> Any:
 
 
 def outputs_of(model: keras.Model, inputs: Any) -> list[np.ndarray]:
-    """Return what a model gives in inference, as arrays."""
+    """Return the outputs of a model in inference mode, as arrays."""
     with no_gradients():
         outputs = model(
             keras.tree.map_structure(_tensor, inputs), training=False
@@ -61,7 +61,7 @@ def outputs_of(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 def difference(
     before: list[np.ndarray], after: list[np.ndarray]
 ) -> Difference | None:
-    """Return how far outputs lie apart; None where that cannot be said."""
+    """Return how much outputs differ; None if they cannot be compared."""
     try:
         return compare_outputs(before, after)
     except ValueError:
@@ -71,14 +71,15 @@ def difference(
 def metrics(
     model: keras.Model, source: Source | None, steps: int | None = BATCHES
 ) -> dict[str, float]:
-    """Return loss and compiled metrics on samples that are held in memory.
-
-    They are those of `evaluate`. Empty without a compiled loss or without targets.
+    """Return the loss and compiled metrics on samples in memory.
 
     Args:
         model: Any model.
         source: The samples.
-        steps: On the first so many batches; `None` for all.
+        steps: Maximum number of batches; `None` for all.
+
+    Returns:
+        The result of `evaluate`. Empty without a compiled loss or without targets.
     """
     if source is None or source.arrays is None or source.arrays[1] is None:
         return {}
@@ -92,15 +93,15 @@ def metrics(
 
 
 def minimised(metric: str) -> bool:
-    """Return whether less of a metric is better: a loss or an error."""
+    """Return whether a metric is better if it is lower: a loss or an error."""
     return any(word in metric for word in ("loss", "error", "mae", "mse"))
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that are held in memory.
+    """Batches in memory.
 
     Args:
-        batches: Tuples `(x, y, sample_weight)`, the weights perhaps None.
+        batches: Tuples `(x, y, sample_weight)`. The weights may be None.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:

@@ -1,4 +1,4 @@
-"""The record of a run, written while it happens."""
+"""The record of a run, written while it goes on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _folders: weakref.WeakKeyDictionary[keras.Model, Path] = (
 )
 
 ORIGINAL, COMPACT = "original", "compact"
-"""The rows of results that every finished run has, and its models."""
+"""Names of the models and rows of results that every finished run has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,12 @@ class Asked:
     """What a run was asked to do.
 
     Args:
-        method: In a word, for the name of the folder.
-        call: How it began, for the line that repeats it: `"kprune.prune(model"`.
-        arguments: What was given by name, samples left out. None was not given.
-        parts: What is used for it: criterion, allocation and so on.
+        method: Name of the method, in a word, for the name of the folder.
+        call: Beginning of the call, for the line that repeats it, such as
+            `"kprune.prune(model"`.
+        arguments: Arguments by name, without samples. None stands for an argument
+            that was not given.
+        parts: The parts in use: criterion, allocation and so on.
     """
 
     method: str
@@ -63,9 +65,9 @@ class Asked:
 
 
 def _harmless(method: Callable[..., None]) -> Callable[..., None]:
-    """Let a method of a record warn of what it would raise.
+    """Make a method of a record log a warning instead of raising an error.
 
-    The training or pruning that is recorded is worth more than its record.
+    An incomplete record must not end the training or pruning that it records.
     """
 
     @functools.wraps(method)
@@ -73,7 +75,7 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
         try:
             with describe.undisturbed():
                 method(self, *args, **kwargs)
-        except Exception as error:  # a model of anybody's may refuse anything
+        except Exception as error:  # A user's model may raise anything.
             _log.warning("The record %s is incomplete: %s", self.folder, error)
             self._note(f"{method.__name__}: {error}")
 
@@ -81,20 +83,19 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Record:
-    """Writes `run.json` and the models into a new folder, as a run goes on.
+    """Writes `run.json` and the models into a new folder while a run goes on.
 
-    The file is there from the beginning, and whole at any time. A run that is
-    given up, by Ctrl-C in the middle of an epoch for example, is marked as failed
-    when nothing refers to its record any more, or Python ends; one whose process
-    was killed stays `"running"`. What happens is only looked at: a recorded run
-    computes what it would compute otherwise.
+    The file exists from the beginning, and is complete at any time. A run that is
+    interrupted, for example by Ctrl-C in the middle of an epoch, is marked as failed
+    when its record is deleted, or when Python ends. A run whose process was killed
+    stays `"running"`. Recording does not change what a run computes.
 
     Args:
         root: Folder of all runs.
-        session: The masked model, as it is before anything is done.
-        asked: What was asked.
-        model: What the user gave. Defaults to the masked model.
-        measures: Compare outputs and metrics with those of the original.
+        session: The masked model, before anything is done.
+        asked: What the run was asked to do.
+        model: The user's model. Defaults to the masked model.
+        measures: Whether to compare outputs and metrics with the original's.
 
     Raises:
         OSError: The folder cannot be made.
@@ -135,7 +136,7 @@ class Record:
             },
             "seeds": describe.seeds(),
             "versions": describe.versions(),
-            # The class of the user's model, not that of its copy.
+            # The class of the user's model, not of its masked copy.
             "model": {
                 **describe.model_words(session.masked),
                 "kind": type(given).__name__,
@@ -151,7 +152,7 @@ class Record:
         }
         self._groups = {group["name"]: group for group in self.run["groups"]}
         self._write()
-        # Keras tells callbacks of no error that ends `fit`.
+        # Keras does not tell callbacks about an error that ends `fit`.
         weakref.finalize(self, _give_up, self.folder, self.run, os.getpid())
         self._begin(given)
         self._epoch_clock = time.monotonic()
@@ -172,12 +173,12 @@ class Record:
     def decided(
         self, epoch: int, scored: tuple[Mapping[str, Any], ...] | None
     ) -> None:
-        """Note which channels are left, if that has changed.
+        """Record which channels are left, if that has changed.
 
         Args:
-            epoch: Before which epoch, from 0.
-            scored: For each group's name what was alive and its scores, when
-                channels were scored last.
+            epoch: The epoch, counted from 0, before which channels were removed.
+            scored: The channels that were alive at the last scoring, and their
+                scores, each by the name of the group.
         """
         kept = _counts(self._session)
         if kept == self._kept:
@@ -199,7 +200,7 @@ class Record:
 
     @_harmless
     def epoch(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
-        """Note what an epoch gave."""
+        """Record the logs of an epoch."""
         now = time.monotonic()
         self.run["epochs"].append(
             {
@@ -236,7 +237,7 @@ class Record:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Return a context whose error ends the run, and is raised further."""
+        """Mark the run as failed if the block raises an error."""
         try:
             yield
         except BaseException as error:
@@ -279,7 +280,7 @@ class Record:
         file = f"{name}.keras"
         try:
             model.save(self.folder / file)
-        except Exception as error:  # layers of one's own may lack a get_config
+        except Exception as error:  # Custom layers may lack a get_config.
             self._note(f"{file} could not be saved: {error}")
         else:
             self.run["files"][name] = file
@@ -293,7 +294,7 @@ class Record:
 
 
 class Silence:
-    """Stands for a record where none is wanted."""
+    """Stands in for a record if none is wanted."""
 
     def decided(self, epoch: int, scored: Any) -> None:
         """Do nothing."""
@@ -306,7 +307,7 @@ class Silence:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Return a context that does nothing."""
+        """Do nothing around the block."""
         yield
 
 
@@ -317,7 +318,7 @@ def start(
     model: keras.Model | None = None,
     measures: bool = False,
 ) -> Record | Silence:
-    """Return the record of a new run; see `Record`. No `root`, no record."""
+    """Start the record of a new run. See `Record`. Without `root`, record nothing."""
     if root is None:
         return Silence()
     with describe.undisturbed():
@@ -335,15 +336,15 @@ def annotate(
     checks: Iterable[Mapping[str, Any]] = (),
     files: Mapping[str, str] | None = None,
 ) -> None:
-    """Add to a finished run what was found out afterwards, and write its report.
+    """Add later results to the record of a finished run, and update its report.
 
     Args:
         folder: Folder of the run.
-        results: Rows by `"name"`: `macs`, `params`, `bytes`, `latency` in
-            milliseconds, `metrics` on so many `samples`. They add to a row of
-            the same name.
-        checks: See `docs/runs.md`.
-        files: Files of the run, relative to its folder or absolute.
+        results: Rows with a `"name"`, and any of `macs`, `params`, `bytes`,
+            `latency` in milliseconds, and `metrics` with their number of `samples`.
+            They are merged into a row of the same name.
+        checks: Checks to add. See `docs/runs.md`.
+        files: Files of the run by name, relative to its folder or absolute.
 
     Raises:
         ValueError: The record is damaged.
@@ -358,7 +359,7 @@ def annotate(
 
 
 def write_pages(folder: Path) -> None:
-    """Write what people read of a run, where the packages for it are there."""
+    """Write the report of a run, if the packages for it are installed."""
     for module in modules("pages").values():
         try:
             importlib.import_module(module).write(folder)
@@ -367,12 +368,13 @@ def write_pages(folder: Path) -> None:
 
 
 def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
-    """Mark a run as failed whose record is gone before it ended.
+    """Mark a run as failed if its record is deleted before it ended.
 
     Args:
         folder: Folder of the run.
         run: Its record.
-        process: The one that records it; a fork of it has the record too.
+        process: Id of the process that records it. A fork holds the record too,
+            but must not change it.
     """
     if run["status"] != schema.RUNNING or os.getpid() != process:
         return
@@ -383,7 +385,7 @@ def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
 
 
 def _merge(rows: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
-    """Add a row, or what it says to the row of its name."""
+    """Add a row, or merge it into the row of the same name."""
     for known in rows:
         if known["name"] == row["name"]:
             known.update({k: v for k, v in row.items() if v is not None})

@@ -1,4 +1,4 @@
-"""replay(): what a run decided, done again."""
+"""Repeat what a run decided."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ def replay(
     model: keras.Model | None = None,
     data: Any = None,
 ) -> keras.Model:
-    """Remove what a recorded run removed.
+    """Remove the same channels as a recorded run.
 
-    The masks are always those of the run: nothing is scored again. A run of
-    `kprune.prune` is repaired again too, which gives its weights but for
-    rounding if model and data are the same. What training made of the weights
-    is not repeated: a run of `fit` gives the model as it came, with the masks of
-    the run.
+    The masks are always those of the run; nothing is scored again. The repair of
+    `kprune.prune` is repeated, which gives the same weights up to rounding if model
+    and data are the same. Training is not repeated: for a run of `fit`, the result
+    is the original model with the masks of the run.
 
     Args:
         run: `run.json`, or the folder of a run.
-        model: The model that the run began with, plain or masked; a plain one
-            stays as it is. Defaults to the one in the folder.
-        data: The samples that the run had. Needed where it repaired by them.
+        model: The model that the run started with, plain or masked. A plain model
+            is not changed. Defaults to the model in the folder.
+        data: The samples of the run. Needed if they were used for repair.
 
     Returns:
         The masked model, as `kprune.prune` returns it.
@@ -52,7 +51,7 @@ def replay(
     Raises:
         FileNotFoundError: There is no such run, or no model in its folder.
         ValueError: The model has other groups of channels, samples are missing,
-            or a part of the run was not written down.
+            or a part of the run cannot be restored from its record.
 
     Example:
 
@@ -66,7 +65,7 @@ def replay(
     if model is None:
         if ORIGINAL not in record["files"]:
             raise FileNotFoundError(
-                f"{str(file.parent)!r} holds no model to begin with. Give it: "
+                f"{str(file.parent)!r} holds no model to start with. Pass it: "
                 "kprune.replay(run, model)."
             )
         model = load(file.parent / record["files"][ORIGINAL])
@@ -85,11 +84,11 @@ def replay(
 
 
 def show(run: str | os.PathLike[str], model: keras.Model) -> keras.Model:
-    """Return a model with the masks of a run, and its weights as they were.
+    """Return a model with the masks of a run, and with its own weights.
 
     Args:
         run: See `replay`.
-        model: See `replay`. A masked one gets other masks.
+        model: See `replay`. The masks of a masked model are changed in place.
 
     Raises:
         FileNotFoundError: There is no such run.
@@ -108,7 +107,7 @@ def _wrapped(record: dict[str, Any], model: keras.Model) -> keras.Model:
 
 
 def _skipped(record: dict[str, Any]) -> list[str]:
-    """Return the layers that the run left alone because they were named."""
+    """Return the layers that the user told the run to skip."""
     return [
         layer
         for group in record["groups"]
@@ -132,8 +131,8 @@ def _masks(record: dict[str, Any], session: Session) -> dict[str, np.ndarray]:
         if sizes.get(name) != size:
             found = f"has {sizes[name]}" if name in sizes else "is not there"
             raise ValueError(
-                f"The run is not of this model: group '{name}' had {size} channels, "
-                f"and {found} in '{session.masked.name}'."
+                f"The run is of another model: group '{name}' had {size} channels, "
+                f"but {found} in '{session.masked.name}'."
             )
         masks[name] = np.ones(size, "float32")
         masks[name][group["removed"]] = 0
@@ -152,11 +151,11 @@ def _repair(record: dict[str, Any]) -> Any:
 
 
 def _compare(record: dict[str, Any], session: Session) -> None:
-    """Warn of a model or samples that are not those of the run."""
+    """Warn if the model or the samples are not those of the run."""
     found = describe.model_words(session.masked)["fingerprint"]
     if found != record["model"]["fingerprint"]:
         _log.warning(
-            "Model '%s' has other weights than the run began with: the masks will "
+            "Model '%s' has other weights than the run started with: the masks will "
             "be the same, the weights will not.",
             session.masked.name,
         )

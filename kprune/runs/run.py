@@ -1,4 +1,4 @@
-"""Run: what a folder of a run holds, read."""
+"""Read the folder of a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kprune.runs.schema import read_run
 
 
 class Run(Displayed):
-    """A recorded run, as it was when it was read. Notebooks show its results.
+    """A recorded run, as read from its folder. Notebooks show its results.
 
     Args:
-        path: `run.json`, the folder of a run, or a folder with `latest` in it.
+        path: `run.json`, the folder of a run, or a folder that holds `latest`.
 
     Attributes:
         folder: The run's folder, a `pathlib.Path`.
-        record: What `run.json` holds; `docs/runs.md` describes it.
+        record: The content of `run.json`. See `docs/runs.md`.
 
     Raises:
         FileNotFoundError: There is no such run.

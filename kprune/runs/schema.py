@@ -1,4 +1,4 @@
-"""What `run.json` holds: written, read, and checked against a schema."""
+"""The schema of `run.json`, and functions to write and read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kprune.outputs import atomic_file
 from kprune.parts import code
 
 VERSION = 1
-"""Version of the schema. A reader refuses others."""
+"""Version of the schema. Files of other versions are refused."""
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
@@ -105,11 +105,11 @@ SCHEMA = _object(
     files=_map(_TEXT),
     notes=_list(_TEXT),
 )
-"""A run. `docs/runs.md` says what each entry means."""
+"""Schema of `run.json`. See `docs/runs.md` for the meaning of each entry."""
 
 
 def write_run(path: Path, run: Mapping[str, Any]) -> None:
-    """Write `run.json`: whole, or not at all."""
+    """Write `run.json`. It appears whole or not at all."""
     text = json.dumps(_finite(run), indent=1, default=code, ensure_ascii=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", "utf-8")
@@ -126,7 +126,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds something else; the message says where.
+        ValueError: It does not fit the schema. The message says where.
     """
     content = Path(path).read_bytes()
     try:
@@ -142,7 +142,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for NaN and infinity, which JSON has not."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

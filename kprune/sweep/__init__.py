@@ -1,4 +1,4 @@
-"""Many ways to prune one model, tried and compared."""
+"""Try and compare many ways to prune one model."""
 
 from kprune.sweep._study import finished as finished
 from kprune.sweep.api import METHODS as METHODS

@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: where it is kept, what waits, what ends early."""
+"""The Optuna study of a sweep: its storage, its waiting trials and its pruner."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kprune")
 
 Callback = Callable[["optuna.Study", Any], None]
-"""What is called after a trial: with the study and the `FrozenTrial`."""
+"""Function that is called after each trial with the study and the `FrozenTrial`."""
 
 FILE = "study.db"
 
-_BEAT = 30  # seconds between the signs of life that a trial gives
+_BEAT = 30  # seconds between the heartbeats of a trial
 
 
 def load() -> Any:
@@ -39,16 +39,16 @@ def load() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna's log and its warnings of what is experimental to itself.
+    """Suppress Optuna's log and its warnings of experimental features.
 
-    What a trial gave is said by `kprune.sweep`.
+    `kprune.sweep` reports the results of trials itself.
     """
     optuna = load()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            # Signs of life are experimental, and so is what reads them.
+            # Heartbeats, and the functions that read them, are experimental.
             warnings.simplefilter(
                 "ignore", optuna.exceptions.ExperimentalWarning
             )
@@ -60,14 +60,14 @@ def quiet() -> Iterator[None]:
 def create(
     folder: Path, storage: Any, name: str, direction: str, seed: int
 ) -> optuna.Study:
-    """Return the study of a name, which goes on if it is there.
+    """Create a study, or continue the study of this name.
 
     Args:
-        folder: Of the runs.
+        folder: Folder of the runs.
         storage: See `kprune.sweep`.
-        name: Of the study.
+        name: Name of the study.
         direction: `"minimize"` or `"maximize"`.
-        seed: Of its sampler.
+        seed: Seed of the sampler.
     """
     optuna = load()
     with quiet():
@@ -84,7 +84,7 @@ def create(
 def enqueue(
     study: optuna.Study, trials: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Let trials wait that are not there yet."""
+    """Enqueue the trials that the study does not have yet."""
     import filelock
 
     with filelock.FileLock(folder / f".{FILE}.lock"):
@@ -101,7 +101,7 @@ def enqueue(
 
 
 def waits(study: optuna.Study) -> bool:
-    """Return whether a trial is left to begin."""
+    """Return whether a trial is waiting."""
     trials = study.get_trials(deepcopy=False)
     return any(trial.state.name == "WAITING" for trial in trials)
 
@@ -112,7 +112,7 @@ def optimize(
     seconds: float,
     callbacks: Iterable[Callback] = (),
 ) -> None:
-    """Run trials that wait, until none does or the time is over."""
+    """Run waiting trials until none is left or the time is over."""
     optuna = load()
     with quiet():
         optuna.storages.fail_stale_trials(study)
@@ -122,11 +122,11 @@ def optimize(
             run,
             timeout=seconds,
             catch=(Exception,),
-            callbacks=[_say_errors, *callbacks, _stop_at_the_end],
+            callbacks=[_log_errors, *callbacks, _stop_at_the_end],
         )
 
 
-def _say_errors(study: optuna.Study, trial: Any) -> None:
+def _log_errors(study: optuna.Study, trial: Any) -> None:
     error = trial.user_attrs.get("error")
     if trial.state.name == "FAIL" and error is not None:
         asked = trial.user_attrs
@@ -144,7 +144,7 @@ def _stop_at_the_end(study: optuna.Study, trial: Any) -> None:
 
 
 def finished(study: optuna.Study) -> list[Any]:
-    """Return the trials that gave a result."""
+    """Return the trials that have a result."""
     return [
         t
         for t in study.get_trials(deepcopy=False)
@@ -153,7 +153,7 @@ def finished(study: optuna.Study) -> list[Any]:
 
 
 def _storage(optuna: Any, storage: Any, folder: Path) -> Any:
-    """Return a storage in which trials of killed processes are tried again."""
+    """Return a storage that retries the trials of killed processes."""
     url = storage or f"sqlite:///{(folder / FILE).resolve()}"
     if not isinstance(url, str) or url.startswith(("redis:", "journal:")):
         return url
@@ -168,7 +168,7 @@ def _storage(optuna: Any, storage: Any, folder: Path) -> Any:
 
 def _pruner(optuna: Any) -> Any:
     class SameTarget(optuna.pruners.BasePruner):
-        """Ends what is worse than the median of the same target."""
+        """Ends trials that are worse than the median of the same target."""
 
         def prune(self, study: Any, trial: Any) -> bool:
             step = trial.last_step

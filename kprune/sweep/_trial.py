@@ -1,4 +1,4 @@
-"""One trial of a sweep: a copy of the model is pruned, trained and measured."""
+"""Run one trial of a sweep: prune, train and measure a copy of the model."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kprune")
 
 DEFAULT = "default"
-"""The method that `kprune.prune` takes by itself."""
+"""The default method of `kprune.prune`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all trials of a sweep share.
+    """Settings that all trials of a sweep share.
 
     Args:
         model: The trained model.
         data: Samples to prune and train with.
         validation: Samples to compare results on.
-        metric: Name of the compiled metric.
-        epochs: Epochs of training.
-        batch_size: Samples per step.
+        metric: Name of the compiled metric to compare.
+        epochs: Number of epochs of training.
+        batch_size: Samples per step of training.
         run_dir: Folder of the runs.
-        seed: Of every trial.
-        end: When training ends, on the clock of `time.monotonic`.
-        learning_rate: Of the first epoch, or None for what the optimizer does itself.
+        seed: Seed of every trial.
+        end: Time at which training ends, on the clock of `time.monotonic`.
+        learning_rate: Learning rate of the first epoch, or None to leave it to the
+            optimizer.
     """
 
     model: keras.Model
@@ -64,14 +65,14 @@ class Setting:
 
 
 def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
-    """Prune a copy of the model as a trial says; return how good it is."""
+    """Prune a copy of the model as a trial asks; return the value of the metric."""
     optuna = _study.load()
     asked = trial.user_attrs
     if "method" not in asked:
-        study.stop()  # Another process has taken the last one.
+        study.stop()  # Another process has taken the last waiting trial.
         raise optuna.TrialPruned
     for cost in asked["target"]:
-        # Optuna's own plots read parameters.
+        # Optuna's own plots need parameters.
         trial.suggest_float(cost, 0.0, 1.0)
     keras.utils.set_random_seed(setting.seed)
     try:
@@ -85,7 +86,7 @@ def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
     found = metrics(compact, setting.validation, None)
     folder = runs.folder_of(masked)
     if folder is not None:
-        # Metrics of all rows are those of the validation samples now.
+        # Replace the metrics of all rows by those on the validation samples.
         size = setting.validation.size
         original = {setting.metric: study.user_attrs["original"]}
         rows = {"compact": found, "original": original}
@@ -101,7 +102,7 @@ def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
 
 
 def is_recipe(method: str) -> bool:
-    """Return whether a method is a recipe, which takes epochs."""
+    """Return whether a method is a recipe, which needs epochs."""
     return method in modules("recipes")
 
 
@@ -176,7 +177,7 @@ def _prepared(
 
 
 class _Decay(keras.callbacks.Callback):
-    """Lets the learning rate fall along half a cosine, and puts it back."""
+    """Lets the learning rate fall along half a cosine, and restores it."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -188,12 +189,12 @@ class _Decay(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._first * share
 
     def on_train_end(self, logs: Any = None) -> None:
-        # What comes out can be trained on.
+        # So that the result can be trained further.
         self.model.optimizer.learning_rate = self._first
 
 
 class _Watch(keras.callbacks.Callback):
-    """Reports each epoch, and ends training that loses or takes too long."""
+    """Reports each epoch, and ends training that is worse or takes too long."""
 
     def __init__(self, trial: optuna.Trial, setting: Setting) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class _Watch(keras.callbacks.Callback):
 
 
 class _Shuffled(keras.utils.PyDataset):
-    """Arrays in batches, in another order each epoch."""
+    """Batches of arrays, in a new order each epoch."""
 
     def __init__(self, data: Any, batch_size: int, seed: int) -> None:
         super().__init__()

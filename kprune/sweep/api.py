@@ -1,4 +1,4 @@
-"""sweep(): many ways to prune one model, tried and compared."""
+"""Try and compare many ways to prune one model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PARTS = ("allocation", "recover")
 _log = logging.getLogger("kprune")
 
 
-def sweep(  # noqa: PLR0913  each is a choice of its own
+def sweep(  # noqa: PLR0913  each argument is independent
     model: keras.Model,
     methods: Sequence[str] | None = None,
     reduce: Mapping[str, Iterable[float]] | None = None,
@@ -63,54 +63,55 @@ def sweep(  # noqa: PLR0913  each is a choice of its own
 ) -> optuna.Study:
     """Try methods, targets and parts on one model, and compare the results.
 
-    Each combination is a trial of an Optuna study and has a run folder, see
-    `docs/runs.md`. Calling this again with the same storage and name goes on
-    where it ended, tries only what is new, and tries again what a process that
-    was killed had begun. Several processes or machines that share a storage
-    share the trials. In the second half of its epochs, training ends early if it is
-    worse than half of the trials of the same target were at the same epoch.
+    Each combination is a trial of an Optuna study and has a run folder. See
+    `docs/runs.md`. Call this again with the same storage and name to continue:
+    only new trials run, and those of a process that was killed run again. Several
+    processes or machines that share a storage share the trials. In the second half
+    of its epochs, training ends early if it is worse than the median of the trials
+    with the same target at the same epoch.
 
     Args:
-        model: A trained and compiled model. It stays as it is.
-        methods: Names of recipes, and of criteria, by which filters are removed
-            before the first epoch. All train for `epochs`. A name of both is the
-            recipe. `"default"` prunes as `kprune.prune` does by itself. Defaults to
+        model: A trained and compiled model. It is not changed.
+        methods: Names of recipes, and of criteria, which remove filters before the
+            first epoch. All train for `epochs`. A name of both stands for the
+            recipe. `"default"` is the default of `kprune.prune`. Defaults to
             `kprune.sweep.METHODS`, without the recipes if `epochs` is below 2.
-        reduce: For each cost the shares to remove: `{"macs": [0.3, 0.5, 0.7]}`.
-            Defaults to these. With several costs, all combinations.
+        reduce: Shares to remove of each cost. With several costs, all combinations
+            are tried. Defaults to `{"macs": [0.3, 0.5, 0.7]}`.
         data: Arrays `(x, y)` to prune and train with.
         validation: Samples `(x, y)` to compare on. They should be neither
             training nor test data.
         parts: Choices of `"allocation"` and `"recover"` to combine with each
-            method: `{"recover": [None, "bn"]}`. `None` is the method's own.
-        hours: Time after which no trial begins, and training ends.
+            method, for example `{"recover": [None, "bn"]}`. `None` stands for the
+            method's own.
+        hours: Time in hours after which no trial starts and training ends.
         epochs: Epochs of training of every method. With 0, criteria and
             `"default"` prune without training.
-        learning_rate: Learning rate of the first epoch, from which it falls to 0 along
-            half a cosine. Defaults to that of the model's optimizer or, if that has
+        learning_rate: Learning rate of the first epoch. It falls to 0 along half a
+            cosine. Defaults to that of the model's optimizer or, if that has
             decayed below a hundredth of its class's default, to a tenth of the
-            default. An optimizer with a schedule goes on with it.
+            default. An optimizer with a schedule keeps the schedule.
         batch_size: Samples per step of training.
-        metric: Name of the compiled metric to compare by. Defaults to the first
-            one, or the loss where there is none. A loss or an error is
-            minimised, everything else maximised.
+        metric: Name of the compiled metric to compare. Defaults to the first one,
+            or to the loss if there is none. A loss or an error is minimised,
+            everything else maximised.
         run_dir: Folder of the runs.
         storage: URL or object of an Optuna storage. Defaults to an SQLite file
             in `run_dir`.
-        name: Name of the study. Defaults to one that follows from the model.
-        seed: Of every trial.
-        callbacks: Functions that are called with the study and the trial after
-            each trial, as by `optuna.Study.optimize`.
+        name: Name of the study. Defaults to a name derived from the model.
+        seed: Seed of every trial.
+        callbacks: Functions to call with the study and the trial after each trial,
+            as in `optuna.Study.optimize`.
 
     Returns:
-        The `optuna.Study`. `user_attrs` of a trial say its `method`, `target`
-        and `parts`, and of a finished one its `run`, a folder, unless a recipe has no
-        callback that records. See `best_model`.
+        The `optuna.Study`. The `user_attrs` of a trial hold its `method`, `target`
+        and `parts`, and those of a finished trial also the folder of its `run`,
+        unless a recipe has no callback that records. See `best_model`.
 
     Raises:
-        ImportError: Optuna is missing.
-        ValueError: An unknown name, a share outside of (0, 1), a model without
-            a loss, or a study that compares by another metric.
+        ImportError: Optuna is not installed.
+        ValueError: A name is unknown, a share is outside of (0, 1), the model has
+            no loss, or the study compares another metric.
 
     Example:
 
@@ -170,19 +171,22 @@ def best_model(
     """Return the file of the best model of a sweep.
 
     Args:
-        study: What `sweep` returned.
-        target: Among the trials of this target: `{"macs": 0.5}`. Defaults to
-            all.
+        study: Result of `sweep`.
+        target: Choose among the trials with this target, such as `{"macs": 0.5}`.
+            Defaults to all trials.
+
+    Returns:
+        Path of a `.keras` file.
 
     Raises:
-        ValueError: No trial has finished, or the best one left no run.
+        ValueError: No trial has finished, or the best one has no run folder.
     """
     winner = best_trial(study, target)
     if "run" not in winner.user_attrs:
         raise ValueError(
-            f"The best trial, of method {winner.user_attrs['method']!r}, left no "
-            "run: the recipe has no callback that prunes, and only those record. "
-            "Train by that recipe, and rebuild its model."
+            f"The best trial, of method {winner.user_attrs['method']!r}, has no run "
+            "folder: only callbacks that prune record runs, and this recipe has "
+            "none. Train with the recipe, and rebuild its model."
         )
     return Path(winner.user_attrs["run"]) / "compact.keras"
 
@@ -190,7 +194,7 @@ def best_model(
 def best_trial(
     study: optuna.Study, target: Mapping[str, float] | None = None
 ) -> Any:
-    """Return the best trial of a sweep; see `best_model`."""
+    """Return the best trial of a sweep. See `best_model`."""
     wanted = None if target is None else dict(target)
     done = [
         trial
@@ -273,10 +277,10 @@ def _trials(
     reduce: Mapping[str, Iterable[float]] | None,
     parts: Mapping[str, Iterable[Any]] | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield what each trial is: the cheap methods first, for each target.
+    """Yield the attributes of each trial, those of cheap methods first.
 
     Raises:
-        ValueError: A name that is not known, or a share outside of (0, 1).
+        ValueError: A name is unknown, or a share is outside of (0, 1).
     """
     known = [_trial.DEFAULT, *modules("criteria"), *modules("recipes")]
     for method in methods:
@@ -327,6 +331,6 @@ def _metric(before: Mapping[str, float], wanted: str | None) -> str:
 
 def _study_name(model: keras.Model) -> str:
     words = model_words(model)
-    # Keras numbers the names it gives; another process counts otherwise.
+    # Keras numbers default names, and another process may count differently.
     name = re.sub(r"_\d+$", "", words["name"])
     return f"{name}-{words['fingerprint']}"

@@ -1,4 +1,4 @@
-"""TensorFlow Lite files as what they are: operators, tensors and constants."""
+"""Read and edit TensorFlow Lite files: operators, tensors and constants."""
 
 from kprune.tflite.flatbuffer import Flatbuffer as Flatbuffer
 from kprune.tflite.flatbuffer import dtype_names as dtype_names

@@ -1,4 +1,4 @@
-"""Reading and writing the flatbuffer that a `.tflite` file is."""
+"""Read and write the flatbuffer in a `.tflite` file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
-"""What reading bytes that are not a model, or not all of one, ends in."""
+"""Errors that reading a damaged model, or other bytes, can raise."""
 
 
 class Flatbuffer:
@@ -27,11 +27,10 @@ class Flatbuffer:
 
     Args:
         content: Bytes of the file.
-        name: How messages call it.
+        name: What messages call it.
 
     Raises:
-        ValueError: The bytes are not a TensorFlow Lite model, or a part is
-            missing.
+        ValueError: The bytes are not a TensorFlow Lite model, or are incomplete.
 
     Example:
 
@@ -45,8 +44,8 @@ class Flatbuffer:
         self.name = name
         if content[4:8] != b"TFL3":
             raise ValueError(
-                f"{name} is not a TensorFlow Lite model: the mark 'TFL3' is not "
-                f"among its first bytes, which are {content[:8]!r}."
+                f"{name} is not a TensorFlow Lite model: its first bytes, "
+                f"{content[:8]!r}, do not contain the mark 'TFL3'."
             )
         try:
             self.model = _tools().read_model_from_bytearray(content)
@@ -71,31 +70,31 @@ class Flatbuffer:
 
     @property
     def graphs(self) -> list[Any]:
-        """The subgraphs, the one that is run first."""
+        """The subgraphs; the first one is run."""
         graphs: list[Any] = self.model.subgraphs
         return graphs
 
     def kind(self, op: Any) -> str:
-        """Return the name of an operator, `"CONV_2D"`."""
+        """Return the name of an operator, for example `"CONV_2D"`."""
         code = self.model.operatorCodes[op.opcodeIndex]
         if code.customCode:
             name: str = code.customCode.decode()
             return name
         number = _tools().get_builtin_code_from_operator_code(code)
-        # A newer file may have operators that the schema does not know yet.
+        # A newer file may have operators that the schema does not have yet.
         return operator_names().get(number, f"OPERATOR_{number}")
 
     def is_custom(self, op: Any) -> bool:
-        """Return whether an operator is not of the standard set."""
+        """Return whether an operator is outside the standard set."""
         return bool(self.model.operatorCodes[op.opcodeIndex].customCode)
 
     def constant(self, tensor: Any) -> Any:
-        """Return the bytes of a constant; None for what is computed."""
+        """Return the bytes of a constant; None for a computed tensor."""
         data = self.model.buffers[tensor.buffer].data
         return None if data is None or len(data) == 0 else data
 
     def _complete(self) -> None:
-        """Put lists where there may be none; raise if a part is missing."""
+        """Replace missing lists by empty ones; raise if a part is missing."""
         self.model.operatorCodes = self.model.operatorCodes or []
         for owner, names in self._lists():
             for name in names:
@@ -136,7 +135,7 @@ def shape(tensor: Any) -> tuple[int, ...]:
 
 
 def schema() -> Any:
-    """Return the module of classes that a model is made of."""
+    """Return the module with the classes of the schema."""
     return _tools().schema_fb
 
 
@@ -160,6 +159,6 @@ def _tools() -> Any:
     try:
         from ai_edge_litert.tools import flatbuffer_utils
     except ImportError:
-        # No wheel for this platform: TensorFlow brings the same module.
+        # There is no wheel for this platform. TensorFlow has the same module.
         from tensorflow.lite.tools import flatbuffer_utils
     return flatbuffer_utils

@@ -1,4 +1,4 @@
-"""`.tflite` files seen as operators, each of which can be cut out and resized."""
+"""Cut operators out of `.tflite` files, and resize them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kprune.tflite.flatbuffer import schema
 from kprune.tflite.flatbuffer import shape
 
 Place = tuple[int, int]
-"""An axis of an operator: position of its tensor, position of the axis."""
+"""An axis of an operator: index of its tensor, index of the axis."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Tensor:
 
     Args:
         shape: Axis lengths.
-        dtype: Name of the number format, `"FLOAT32"`.
+        dtype: Name of the number format, for example `"FLOAT32"`.
         constant: Whether its values are in the file.
         output: Whether the operator writes it.
     """
@@ -42,7 +42,7 @@ class Operator:
     """One operator of a file.
 
     Args:
-        kind: `"CONV_2D"`.
+        kind: Name of the operator, for example `"CONV_2D"`.
         options: Its attributes as text, in a fixed order.
         tensors: Inputs, then outputs; absent optional inputs are left out.
     """
@@ -53,7 +53,7 @@ class Operator:
 
     @property
     def elements(self) -> int:
-        """How many numbers it reads and writes, constants left out."""
+        """Number of elements that it reads and writes, without constants."""
         return sum(
             int(np.prod(t.shape)) for t in self.tensors if not t.constant
         )
@@ -80,7 +80,7 @@ class OperatorFile:
         return Operator(self._file.kind(op), _options(op), tuple(tensors))
 
     def integers(self, position: int) -> list[bytes]:
-        """Return the whole numbers that an operator is given, such as a shape."""
+        """Return the constant integers of an operator, such as a shape, as bytes."""
         tensors = [
             self._graph.tensors[index]
             for index in _used(self._graph.operators[position])
@@ -93,7 +93,7 @@ class OperatorFile:
         ]
 
     def index(self, position: int, slot: int) -> int:
-        """Return the number of the tensor in a slot of an operator."""
+        """Return the index of the tensor in a slot of an operator."""
         return _used(self._graph.operators[position])[slot]
 
     def _tensor(self, index: int, output: bool) -> Tensor:
@@ -108,12 +108,12 @@ class OperatorFile:
     def cut(
         self, position: int, lengths: Mapping[Place, int] | None = None
     ) -> bytes:
-        """Return a file with one operator alone.
+        """Return a file that holds a single operator.
 
         Args:
-            position: Of the operator.
-            lengths: New lengths of some axes. Values of constants that change
-                their shape are repeated or cut; how long an operator takes
+            position: Index of the operator.
+            lengths: New lengths of some axes. The values of constants that change
+                their shape are repeated or cut off, since the time of an operator
                 does not depend on them.
 
         Returns:
@@ -153,7 +153,7 @@ class OperatorFile:
         """Return the whole file with other axis lengths.
 
         Args:
-            lengths: Position of an operator, place of an axis -> new length; see
+            lengths: Index of an operator and place of an axis -> new length. See
                 `cut` for constants.
 
         Returns:
@@ -176,10 +176,10 @@ class OperatorFile:
         return pack(model)
 
     def named(self, names: Sequence[str]) -> bytes:
-        """Return the file with the first result of each operator renamed.
+        """Return the file with the first output of each operator renamed.
 
         Args:
-            names: One per operator.
+            names: One name per operator.
         """
         model, graph = copy.copy(self._file.model), copy.copy(self._graph)
         graph.tensors = [*graph.tensors]
@@ -191,7 +191,7 @@ class OperatorFile:
         return pack(model)
 
     def _reshaped(self, op: Any, tensors: list[Any], buffers: list[Any]) -> Any:
-        """Let a reshape say the shape that it now has."""
+        """Update the target shape of a reshape."""
         if self._file.kind(op) != "RESHAPE":
             return op
         target = tensors[op.outputs[0]].shape
@@ -221,7 +221,7 @@ class OperatorFile:
         tensor.shapeSignature = None
         tensor.buffer = 0
         if (data := self._file.constant(source)) is not None:
-            # Bytes per element, whatever the number format is.
+            # Bytes per element, for any number format.
             width = len(data) // max(1, int(np.prod(before)))
             buffer = schema().BufferT()
             size = int(np.prod(after)) * width
@@ -235,7 +235,7 @@ class OperatorFile:
 
 
 def _used(op: Any) -> list[int]:
-    """Return the tensors that an operator's slots stand for."""
+    """Return the indices of the tensors in an operator's slots."""
     return [int(i) for i in [*op.inputs, *op.outputs] if i >= 0]
 
 
@@ -255,7 +255,7 @@ def _options(op: Any) -> str:
 
 
 def _requantized(quantization: Any, shape: tuple[int, ...]) -> Any:
-    """Scale per channel, for another number of channels."""
+    """Return per-channel quantisation for another number of channels."""
     if quantization is None or quantization.scale is None:
         return quantization
     if len(quantization.scale) < 2:

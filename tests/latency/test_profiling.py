@@ -102,6 +102,6 @@ def test_a_folder_or_a_damaged_file_is_not_measured_into(tmp_path, monkeypatch):
     with pytest.raises(IsADirectoryError, match="it is a folder"):
         profile(device, tmp_path, monkeypatch)
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json' is no latency table"):
+    with pytest.raises(ValueError, match=r"a\.json' is not a latency table"):
         profile(device, tmp_path / "a.json", monkeypatch)
     assert device.measured == 0

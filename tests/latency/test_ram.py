@@ -128,7 +128,9 @@ def test_sram_of_an_npu(unpruned):
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ValueError, match=r"'litert' does not tell its memory"):
+    with pytest.raises(
+        ValueError, match=r"'litert' does not report its memory"
+    ):
         Ram(runtime="litert")
     with pytest.raises(ValueError, match=r"runs int8\. Received: dtype='float"):
         Ram("float32", "ethos-u55-128")

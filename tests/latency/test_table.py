@@ -72,7 +72,7 @@ def test_a_failed_write_leaves_the_file(tmp_path):
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"is no latency table.*profile"):
+    with pytest.raises(ValueError, match=r"is not a latency table.*profile"):
         load(path)
 
 
@@ -111,7 +111,9 @@ def test_values_are_checked(tmp_path, change, said):
 def test_what_is_no_json_is_refused(tmp_path, content):
     path = tmp_path / "table.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"table\.json' is no latency table"):
+    with pytest.raises(
+        ValueError, match=r"table\.json' is not a latency table"
+    ):
         load(path)
 
 
@@ -127,7 +129,7 @@ def test_broken_entries_are_refused(tmp_path):
     data = json.loads(path.read_text())
     data["operators"]["ADD() y"] = [[0, 0]]
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match="is no latency table"):
+    with pytest.raises(ValueError, match="is not a latency table"):
         load(path)
 
 

@@ -319,7 +319,7 @@ def test_duplication_by_another_allocation_needs_no_data():
 
 
 @pytest.mark.parametrize("epochs, message", [
-    (None, "epochs=30, for example"),
+    (None, "for example epochs=30"),
     (1, "needs 2 epochs or more"),
     (2.5, "whole number of epochs"),
     (0, "whole number of epochs"),

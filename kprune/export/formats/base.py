@@ -1,4 +1,4 @@
-"""What an export format is: how a model gets into a file."""
+"""The base class of export formats, and how to find and register them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from kprune.registry import Registry
 
 @dataclass(frozen=True)
 class Job:
-    """One model on its way into one file.
+    """A model to write to a file, and how to write it.
 
     Args:
         signature: The model with its named inputs and outputs.
         quantize: Kind of quantisation or None.
         calibration: One array per input, or None.
         options: Value of every option of the format.
-        notes: What the user should know about the way here.
-        name: Name that the file will have, without its suffix.
-        content: Bytes of the file, if `prepare` has made them.
+        notes: What the user should know about the preparation, in words.
+        name: Name of the file, without its suffix.
+        content: Bytes of the file, if `prepare` made them.
     """
 
     signature: ModelSignature
@@ -49,7 +49,7 @@ class Job:
 
 
 class Format(abc.ABC):
-    """A file format: how to write it, run it and what to expect of it."""
+    """An export format: writes files, runs them and sets the accepted difference."""
 
     name: ClassVar[str]
     suffix: ClassVar[str]
@@ -60,21 +60,21 @@ class Format(abc.ABC):
     float32: ClassVar[bool] = False
     """Whether mixed-precision models are written in float32."""
     folder: ClassVar[Folder | None] = None
-    """What the artefact is, if it is a folder."""
+    """Kind of folder, if the artefact is one."""
     any_backend: ClassVar[bool] = False
     """Whether the format can be written without the TensorFlow backend."""
 
     def require(self) -> None:
-        """Raise if what writes the format is not installed."""
+        """Raise if a package that writes the format is not installed."""
         return None
 
     def check(self, job: Job) -> None:
-        """Raise before any work is done if `job` cannot be written."""
+        """Raise if `job` cannot be written, before any work is done."""
 
     def prepare(self, job: Job) -> Job:
-        """Return the job that is written for `job`, with another model perhaps.
+        """Return the job to write, which may have another model.
 
-        The file is compared with the model of `job`.
+        The file is compared with the model of the given job.
         """
         return job
 
@@ -86,7 +86,7 @@ class Format(abc.ABC):
     def run(
         self, job: Job, path: Path, samples: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """Load `path` on the runtime made for it and return its outputs."""
+        """Run `path` on the format's own runtime and return its outputs."""
 
     @abc.abstractmethod
     def tolerance(self, job: Job) -> float:
@@ -97,11 +97,11 @@ class Format(abc.ABC):
         return None
 
     def size(self, path: Path) -> Size:
-        """Measure what takes room on the device."""
+        """Measure the size on the device."""
         return path_size(path)
 
     def arena(self, path: Path) -> Arena | None:
-        """Estimate the memory to run in, if it is set aside beforehand."""
+        """Estimate the memory to run in, if it is allocated beforehand."""
         return None
 
     def notes(self, job: Job) -> list[str]:
@@ -129,7 +129,7 @@ def format_for(path: str | os.PathLike[str]) -> Format:
         The format.
 
     Raises:
-        ValueError: If no format has this suffix.
+        ValueError: No format has this suffix.
     """
     found: Format = registry.get(format_name(path, registry.names))
     return found
@@ -158,7 +158,7 @@ def check_backend(chosen: Format) -> None:
         chosen: The format to write.
 
     Raises:
-        RuntimeError: With the way out.
+        RuntimeError: Keras runs on another backend than the format needs.
     """
     backend = keras.config.backend()
     if chosen.any_backend or backend == "tensorflow":

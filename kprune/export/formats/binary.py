@@ -1,4 +1,4 @@
-"""Files of binary kernels."""
+"""Files with binary kernels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kprune.export.signature import ModelSignature
 
 @register("binary")
 class BinaryFile(Format):
-    """`.binary`: kernels whose filters share scales as bits; all weights exact.
+    """`.binary`: binary kernels as bits and scales, all weights exact.
 
-    `kprune.binary.load` reads it.
+    Load it with `kprune.binary.load`.
     """
 
     name = "binary kernels"
@@ -36,7 +36,7 @@ class BinaryFile(Format):
         return ModelSignature(loaded).predict(samples)
 
     def tolerance(self, job: Job) -> float:
-        # The same operations on the same weights; GPUs may reorder sums.
+        # Operations and weights are the same, but GPUs may reorder sums.
         return 1e-5
 
     def notes(self, job: Job) -> list[str]:

@@ -39,15 +39,15 @@ _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class CHeader(TFLite):
     """`.h`: the bytes of a `.tflite` file as an array for microcontrollers.
 
-    Options: those of `.tflite`, but the batch size is fixed, and:
-        symbol: Name of the array, by default that of the file with `_tflite`
-            behind it.
+    Options: those of `.tflite` with a fixed batch size, and:
+        symbol: Name of the array. Defaults to the file's name followed by
+            `_tflite`.
     """
 
     name = "C array"
     suffix = ".h"
-    # TensorFlow Lite Micro has no kernels for float16 or dynamic weights, and
-    # unpacks those of 4 bits into memory that the arena's estimate lacks.
+    # TensorFlow Lite Micro has no kernels for float16 or dynamic weights. It
+    # unpacks 4-bit weights into memory that the arena estimate does not include.
     quantize = (None, *INTEGER)
     options: ClassVar[Mapping[str, Any]] = {
         **{k: v for k, v in TFLite.options.items() if k not in int4.DEFAULTS},
@@ -89,7 +89,7 @@ class CHeader(TFLite):
     ) -> list[np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.tflite"
-            # What is run is what a compiler will read, not what was converted.
+            # Run what a compiler will read from the header, not the conversion.
             file.write_bytes(_bytes(path))
             return super().run(job, file, samples)
 
@@ -112,7 +112,7 @@ class CHeader(TFLite):
 
 
 def _symbol(name: str) -> str:
-    # A model may be called `int`, and its array must not be.
+    # A model may be called `int`, but its array may not.
     symbol = re.sub(r"[^A-Za-z0-9]", "_", name) + "_tflite"
     return symbol if symbol[0].isalpha() else f"model_{symbol}"
 

@@ -34,14 +34,14 @@ class KerasFile(Format):
             path,
             custom_objects=custom_classes(model),
             compile=False,
-            # A Lambda's code is refused in safe mode. This file was written a
-            # moment ago from this process, so nothing foreign is executed.
+            # Safe mode refuses the code of a Lambda. This process has just
+            # written the file, so no foreign code is executed.
             safe_mode=not _has_lambda(model),
         )
         return ModelSignature(loaded).predict(samples)
 
     def tolerance(self, job: Job) -> float:
-        # The same operations on the same weights; GPUs may reorder sums.
+        # Operations and weights are the same, but GPUs may reorder sums.
         return 1e-2 if reduced_precision(job.signature.model) else 1e-5
 
     def notes(self, job: Job) -> list[str]:
@@ -67,7 +67,7 @@ def _has_lambda(model: keras.Model) -> bool:
 
 
 def custom_classes(model: keras.Model) -> dict[str, type]:
-    """Return the classes of layers that are not Keras' own, by name."""
+    """Return the classes of layers that are not part of Keras, by name."""
     classes = {type(layer) for layer in _layers(model)}
     return {
         cls.__name__: cls

@@ -31,8 +31,8 @@ class Onnx(Format):
     """`.onnx` through tf2onnx.
 
     Options:
-        opset: Version of the ONNX operator set, tf2onnx's default if None.
-        batch_size: Samples per call, any by default.
+        opset: Version of the ONNX operator set. Defaults to tf2onnx's default.
+        batch_size: Samples per call. Defaults to any number.
     """
 
     name = "ONNX"
@@ -91,7 +91,7 @@ def convert(job: Job) -> Any:
         An `onnx.ModelProto`.
 
     Raises:
-        ValueError: If the model uses operators that ONNX does not have.
+        ValueError: The model uses operators that ONNX does not have.
     """
     with quiet():
         import tf2onnx

@@ -51,18 +51,17 @@ class TFLite(Format):
     """`.tflite` through `tf.lite.TFLiteConverter`.
 
     Options:
-        batch_size: Samples per call, 1 by default. With None the batch axis can
-            be resized freely, but recurrent layers do not convert, and
-            accelerators often refuse dynamic shapes.
+        batch_size: Samples per call. Defaults to 1. None makes the batch axis
+            dynamic, but then recurrent layers do not convert, and accelerators
+            often refuse the file.
         io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a
             model whose `quantize` is `"int8"`, `"qat"`, `"int4"` or `"mixed"`.
-        error_limit, size_limit: What a `"mixed"` file is held to: how many
-            times the output error of the int8 file, 2 by default; or its
-            bytes.
+        error_limit, size_limit: Limit of a `"mixed"` file: its output error as a
+            multiple of the int8 file's (2 by default), or its size in bytes.
         clusters: Number of different weights to leave in each kernel, or None.
         data: Training data with targets, for `"qat"` and `clusters`.
-        epochs, learning_rate, loss: How to train on it; the loss is by default
-            the compiled model's.
+        epochs, learning_rate, loss: How to train on `data`. `loss` defaults to the
+            compiled model's loss.
     """
 
     name = "LiteRT"
@@ -124,9 +123,9 @@ class TFLite(Format):
 
     def tolerance(self, job: Job) -> float:
         # Rounding alone reaches 2e-4 in an untrained InceptionV3, and 9e-3 with
-        # float16 weights in an untrained MobileNetV2; a wrong operator gives
-        # far more. What int8 or clustering cost depends on the model, and the
-        # user must judge; beyond the output's own scale nothing is left of it.
+        # float16 weights in an untrained MobileNetV2. A wrong operator gives far
+        # more. The cost of int8 or clustering depends on the model, and the user
+        # must judge it, but a difference above the output's own scale is useless.
         if job.options.get("clusters") is not None:
             return 1.0
         return {None: 1e-3, "float16": 5e-2}.get(job.quantize, 1.0)
@@ -150,7 +149,7 @@ def convert(job: Job) -> bytes:
         The flatbuffer.
 
     Raises:
-        ValueError: If the converter refuses; the message names the operators.
+        ValueError: The converter fails. The message names the operators.
     """
     import tensorflow as tf
 
@@ -164,7 +163,7 @@ def convert(job: Job) -> bytes:
         serve = _traced(job)
         module = tf.Module()
         module.serve = serve
-        # Gradients would be stored too, and cannot be for every Keras model.
+        # Storing gradients would fail for some Keras models.
         options = tf.saved_model.SaveOptions(
             experimental_custom_gradients=False
         )
@@ -203,8 +202,8 @@ def _configure(converter: Any, job: Job) -> None:
     if job.quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if job.quantize in INTEGER:
-        # After quantisation-aware training, what was outside of it is left to
-        # calibrate.
+        # Calibration is also needed after quantisation-aware training, for the
+        # layers that it does not cover.
         supported = [ops.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = functools.partial(calls, job)
         io_dtype = tf.as_dtype(job.options["io_dtype"])
@@ -214,7 +213,7 @@ def _configure(converter: Any, job: Job) -> None:
 
 
 def calls(job: Job) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the calibration data of a job as calls of its file's signature."""
+    """Yield the calibration data of a job as inputs of its file's signature."""
     names = [spec.name for spec in job.signature.inputs]
     arrays = job.calibration or []
     step = job.options["batch_size"] or 1

@@ -1,1 +1,1 @@
-"""Files with weights of 4 bits, through ai-edge-quantizer."""
+"""Write files with 4-bit weights through ai-edge-quantizer."""

@@ -1,4 +1,4 @@
-"""The operators of a float file that are a matrix times what they read."""
+"""Find and replace the weight matrices of convolutions and dense layers in a file."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from kprune.tflite.flatbuffer import schema
 from kprune.tflite.flatbuffer import shape
 
 KINDS = ("CONV_2D", "FULLY_CONNECTED")
-"""Operators that ai-edge-quantizer gives weights of 4 bits and inputs of 8."""
+"""Operators for which ai-edge-quantizer supports 4-bit weights and 8-bit inputs."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Weights of 32 bits, and the operators that read them.
+    """A float32 weight matrix, and the operators that read it.
 
     Args:
         name: Name of the tensor in the file.
-        number: Number of the tensor.
-        positions: Operators that read it; several where a layer is called
-            several times.
+        number: Index of the tensor.
+        positions: Indices of the operators that read it. There are several if a
+            layer is called several times.
         kind: `"CONV_2D"` or `"FULLY_CONNECTED"`.
         weights: `(filters, columns)`.
-        scopes: How ai-edge-quantizer calls these operators.
+        scopes: ai-edge-quantizer's names of these operators.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Rounded:
-    """A matrix on a grid of 4 bits.
+    """A matrix rounded to 4 bits.
 
     Args:
         weights: `(filters, columns)`, whole numbers times the scales.
         scales: `(filters,)`.
-        bias: `(filters,)` to add to the bias, or None.
+        bias: `(filters,)`, correction to add to the bias, or None.
     """
 
     weights: np.ndarray
@@ -76,7 +76,7 @@ class MatrixFile:
 
     @functools.cached_property
     def _readers(self) -> dict[int, list[tuple[int, int]]]:
-        """By tensor, the operators and their slots that it goes to."""
+        """Tensor index -> the operators and input slots that read it."""
         readers: dict[int, list[tuple[int, int]]] = {}
         for position, op in enumerate(self._graph.operators):
             for slot, index in enumerate(op.inputs):
@@ -85,14 +85,14 @@ class MatrixFile:
 
     @functools.cached_property
     def _owners(self) -> Counter[int]:
-        """By buffer, how many tensors have it."""
+        """Buffer index -> number of tensors that share it."""
         return Counter(t.buffer for g in self._file.graphs for t in g.tensors)
 
     @functools.cached_property
     def matrices(self) -> list[Matrix]:
-        """The matrices, in the order in which they are read first.
+        """The matrices, in the order of the operators that first read them.
 
-        Not among them are weights that another operator reads too.
+        Weights that operators of another kind read too are left out.
         """
         readers = self._readers
         return [
@@ -102,7 +102,7 @@ class MatrixFile:
         ]
 
     def view(self, position: int) -> LinearView:
-        """Return the layer that an operator is."""
+        """Return an operator as a linear layer."""
         op = self._graph.operators[position]
         if self._file.kind(op) == "FULLY_CONNECTED":
             return DenseMatrix(None)
@@ -118,18 +118,18 @@ class MatrixFile:
         return ConvolutionMatrix(layer)
 
     def read_by(self, position: int) -> int:
-        """Return the number of the tensor that an operator multiplies."""
+        """Return the index of the tensor that an operator multiplies."""
         return int(self._graph.operators[position].inputs[0])
 
     def has_bias(self, matrix: Matrix) -> bool:
-        """Return whether one operator has a bias for itself to correct."""
+        """Return whether a matrix has a bias of its own that can be corrected."""
         return len(matrix.positions) == 1
 
     def replaced(self, rounded: Iterable[tuple[Matrix, Rounded]]) -> bytes:
-        """Return the file with other weights.
+        """Return the file's bytes with matrices replaced.
 
         Args:
-            rounded: Matrices and what takes their place.
+            rounded: Pairs of a matrix and its replacement.
         """
         model, graph = copy.copy(self._file.model), copy.copy(self._graph)
         model.buffers = [*model.buffers]
@@ -155,7 +155,7 @@ class MatrixFile:
         if inputs[2] >= 0 and self._is_read_once(inputs[2]):
             model.buffers[graph.tensors[inputs[2]].buffer] = buffer
             return
-        # Zeros may serve several operators.
+        # Several operators may share one bias of zeros.
         weights = graph.tensors[inputs[1]]
         bias = schema().TensorT()
         bias.name = weights.name + b"/corrected"
@@ -181,15 +181,15 @@ class MatrixFile:
             and dtype_names()[tensor.type] == "FLOAT32"
             and self._file.constant(tensor) is not None
             and self._owners[tensor.buffer] == 1
-            and self._whole(index, ops)
+            and self._ungrouped(index, ops)
         )
 
     def _is_read_once(self, index: int) -> bool:
         tensor = self._graph.tensors[index]
         return len(self._readers[index]) == 1 == self._owners[tensor.buffer]
 
-    def _whole(self, index: int, ops: list[Any]) -> bool:
-        """Return whether convolutions have one group alone."""
+    def _ungrouped(self, index: int, ops: list[Any]) -> bool:
+        """Return whether all convolutions have a single group."""
         channels = shape(self._graph.tensors[index])[-1]
         return all(
             shape(self._graph.tensors[op.inputs[0]])[-1] == channels

@@ -1,4 +1,4 @@
-"""Choosing the matrices that have 4 bits, by the error of the file's outputs."""
+"""Choose the matrices to round to 4 bits by the error of the file's outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEASURED = 256
 """Samples on which outputs are compared."""
 
 ERROR_LIMIT = 2.0
-"""How many times the error of an int8 file a mixed one has, if not said."""
+"""Default limit of a mixed file's error, as a multiple of the int8 file's."""
 
 Run = Callable[[Path], Sequence[np.ndarray]]
 
@@ -30,22 +30,22 @@ def mixed(
     error_limit: float | None = None,
     size_limit: int | None = None,
 ) -> tuple[list[str], str]:
-    """Return the matrices that have 4 bits, where that does not cost too much.
+    """Choose the matrices to round to 4 bits within a limit of error or size.
 
-    Each matrix is rounded alone first, in the float file, where nothing else
-    errs. They are ranked by the error of the outputs, for each byte that is
-    saved; then as many have 4 bits as the limit allows.
+    Each matrix is first rounded alone, in the float file, where there are no other
+    errors. Matrices are ranked by the squared output error per byte saved, and the
+    best are rounded: as many as `error_limit` allows, or as few as `size_limit`
+    needs.
 
     Args:
-        file: What is known of the model.
+        file: The model's file.
         reference: Outputs of the Keras model.
-        run: Runs a file on the same samples.
-        error_limit: How many times the error of the int8 file is accepted.
-        size_limit: How many bytes the file has at most; the fewest matrices
-            have 4 bits then.
+        run: Function that runs a file on the same samples.
+        error_limit: Accepted error, as a multiple of the int8 file's.
+        size_limit: Maximum size in bytes.
 
     Returns:
-        Their names, and what was found in words.
+        Names of the matrices to round, and the result in words.
 
     Raises:
         ValueError: The file is larger even if all matrices have 4 bits.
@@ -78,20 +78,17 @@ def mixed(
         )
         count = max(too_many - 1, 0)
     chosen = ranked[:count]
-    return chosen, _told(file, chosen, base, error(file.content(chosen)))
+    return chosen, _summary(file, chosen, base, error(file.content(chosen)))
 
 
 def relative_error(
     reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
 ) -> float:
-    """Return how far outputs are off, in root mean squares.
+    """Return the largest relative root-mean-square error of the outputs.
 
     Args:
         reference: Expected outputs.
-        outputs: Those to judge.
-
-    Returns:
-        The largest of all outputs, relative to what is expected.
+        outputs: Outputs to compare, of the same shapes.
     """
     errors = []
     for expected, got in zip(reference, outputs, strict=True):
@@ -102,7 +99,7 @@ def relative_error(
 
 
 def _first(end: int, holds: Callable[[int], bool]) -> int:
-    """Return the first number up to `end` from which on something holds."""
+    """Return the first number for which `holds` is true, or `end`, by bisection."""
     low, high = 0, end
     while low < high:
         middle = (low + high) // 2
@@ -118,11 +115,11 @@ def _check_size(file: IntegerFile, size_limit: int) -> None:
     if smallest > size_limit:
         raise ValueError(
             f"`size_limit` is {size_limit:,} bytes, but with 4 bits in all "
-            f"layers the file has {smallest:,}. Prune more, or accept that."
+            f"layers the file has {smallest:,}. Prune more, or raise the limit."
         )
 
 
-def _told(
+def _summary(
     file: IntegerFile, chosen: Sequence[str], base: float, final: float
 ) -> str:
     saved = file.sizes()

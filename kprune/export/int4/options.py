@@ -1,4 +1,4 @@
-"""What may be asked of files with weights of 4 bits, and what goes together."""
+"""Options of files with 4-bit weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kprune.arguments import whole
 from kprune.export.precision import rolled_layers
 
 KINDS = ("int4", "mixed")
-"""Values of `quantize` with weights of 4 bits, all or some."""
+"""Values of `quantize` that give all or some weights 4 bits."""
 
 DEFAULTS: dict[str, Any] = {"error_limit": None, "size_limit": None}
 """Options that the `.tflite` format takes, with their defaults."""
@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {"error_limit": None, "size_limit": None}
 def check(
     model: keras.Model, quantize: str | None, options: Mapping[str, Any]
 ) -> None:
-    """Raise if the options are wrong or do not go together.
+    """Raise if options are wrong or cannot be combined.
 
     Args:
         model: The model to export.
@@ -29,7 +29,7 @@ def check(
         options: Options of the format.
 
     Raises:
-        ValueError: It names the argument and the way out.
+        ValueError: The message names the argument and the way out.
     """
     error, size = (options.get(name) for name in DEFAULTS)
     if quantize != "mixed" and (error is not None or size is not None):

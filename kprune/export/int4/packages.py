@@ -1,4 +1,4 @@
-"""Importing ai-edge-quantizer when it is needed first."""
+"""Import ai-edge-quantizer when it is first needed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class Packages(NamedTuple):
-    """What is used of ai-edge-quantizer.
+    """The parts of ai-edge-quantizer that are used.
 
     Args:
-        Quantizer: Turns a float file into one of integers.
-        operations: Its names of operators.
-        algorithms: Its names of ways to round.
-        Calibrator: Measures ranges.
-        Recipes: What it is told of operators.
-        min_max: Puts ranges together: the widest counts. Its default, a moving
-            average, cuts off what the last samples do not reach.
+        Quantizer: Class that turns a float file into an integer file.
+        operations: Names of operators.
+        algorithms: Names of rounding algorithms.
+        Calibrator: Class that measures ranges.
+        Recipes: Class that holds the settings of operators.
+        min_max: Function that merges ranges into the widest one. The default, a
+            moving average, clips values that the last samples do not reach.
     """
 
     Quantizer: Any
@@ -31,7 +31,7 @@ def packages() -> Packages:
     """Import ai-edge-quantizer.
 
     Raises:
-        ImportError: It is missing; the message names the extra.
+        ImportError: It is not installed. The message names the extra.
     """
     try:
         from ai_edge_quantizer import calibrator

@@ -1,4 +1,4 @@
-"""From a job to the content of a file with weights of 4 bits."""
+"""Make the content of a file with 4-bit weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kprune.export.samples import spread
 
 _SLOW = (
     "LiteRT computes convolutions with 4-bit weights on a CPU several times more "
-    "slowly than with 8: take the file for its size, and time it with `kprune "
-    "bench`"
+    "slowly than with 8-bit weights: use the file for its size, and time it with "
+    "`kprune bench`"
 )
 
 _CALIBRATED = 256
-"""Calls at most by which ranges and products are measured."""
+"""Maximum number of samples to measure ranges and products on."""
 
 Calls = Callable[[Job], Iterable[Inputs]]
 Run = Callable[[Job, Path, list[np.ndarray]], list[np.ndarray]]
@@ -36,15 +36,15 @@ def low_bit(
     """Return the job with the content of its file.
 
     Args:
-        job: With `quantize="int4"` or `"mixed"`, and calibration data.
-        convert: Converts a job to the content of a file.
-        calls: Yields the calibration data as calls of the file.
-        run: Runs a file of a job on samples.
+        job: Job with `quantize="int4"` or `"mixed"`, and calibration data.
+        convert: Function that converts a job to the content of a file.
+        calls: Function that yields the calibration data as inputs of the file.
+        run: Function that runs a file of a job on samples.
 
     Raises:
-        ValueError: The model cannot be converted, or no weights can have 4
-            bits, or a limit cannot be met.
-        ImportError: If ai-edge-quantizer is missing.
+        ValueError: The model cannot be converted, no weights can have 4 bits, or
+            a limit cannot be met.
+        ImportError: ai-edge-quantizer is not installed.
     """
     packages()
     data = spread(job.calibration or (), _CALIBRATED)

@@ -1,4 +1,4 @@
-"""What the matrices of a file multiply, measured on samples."""
+"""Measure the inputs that the matrices of a file multiply."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from kprune.recovery._linear import COLUMNS
 Inputs = Mapping[str, np.ndarray]
 
 _ROOM = 2**30
-"""Bytes of sums that are held at a time."""
+"""Maximum number of bytes of sums to hold at a time."""
 
 
 def mean_products(
     file: MatrixFile, samples: Sequence[Inputs]
 ) -> Iterator[tuple[Matrix, np.ndarray | None]]:
-    """Yield each matrix with the mean products of the inputs of its columns.
-
-    None comes with a matrix that is too wide to solve for.
+    """Yield each matrix with the mean products of its inputs.
 
     Args:
         file: The float file.
-        samples: Calls of its signature.
+        samples: Inputs of its signature.
+
+    Yields:
+        A matrix, and the mean products `(columns + 1, columns + 1)` of its inputs
+        followed by a one for the bias. None if the matrix is too wide to solve for.
     """
     waiting: list[Matrix] = []
     room = 0
@@ -75,22 +77,22 @@ def _rows(
     samples: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return some rows that an operator multiplies, and ones behind them."""
+    """Return random input rows of an operator, each followed by a one."""
     view = file.view(position)
     values = run.tensor(file.read_by(position))
-    live = np.ones(values.shape[-1], bool)
+    alive = np.ones(values.shape[-1], bool)
     total = view.places(values.shape) * len(values)
-    wanted = -(-view.enough(len(view.columns_of(live))) // samples)
+    wanted = -(-view.enough(len(view.columns_of(alive))) // samples)
     which = np.arange(total)
     if total > wanted:
-        # Other places each time: images look different at their edges.
+        # Draw positions again for each sample: images differ at their edges.
         which = np.sort(rng.choice(total, wanted, replace=False))
-    rows = view.rows(values, which, live)
+    rows = view.rows(values, which, alive)
     return np.append(rows, np.ones((len(rows), 1), rows.dtype), axis=1)
 
 
 class _Tensors:
-    """An interpreter that keeps what it computes on the way."""
+    """An interpreter that keeps all intermediate tensors."""
 
     def __init__(self, content: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -98,7 +100,7 @@ class _Tensors:
 
         kind = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with quiet(), warnings.catch_warnings():
-            # It warns of the memory that this takes.
+            # LiteRT warns about the memory that keeping all tensors takes.
             warnings.simplefilter("ignore", UserWarning)
             self._interpreter = Interpreter(
                 model_content=content,

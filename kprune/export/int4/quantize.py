@@ -1,4 +1,4 @@
-"""Files of integers, of whose matrices some have 4 bits and the others 8."""
+"""Make integer files in which some matrices have 4 bits and the others 8."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from kprune.export.runtime import available_threads
 
 
 class IntegerFile:
-    """A float file on its way to one of integers.
+    """A float file that can be turned into integer files.
 
-    Ranges are measured and matrices are rounded once, for any choice of those
-    that have 4 bits.
+    Ranges are measured and matrices are rounded once, for every choice of matrices
+    with 4 bits.
 
     Args:
         content: Bytes of the float `.tflite` file.
-        samples: Calls of its signature, to calibrate on.
+        samples: Inputs of its signature, to calibrate on.
         integer_io: Whether inputs and outputs are int8 too.
 
     Raises:
@@ -47,8 +47,8 @@ class IntegerFile:
         if not self._file.matrices:
             raise ValueError(
                 "There is no convolution and no dense layer whose weights could "
-                "have 4 bits: LiteRT has no such kernels for others, depthwise "
-                "ones among them. Use `quantize='int8'`."
+                "have 4 bits: LiteRT has no such kernels for other layers, such as "
+                "depthwise convolutions. Use `quantize='int8'`."
             )
         self._integer_io = integer_io
         self._ranges = self._measured(content, samples)
@@ -62,15 +62,15 @@ class IntegerFile:
 
     @property
     def names(self) -> list[str]:
-        """Names of the matrices that can have 4 bits, in their order."""
+        """Names of the matrices that can have 4 bits, in the order of the file."""
         return [matrix.name for matrix in self._file.matrices]
 
     def sizes(self) -> dict[str, int]:
-        """Return how many bytes each matrix saves with 4 bits in place of 8."""
+        """Return the bytes that each matrix saves with 4 bits instead of 8."""
         return {m.name: m.weights.size // 2 for m in self._file.matrices}
 
     def kinds(self) -> dict[str, str]:
-        """Return which operator each matrix is of."""
+        """Return the kind of operator of each matrix."""
         return {m.name: m.kind for m in self._file.matrices}
 
     def rounded(self, name: str) -> bytes:
@@ -78,10 +78,10 @@ class IntegerFile:
         return self._file.replaced([self._rounded[name]])
 
     def content(self, chosen: Collection[str]) -> bytes:
-        """Return the file of integers.
+        """Return the bytes of the integer file.
 
         Args:
-            chosen: Names of the matrices that have 4 bits.
+            chosen: Names of the matrices to store with 4 bits.
         """
         some = [self._rounded[name] for name in self.names if name in chosen]
         quantizer = self._quantizer(
@@ -96,7 +96,7 @@ class IntegerFile:
         return bytes(result.quantized_model)
 
     def _measured(self, content: bytes, samples: Sequence[Inputs]) -> Any:
-        """Return the ranges of all that is computed."""
+        """Return the ranges of all tensors."""
         found = packages()
         recipes = found.Recipes()
         recipes.load_quantization_recipe(
@@ -131,7 +131,7 @@ class IntegerFile:
 
 
 def _grid(matrix: Matrix, new: Rounded) -> dict[str, np.ndarray]:
-    """Return the range by which a matrix gets the grid that it is rounded to."""
+    """Return the range that reproduces the grid a matrix was rounded to."""
     rank = {"CONV_2D": 4, "FULLY_CONNECTED": 2}[matrix.kind]
     edge = (new.scales * LARGEST).reshape(-1, *[1] * (rank - 1))
     return {"min": -edge, "max": edge}
@@ -140,6 +140,6 @@ def _grid(matrix: Matrix, new: Rounded) -> dict[str, np.ndarray]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     with quiet(), warnings.catch_warnings():
-        # LiteRT warns of the memory that keeping all tensors takes.
+        # LiteRT warns about the memory that keeping all tensors takes.
         warnings.simplefilter("ignore", UserWarning)
         yield

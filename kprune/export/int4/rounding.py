@@ -1,4 +1,4 @@
-"""Rounding a matrix to 4 bits so that its products change least."""
+"""Round a matrix to 4 bits so that its products change least."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import numpy as np
 from kprune.export.int4.matrices import Rounded
 
 LARGEST = 7
-"""Whole numbers go from -7 to 7: kernels want a grid that is symmetric."""
+"""Whole numbers go from -7 to 7, because kernels need a symmetric grid."""
 
 DAMPING = 0.01
-"""Share of the mean square of an input that is added to each."""
+"""Share of the inputs' mean square that is added to the square of each."""
 
 _CLIPPINGS = np.linspace(0.4, 1.0, 25)
 _BLOCK = 128
 
 
 def nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return the grid's values next to weights.
+    """Round weights to the nearest values of the grid.
 
     Args:
         weights: `(filters, ...)`.
-        scales: Of the same rank, one per filter.
+        scales: Step of each filter's grid, of the same rank.
     """
     whole = np.clip(np.rint(weights / scales), -LARGEST, LARGEST)
     return np.asarray(whole * scales, weights.dtype)
@@ -30,16 +30,16 @@ def nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def best_scales(
     weights: np.ndarray, squares: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the step of each filter's grid by which rounding errs least.
+    """Return the grid steps with the smallest rounding error.
 
     A grid that clips the largest weights is finer for all others.
 
     Args:
         weights: `(filters, columns)`.
-        squares: `(columns,)` mean squares of the inputs, all alike by default.
+        squares: `(columns,)` mean squares of the inputs. Defaults to equal ones.
 
     Returns:
-        `(filters, 1)`.
+        The step of each filter's grid, `(filters, 1)`.
     """
     importance = np.ones(weights.shape[1]) if squares is None else squares
     largest = np.abs(weights).max(axis=1, keepdims=True)
@@ -57,17 +57,17 @@ def best_scales(
 def rounded(
     weights: np.ndarray, products: np.ndarray | None, bias: bool
 ) -> Rounded:
-    """Round a matrix column by column, each making up for those before.
+    """Round a matrix column by column; later columns correct earlier errors.
 
-    This is GPTQ (Frantar et al. 2022, arXiv 2210.17323) with the bias as a last
-    column, of ones, that is not rounded: it takes up what all errors have in
-    common.
+    This is GPTQ (Frantar et al. 2022, arXiv 2210.17323), with the bias as a last
+    column that is not rounded. Its input is always one, so it corrects the mean
+    error of the outputs.
 
     Args:
         weights: `(filters, columns)`.
-        products: `(columns + 1, columns + 1)`: mean product of each two inputs,
-            the ones of the bias last. Without them each weight is rounded to
-            the nearest.
+        products: Mean products of the inputs, with the one for the bias last,
+            `(columns + 1, columns + 1)`. Without them each weight is rounded to
+            the nearest value.
         bias: Whether the bias may change.
     """
     weights = weights.astype("float64")
@@ -78,7 +78,8 @@ def rounded(
     squares = np.diag(products)[:count]
     scales = best_scales(weights, squares + DAMPING * squares.mean())
     columns = count + 1 if bias else count
-    # Columns that matter most go first, while many can still make up for them.
+    # Round the most important columns first, while many others can still correct
+    # their errors.
     order = np.append(np.argsort(-squares, kind="stable"), count)[:columns]
     damped = products[np.ix_(order, order)].astype("float64")
     damping = DAMPING * squares.mean() + 1e-9

@@ -1,4 +1,4 @@
-"""How much memory TensorFlow Lite Micro needs to run a `.tflite` model."""
+"""Estimate the memory that TensorFlow Lite Micro needs to run a `.tflite` model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kprune.tflite import dtype_names
 from kprune.tflite import shape
 
 ALIGNMENT = 16
-"""Bytes at which TensorFlow Lite Micro aligns every tensor."""
+"""Alignment of every tensor in TensorFlow Lite Micro, in bytes."""
 
-# What the interpreter keeps besides activations. Measured with the reference
-# kernels on a 64-bit host and rounded up; pointers are half as long on a
-# microcontroller, so this is more than one needs.
+# Bytes that the interpreter keeps besides activations, measured with the
+# reference kernels on a 64-bit host and rounded up. This is more than needed:
+# pointers are half as long on a microcontroller.
 _BASE = 640
 _PER_TENSOR = 24
 _PER_OPERATOR = 192
 _PER_INTERFACE = 96
 _PER_CHANNEL = 8
-# Before it runs, records lie where activations will: those of the planner, and,
-# operator by operator, of all that is known of its tensors.
+# Before the first run, the memory of activations holds records: those of the
+# planner, and those of the tensors of one operator after another.
 _PLANNING_PER_TENSOR = 80
 _PREPARING_PER_TENSOR = 64
 _PREPARING_PER_SCALES = 28
@@ -44,8 +44,8 @@ class Buffer:
     """Memory that holds one tensor for a while.
 
     Args:
-        size: Bytes.
-        first: Step that writes it.
+        size: Size in bytes.
+        first: Step that writes the tensor.
         last: Last step that reads it.
     """
 
@@ -60,13 +60,13 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Lifetime:
-    """When a tensor of the arena is alive.
+    """Time for which a tensor of the arena is alive.
 
     Args:
-        tensor: Its number in the subgraph; of scratch memory the number of the
-            tensor that is written with it.
+        tensor: Index of the tensor in the subgraph. For scratch memory, the index
+            of the tensor that is written with it.
         itemsize: Bytes per element.
-        first: Step that writes it; the inputs are there in step 0.
+        first: Step that writes it. Inputs are written in step 0.
         last: Last step that reads it.
         scratch: Whether it is scratch memory.
     """
@@ -78,19 +78,20 @@ class Lifetime:
     scratch: bool = False
 
     def size(self, graph: Any) -> int:
-        """Return its bytes in a subgraph, aligned."""
+        """Return its aligned size in bytes."""
         elements = math.prod(shape(graph.tensors[self.tensor]))
         return _aligned(self.itemsize * elements)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """An operator that runs while much is alive.
+    """The memory in use while an operator runs.
 
     Args:
-        operator: Its kind, `"CONV_2D"`, and the name of what it writes.
-        size: Bytes alive.
-        tensors: Name and bytes of each tensor that is alive, the largest first.
+        operator: Kind of the operator, such as `"CONV_2D"`, and the name of the
+            tensor that it writes.
+        size: Total size in bytes of the tensors that are alive.
+        tensors: Name and size of each of these tensors, the largest first.
     """
 
     operator: str
@@ -103,11 +104,12 @@ class Arena:
     """Estimate of the tensor arena, in bytes.
 
     Args:
-        peak: Most bytes of activations alive in one step; no plan needs less.
-        planned: Bytes of all activations, laid out greedily by size.
-        persistent: Allowance for what the interpreter keeps: its own state,
-            and records per tensor, operator and channel.
-        planning: Bytes of records before the model runs; they share the memory
+        peak: Largest size of the activations alive in one step, a lower limit for
+            any plan.
+        planned: Size of all activations in a plan made greedily by size.
+        persistent: Allowance for the interpreter's own state, and its records per
+            tensor, operator and channel.
+        planning: Size of the records before the model runs. They share the memory
             of activations.
     """
 
@@ -118,7 +120,7 @@ class Arena:
 
     @property
     def used(self) -> int:
-        """Bytes in use once it runs: what `arena_used_bytes()` tells."""
+        """Bytes in use while the model runs, as in `arena_used_bytes()`."""
         return _aligned(self.planned + self.persistent)
 
     @property
@@ -130,12 +132,11 @@ class Arena:
 def greedy_offsets(buffers: Sequence[Buffer]) -> list[int]:
     """Place buffers so that no two that are alive together overlap.
 
-    The largest comes first, and each goes to the lowest gap it fits in. This is
-    the strategy of TensorFlow Lite Micro; of equal sizes it places the later
-    one first, which is done here too, so that the plans agree.
+    As in TensorFlow Lite Micro, the largest buffer is placed first, the later one
+    among equal sizes, and each goes to the lowest gap that it fits in.
 
     Args:
-        buffers: What to place.
+        buffers: Buffers to place.
 
     Returns:
         Offset of each buffer, in the order given.
@@ -167,8 +168,8 @@ def estimate_arena(content: bytes) -> Arena:
         content: The flatbuffer; all shapes in it must be known.
 
     Returns:
-        The estimate. Optimised kernels (CMSIS-NN, ESP-NN) ask for scratch
-        memory beyond it.
+        The estimate. Optimised kernels (CMSIS-NN, ESP-NN) need scratch memory in
+        addition.
 
     Example:
 
@@ -191,13 +192,13 @@ def estimate_arena(content: bytes) -> Arena:
 
 
 def lifetimes(content: bytes) -> list[Lifetime]:
-    """Return what the arena of a `.tflite` file has to hold, and when.
+    """Return when each tensor in the arena of a `.tflite` file is alive.
 
     Args:
         content: The flatbuffer, without loops or branches.
 
     Returns:
-        Activations, then scratch memory; operator n runs in step n + 1.
+        Activations, then scratch memory. Operator n runs in step n + 1.
 
     Raises:
         ValueError: The file has loops or branches.
@@ -205,8 +206,8 @@ def lifetimes(content: bytes) -> list[Lifetime]:
     file = Flatbuffer(content)
     if len(file.graphs) > 1:
         raise ValueError(
-            "The memory of a model with loops or branches (recurrent layers) is "
-            "not told tensor by tensor."
+            "The memory of a model with loops or branches (recurrent layers) "
+            "cannot be listed tensor by tensor."
         )
     lives = _Lives(file)
     lives.walk(0)
@@ -214,7 +215,7 @@ def lifetimes(content: bytes) -> list[Lifetime]:
 
 
 def fullest(content: bytes) -> list[Moment]:
-    """Return the moments at which most bytes are alive, several if they tie.
+    """Return the moments with the largest memory in use; several if they tie.
 
     Args:
         content: The flatbuffer, without loops or branches.
@@ -239,14 +240,14 @@ def fullest(content: bytes) -> list[Moment]:
 
 
 def _name(graph: Any, index: int) -> str:
-    """Return a tensor's name; of several that were fused the last."""
+    """Return a tensor's name; the last one if several were fused."""
     name: bytes = graph.tensors[index].name or b""
     parts = name.decode("utf-8", "replace").split(";")
     return parts[-1] or f"tensor {index}"
 
 
 class _Lives:
-    """From when to when each tensor of a model is alive.
+    """Follows the operators of a model to find when each tensor is alive.
 
     Args:
         file: The model.
@@ -292,7 +293,7 @@ class _Lives:
         ]
 
     def lifetimes(self) -> list[tuple[int, Lifetime]]:
-        """Return what `buffers` are of, each with the number of its subgraph."""
+        """Return the lifetime of each buffer, with the index of its subgraph."""
         graphs = self._file.graphs
         activations = [
             (
@@ -329,7 +330,7 @@ class _Lives:
         return total
 
     def planning(self) -> int:
-        """Return the bytes of records that are there before the model runs."""
+        """Return the size of the records that exist before the model runs."""
         graphs = self._file.graphs
         planner = sum(_PLANNING_PER_TENSOR * len(g.tensors) for g in graphs)
         operators = (_preparing(g, op) for g in graphs for op in g.operators)
@@ -339,12 +340,12 @@ class _Lives:
         kind = self._file.kind(op)
         if kind not in _SCALED_PER_CHANNEL:
             return False
-        # Of convolutions in float32 the kernels keep room for scales as well.
+        # Convolution kernels allocate scales even in float32.
         small = self._widths[graph.tensors[op.outputs[0]].type] < 4
         return small or kind != "FULLY_CONNECTED"
 
     def _fixed(self, number: int, index: int) -> bool:
-        """Return whether a tensor lies in the file or keeps its place for good."""
+        """Return whether a tensor is a constant of the file, or a variable."""
         tensor = self._file.graphs[number].tensors[index]
         return tensor.isVariable or self._file.constant(tensor) is not None
 
@@ -353,14 +354,14 @@ class _Lives:
         return _aligned(math.prod(shape(tensor)) * self._widths[tensor.type])
 
     def _needs_scratch(self, graph: Any, op: Any) -> bool:
-        # Sums of int8 numbers are kept in int32 until they are scaled.
+        # Sums of int8 values are int32 until they are rescaled.
         if self._file.kind(op) not in _INT32_SCRATCH:
             return False
         return self._widths[graph.tensors[op.outputs[0]].type] < 4
 
 
 def _preparing(graph: Any, op: Any) -> int:
-    """Return the bytes of what is known of an operator's tensors."""
+    """Return the size of the records of an operator's tensors."""
     total = 0
     for index in {int(i) for i in (*op.inputs, *op.outputs) if i >= 0}:
         total += _PREPARING_PER_TENSOR

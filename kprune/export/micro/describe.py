@@ -13,7 +13,7 @@ from kprune.tflite import shape
 
 
 def describe(content: bytes, arena: Arena) -> list[str]:
-    """Say what a `.tflite` model expects from the program around it.
+    """Describe what a `.tflite` model needs from the program that runs it.
 
     Args:
         content: The flatbuffer.
@@ -29,8 +29,8 @@ def describe(content: bytes, arena: Arena) -> list[str]:
         "",
         f"Tensor arena: about {arena.total} bytes, {arena.planned} of them for "
         "activations.",
-        "An estimate for the reference kernels; CMSIS-NN and ESP-NN ask for more.",
-        "interpreter.arena_used_bytes() tells the exact number on the device.",
+        "An estimate for the reference kernels; CMSIS-NN and ESP-NN need more.",
+        "interpreter.arena_used_bytes() returns the exact number on the device.",
         "",
         "Operators:",
         *(f"  {name} x{count}" for name, count in counts.items()),
@@ -73,7 +73,7 @@ def _tensor(tensor: Any) -> str:
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
         return text
-    # Nine digits tell every float32 apart.
+    # Nine digits identify every float32.
     return (
         f"{text}, scale {float(quantization.scale[0]):.9g}, "
         f"zero point {int(quantization.zeroPoint[0])}"

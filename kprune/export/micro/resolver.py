@@ -1,10 +1,10 @@
-"""Which operators TensorFlow Lite Micro has, and what registers them."""
+"""The operators of TensorFlow Lite Micro, and the methods that register them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Methods `Add...` of MicroMutableOpResolver for builtin operators, in 2026.
+# Methods `Add...` of MicroMutableOpResolver for builtin operators, as of 2026.
 _METHODS = """
 Abs Add AddN ArgMax ArgMin AssignVariable AveragePool2D BatchMatMul
 BatchToSpaceNd BroadcastArgs BroadcastTo CallOnce Cast Ceil Concatenation

@@ -1,4 +1,4 @@
-"""A `.tflite` model as C source, and back."""
+"""Convert `.tflite` models to C source and back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def to_c(
     """Write bytes as a C and C++ header.
 
     Args:
-        content: What the array holds.
+        content: Bytes of the array.
         symbol: Name of the array; its length is `<symbol>_len`.
         comment: Lines of the comment at the top.
         arena: Value of the macro `<SYMBOL>_ARENA_SIZE`.
@@ -58,7 +58,7 @@ def to_c(
         comment="\n".join(
             ["/*", *(f" * {line}".rstrip() for line in lines), " */"]
         ),
-        # Not the symbol itself, which may be in capitals.
+        # The suffix keeps the guard different from a symbol in capitals.
         guard=f"{symbol.upper()}_H_",
         macro=symbol.upper(),
         symbol=symbol,
@@ -69,7 +69,7 @@ def to_c(
 
 
 def from_c(text: str) -> bytes:
-    """Read the bytes back that `to_c` wrote.
+    """Read back the bytes that `to_c` wrote.
 
     Args:
         text: The header.
@@ -78,7 +78,7 @@ def from_c(text: str) -> bytes:
         The content of its array.
 
     Raises:
-        ValueError: If the text holds no such array.
+        ValueError: The text holds no such array.
     """
     found = _ARRAY.search(text)
     if found is None:

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: what TF-MOT covers, and with which ranges."""
+"""Prepare models for quantisation-aware training with TF-MOT."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BATCH = 64
 
 @contextlib.contextmanager
 def tfmot_scope() -> Iterator[None]:
-    """Let TF-MOT copy models that hold embedded layers."""
+    """Allow TF-MOT to copy models with embedded layers."""
     custom = {embedded_class().__name__: embedded_class()}
     with (
         packages().tf_keras.utils.custom_object_scope(custom),
         warnings.catch_warnings(),
     ):
-        # TF-MOT says which kernels are too small; the notes say it too.
+        # The notes of the report already name the kernels that are too small.
         warnings.filterwarnings("ignore", message="Layer .* not have enough")
         yield
 
@@ -39,8 +39,8 @@ def annotated(model: Any) -> set[str]:
         model: Flat functional tf_keras model.
 
     Returns:
-        Their names. Batch normalisation is among them where it is folded into
-        the layer in front of it.
+        Their names, including batch normalisation that is folded into the layer
+        before it.
     """
     registry = _default_registry()
     network = _network(model)
@@ -53,7 +53,7 @@ def annotated(model: Any) -> set[str]:
         readers[tensor._keras_history.layer.name] += 1
 
     def folded(name: str) -> bool:
-        """Return whether the only layer that reads another normalises its output."""
+        """Return whether a layer is batch normalisation that can be folded."""
         if type(network[name][0].layer).__name__ != "BatchNormalization":
             return False
         before = _inbound(network[name][0])[0]
@@ -74,11 +74,11 @@ def annotated(model: Any) -> set[str]:
 def quantization_aware(
     model: Any, chosen: set[str], samples: Sequence[np.ndarray], clustered: bool
 ) -> Any:
-    """Make the model that imitates int8 arithmetic while it trains.
+    """Make a model that imitates int8 arithmetic while it trains.
 
-    TF-MOT starts every range at -6 to 6 and moves it by a thousandth per step,
-    so that a short training would end far from the true ranges. They are
-    measured on `samples` instead.
+    TF-MOT starts every range at -6 to 6 and moves it by a thousandth per step, so
+    short training would end far from the true ranges. Ranges are measured on
+    `samples` instead.
 
     Args:
         model: Flat functional tf_keras model.
@@ -123,7 +123,7 @@ def _start_at(wrapper: Any, low: float, high: float) -> None:
 def _ranges(
     model: Any, chosen: set[str], samples: Sequence[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest output of each layer; zero is in every range."""
+    """Return the range of each layer's outputs; every range includes zero."""
     import tensorflow as tf
 
     outputs = {
@@ -196,7 +196,7 @@ def _cluster_scheme() -> Any:
     default = _default_registry()
 
     class Scheme(base):
-        """TF-MOT's, which takes any layer without weights for supported."""
+        """TF-MOT's scheme, which wrongly supports any layer without weights."""
 
         def get_quantize_registry(self) -> Any:
             registry = super().get_quantize_registry()

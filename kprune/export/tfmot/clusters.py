@@ -1,4 +1,4 @@
-"""Weight clustering: few different values per kernel, so that files pack well."""
+"""Weight clustering: few different values per kernel, so that files compress well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kprune.export.tfmot.annotate import tfmot_scope
 from kprune.export.tfmot.packages import packages
 from kprune.export.tfmot.training import train
 
-# TF-MOT leaves depthwise kernels alone: they are small and suffer much.
+# TF-MOT does not cluster depthwise kernels: they are small and lose too much.
 _CLUSTERED = ("Conv1D", "Conv2D", "Conv2DTranspose", "Conv3D", "Dense")
 _LLOYD_STEPS = 100
 
@@ -41,13 +41,13 @@ def clustered(
     signature: ModelSignature,
     options: Mapping[str, Any],
 ) -> Any:
-    """Cluster the kernels of a model, and train it so if there is data.
+    """Cluster the kernels of a model, and train it if there is data.
 
     Args:
-        model: tf_keras model; its layers are used up.
+        model: tf_keras model. It cannot be used afterwards.
         chosen: Names of the layers to cluster.
         signature: The Keras 3 model that it stands for.
-        options: `clusters`, and what training needs.
+        options: `clusters`, and the options for training.
 
     Returns:
         A tf_keras model with the same layers, whose chosen kernels have at most
@@ -71,9 +71,9 @@ def clustered(
 
 
 def _settle(wrapped: Any) -> None:
-    """Move each start of k-means++ to the means of its weights, by Lloyd's steps.
+    """Run k-means from the k-means++ starting points of each kernel.
 
-    TF-MOT takes the starts as they are drawn, and leaves the rest to training.
+    TF-MOT uses the starting points as drawn, and leaves the rest to training.
     """
     for layer in wrapped.layers:
         for name, centroids in getattr(layer, "cluster_centroids", {}).items():
@@ -82,15 +82,15 @@ def _settle(wrapped: Any) -> None:
 
 
 def k_means(weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Return the clusters that Lloyd's algorithm finds in one dimension.
+    """Improve centroids with Lloyd's algorithm in one dimension.
 
     Args:
         weights: Values `(n,)`.
-        centroids: Where to start `(k,)`.
+        centroids: Starting points `(k,)`.
 
     Returns:
-        Centroids `(k,)` in ascending order, at most as far from the weights in
-        the mean square as the given ones.
+        Centroids `(k,)` in ascending order. Their mean squared distance from the
+        weights is at most that of the starting points.
     """
     weights = np.sort(weights.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(weights)])

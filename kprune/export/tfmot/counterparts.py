@@ -1,7 +1,7 @@
-"""Layers of tf_keras that compute what a Keras 3 layer computes.
+"""Make tf_keras layers that compute the same as Keras 3 layers.
 
-Only what TF-MOT can quantise or cluster has a counterpart; see `embedded` for
-the rest.
+Only layers that TF-MOT can quantise or cluster have counterparts. See `embedded`
+for the others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from kprune.export.tfmot.packages import packages
 
 @dataclass(frozen=True)
 class Counterpart:
-    """Layers that are called one after the other.
+    """The tf_keras layers for one Keras layer, called one after another.
 
     Args:
         layers: Unbuilt tf_keras layers.
-        weights: The weights of each.
+        weights: The weights of each layer.
     """
 
     layers: tuple[Any, ...]
@@ -73,7 +73,7 @@ _PLAIN: dict[type, tuple[str, ...]] = {
     keras.layers.ZeroPadding2D: ("padding", "data_format"),
 }
 
-# TF-MOT goes by the names of these functions in tf_keras.
+# TF-MOT recognises functions by these names in tf_keras.
 _ACTIVATIONS: dict[Callable[..., Any], str] = {
     keras.activations.gelu: "gelu",
     keras.activations.relu: "relu",
@@ -85,7 +85,7 @@ _ACTIVATIONS: dict[Callable[..., Any], str] = {
 
 
 def is_relu(operation: Any) -> bool:
-    """Tell whether a layer or operation is the plain rectifier.
+    """Return whether a layer or operation is a plain ReLU.
 
     Args:
         operation: Keras layer or operation.
@@ -101,7 +101,7 @@ def is_relu(operation: Any) -> bool:
 
 
 def takes_activation(operation: Any) -> bool:
-    """Tell whether a rectifier behind this layer can become a part of it.
+    """Return whether a ReLU after this layer can become its activation.
 
     Args:
         operation: Keras layer or operation.
@@ -122,7 +122,7 @@ def takes_activation(operation: Any) -> bool:
 
 
 def plainly_called(node: Any) -> bool:
-    """Tell whether a layer is called on nothing but its inputs.
+    """Return whether a layer is called on nothing but its inputs.
 
     Args:
         node: Keras' record of the call.
@@ -144,10 +144,10 @@ def counterpart(node: Any, name: str, relu: bool) -> Counterpart | None:
     Args:
         node: Keras' record of the call.
         name: Name of the first layer.
-        relu: Whether the layer ends with a rectifier, whatever its config says.
+        relu: Whether the layer ends with a ReLU, whatever its config says.
 
     Returns:
-        The layers, or None if there are none.
+        The layers, or None if the call has no counterpart.
     """
     operation = node.operation
     kind = type(operation)
@@ -165,7 +165,7 @@ def counterpart(node: Any, name: str, relu: bool) -> Counterpart | None:
 
 
 def _portable(layer: keras.layers.Layer) -> bool:
-    """Return whether the layer's config and weights say all about it."""
+    """Return whether the layer is fully described by its config and weights."""
     first = getattr(layer, "data_format", None) == "channels_first"
     special = getattr(layer, "quantization_mode", None) or getattr(
         layer, "lora_enabled", False
@@ -184,7 +184,7 @@ def _make(
     layer: keras.layers.Layer, name: str, keys: tuple[str, ...], **more: Any
 ) -> Any:
     with warnings.catch_warnings():
-        # Activations that cannot be saved are not taken from the config.
+        # Keras warns of activations that cannot be saved, which are not used here.
         warnings.simplefilter("ignore", UserWarning)
         config = layer.get_config()
     kept = {key: config[key] for key in keys if key in config}
@@ -205,9 +205,9 @@ def _weighted(
 
 
 def _followed(layer: Any, weights: list[np.ndarray], activation: Any) -> Any:
-    """Return the layer and its activation as a layer of its own.
+    """Return the layer, followed by its activation as a separate layer.
 
-    TF-MOT does not know each activation as a part of a layer.
+    TF-MOT does not support every activation as a part of a layer.
     """
     if activation in (None, keras.activations.linear):
         return Counterpart((layer,), (weights,))
@@ -219,7 +219,10 @@ def _followed(layer: Any, weights: list[np.ndarray], activation: Any) -> Any:
 
 
 def _separable(layer: keras.layers.Layer, name: str) -> Counterpart | None:
-    """Return both convolutions; TF-MOT's own split loses name and configuration."""
+    """Return both convolutions of a separable one.
+
+    TF-MOT can split them too, but loses the name and configuration.
+    """
     tf_layers = packages().tf_keras.layers
     if isinstance(layer, keras.layers.SeparableConv1D):
         return None
@@ -278,7 +281,7 @@ def _activation(function: Any, name: str) -> Any:
 
 
 def _of_operation(node: Any, name: str) -> Counterpart | None:
-    """Return the counterpart of an addition, concatenation or rectifier."""
+    """Return the counterpart of an addition, a concatenation or a ReLU."""
     tf_layers = packages().tf_keras.layers
     operation = node.operation
     operations = keras.src.ops

@@ -1,8 +1,8 @@
-"""Keras 3 operations inside a tf_keras model.
+"""Embed Keras 3 operations in a tf_keras model.
 
-What TF-MOT knows nothing about needs no counterpart in tf_keras: on the
-TensorFlow backend a Keras 3 operation takes the tensors of a tf_keras model as
-they are. Its weights stay where they are and are not trained.
+Operations that TF-MOT does not support need no counterpart in tf_keras: on the
+TensorFlow backend a Keras 3 operation can be called on the tensors of a tf_keras
+model. Its weights belong to the Keras 3 model and are not trained.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from kprune.export.tfmot.packages import packages
 
 
 class Computation:
-    """A function of a list of tensors that a layer's config can refer to.
+    """A function that the config of a layer can refer to by a key.
 
     Args:
-        function: Takes the tensors, returns a flat list of tensors.
+        function: Function from a list of tensors to a flat list of tensors.
     """
 
     def __init__(self, function: Callable[[Sequence[Any]], list[Any]]) -> None:
@@ -32,8 +32,8 @@ class Computation:
         _computations[self.key] = self
 
 
-# TF-MOT copies layers through their configs; the layers keep the computations
-# alive, and with the last of them the entry goes.
+# TF-MOT copies layers through their configs, which hold only a key. The layers
+# keep their computations alive.
 _computations: weakref.WeakValueDictionary[str, Computation] = (
     weakref.WeakValueDictionary()
 )
@@ -41,7 +41,7 @@ _numbers = itertools.count()
 
 
 def of_node(node: Any) -> Computation:
-    """Make the computation that one call of a Keras 3 operation is.
+    """Make a computation from one call of a Keras 3 operation.
 
     Args:
         node: Keras' record of the call.
@@ -67,7 +67,7 @@ def of_node(node: Any) -> Computation:
 
 
 def of_function(function: Callable[[Any], Any]) -> Computation:
-    """Make the computation that an activation function is.
+    """Make a computation from an activation function.
 
     Args:
         function: Function of one tensor.
@@ -79,14 +79,14 @@ def of_function(function: Callable[[Any], Any]) -> Computation:
 
 
 def embed(computation: Computation, name: str) -> Any:
-    """Make a tf_keras layer that computes `computation`.
+    """Make a tf_keras layer that runs a computation.
 
     Args:
         computation: The computation.
         name: Name of the layer.
 
     Returns:
-        The layer, to be called on a list of tensors.
+        The layer, which is called on a list of tensors.
     """
     return embedded_class()(computation.key, name=name)
 
@@ -104,7 +104,8 @@ def embedded_class() -> Any:
         def __init__(self, key: str, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             self._computation = _computations[key]
-            # Keras code is traceable as it stands, and some cannot be rewritten.
+            # Keras code needs no rewriting to be traced, and AutoGraph fails on
+            # some of it.
             self._compute = tf.autograph.experimental.do_not_convert(
                 self._computation.function
             )

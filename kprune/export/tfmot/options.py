@@ -1,4 +1,4 @@
-"""What may be asked of training-aware compression, and what goes together."""
+"""Options of training-aware compression."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def is_wanted(quantize: str | None, options: Mapping[str, Any]) -> bool:
-    """Tell whether TF-MOT has anything to do.
+    """Return whether TF-MOT is needed.
 
     Args:
         quantize: Kind of quantisation.
@@ -36,7 +36,7 @@ def is_wanted(quantize: str | None, options: Mapping[str, Any]) -> bool:
 def check(
     model: keras.Model, quantize: str | None, options: Mapping[str, Any]
 ) -> None:
-    """Raise if the options are wrong or do not go together.
+    """Raise if options are wrong or cannot be combined.
 
     Args:
         model: The model to export.
@@ -44,8 +44,8 @@ def check(
         options: Options of the format.
 
     Raises:
-        ValueError: It names the argument and the way out.
-        TypeError: If `data` can be read only once.
+        ValueError: The message names the argument and the way out.
+        TypeError: `data` can be read only once.
     """
     _check_values(options)
     trained = options["data"] is not None
@@ -96,7 +96,7 @@ def _check_values(options: Mapping[str, Any]) -> None:
 
 
 def _refuse_idle(options: Mapping[str, Any], needed: str) -> None:
-    """Raise if an option is given that would do nothing."""
+    """Raise if an option is given that would have no effect."""
     for name in ("data", "epochs", "learning_rate", "loss"):
         given, default = options[name], DEFAULTS[name]
         if given is not default and (default is None or given != default):

@@ -1,4 +1,4 @@
-"""Importing tf_keras and TF-MOT without a trace in the rest of the process."""
+"""Import tf_keras and TF-MOT without changing the rest of the process."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Packages(NamedTuple):
 def packages() -> Packages:
     """Import tf_keras and TF-MOT.
 
-    `tf.keras` stays what it was for the rest of the process.
+    `tf.keras` remains unchanged for the rest of the process.
 
     Returns:
         The two modules.
 
     Raises:
-        ImportError: If one is missing; the message names the extra.
+        ImportError: One is not installed. The message names the extra.
     """
     with _same_keras(), warnings.catch_warnings():
         # TF-MOT compares versions with the deprecated distutils.
@@ -54,10 +54,10 @@ def packages() -> Packages:
 
 @contextlib.contextmanager
 def _same_keras() -> Iterator[None]:
-    """Keep TF-MOT from switching `tf.keras` to tf_keras for everyone.
+    """Prevent TF-MOT from switching `tf.keras` to tf_keras.
 
-    It sets an environment variable that `tf.keras` reads when it is first
-    used, here or in a process started from here.
+    It sets an environment variable that `tf.keras` reads on first use, in this
+    process and in its subprocesses.
     """
     import tensorflow as tf
 

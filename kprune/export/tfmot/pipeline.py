@@ -1,4 +1,4 @@
-"""From a job to the job that is written: re-create, cluster, train."""
+"""Re-create, cluster and train the model of a job before it is written."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kprune.session.muting import muted
 
 logger = logging.getLogger("kprune")
 
-# Samples that the re-created model is compared on.
+# Number of samples to compare the re-created model on.
 _CHECKED = 32
 
-# They hand values on, and int8 takes them as they come.
+# These only move values, so int8 does not change them.
 _MOVEMENT = frozenset(
     {
         "Cropping1D", "Cropping3D", "ExpandDims", "Flip", "GetItem", "Identity",
@@ -37,22 +37,22 @@ _MOVEMENT = frozenset(
 
 
 def compress(job: Job) -> Job:
-    """Cluster and train a model as its job says.
+    """Cluster and train the model of a job.
 
     Args:
-        job: With `quantize="qat"`, or the option `clusters`, or both.
+        job: Job with `quantize="qat"`, the option `clusters`, or both.
 
     Returns:
-        The job to convert: the trained model instead of the Keras model, and
-        notes on what was done. If no layer can be trained for int8,
+        The job to convert, with the trained model instead of the Keras model, and
+        notes on what was done. If no layer can be trained for int8, it has
         `quantize="int8"` instead of `"qat"`.
 
     Raises:
-        ValueError: If the model cannot be clustered, or the data does not fit.
-        ImportError: If TF-MOT is missing.
+        ValueError: The model cannot be clustered, or the data does not fit.
+        ImportError: TF-MOT is not installed.
     """
     packages()
-    # Each export traces functions of its own, which TensorFlow takes for waste.
+    # TensorFlow warns of retracing, but each export needs functions of its own.
     with muted(logging.getLogger("tensorflow"), logging.ERROR):
         return _compress(job)
 
@@ -103,7 +103,7 @@ def _trainable(model: Any) -> bool:
 
 
 def _post_training(job: Job, why: str) -> Job:
-    """Return what is left if the model cannot be trained: int8 after training."""
+    """Return the job for int8 after training, if the model cannot be trained."""
     logger.warning(
         "export: no quantisation-aware training, int8 after training instead: %s",
         why,
@@ -134,7 +134,7 @@ def _epochs(job: Job) -> str:
 
 
 def _coverage(job: Job, recreation: Recreation, covered: set[str]) -> list[str]:
-    """Say which layers imitated int8 in training; log those that did not."""
+    """Describe which layers imitated int8 in training; log the others."""
     outside = list(
         dict.fromkeys(
             f"{origin.name} ({origin.kind})"

@@ -1,4 +1,4 @@
-"""A Keras 3 model as a tf_keras model that computes the same."""
+"""Re-create a Keras 3 model as a tf_keras model that computes the same."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from kprune.export.tfmot.steps import Step
 from kprune.export.tfmot.steps import Steps
 from kprune.export.tfmot.steps import steps_of
 
-# Two versions of Keras may sum in another order; a wrong layer gives far more.
+# The two versions of Keras may sum in another order. A wrong layer differs far
+# more.
 _TOLERANCE = 1e-4
 
-# What `counterparts` puts behind a layer's name for a second layer.
+# Suffixes that `counterparts` adds to a layer's name for further layers.
 _ENDINGS = ("", "_activation", "_depthwise")
 
 
@@ -34,7 +35,7 @@ class Origin(NamedTuple):
 
     Args:
         name: Name of the Keras layer or operation.
-        kind: Its class, `"Conv2D"`, or the activation of such a layer.
+        kind: Its class, for example `"Conv2D"`, or the name of its activation.
     """
 
     name: str
@@ -43,13 +44,13 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Recreation:
-    """A tf_keras model and where its layers come from.
+    """A tf_keras model and the origins of its layers.
 
     Args:
         model: Flat functional tf_keras model with one input per input of the
             Keras model and one output per output.
-        origins: For each of its layers, what it stands for.
-        embedded: Names of the layers that compute a Keras 3 operation as it is.
+        origins: Name of each of its layers -> the Keras layer it stands for.
+        embedded: Names of the layers that run an unchanged Keras 3 operation.
     """
 
     model: Any
@@ -93,20 +94,19 @@ def flat_call(model: Any, flat: Sequence[Any], training: bool) -> list[Any]:
 def recreate(
     signature: ModelSignature, samples: Sequence[np.ndarray]
 ) -> Recreation:
-    """Re-create a Keras model in tf_keras, and verify that it is the same.
+    """Re-create a Keras model in tf_keras, and verify that it computes the same.
 
     Args:
-        signature: Functional or Sequential model, with models nested in it or
-            not; it is not changed.
+        signature: Functional or Sequential model, possibly with nested models. It
+            is not changed.
         samples: One array per input, to verify with.
 
     Returns:
-        The tf_keras model. Nested models are dissolved in it, and what TF-MOT
-        can do nothing for is embedded as it is.
+        The tf_keras model. Nested models are flattened, and operations that TF-MOT
+        does not support are embedded unchanged.
 
     Raises:
-        RecreationError: If the model cannot be re-created, or computes something
-            else afterwards.
+        RecreationError: The model cannot be re-created, or its outputs differ.
     """
     builder = _Builder(signature)
     for step in builder.steps.steps:
@@ -165,7 +165,7 @@ class _Builder:
             self.tensors[number] = make(spec.shape[1:], dtype=dtype, name=name)
 
     def add(self, step: Step) -> None:
-        """Call what stands for `step` on the tensors made so far."""
+        """Call the layers that stand for `step` on the tensors made so far."""
         values = [self.tensors[number] for number in step.inputs]
         if id(step) in self._fused:
             outputs = values
@@ -189,8 +189,8 @@ class _Builder:
         return list(current) if isinstance(current, list) else [current]
 
     def _chain(self, step: Step) -> tuple[Any, ...]:
-        """Return the layers for a step; those of a shared layer are made once."""
-        # Calls of a shared layer with flags are not those without.
+        """Return the layers for a step. A shared layer is made only once."""
+        # Calls of a shared layer with and without flags need different layers.
         key = (id(step.operation), counterparts.plainly_called(step.node))
         if key in self.chains:
             return self.chains[key]
@@ -216,7 +216,7 @@ class _Builder:
         return found.layers
 
     def _load(self, step: Step, found: counterparts.Counterpart) -> None:
-        """Build each layer and set its weights before it is called."""
+        """Build each layer and set its weights."""
         shape = tuple(self.tensors[step.inputs[0]].shape)
         for layer, weights in zip(found.layers, found.weights, strict=True):
             if weights:
@@ -225,10 +225,10 @@ class _Builder:
                 shape = tuple(layer.compute_output_shape(shape))
 
     def _fuse_relu(self, step: Step) -> bool:
-        """Return whether the only reader of a layer is a rectifier.
+        """Return whether a layer is only read by a ReLU that can be fused.
 
-        TF-MOT leaves the weights of a layer out if a rectifier is a layer of
-        its own behind it; as the layer's activation it does not.
+        TF-MOT does not quantise the weights of a layer if a separate ReLU layer
+        follows, but does if the ReLU is the layer's activation.
         """
         operation = step.operation
         once = self._calls[id(operation)] == 1
@@ -244,7 +244,7 @@ class _Builder:
         return True
 
     def _name(self, origin: Origin) -> str:
-        """Return a name no layer has yet; layers of nested models may share one."""
+        """Return an unused name; layers of nested models may share names."""
         base = name = identifier(origin.name)
         count = 0
         while any(f"{name}{ending}" in self.origins for ending in _ENDINGS):

@@ -1,4 +1,4 @@
-"""A Keras model, nested models dissolved, as a flat list of calls."""
+"""List the calls of a Keras model and its nested models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kprune.graph.walk import require_functional
 
 
 class RecreationError(ValueError):
-    """The model has something that cannot be re-created in tf_keras.
+    """A model cannot be re-created in tf_keras.
 
     Args:
         name: Name of the layer or operation.
@@ -34,8 +34,8 @@ class Step:
 
     Args:
         node: Keras' record of the call.
-        inputs: Numbers of the tensors it takes, in the order of the arguments.
-        outputs: Numbers of the tensors it gives.
+        inputs: Numbers of its input tensors, in the order of the arguments.
+        outputs: Numbers of its output tensors.
     """
 
     node: Any
@@ -63,7 +63,7 @@ class Steps:
     outputs: tuple[int, ...]
 
     def uses(self) -> Counter[int]:
-        """Return how often each tensor is read, as an output of the model included."""
+        """Return how often each tensor is read, including as a model output."""
         read = itertools.chain(self.outputs, *(s.inputs for s in self.steps))
         return Counter(read)
 
@@ -79,12 +79,12 @@ def steps_of(model: keras.Model) -> Steps:
         model: Functional or Sequential model.
 
     Returns:
-        The calls. A layer called twice, or in a nested model called twice,
-        appears twice.
+        The calls. A layer appears twice if it, or a nested model around it, is
+        called twice.
 
     Raises:
-        RecreationError: If a nested model is called in an unusual way, or masks
-            travel with the tensors.
+        RecreationError: A nested model is called in an unusual way, or tensors
+            carry masks.
     """
     functional = require_functional(model)
     numbers = itertools.count()
@@ -119,7 +119,7 @@ def _walk(
 
 
 def _inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
-    """Return what a nested model is called on, in the order of its inputs."""
+    """Return the tensors a nested model is called on, in the order of its inputs."""
     name = node.operation.name
     args, kwargs = node.arguments.args, node.arguments.kwargs
     flags = {k for k, v in kwargs.items() if v is not None} - {"training"}
@@ -139,7 +139,7 @@ def _inner_inputs(node: Any, inner: keras.Model) -> list[Any]:
 
 
 def _refuse_masks(node: Any) -> None:
-    """Refuse masks: Keras alone follows them from layer to layer."""
+    """Raise if a call outputs a mask, which tf_keras would not propagate."""
     for tensor in node.outputs:
         if getattr(tensor, "_keras_mask", None) is not None:
             raise RecreationError(

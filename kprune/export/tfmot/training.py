@@ -1,4 +1,4 @@
-"""Fine-tuning a re-created model by the loss of the Keras 3 model."""
+"""Fine-tune a re-created model with the loss of the Keras 3 model."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def batches(
 
     Args:
         signature: The model's inputs.
-        options: `data`, see `kprune.data.source.Source`; arrays are shuffled by
-            `epoch`. And `loss`, which takes the targets.
-        epoch: Number of the epoch, from 0.
+        options: `data` (see `kprune.data.source.Source`; arrays are shuffled with
+            the seed `epoch`) and `loss`, which takes the targets.
+        epoch: Index of the epoch, from 0.
 
     Raises:
-        ValueError: If there are no batches, no targets, or no end.
+        ValueError: The data has no batches, no targets, or no end.
     """
     data, loss = options["data"], options["loss"]
     source = Source(data, BATCH_SIZE, signature.model)
@@ -47,7 +47,7 @@ def batches(
             "`data.take(steps)`, or with its `__len__`."
         )
     if source.size is not None:
-        # A last smaller batch would be traced again.
+        # A smaller last batch would be traced again.
         whole = source.size // BATCH_SIZE * BATCH_SIZE
         source = source.sample(whole or source.size, epoch)
     for x, y, weight in source.labelled("Training", sys.maxsize, loss):
@@ -74,7 +74,7 @@ def train(
         options: `data`, `epochs`, `learning_rate` and `loss`.
 
     Raises:
-        ValueError: If the data does not fit, or the loss is not finite.
+        ValueError: The data does not fit, or the loss is not finite.
     """
     step = _train_step(model, signature, options)
     for epoch in range(options["epochs"]):
@@ -125,8 +125,8 @@ def _train_step(
             lambda a: None if a is None else tf.convert_to_tensor(a), batch
         )
         if not started:
-            # A loss makes its variables when it is first called, and errors
-            # read better outside of a graph.
+            # The first call runs eagerly: a loss creates its variables in it, and
+            # errors are easier to read outside of a graph.
             loss_of(y, flat_call(model, x, training=False), weight)
             started = True
         return compiled(x, y, weight)
@@ -141,7 +141,7 @@ def _loss(signature: ModelSignature, loss: Any) -> Any:
     structure = model.outputs[0] if sequential else model.output
     judge = model
     if loss is not None:
-        # The user's model stays compiled as it is.
+        # A second model leaves the user's compiled model unchanged.
         judge = keras.Model(model.inputs, structure)
         judge.compile(loss=loss)
 

@@ -34,31 +34,33 @@ _log = logging.getLogger("kprune")
 
 @register(KEY)
 class Latency(Allocation):
-    """Meets `reduce={"latency": share}`: on the edges of measured steps.
+    """Meets `reduce={"latency": share}` with widths at the edges of measured steps.
 
-    On devices time falls in steps as channels go: between two edges nothing is
-    gained, and beyond one a kernel can even get slower. This takes, again and
-    again, the width that saves the most predicted time for what is lost, gives
-    back every channel that costs no time, and never leaves a kernel slower
-    than it was. A runtime that compiles instead of timing, such as an Ethos-U,
-    is asked about the whole model too: what it says is what counts.
+    On devices, time falls in steps as channels are removed. Between two edges
+    nothing is gained, and beyond an edge a kernel can even become slower. This
+    allocation repeatedly takes the width that saves the most predicted time for
+    what is lost, gives back every channel that costs no time, and never makes a
+    kernel slower than it was. If the runtime is a compiler that estimates times,
+    such as Vela for an Ethos-U, the target applies to its estimate for the whole
+    model.
 
     Args:
-        table: Times of operators: a `kprune.latency.LatencyTable`, or the path
-            of its file. By default the table of this machine, which is
-            measured when it lacks the model (seconds to minutes).
-        allocation: The allocation that says what a channel is worth:
+        table: Times of operators: a `kprune.latency.LatencyTable`, or the path of
+            its file. Defaults to the table of this machine, which is measured if
+            it lacks the model (seconds to minutes).
+        allocation: The allocation that decides what a channel is worth:
             `"global"`, `"uniform"`, `"similarity"`, `"output_error"`, an object
             or a function.
         dtype: Number format, `"float32"` or `"int8"`. Defaults to the first that
-            the runtime has.
-        threads: CPU threads. Defaults to 1.
-        runtime: What the model will run on, see `kprune.latency.profile`.
-            Defaults to `"litert"`. With a `table`, these three may be given if
-            they are what the table is of.
+            the runtime supports.
+        threads: Number of CPU threads. Defaults to 1.
+        runtime: The runtime of the model. See `kprune.latency.profile`. Defaults
+            to `"litert"`. With a `table`, `dtype`, `threads` and `runtime` must
+            agree with the table if given.
 
     Raises:
-        ValueError: An allocation that cannot tell; a table of another setting.
+        ValueError: The allocation cannot tell what a channel is worth, or the
+            table has other settings.
 
     Example:
 
@@ -101,9 +103,9 @@ class Latency(Allocation):
         return TimedCostModel(graph, LatencyModel(graph, table), whole)
 
     def _whole(self, masked: keras.Model, table: LatencyTable) -> Whole | None:
-        """Return what tells the latency of the whole model, if its runtime can.
+        """Return the estimator of whole models, if the runtime has one.
 
-        A compiler can; whatever has to be timed cannot.
+        A compiler can estimate whole models; timing each candidate would take too long.
         """
         device = get(table.runtime)
         if device.operators is None:
@@ -121,7 +123,7 @@ class Latency(Allocation):
         return whole
 
     def _given_table(self) -> LatencyTable | None:
-        """Return the table that it was made with, read from its file."""
+        """Return the table that was given, read from its file if needed."""
         if self.table is None or isinstance(self.table, LatencyTable):
             return self.table
         table = load(self.table)
@@ -135,7 +137,7 @@ class Latency(Allocation):
         )
 
     def setting(self) -> tuple[str, str]:
-        """Return the runtime and the number format that it is of."""
+        """Return the runtime and the number format."""
         table = self._given_table()
         if table is None:
             device = get(self.runtime or "litert")
@@ -167,14 +169,14 @@ class Latency(Allocation):
 
 
 def limited(allocation: Allocation, key: str = KEY) -> LimitedAllocation:
-    """Return an allocation that says what channels are worth.
+    """Check that an allocation can tell what channels are worth, and return it.
 
     Args:
-        allocation: The user's.
+        allocation: The user's allocation.
         key: The target, for messages.
 
     Raises:
-        ValueError: It does not say that, or rounds.
+        ValueError: The allocation cannot tell that, or rounds widths.
     """
     round_to = getattr(allocation, "round_to", 1)
     if round_to != 1:

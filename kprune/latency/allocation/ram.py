@@ -1,4 +1,4 @@
-"""The allocation that meets a peak of memory."""
+"""The allocation that meets a target for peak memory."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from kprune.session import Session
 
 @register(KEY)
 class Ram(Allocation):
-    """Meets `reduce={"ram": share}`: the most memory of activations at any moment.
+    """Meets `reduce={"ram": share}`, a target for the peak memory of activations.
 
-    The peak belongs to the operator that runs while most is alive, its inputs,
-    its output, and whatever waits for a later operator; often to several that
-    are equally high, as in the first stage of a ResNet. Channels go from the
-    groups that are alive there, from all of them at once, and from no others.
+    The peak occurs while an operator runs whose inputs and output, and all tensors
+    that wait for a later operator, take the most memory. Several operators may
+    share the peak, as in the first stage of a ResNet. Channels are removed from all
+    groups that are alive in these operators at once, and from no others.
 
-    What counts is the plan of TensorFlow Lite Micro's arena, as
-    `kprune.export` reports it for a file with `io_dtype` like `dtype`; with an
-    Ethos-U as `runtime` the SRAM that Arm's compiler says. Either is asked about
-    the whole model at the widths that seem right.
+    The peak is that of a plan of TensorFlow Lite Micro's arena, as `kprune.export`
+    reports it for a file whose `io_dtype` is `dtype`. With an Ethos-U as `runtime`,
+    it is the SRAM that Arm's compiler reports. Either is computed for the whole
+    model at the most promising widths.
 
     Args:
         dtype: Number format of the file, `"int8"` or `"float32"`.
-        runtime: `"ethos-u55-128"` or another one that tells its memory, see
+        runtime: `"ethos-u55-128"` or another runtime that reports its memory. See
             `kprune.latency.profile`. Defaults to TensorFlow Lite Micro.
-        allocation: The allocation that says what a channel is worth, see
-            `kprune.latency.Latency`; or a `Latency`, for both targets.
+        allocation: The allocation that decides what a channel is worth. See
+            `kprune.latency.Latency`. Or a `Latency`, for both targets.
 
     Raises:
-        ValueError: An allocation that cannot tell, a runtime that does not tell
-            its memory, or a number format that it does not have.
+        ValueError: The allocation cannot tell what a channel is worth, or the
+            runtime does not report its memory or support the number format.
 
     Example:
 
@@ -84,7 +84,7 @@ class Ram(Allocation):
 
     @property
     def _worth(self) -> LimitedAllocation:
-        """What says what a channel is worth."""
+        """The allocation that decides what a channel is worth."""
         inner = self.allocation
         return inner.allocation if isinstance(inner, Latency) else inner
 
@@ -129,17 +129,17 @@ class Ram(Allocation):
 def device_aware(
     allocation: Allocation, reduce: Mapping[str, float] | None
 ) -> Allocation:
-    """Return an allocation that can meet the targets.
+    """Return an allocation that can meet targets of a device.
 
     Args:
-        allocation: The user's.
-        reduce: The targets; where `"latency"` or `"ram"` is among them, the
-            allocation is put into a `Latency`, a `Ram` or both. A memory is
-            that of the runtime and number format whose latency is reduced.
+        allocation: The user's allocation.
+        reduce: The targets. For `"latency"` and `"ram"`, the allocation is wrapped
+            in a `Latency`, a `Ram` or both. The memory is that of the runtime and
+            number format whose latency is reduced.
 
     Raises:
-        ValueError: Such a target, and the allocation cannot tell what a channel
-            is worth.
+        ValueError: There is such a target, and the allocation cannot tell what a
+            channel is worth.
     """
     wanted = reduce if isinstance(reduce, Mapping) else {}
     ram = allocation if isinstance(allocation, Ram) else None
@@ -158,15 +158,15 @@ def device_aware(
     if not isinstance(inner, Latency):
         return Ram(allocation=inner)
     runtime, dtype = inner.setting()
-    tells = runtimes.get(runtime).memory is not None
-    return Ram(dtype, runtime if tells else None, inner)
+    has_memory = runtimes.get(runtime).memory is not None
+    return Ram(dtype, runtime if has_memory else None, inner)
 
 
 def _check_memory(device: Runtime) -> None:
     if device.memory is None:
         known = [n for n in runtimes.names() if runtimes.get(n).memory]
         raise ValueError(
-            f"Runtime {device.name!r} does not tell its memory. Leave `runtime` out "
+            f"Runtime {device.name!r} does not report its memory. Leave `runtime` out "
             "for TensorFlow Lite Micro, or use one of "
             f"{', '.join(map(repr, known))}."
         )

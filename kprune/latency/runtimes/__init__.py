@@ -1,4 +1,4 @@
-"""Runtimes whose operators can be measured: `"litert"`."""
+"""Runtimes whose operators can be timed, such as `"litert"`. See `names`."""
 
 from kprune.latency.runtimes.base import Runtime as Runtime
 from kprune.latency.runtimes.base import get as get

@@ -1,4 +1,4 @@
-"""What a runtime is: it tells how long operators take."""
+"""The base class of runtimes, and how to find and register them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from kprune.registry import Registry
 
 
 class Runtime(Part, abc.ABC):
-    """Runs small files, each with one operator or a few, and times them."""
+    """Times small files with one operator or a few."""
 
     variants: ClassVar[tuple[str, ...]] = ()
-    """What may follow the registered name: `"u55-128"` of `"ethos-u55-128"`."""
+    """Endings of the registered name, such as `"u55-128"` in `"ethos-u55-128"`."""
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "int8")
-    """Number formats that it runs; the first is the default."""
+    """Supported number formats; the first is the default."""
 
     io_dtype: ClassVar[str] = "float32"
     """Number format of the inputs and outputs of int8 files."""
 
     step: ClassVar[int] = 1
-    """Channels that are worked on at once, of a runtime that tells `operators`."""
+    """Number of channels processed at once, for a runtime with `operators`."""
 
     name = ""
-    """How tables call it: what `get` makes it of. A class with arguments sets it."""
+    """Name in tables, from which `get` makes it. A class with arguments sets it."""
 
     @property
     def device(self) -> str:
-        """The device in words."""
+        """Name of the device."""
         return device_name()
 
     def check_dtype(self, dtype: str) -> None:
-        """Raise unless it runs a number format."""
+        """Raise unless it supports a number format.
+
+        Raises:
+            ValueError: It does not.
+        """
         if dtype not in self.dtypes:
             raise ValueError(
                 f"Runtime {self.name!r} runs {' and '.join(self.dtypes)}. Received: "
@@ -49,29 +53,32 @@ class Runtime(Part, abc.ABC):
     def measure(
         self, content: bytes, threads: int, runs: int, seconds: float
     ) -> float:
-        """Return how long a `.tflite` file takes, in milliseconds.
+        """Return the time of a `.tflite` file in milliseconds.
 
         Args:
-            content: The file.
-            threads: CPU threads.
-            runs: Timed runs at least.
-            seconds: Time spent on timed runs at least.
+            content: Bytes of the file.
+            threads: Number of CPU threads.
+            runs: Minimum number of timed runs.
+            seconds: Minimum total time of timed runs.
         """
 
     block: ClassVar[int] = 1
-    """What channels are rounded up to in memory, of a runtime that tells it."""
+    """Multiple that channels are rounded up to in memory."""
 
     ahead: ClassVar[int] = 0
     """Bytes of weights that are in that memory at once, if it holds any."""
 
     memory: Callable[[bytes], float] | None = None
-    """Returns the bytes that a whole `.tflite` file takes while it runs."""
+    """Function that returns the bytes that a whole `.tflite` file needs to run.
+
+    Leave it None if the memory is not known.
+    """
 
     operators: Callable[[bytes], Sequence[float]] | None = None
-    """Returns the milliseconds of each operator of a whole `.tflite` file.
+    """Function that returns the milliseconds of each operator of a `.tflite` file.
 
-    Where a runtime defines it, operators are not cut out: they are seen beside
-    their neighbours, as compilers that fuse and prefetch need it.
+    If a runtime defines it, operators are timed together with their neighbours
+    instead of being cut out. Compilers that fuse and prefetch need this.
     """
 
 
@@ -99,13 +106,13 @@ def get(identifier: Any) -> Runtime:
     """Return a runtime.
 
     Args:
-        identifier: A registered name such as `"litert"`, for some with a variant
-            and an option, `"ethos-u55-128"` or `"ethos-u55-128/Sram_Only"`; a
+        identifier: A registered name such as `"litert"`, with a variant and an
+            option for some: `"ethos-u55-128"` or `"ethos-u55-128/Sram_Only"`; a
             `Runtime`; or a function
             `f(content, threads, runs, seconds) -> milliseconds`.
 
     Raises:
-        ValueError: An unknown name; the message lists the known ones.
+        ValueError: The name is unknown. The message lists the known ones.
     """
     if not isinstance(identifier, str):
         runtime: Runtime = registry.get(identifier)
@@ -127,12 +134,12 @@ def get(identifier: Any) -> Runtime:
 
 
 def names() -> list[str]:
-    """Return all names that `get` knows; of variants, in place of the family's."""
+    """Return all names that `get` knows, including each variant."""
     return [*_all()]
 
 
 def _all() -> dict[str, tuple[str, ...]]:
-    """Return, by full name, the registered name and the variant if there is one."""
+    """Return full name -> the registered name, and the variant if there is one."""
     found: dict[str, tuple[str, ...]] = {}
     for name in registry.names:
         variants = getattr(registry.factory(name), "variants", ())
@@ -144,5 +151,5 @@ def _all() -> dict[str, tuple[str, ...]]:
 
 
 def _registered(kind: type) -> str:
-    """Return the name that a class is registered under; nothing if it is not."""
+    """Return the name that a class is registered under; `""` if it is not."""
     return next((n for n in registry.names if registry.factory(n) is kind), "")

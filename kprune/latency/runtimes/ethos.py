@@ -1,4 +1,4 @@
-"""Arm's Ethos-U, as its compiler Vela estimates it."""
+"""Arm's Ethos-U, as estimated by its compiler Vela."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _NAMED = re.compile(r"operator(\d+)(?!\d)")
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What Vela says of a file.
+    """Vela's estimates for a file.
 
     Args:
-        milliseconds: One inference.
+        milliseconds: Time of one inference.
         sram: Bytes of SRAM.
-        flash: Bytes of flash, on the chip and beside it.
-        rows: Per operator that it made: the name of its result, and its cycles.
+        flash: Bytes of flash, on-chip and off-chip.
+        rows: Name of the output and number of cycles of each compiled operator.
     """
 
     milliseconds: float
@@ -54,20 +54,21 @@ class Compiled:
 
 @register("ethos")
 class Ethos(Runtime):
-    """Ethos-U55, U65 or U85: what Arm's compiler Vela estimates, in no time.
+    """Ethos-U55, U65 or U85, as estimated by Arm's compiler Vela.
 
-    Nothing is run: Vela counts cycles, at its clock and memory bandwidth of the
-    configuration. It lays operators out side by side, loads the weights of one
-    while another runs, and fuses; so operators are seen in the whole model.
-    Needs the extra `ethos`.
+    No hardware is needed: Vela counts cycles for the clock and memory bandwidth of
+    a configuration. It overlaps and fuses operators and loads the weights of one
+    while another runs, so operators are timed in the whole model. Needs the extra
+    `ethos`.
 
     Args:
-        variant: A configuration by Vela's own name, less `ethos-`: `"u55-128"`.
-        memory_mode: One of Vela's, `"Sram_Only"`. Defaults to the
-            configuration's own.
+        variant: Vela's name of a configuration without `ethos-`, such as
+            `"u55-128"`.
+        memory_mode: Vela's name of a memory mode, such as `"Sram_Only"`. Defaults
+            to that of the configuration.
 
     Raises:
-        ValueError: An unknown configuration or memory mode.
+        ValueError: The configuration or memory mode is unknown.
 
     Example:
 
@@ -119,7 +120,7 @@ class Ethos(Runtime):
     def measure(
         self, content: bytes, threads: int, runs: int, seconds: float
     ) -> float:
-        # What Vela leaves to the CPU takes no cycles of the NPU.
+        # Operators that Vela leaves to the CPU take no cycles of the NPU.
         return max(self.compile(content).milliseconds, 1e-6)
 
     def operators(self, content: bytes) -> Sequence[float]:
@@ -129,7 +130,7 @@ class Ethos(Runtime):
         cycles = [0.0] * len(file.operators)
         position = 0
         for name, count in compiled.rows:
-            # What one operator was taken apart into follows on it.
+            # The further parts of an operator that was split follow it.
             found = _NAMED.search(name)
             position = int(found[1]) if found else position
             cycles[position] += count
@@ -140,14 +141,14 @@ class Ethos(Runtime):
         return float(self.compile(content).sram)
 
     def compile(self, content: bytes) -> Compiled:
-        """Return what Vela says of a `.tflite` file.
+        """Compile a `.tflite` file with Vela and return its estimates.
 
         Args:
-            content: The file.
+            content: Bytes of the file.
 
         Raises:
-            ImportError: The extra `ethos` is missing.
-            RuntimeError: Vela refuses the file.
+            ImportError: The extra `ethos` is not installed.
+            RuntimeError: Vela cannot compile the file.
         """
         options = ["--accelerator-config", f"ethos-{self.variant}"]
         if self.memory_mode is not None:
@@ -197,7 +198,7 @@ def _compile(name: str, options: tuple[str, ...], content: bytes) -> Compiled:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold back what Vela prints, and put back what it sets for the process."""
+    """Suppress Vela's output, and restore the recursion limit that it changes."""
     limit = sys.getrecursionlimit()
     try:
         with quiet(stdout=True):

@@ -15,12 +15,12 @@ from kprune.latency.runtimes.base import Runtime
 from kprune.latency.runtimes.base import register
 
 _QUANTILE = 0.25
-"""Other work on the machine can only make runs longer."""
+"""A low quantile, because other work on the machine can only make runs longer."""
 
 
 @register("litert")
 class LiteRT(Runtime):
-    """The LiteRT interpreter. Times are the lower quartile of all runs."""
+    """The LiteRT interpreter on the CPU. Times are the lower quartile of all runs."""
 
     def measure(
         self, content: bytes, threads: int, runs: int, seconds: float
@@ -32,12 +32,12 @@ class LiteRT(Runtime):
 
 
 def timed(runtime: FileRuntime, runs: int, seconds: float) -> float:
-    """Return how long an opened file takes, in milliseconds.
+    """Return the time of an opened file in milliseconds.
 
     Args:
-        runtime: The file.
-        runs: Timed runs at least.
-        seconds: Time spent on timed runs at least.
+        runtime: The opened file.
+        runs: Minimum number of timed runs.
+        seconds: Minimum total time of timed runs.
     """
     runtime.prepare(random_inputs(runtime))
     time_runs(runtime.invoke, 3, seconds / 10)

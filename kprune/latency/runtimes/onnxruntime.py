@@ -18,9 +18,9 @@ from kprune.latency.runtimes.litert import timed
 class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU, in float32. Needs the extra `onnx`.
 
-    Operators are converted from LiteRT by tf2onnx; the file that `kprune.export`
-    writes comes from Keras, and may transpose elsewhere. Times are the lower
-    quartile of all runs.
+    Operators are converted from LiteRT by tf2onnx. A file from `kprune.export` is
+    converted from Keras and may have transpositions in other places. Times are the
+    lower quartile of all runs.
     """
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)

@@ -1,1 +1,1 @@
-"""What is written into the folder of a run when it ends, one file each."""
+"""Pages to write into the folder of a run when it ends, with one module for each."""

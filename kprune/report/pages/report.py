@@ -1,4 +1,4 @@
-"""`report.html`."""
+"""Write `report.html`, the report of a run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def write(folder: Path) -> Path:
     """Write the report of a run into its folder.
 
     Args:
-        folder: It holds `run.json`.
+        folder: Folder with `run.json`.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        ImportError: jinja2 or matplotlib is missing.
+        ImportError: jinja2 or matplotlib is not installed.
         ValueError: The record is damaged.
     """
-    # `latest` is a link, and no name.
+    # Resolve the link `latest` to the name of the run's folder.
     text = run_page(read_run(folder / RUN), folder.resolve().name)
     with atomic_file(folder / FILE) as temporary:
         temporary.write_text(text, "utf-8")
