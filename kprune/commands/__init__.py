@@ -1,1 +1,1 @@
-"""One file per command of `kprune`; `kprune.cli` puts them together."""
+"""One file per command of `kprune`. `kprune.cli` assembles them."""

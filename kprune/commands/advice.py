@@ -44,7 +44,7 @@ class Advice:
     command: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain strings, for JSON."""
+        """Return the advice as plain data, for JSON."""
         return dataclasses.asdict(self)
 
     def print(self) -> None:
@@ -80,7 +80,7 @@ def about_original(
     """Return advice on the samples, from the scores of the original model.
 
     Args:
-        scorer: Samples and model.
+        scorer: Scorer of the samples and the original model.
         score: The score of the original model.
         command: The current command.
     """
@@ -181,7 +181,7 @@ def about_result(
     """Return advice for a pruned model that lost accuracy.
 
     Args:
-        scorer: Samples and original model.
+        scorer: Scorer of the samples and the original model.
         before: The score of the original model.
         after: The score of the pruned model.
         command: The command that pruned it.

@@ -1,4 +1,4 @@
-"""`kprune bench`."""
+"""The command `kprune bench`."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def bench(  # noqa: PLR0913  options of a command
         float,
         typer.Option(
             min=0.001,
-            help="Width of the ratio's interval at which measuring ends.",
+            help="Measure until the ratio's interval is this narrow.",
         ),
     ] = 0.02,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Time after which it ends anyway.")
+        float, typer.Option(min=0, help="Time limit for measuring.")
     ] = 30.0,
     data: Annotated[
         Path | None,
@@ -72,8 +72,8 @@ def bench(  # noqa: PLR0913  options of a command
 
     Several files are timed in turns, in a new order every round, and compared
     with the first one. Prints medians with their 95 % confidence intervals, and
-    whether a difference can be told at all. A `.keras` file is converted to
-    float32 TFLite first; its size is that of its weights in float32.
+    whether there is a clear difference. A `.keras` file is converted to float32
+    TFLite first; its size is that of its weights in float32.
 
     Example: `kprune bench original.tflite compact.tflite --threads 2
     --data photos`
@@ -116,7 +116,7 @@ def _load(files: list[Path]) -> dict[Path, keras.Model]:
 def _scores(
     files: list[Path], models: dict[Path, keras.Model], data: Data
 ) -> list[Score | None]:
-    """Return what each file scores; None for all without data."""
+    """Return the score of each file; None for all without data."""
     if data.validation is None:
         return [None] * len(files)
     from kprune.commands.pruning import make_scorer
@@ -142,7 +142,7 @@ def _scores(
 
 
 def _samples_of(file: Path, place: Place, data: Data) -> Samples:
-    """Return samples as an exported file takes them."""
+    """Read samples for the inputs of an exported file."""
     import numpy as np
 
     from kprune.data.inputs import Input
@@ -169,7 +169,7 @@ def _measure(
     precision: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return what `Comparison.to_dict` does, with the size of each file."""
+    """Return the result of `Comparison.to_dict`, with the size of each file."""
     import dataclasses
 
     import kprune
@@ -190,11 +190,11 @@ def _measure(
             precision=precision,
             time_limit=seconds,
         )
-        # A loaded model's own name says less than that of its file.
+        # The name of a file says more than that of the model in it.
         names = tuple(map(str, files))
         result = dataclasses.replace(found, names=names).to_dict()
     for subject, model in zip(subjects, result["models"], strict=True):
-        # A .keras file may hold an optimizer too.
+        # Not the size of a .keras file, which may hold an optimizer too.
         model["size"] = measure_original(subject).size
     return result
 

@@ -1,4 +1,4 @@
-"""`kprune demo`."""
+"""The command `kprune demo`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def demo(
         bool,
         typer.Option(
             "--quick",
-            help="Train for 2 + 2 epochs only: a try-out of the installation.",
+            help="Train for 2 + 2 epochs only, to try the installation.",
         ),
     ] = False,
     as_json: Json = False,
@@ -79,6 +79,7 @@ def demo(
     console = Console()
     print_result(console, result.evaluation, result.deployment)
     console.print(
-        f"the same cut without training: {100 * result.one_shot:.2f} % test accuracy",
+        f"the same pruning without training: {100 * result.one_shot:.2f} % test "
+        "accuracy",
         highlight=False,
     )

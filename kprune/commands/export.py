@@ -1,4 +1,4 @@
-"""`kprune export`."""
+"""The command `kprune export`."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ FORMATS = {
     "opset": (".onnx",),
     "batch_size": (*_LITERT, ".onnx"),
 }
-"""Files that options go with; the formats themselves need Keras."""
+"""Suffixes that support each option. The formats themselves need Keras."""
 
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Typical inputs for int8, int4 and mixed, in any form of --data; by "
-        "default those of --data."
+        help="Typical inputs for int8, int4 and mixed, in any form of --data. "
+        "Defaults to those of --data."
     ),
 ]
 DataOption = Annotated[
@@ -75,35 +75,35 @@ DataOption = Annotated[
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Epochs of training on --data; 1 by default."),
+    typer.Option(min=1, help="Epochs of training on --data. Defaults to 1."),
 ]
 Clusters = Annotated[
     int | None,
     typer.Option(
         min=2,
         help="Leave this many different weights in each kernel, so that the file "
-        "packs well.",
+        "compresses well.",
     ),
 ]
 
 IoDtype = Annotated[
     Dtype | None,
     typer.Option(
-        help="Inputs and outputs of an int8, int4 or mixed file; float32 by "
-        "default."
+        help="Number format of the inputs and outputs of an int8, int4 or mixed "
+        "file. Defaults to float32."
     ),
 ]
 ErrorLimit = Annotated[
     float | None,
     typer.Option(
         min=1,
-        help="How many times the output error of an int8 file a mixed one may have; "
-        "2 by default.",
+        help="Accepted output error of a mixed file, as a multiple of the int8 "
+        "file's. Defaults to 2.",
     ),
 ]
 SizeLimit = Annotated[
     int | None,
-    typer.Option(min=1, help="Bytes that a mixed file has at most."),
+    typer.Option(min=1, help="Maximum size of a mixed file in bytes."),
 ]
 Opset = Annotated[
     int | None, typer.Option(help="Operator set of an .onnx file.")
@@ -112,8 +112,8 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Examples per call; 0 for any number. By default 1 in .tflite and "
-        ".h, any in .onnx.",
+        help="Examples per call; 0 for any number. Defaults to 1 for .tflite and "
+        ".h, and any for .onnx.",
     ),
 ]
 Tolerance = Annotated[
@@ -142,7 +142,7 @@ def export(  # noqa: PLR0913  options of a command
     quantize: Annotated[
         Quantize | None,
         typer.Option(
-            help="Number format of a .tflite file; of .h int8 or qat. int4 and "
+            help="Number format of a .tflite file; for .h, int8 or qat. int4 and "
             "mixed (int4 where it costs little) make small files, which are slow "
             "on CPUs if they have convolutions."
         ),
@@ -168,10 +168,10 @@ def export(  # noqa: PLR0913  options of a command
 ) -> None:
     """Convert a model for deployment and verify the file against Keras.
 
-    A model that still holds masks is rebuilt first. Training needs the optional
-    packages of `pip install "kprune[tfmot]"`, and goes by the loss that the model
-    was saved with; int4 and mixed need those of `kprune[edge]`. With labelled
-    samples, accuracy of model and file is shown.
+    A model that still holds masks is rebuilt first. Training uses the loss that the
+    model was saved with, and needs the optional packages of `pip install
+    "kprune[tfmot]"`; int4 and mixed need those of `kprune[edge]`. With labelled
+    samples, the accuracy of model and file is shown.
 
     Example: `kprune export model.keras model.tflite --quantize int8
     --data photos`
@@ -256,7 +256,7 @@ def check_format(out: Path, options: Iterable[str]) -> None:
         if out.suffix not in suffixes:
             kind = f"A {out.suffix} file" if out.suffix else "A SavedModel"
             raise ValueError(
-                f"{kind} has no option {name!r}; it goes with "
+                f"{kind} has no option {name!r}; it is for "
                 f"{' or '.join(suffixes)}."
             )
 
@@ -268,7 +268,7 @@ def _check(
     error_limit: float | None,
     size_limit: int | None,
 ) -> None:
-    """Raise typer.BadParameter for what is missing or does not go together."""
+    """Raise typer.BadParameter for missing or incompatible options."""
     if quantize in CALIBRATED and calibration is None and data is None:
         raise typer.BadParameter(
             f"--quantize {quantize} needs typical inputs: --data photos, or "

@@ -1,4 +1,4 @@
-"""The work of `kprune export`, once everything is checked and Keras is there."""
+"""The work of `kprune export`, after all checks and the import of Keras."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _RUN = (".tflite", ".onnx")
 
 
 class Exporting:
-    """One model on its way into a file for deployment.
+    """Exports one model to a file, and compares their scores.
 
     Args:
         model: File of the model.
         data: Samples to train on and to measure accuracy on.
-        typical: What `--calibration` names.
-        command: The command that runs.
+        typical: Samples of `--calibration`.
+        command: The current command.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Exporting:
             self.samples = data.samples(loaded)
             checked = data.checked(loaded, self.samples)
             self.calibration = typical.samples(loaded) or self.samples
-        # What calibrates says little of how well it calibrated.
+        # A file cannot be judged by the samples that calibrated it.
         self._apart = checked if checked is not self.calibration else None
         self.scorer, self.warnings = make_scorer(
             checked, loaded, data.checked_by
@@ -53,7 +53,7 @@ class Exporting:
 
     @property
     def size(self) -> int | None:
-        """How many samples are scored on."""
+        """Number of samples to score on; None without samples."""
         return None if self.scorer is None else self.scorer.samples.size
 
     def write(
@@ -77,7 +77,7 @@ class Exporting:
         return self.report
 
     def lines(self, out: Path, original: Path | None = None) -> list[Line]:
-        """Return what model and file score; nothing without samples.
+        """Return the scores of the model and the file; empty without samples.
 
         Args:
             out: The file that was written.

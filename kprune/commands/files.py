@@ -1,4 +1,4 @@
-"""Reading what the user names on the command line."""
+"""Load model files named on the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def load_model(path: Path) -> keras.Model:
     """Load a model file without running code from it.
 
     Args:
-        path: File to read, see `kprune.load`.
+        path: File to read. See `kprune.load`.
 
     Returns:
-        The model. What `kprune.load` warns of stands on standard error.
+        The model. Warnings of `kprune.load` are printed to standard error.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""`kprune inspect`."""
+"""The command `kprune inspect`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def inspect(  # noqa: PLR0913  options of a command
     pruned_by: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Folder of a run: show what it kept of each group."
+            "--run", help="Folder of a run: show what it kept in each group."
         ),
     ] = None,
     ram: Annotated[
         bool,
         typer.Option(
             "--ram",
-            help="Say where the peak of activation memory is, and what it holds.",
+            help="Show where the peak of activation memory is, and what it holds.",
         ),
     ] = False,
     dtype: Annotated[
@@ -50,8 +50,8 @@ def inspect(  # noqa: PLR0913  options of a command
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Samples, for a model with gates that depend on them: count what "
-            f"they cost on the average. {FORMS}."
+            help="Samples, for a model with gates that depend on them: count their "
+            f"mean cost. {FORMS}."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -61,8 +61,8 @@ def inspect(  # noqa: PLR0913  options of a command
 ) -> None:
     """Show which channels of a model can be pruned, and why others cannot.
 
-    Coverage comes first, then every group of channels that live and die
-    together: its size, where it sits, and the MACs and parameters that touch it.
+    Prints the coverage, and then every group of channels that can only be removed
+    together: its size, its layers, and the MACs and parameters it is part of.
 
     Example: `kprune inspect model.keras --graph model.svg`
 

@@ -1,4 +1,4 @@
-"""`kprune latency`: tables of measured operators."""
+"""The command `kprune latency`, for tables of measured operators."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def profile(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Table to complete, .json; made if it does not exist. By default "
-            "this machine's, in the user's cache folder."
+            help="Table to complete, .json. It is created if it does not exist. "
+            "Defaults to this machine's, in the user's cache folder."
         ),
     ] = None,
     runtime: RuntimeOption = None,
@@ -51,10 +51,10 @@ def profile(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure what a model's operators take on this machine, or on an NPU.
+    """Measure the time of a model's operators on this machine, or on an NPU.
 
-    Nothing else should run meanwhile. What the table has already is not measured
-    again. Times of Ethos-U are estimated by Arm's compiler.
+    Run nothing else meanwhile. Operators in the table are not measured again.
+    Times on Ethos-U are estimated by Arm's compiler.
 
     Example: `kprune latency profile model.keras --table laptop.json`
 
@@ -97,16 +97,16 @@ def profile(
 def files(
     model: Model,
     folder: Annotated[
-        Path, typer.Argument(help="Folder to write; empty, or not there yet.")
+        Path, typer.Argument(help="Folder to write; empty or not yet existing.")
     ],
     dtype: DtypeOption = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the files that a phone or a board has to time, and a script.
+    """Write the files to time on a phone or a board, and a script to do it.
 
-    The script `measure.sh` runs LiteRT's `benchmark_model` on each of them;
-    `kprune latency read` makes a table of what that printed.
+    The script `measure.sh` runs LiteRT's `benchmark_model` on each file;
+    `kprune latency read` makes a table of its output.
 
     Example: `kprune latency files model.keras for_the_phone --dtype int8`
     """
@@ -142,7 +142,7 @@ def read(
         typer.Argument(help="Folder in which measure.sh has written its logs."),
     ],
     device: Annotated[
-        str, typer.Option(help="The device in words, for example 'Pixel 8'.")
+        str, typer.Option(help="Name of the device, for example 'Pixel 8'.")
     ],
     out: Annotated[Path, typer.Option(help="Table to write, .json.")],
     threads: Annotated[
@@ -151,7 +151,7 @@ def read(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a table of what benchmark_model printed on the device.
+    """Make a table from the output of benchmark_model on the device.
 
     Example: `kprune latency read for_the_phone --device "Pixel 8" --out pixel8.json`
     """
@@ -178,7 +178,7 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what a table holds: device, steps, models, and every operator.
+    """Show the content of a table: device, steps, models, and every operator.
 
     In the shapes, `r` stands for the width read and `w` for the width written.
 

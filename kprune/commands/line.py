@@ -1,4 +1,4 @@
-"""The current command line as text."""
+"""Write the current command line as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class CommandLine:
     """The current command line, from which suggestions are made.
 
     Args:
-        words: Command and arguments: `("prune", model, out)`.
+        words: Command and arguments, such as `("prune", model, out)`.
         options: Its options; None for those not given.
     """
 

@@ -16,7 +16,7 @@ SAMPLES = "samples"
 _CALLS = {"require_loss": LABELS, "require_data": SAMPLES}
 _FLAGS = {"needs_loss": LABELS, "needs_data": SAMPLES}
 _WORDS = {
-    LABELS: "measures the loss, which takes samples with targets",
+    LABELS: "measures the loss, which needs samples with targets",
     SAMPLES: "runs the model on samples",
 }
 
@@ -47,10 +47,10 @@ def check_needs(parts: dict[str, str | None], data: Data) -> None:
 
 @functools.cache
 def needs(kind: str, name: str) -> str | None:
-    """Return which samples a part needs.
+    """Return the kind of samples that a part needs.
 
     Args:
-        kind: Folder of the parts, `"criteria"`.
+        kind: Folder of the parts, such as `"criteria"`.
         name: Name of the part.
 
     Returns:
@@ -140,7 +140,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 @functools.cache
 def _imports(module: str) -> dict[str, str]:
-    """Return the kprune modules from which a module imports names, by name."""
+    """Return imported name -> the kprune module that it comes from."""
     found = {}
     for statement in _tree(module).body:
         source = getattr(statement, "module", None) or ""

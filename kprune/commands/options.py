@@ -1,4 +1,4 @@
-"""What the commands share: common options and how errors are told."""
+"""Options that commands share, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kprune.registry import modules
 Result = TypeVar("Result")
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
 
@@ -50,16 +50,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Validation = Annotated[
     Path | None,
     typer.Option(
-        help="Labelled samples to measure accuracy on, in any form of --data. By "
-        "default the part that --data sets apart (a folder val or test, arrays "
-        "x_test and y_test, a split), or else --data itself."
+        help="Labelled samples to measure accuracy on, in any form of --data. "
+        "Defaults to a validation part of --data (a folder val or test, arrays "
+        "x_test and y_test, a split), or else to all of --data."
     ),
 ]
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of TensorFlow Datasets, for --data NAME; by default "
+        help="Folder of TensorFlow Datasets, for --data NAME. Defaults to "
         "TFDS_DATA_DIR or ~/tensorflow_datasets."
     ),
 ]
@@ -67,8 +67,8 @@ DataDir = Annotated[
 ImageSize = Annotated[
     str | None,
     typer.Option(
-        help="Height and width that images are scaled to, 224x224; for models that "
-        "take any size.",
+        help="Height and width to scale images to, such as 224x224, for models "
+        "that take any size.",
         metavar="HxW",
     ),
 ]
@@ -76,9 +76,9 @@ ImageSize = Annotated[
 Pixels = Annotated[
     str | None,
     typer.Option(
-        help="Range that pixels are scaled to: raw (0 to 255), unit (0 to 1), tf (-1 "
-        "to 1), torch or caffe (as keras.applications has them). By default what "
-        "the model says by its layers, and arrays as they are.",
+        help="Range to scale pixels to: raw (0 to 255), unit (0 to 1), tf (-1 "
+        "to 1), torch or caffe (as in keras.applications). By default the range is "
+        "inferred from the model's layers, and arrays are not changed.",
         callback=check_pixels,
         autocompletion=offer_pixels,
     ),
@@ -88,7 +88,7 @@ FORMS = (
     "a folder of class folders with images, .npz with x (and y), .npy, .csv, or a "
     "data set of TensorFlow Datasets (cifar10, cifar10:test[:500])"
 )
-"""What `--data` takes, for the help of commands."""
+"""Accepted forms of `--data`, for the help of commands."""
 
 
 class Dtype(StrEnum):
@@ -101,31 +101,31 @@ class Dtype(StrEnum):
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
-        help="Number format that the model will run in. By default the first "
-        "that the runtime has: float32, for an NPU int8."
+        help="Number format that the model will run in. Defaults to the first "
+        "that the runtime supports: float32, or int8 on an NPU."
     ),
 ]
 RuntimeOption = Annotated[
     str | None,
     typer.Option(
-        help="What the model will run on: litert, onnxruntime, or an Ethos-U by "
-        "Vela's name, ethos-u55-128, perhaps with a memory mode, "
+        help="Runtime of the model: litert, onnxruntime, or an Ethos-U by Vela's "
+        "name, such as ethos-u55-128, optionally with a memory mode, such as "
         "ethos-u55-128/Sram_Only."
     ),
 ]
 
 NONE = "none"
-"""What stands for no part at all."""
+"""Value of an option that asks for no part at all."""
 
 
 def known(
     kind: str, several: bool = False
 ) -> Callable[[str | None], str | None]:
-    """Return a check of an option that names a part, before anything is loaded.
+    """Return a check for an option that names a part. The check loads nothing.
 
     Args:
-        kind: Folder of the parts, `"criteria"`.
-        several: Accept names with commas between them, and `"none"`.
+        kind: Folder of the parts, such as `"criteria"`.
+        several: Whether to accept several names separated by commas, and `"none"`.
 
     Returns:
         A callback for `typer.Option`.
@@ -146,11 +146,11 @@ def known(
 
 
 def complete(kind: str, several: bool = False) -> Callable[[str], list[str]]:
-    """Return what a shell offers for an option that names a part.
+    """Return the shell completion of an option that names a part.
 
     Args:
-        kind: Folder of the parts, `"criteria"`.
-        several: Whether names stand with commas between them.
+        kind: Folder of the parts, such as `"criteria"`.
+        several: Whether several names may be given, separated by commas.
 
     Returns:
         `autocompletion` for `typer.Option`.
@@ -170,17 +170,17 @@ def listed(kind: str) -> str:
     """Return the names of parts, for the help of an option.
 
     Args:
-        kind: Folder of the parts, `"criteria"`.
+        kind: Folder of the parts, such as `"criteria"`.
     """
     *names, last = modules(kind)
     return f"{', '.join(names)} or {last}"
 
 
 def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Make a command end in one line on standard error and exit code 1.
+    """Make errors of a command print one line to standard error, with exit code 1.
 
-    With `--debug` the traceback comes first. typer itself answers wrong usage
-    with exit code 2 before the command runs. Ctrl-C is exit code 130.
+    With `--debug` the traceback is printed first. For wrong usage, typer itself
+    exits with code 2 before the command runs. Ctrl-C exits with code 130.
 
     Args:
         command: Function with a keyword argument `debug`.
@@ -204,8 +204,8 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
         except (typer.Exit, typer.BadParameter):
             raise
         except BrokenPipeError:
-            # The reader (`head`, a pager) is gone: no one to tell, and the
-            # interpreter must not try again when it closes.
+            # The reader (`head`, a pager) has closed the pipe. The interpreter must
+            # not try to write to it again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:

@@ -1,4 +1,4 @@
-"""What a command did to a model: costs, sizes and scores, before and after."""
+"""Show the costs, sizes and scores of models, before and after a command."""
 
 from __future__ import annotations
 
@@ -19,23 +19,20 @@ from kprune.commands.scoring import Score
 from kprune.export.original import measure_original
 from kprune.report import units
 
-SHARES = ("acc", "accuracy", "agreement", "auc", "precision", "recall")
-"""Metrics that are written in percent, alone or as the end of a name."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One model or file.
+    """Results of one model or file.
 
     Args:
-        name: What it is called: `"original"`.
-        macs: Multiply-accumulates of one sample.
+        name: Name of the line, such as `"original"`.
+        macs: Multiply-accumulate operations for one sample.
         params: Number of parameters.
-        weights: Bytes of these in float32. What a training file holds besides,
-            such as the state of an optimizer, does not count.
+        weights: Bytes of the parameters in float32, without an optimizer state or
+            anything else that a training file holds.
         file: Bytes of an exported file that a runtime loads.
-        score: What it scores.
-        extra: Cells of further columns.
+        score: The score.
+        extra: Cells of further columns, by title.
     """
 
     name: str
@@ -54,7 +51,7 @@ class Line:
         score: Score | None,
         extra: dict[str, str] | None = None,
     ) -> Line:
-        """Return the line of a Keras model."""
+        """Return the line for a Keras model."""
         cost = kprune.cost(model)
         weights = measure_original(model).size
         score, extra = score or Score(), extra or {}
@@ -63,7 +60,7 @@ class Line:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `results` of `run.json` holds of a model, for JSON."""
+        """Return the model's entry in `results` of `run.json`."""
         return {
             "name": self.name,
             "macs": self.macs,
@@ -74,7 +71,7 @@ class Line:
         }
 
     def check(self) -> dict[str, Any] | None:
-        """Return what `checks` of `run.json` holds, where outputs were compared."""
+        """Return the entry in `checks` of `run.json`, if outputs were compared."""
         if self.score.difference is None:
             return None
         return {
@@ -84,26 +81,20 @@ class Line:
         }
 
     def cells(self) -> dict[str, str]:
-        """Return the text of each column that has one."""
+        """Return title -> text of the columns that are filled."""
         found = {
             **self.extra,
             "MACs": units.count(self.macs),
             "parameters": units.count(self.params),
             "weights": units.size(self.weights),
             "file": units.size(self.file),
-            **{k: metric(k, v) for k, v in self.score.metrics.items()},
+            **{k: units.metric(k, v) for k, v in self.score.metrics.items()},
         }
         if self.score.accuracy is None:
             found["same class"] = units.percent(self.score.agreement)
         if not self.score.metrics and self.score.agreement is None:
             found["difference"] = units.percent(self.score.difference)
         return {k: v for k, v in found.items() if v != units.MISSING}
-
-
-def metric(name: str, value: float) -> str:
-    """Write a metric: a share in percent, anything else with four digits."""
-    share = name.split("_")[-1] in SHARES or name.startswith("top")
-    return units.percent(value) if share and value <= 1 else f"{value:.4g}"
 
 
 def lines_json(
@@ -113,7 +104,7 @@ def lines_json(
 
     Args:
         lines: Models and files.
-        samples: On how many samples they were measured.
+        samples: Number of samples that they were measured on.
     """
     found = [check for line in lines if (check := line.check()) is not None]
     return {
@@ -123,7 +114,7 @@ def lines_json(
 
 
 def lines_table(lines: Sequence[Line]) -> Table:
-    """Lay out lines as a table, without columns that nobody filled."""
+    """Lay out lines as a table, without columns that no line fills."""
     filled = [line.cells() for line in lines]
     order = [
         *(name for line in lines for name in line.extra),
@@ -139,14 +130,14 @@ def lines_table(lines: Sequence[Line]) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for line, cells in zip(lines, filled, strict=True):
-        # Text, so that a name in brackets is not taken for markup.
+        # Use Text, so that a name in brackets is not parsed as markup.
         texts = (Text(cells.get(c, units.MISSING)) for c in columns)
         table.add_row(Text(line.name), *texts)
     return table
 
 
 def print_table(table: Table) -> None:
-    """Print a table; into a file or a pipe, as wide as it is."""
+    """Print a table, at its full width into a file or a pipe."""
     console = Console()
     if not sys.stdout.isatty():
         wanted = console.measure(
@@ -157,13 +148,13 @@ def print_table(table: Table) -> None:
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print a result as JSON; numbers that are not finite become null."""
+    """Print a result as JSON, with null for numbers that are not finite."""
     text = json.dumps(result, indent=2, default=str, allow_nan=True)
     plain = json.loads(text, parse_constant=lambda name: None)
     print(json.dumps(plain, indent=2))
 
 
 def advise(advice: Sequence[Advice]) -> None:
-    """Print warnings on standard error."""
+    """Print warnings to standard error."""
     for each in advice:
         each.print()

@@ -1,4 +1,4 @@
-"""Checks of paths on the command line, before heavy imports."""
+"""Check paths on the command line, before heavy imports."""
 
 from __future__ import annotations
 

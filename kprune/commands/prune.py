@@ -37,7 +37,7 @@ from kprune.commands.resume import Resumable
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
 from kprune.commands.targets import check_device
-from kprune.commands.targets import on_device
+from kprune.commands.targets import device_allocation
 from kprune.commands.targets import parse_reduce
 from kprune.outputs import check_root
 
@@ -237,7 +237,7 @@ def prune(  # noqa: PLR0913  options of a command
     default = (WITH_DATA if best else WITHOUT_DATA).allocation
     chosen: dict[str, Any] = {
         "criterion": criterion,
-        "allocation": on_device(
+        "allocation": device_allocation(
             target, allocation or default, latency_table, runtime, dtype
         )
         if latency_table or runtime or dtype

@@ -1,4 +1,4 @@
-"""The work of `kprune prune`, once everything is checked and Keras is there."""
+"""The work of `kprune prune`, after all checks and the import of Keras."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from kprune.session import Session
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a command did.
+    """Result of a command.
 
     Args:
         command: The command line.
         lines: Models and files, the original first.
-        samples: What was scored on, or None.
+        samples: Samples that models were scored on, or None.
         labelled: Whether these have targets.
-        warnings: What to do now.
-        facts: Anything else, for JSON.
+        warnings: Warnings with suggestions.
+        facts: Further facts, for JSON.
     """
 
     command: str
@@ -79,12 +79,15 @@ class Result:
 def make_scorer(
     samples: Samples | None, model: keras.Model, option: str
 ) -> tuple[Scorer | None, list[Advice]]:
-    """Return what scores on samples; without labels that the loss cannot take.
+    """Return a scorer for samples, which drops labels that the loss cannot take.
 
     Args:
         samples: Samples, or None.
         model: The original model.
         option: The option they come from, for messages.
+
+    Returns:
+        The scorer, or None without samples, and warnings.
 
     Raises:
         ValueError: The model cannot take the samples.
@@ -106,18 +109,18 @@ DEVICE = {
     "latency": ("predicted latency", units.milliseconds),
     "ram": ("predicted RAM", units.size),
 }
-"""Targets that are costs on a device, by column and how it is written."""
+"""Targets that are costs on a device -> title and format of their columns."""
 
 
-def on_device(
+def device_cells(
     masked: keras.Model, allocation: Any, target: Mapping[str, float]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the cells of a device's costs, of the original and as pruned.
+    """Return the cells of costs on a device, for the original and the pruned model.
 
     Args:
         masked: The pruned model.
-        allocation: What met the targets, or its name.
-        target: The targets. Those that are no costs of a device are left out.
+        allocation: The allocation that met the targets, or its name.
+        target: The targets. Those that are not costs on a device are left out.
     """
     columns = {name: DEVICE[name] for name in target if name in DEVICE}
     session = Session(masked)
@@ -132,13 +135,13 @@ def on_device(
 
 
 class Pruning:
-    """One model on its way from a file to a smaller file.
+    """Prunes the model in a file, and writes and scores the smaller one.
 
     Args:
         model: File of the model.
         out: File to write.
-        data: What the user named as samples.
-        command: The command that runs.
+        data: The user's samples.
+        command: The current command.
     """
 
     def __init__(
@@ -161,7 +164,7 @@ class Pruning:
 
     @functools.cached_property
     def before(self) -> Score | None:
-        """What the original scores."""
+        """Score of the original model; None without samples."""
         if self.scorer is None:
             return None
         return self.scorer.model(self.original)
@@ -175,7 +178,7 @@ class Pruning:
         learning_rate: float | None,
         resumable: Resumable | None,
     ) -> keras.Model:
-        """Return the masked model, pruned at once or while it trains."""
+        """Prune the model at once or while it trains; return the masked model."""
         self.trained = method is not None
         with self._bars as bars:
             with step(bars, "measuring the original"):
@@ -189,7 +192,7 @@ class Pruning:
                     masked = kprune.prune(
                         self.original, reduce=target, data=data, **parts
                     )
-                # Asked of kprune.prune itself, which knows what goes with what.
+                # Let `kprune.pruning` tell which parts were used by default.
                 chosen = choose(
                     Session(masked),
                     parts.get("criterion"),
@@ -200,7 +203,7 @@ class Pruning:
                 self._predict(masked, chosen.allocation, target)
                 return masked
             if resumable.begun:
-                note(f"going on with the run in {str(resumable.folder)!r}")
+                note(f"continuing the run in {str(resumable.folder)!r}")
             pair = None
             if self.samples is not None:
                 pair = (self.samples.x, self.samples.y)
@@ -217,7 +220,7 @@ class Pruning:
     ) -> None:
         if DEVICE.keys() & target.keys():
             with step(self._bars, "predicting costs on the device"):
-                self.predicted = on_device(masked, allocation, target)
+                self.predicted = device_cells(masked, allocation, target)
 
     def _record(
         self, masked: keras.Model, lines: list[Line], report: ExportReport
@@ -271,7 +274,7 @@ class Pruning:
         self._record(masked, lines, report)
         if self.scorer is None or before is None or after is None:
             note(
-                "without --data or --validation nothing is known of accuracy, and "
+                "without --data or --validation nothing is known about accuracy, and "
                 "filters are chosen by their weights alone"
             )
         else:
@@ -280,7 +283,7 @@ class Pruning:
             )
             if self.trained and self.scorer.labelled and not self.data.apart:
                 note(
-                    "measured on the samples that it was trained on; give others as "
+                    "measured on the samples that it was trained on; pass others as "
                     "--validation"
                 )
         labelled = self.scorer is not None and self.scorer.labelled

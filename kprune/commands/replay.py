@@ -1,4 +1,4 @@
-"""`kprune replay`."""
+"""The command `kprune replay`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from kprune.commands.start import start_keras
 def replay(  # noqa: PLR0913  options of a command
     run: Annotated[Path, typer.Argument(help="run.json, or folder of a run.")],
     model: Annotated[
-        Path, typer.Argument(help="Model that the run began with.")
+        Path, typer.Argument(help="Model that the run started with.")
     ],
     out: ModelOut,
     data: Annotated[
         Path | None,
-        typer.Option(help="Samples that the run had, if it repaired by them."),
+        typer.Option(help="Samples of the run, if it used them for repair."),
     ] = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
@@ -41,10 +41,10 @@ def replay(  # noqa: PLR0913  options of a command
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the filters that a run removed, and write the smaller model.
+    """Remove the same filters as a run, and write the smaller model.
 
-    Nothing is scored again. A run of `kprune prune` without training is repaired
-    again too, which gives the same weights for the same model and samples.
+    Nothing is scored again. The repair of `kprune prune` without training is
+    repeated, which gives the same weights for the same model and samples.
 
     Example: `kprune replay runs/latest model.keras small.keras --data x.npy`
     """
@@ -71,11 +71,11 @@ def replay(  # noqa: PLR0913  options of a command
 
 
 def _repair(record: dict[str, Any]) -> str:
-    """Return the names of the recoveries that a run is repaired by again."""
+    """Return the names of the recoveries that are repeated."""
     from kprune.runs.replay import PRUNE
 
     asked = record["asked"]
     found = asked["parts"].get("recover") if asked["call"] == PRUNE else None
     names = found if isinstance(found, list) else [found]
-    # Parts that were given as objects are told by kprune.replay.
+    # kprune.replay itself checks parts that were given as objects.
     return ",".join(name for name in names if isinstance(name, str))

@@ -1,4 +1,4 @@
-"""`kprune report`."""
+"""The command `kprune report`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def report(
     ],
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON instead; write no page."),
+        typer.Option("--json", help="Print JSON instead of writing a page."),
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Write the report of a run again, or compare runs.
 
-    The folder of a run gets a new `report.html`, made from its `run.json`. A
-    folder of runs gets a `report.html` that compares them.
+    In the folder of a run, this writes `report.html` from its `run.json`. In a
+    folder of several runs, it writes a `report.html` that compares them.
 
     Example: `kprune report runs/latest`
 

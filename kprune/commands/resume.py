@@ -1,4 +1,4 @@
-"""Training from the command line that can be interrupted and goes on."""
+"""Training from the command line that can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BACKUP = "backup"
 
 
 class InterruptedRun(KeyboardInterrupt):
-    """Ctrl-C, with what to do to go on."""
+    """Ctrl-C, with a message on how to continue."""
 
 
 class Resumable:
-    """What an interrupted run leaves behind, next to the file it would write.
+    """The state of an interrupted run, next to the file that it would write.
 
     The folder `OUT.resume` holds the command and the state after the last epoch.
-    The same command goes on from it; the folder is removed when training is over.
+    The same command continues from there. The folder is removed when training ends.
 
     Args:
         out: File that the command writes.
@@ -43,19 +43,19 @@ class Resumable:
     def __init__(self, out: Path, command: str) -> None:
         self.folder = out.with_name(f"{out.name}.resume")
         self.command = command
-        told = self.folder / _COMMAND
-        if not told.exists():
+        saved = self.folder / _COMMAND
+        if not saved.exists():
             return
-        before = json.loads(told.read_text("utf-8"))["command"]
+        before = json.loads(saved.read_text("utf-8"))["command"]
         if before != command:
             raise ValueError(
-                f"{str(self.folder)!r} holds an interrupted run of another command. Go "
-                f"on with it: {before}; or remove the folder."
+                f"{str(self.folder)!r} holds an interrupted run of another command. "
+                f"Continue it: {before}; or remove the folder."
             )
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a saved state to continue from."""
         return any((self.folder / _BACKUP).glob("*.weights.h5"))
 
     @contextlib.contextmanager
@@ -78,7 +78,7 @@ class Resumable:
                 raise
             raise InterruptedRun(
                 f"interrupted. The state after the last epoch is in "
-                f"{str(self.folder)!r}; the same command goes on from there."
+                f"{str(self.folder)!r}; the same command continues from there."
             ) from None
         except Exception:
             self._remove()

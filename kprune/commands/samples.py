@@ -1,4 +1,4 @@
-"""The samples that the user names: found at once, read when a model is there."""
+"""Find the samples that the user names, and read them once a model is loaded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What the options `--data`, `--validation` and so on ask for.
+    """The data that the options `--data`, `--validation` and so on ask for.
 
     Args:
-        train: Where the samples of `--data` are, or None.
-        validation: Where those are on which accuracy is measured, or None.
-        apart: Whether these are other samples than those of `--data`.
+        train: Place of the samples of `--data`, or None.
+        validation: Place of the samples to measure accuracy on, or None.
+        apart: Whether the latter differ from the samples of `--data`.
         image_size: Height and width, or None.
-        pixels: Range of pixels, or None for what the model says.
+        pixels: Range of pixels, or None to infer it from the model.
     """
 
     train: Place | None = None
@@ -44,17 +44,17 @@ class Data:
 
     @property
     def files(self) -> tuple[Path | None, ...]:
-        """What is read."""
+        """Paths of `train` and `validation`, or None for each."""
         found = (self.train, self.validation)
         return tuple(None if place is None else place.path for place in found)
 
     @property
     def checked_by(self) -> str:
-        """The option that names the samples on which accuracy is measured."""
+        """The option that names the samples to measure accuracy on."""
         return "--data" if self.validation is self.train else "--validation"
 
     def samples(self, model: keras.Model) -> Samples | None:
-        """Return the samples of `--data`, as the model takes them."""
+        """Read the samples of `--data` for a model."""
         if self.train is None:
             return None
         return self._read(self.train, places.TRAIN, model)
@@ -62,11 +62,11 @@ class Data:
     def checked(
         self, model: keras.Model, samples: Samples | None = None
     ) -> Samples | None:
-        """Return the samples on which accuracy is measured.
+        """Read the samples to measure accuracy on.
 
         Args:
             model: The model that takes them.
-            samples: Those of `--data`, if they have been read.
+            samples: The samples of `--data`, if they have been read.
         """
         if self.validation is None:
             return None
@@ -93,13 +93,13 @@ class Data:
         predict: Callable[[np.ndarray], np.ndarray],
         model: keras.Model | None = None,
     ) -> Samples:
-        """Return samples with their pixels in the range that a model takes.
+        """Read samples and scale their pixels to the range that a model takes.
 
         Args:
-            place: Where they are.
+            place: Where the samples are.
             part: `"train"` or `"validation"`.
-            inputs: What the model takes.
-            predict: Function of inputs that returns outputs.
+            inputs: The model's inputs.
+            predict: Function that maps inputs to outputs.
             model: The model, or None for an exported file.
         """
         from kprune.data import pixels
@@ -110,13 +110,13 @@ class Data:
         if np.ndim(samples.x) != 4 or not (raw or self.pixels):
             return samples
         if self.pixels:
-            mode, why = self.pixels, "as asked for"
+            mode, why = self.pixels, "as requested"
         else:
             mode, why = pixels.choose_range(
                 samples.x, samples.y, predict, model
             )
         if why == pixels.GUESS and not samples.pixels:
-            return samples  # as they came
+            return samples
         advice = ": --pixels sets another" if why == pixels.GUESS else ""
         note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}{advice}")
         first = pixels.channels_first(samples.x)
@@ -125,7 +125,7 @@ class Data:
 
 
 def describe(samples: Samples) -> str:
-    """Return in words what was read."""
+    """Describe samples in words."""
     kind = "images" if samples.pixels else "samples"
     text = f"{samples.size} {kind} of {samples.name}"
     if samples.classes:
@@ -134,12 +134,12 @@ def describe(samples: Samples) -> str:
 
 
 def note(text: str) -> None:
-    """Print something that is good to know, on standard error."""
+    """Print a note to standard error."""
     print(f"kprune: note: {text}", file=sys.stderr)
 
 
 def predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function of inputs that returns the first output."""
+    """Return a function that maps inputs to the first output of a model."""
     import keras
 
     def predict(x: np.ndarray) -> np.ndarray:
@@ -157,20 +157,20 @@ def find_data(
     image_size: str | None = None,
     pixels: str | None = None,
 ) -> Data:
-    """Check what is named as data, before anything heavy is imported.
+    """Find the data that options name, before anything heavy is imported.
 
     Args:
         data: Option `--data`.
-        validation: Option `--validation`. By default what `data` sets apart for
-            it, or else `data` itself.
+        validation: Option `--validation`. Defaults to the validation part of
+            `data`, or else to `data` itself.
         data_dir: Option `--data-dir`.
         image_size: Option `--image-size`.
         pixels: Option `--pixels`.
 
     Raises:
         FileNotFoundError: There is no such file, folder or data set.
-        ValueError: It is of a kind that cannot be read.
-        typer.BadParameter: An option makes no sense.
+        ValueError: The file or folder is of an unsupported kind.
+        typer.BadParameter: An option is wrong, or has no effect.
     """
     given = {
         "--image-size": image_size,
@@ -194,10 +194,10 @@ def find_data(
 
 
 def parse_image_size(text: str | None) -> tuple[int, int] | None:
-    """Read `"224"` or `"224x160"`, height first.
+    """Parse `"224"` or `"224x160"` (height first).
 
     Raises:
-        typer.BadParameter: The text does not read like that.
+        typer.BadParameter: The text has another form.
     """
     if text is None:
         return None
@@ -211,7 +211,7 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
 
 
 def check_pixels(value: str | None) -> str | None:
-    """Raise unless `--pixels` is the name of a range."""
+    """Raise typer.BadParameter unless `--pixels` is the name of a range."""
     if value is not None and value not in PIXELS:
         raise typer.BadParameter(
             f"received {value!r}. {did_you_mean(value, PIXELS)}"
@@ -220,9 +220,9 @@ def check_pixels(value: str | None) -> str | None:
 
 
 def offer_pixels(incomplete: str) -> list[str]:
-    """Return what a shell offers for `--pixels`."""
+    """Return the shell completions of `--pixels`."""
     return [name for name in PIXELS if name.startswith(incomplete)]
 
 
 PIXELS = ("raw", "unit", "tf", "torch", "caffe")
-"""Ranges of pixels, see `kprune.data.pixels.MODES`, which needs Keras."""
+"""Names in `kprune.data.pixels.MODES`, which needs Keras."""

@@ -1,4 +1,4 @@
-"""What models and exported files score on the user's samples."""
+"""Score models and exported files on the user's samples."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _RIGHT = ("acc", "accuracy")
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What one model or file scores.
+    """Score of one model or file.
 
     Args:
-        metrics: What `model.evaluate` gives, by name. Where a classifier has no
-            accuracy among its metrics, it is added.
-        agreement: Share of samples put into the class that the original chooses;
-            None where there is no such comparison.
+        metrics: Results of `model.evaluate` by name. The accuracy is added for a
+            classifier without an accuracy among its metrics.
+        agreement: Share of samples for which the class is the same as the
+            original's; None if that was not compared.
         difference: Largest difference from the outputs of the original, as a
             share of the largest output.
-        recall: Mean over the classes of the share that is recognised.
+        recall: Recall, as the mean over the classes.
     """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -48,14 +48,14 @@ class Score:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of samples that is right, where it was measured."""
+        """Accuracy from 0 to 1; None if it was not measured."""
         for name, value in self.metrics.items():
             if name in _RIGHT or name.endswith("_accuracy"):
                 return value
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, for JSON."""
+        """Return the score as plain data, for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -63,9 +63,9 @@ class Scorer:
     """Scores models and files on the same samples.
 
     Args:
-        samples: Samples as the models take them.
+        samples: Samples that fit the models.
         original: The model that others are compared with.
-        option: Where the samples come from, for messages: `"--data"`.
+        option: The option that samples come from, for messages.
 
     Raises:
         ValueError: The model cannot take the samples, or its loss the targets.
@@ -96,34 +96,38 @@ class Scorer:
 
     @functools.cached_property
     def classes(self) -> np.ndarray | None:
-        """Class indices `(n,)`; None where the targets are something else."""
+        """Class indices `(n,)`; None if the targets are something else."""
         return class_indices(self.samples.y, self.reference)
 
     def model(self, model: keras.Model) -> Score:
-        """Return what a Keras model scores: that of `model.evaluate`."""
+        """Score a Keras model with `model.evaluate`."""
         same = model is self.original
         outputs = self.reference if same else self._predict(model)
         return self._score(outputs, self._evaluate(model), same)
 
     def run(self, path: Path) -> list[np.ndarray]:
-        """Return the outputs of a file with one input, on its own runtime."""
+        """Return the outputs of a file with one input, on its own runtime.
+
+        Raises:
+            ValueError: The file has several inputs.
+        """
         runtime = open_runtime(path, available_threads())
         x = keras.tree.flatten(self.source.inputs(self.samples.size))
         if len(runtime.inputs) != 1 or len(x) != 1:
             raise ValueError(
-                f"{str(path)!r} has {len(runtime.inputs)} inputs; samples can be "
-                "matched with one only."
+                f"{str(path)!r} has {len(runtime.inputs)} inputs; samples can only "
+                "be matched with one."
             )
         (spec,) = runtime.inputs
         outputs = runtime.run_batched({spec.name: x[0].astype(spec.dtype)})
         return [outputs[spec.name] for spec in runtime.outputs]
 
     def file(self, model: keras.Model, path: Path) -> Score:
-        """Return what a file scores that was exported from a model.
+        """Score a file that was exported from a model.
 
         Args:
-            model: The model, from which the names of inputs and outputs and the
-                compiled metrics come.
+            model: The model. It has the names of the inputs and outputs, and the
+                compiled metrics.
             path: The file or folder.
         """
         job = Job(ModelSignature(model))
@@ -133,14 +137,15 @@ class Scorer:
     def outputs(
         self, outputs: Sequence[np.ndarray], model: keras.Model | None
     ) -> Score:
-        """Return what outputs score, by the metrics of a model if there is one.
+        """Score outputs, with the metrics of a model if there is one.
 
-        Keras takes a cross-entropy from the logits behind a softmax, which a file
-        does not have: its loss is not the same, and counts for want of metrics only.
+        The loss is dropped if there are other metrics. It would differ from that of
+        `model.evaluate`, because Keras computes a cross-entropy from the logits
+        before a softmax, which a file does not have.
         """
         metrics: dict[str, float] = {}
         if model is not None and self.labelled and _is_compiled(model):
-            # What cannot be loaded without its code is left out.
+            # Metrics whose code is not available are left out.
             with contextlib.suppress(TypeError, ValueError):
                 metrics = self._metrics_of(outputs, model)
         score = self._score(outputs, metrics)
@@ -174,11 +179,11 @@ class Scorer:
         return dataclasses.replace(score, metrics=metrics, recall=recall)
 
     def _evaluate(self, model: keras.Model) -> dict[str, float]:
-        """Return what `model.evaluate` gives."""
+        """Return the results of `model.evaluate`."""
         if not self.labelled or not _is_compiled(model):
             return {}
         for _ in self.source.labelled("Measuring accuracy"):
-            pass  # looked at, in the words of kprune
+            pass  # Let kprune check the targets first, for clearer messages.
         x = self.source.inputs(self.samples.size)
         return _evaluate(model, x, self.samples.y)
 
@@ -202,7 +207,7 @@ class Scorer:
     def _metrics_of(
         self, outputs: Sequence[np.ndarray], model: keras.Model
     ) -> dict[str, float]:
-        """Let a model of nothing but outputs be evaluated by these metrics."""
+        """Evaluate the metrics of a model on given outputs."""
         sequential = isinstance(model, keras.Sequential)
         structure = model.outputs[0] if sequential else model.output
         ends = [
@@ -226,12 +231,12 @@ class Scorer:
 
 
 class FileScorer(Scorer):
-    """Scores exported files alone, by accuracy and agreement with the first.
+    """Scores exported files without a model, by accuracy and agreement.
 
     Args:
-        samples: Samples as the files take them.
+        samples: Samples that fit the files.
         first: The file that others are compared with.
-        option: Where the samples come from, for messages.
+        option: The option that samples come from, for messages.
     """
 
     def __init__(self, samples: Samples, first: Path, option: str) -> None:
@@ -247,7 +252,7 @@ class FileScorer(Scorer):
 
 
 def _evaluate(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
-    # A pipeline, for `evaluate` can stall on arrays.
+    # Use a tf.data pipeline, because `evaluate` can stall on arrays.
     logs = model.evaluate(
         batches(x, y, BATCH_SIZE), verbose=0, return_dict=True
     )
@@ -261,11 +266,11 @@ def _is_compiled(model: keras.Model) -> bool:
 def class_indices(
     y: np.ndarray | None, outputs: Sequence[np.ndarray]
 ) -> np.ndarray | None:
-    """Return targets as class indices; None if the model is no classifier.
+    """Return targets as class indices; None if the model is not a classifier.
 
     Args:
         y: Targets, indices or one-hot.
-        outputs: What the model gives for the same samples.
+        outputs: Outputs of the model for the same samples.
     """
     if y is None or len(outputs) != 1 or outputs[0].ndim != 2:
         return None
@@ -283,7 +288,7 @@ def class_indices(
 
 
 def chosen(output: np.ndarray) -> np.ndarray:
-    """Return the class of each sample, of scores `(n, classes)` or `(n, 1)`."""
+    """Return the class of each sample from scores `(n, classes)` or `(n, 1)`."""
     if output.shape[1] > 1:
         return output.argmax(axis=1)
     probabilities = 0 <= output.min() and output.max() <= 1

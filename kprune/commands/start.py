@@ -1,4 +1,4 @@
-"""Silent import of Keras."""
+"""Import Keras silently."""
 
 from __future__ import annotations
 

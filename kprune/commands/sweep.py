@@ -1,4 +1,4 @@
-"""`kprune sweep`."""
+"""The command `kprune sweep`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def sweep(  # noqa: PLR0913  options of a command
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="Samples to compare on, in any form of --data. By default the "
-            "part that --data sets apart."
+            help="Samples to compare results on, in any form of --data. Defaults to "
+            "the validation part of --data."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -61,16 +61,16 @@ def sweep(  # noqa: PLR0913  options of a command
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Recipes and criteria with commas between them; default is what "
-            "kprune prune does by itself.",
+            help="Recipes and criteria, separated by commas; default stands for what "
+            "kprune prune does without a method.",
             callback=_known_methods,
         ),
     ] = None,
     reduce: Annotated[
-        str, typer.Option(help="What to remove: macs=0.3,0.5,0.7.")
+        str, typer.Option(help="Shares to remove, such as macs=0.3,0.5,0.7.")
     ] = "macs=0.3,0.5,0.7",
     hours: Annotated[
-        float, typer.Option(help="Time after which no trial begins.")
+        float, typer.Option(help="Time after which no trial starts.")
     ] = 1.0,
     epochs: Annotated[
         int,
@@ -83,8 +83,8 @@ def sweep(  # noqa: PLR0913  options of a command
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of the first epoch, which falls to 0. By default that "
-            "of the model, unless it has decayed."
+            help="Learning rate of the first epoch; it falls to 0. Defaults to that "
+            "of the model, unless that has decayed."
         ),
     ] = None,
     run_dir: Annotated[
@@ -113,8 +113,8 @@ def sweep(  # noqa: PLR0913  options of a command
 ) -> None:
     """Try methods and targets on one model, and compare the results.
 
-    Starting it again goes on where it ended. The same command in several
-    processes, with one storage, shares the work.
+    Run the command again to continue. Run it in several processes with the same
+    storage to share the work.
 
     Example: `kprune sweep model.keras --data train.npz --validation val.npz
     --methods default,l1,attenuation --reduce macs=0.3,0.5 --hours 1`
@@ -125,7 +125,7 @@ def sweep(  # noqa: PLR0913  options of a command
     found = find_data(data, validation, data_dir, image_size, pixels)
     if not found.apart:
         raise typer.BadParameter(
-            f"{str(data)!r} sets no samples apart to compare on; give them.",
+            f"{str(data)!r} has no validation part to compare on; pass one.",
             param_hint="--validation",
         )
     if out is not None:

@@ -1,4 +1,4 @@
-"""What `kprune prune` shall remove, and the device that it goes by."""
+"""Parse the targets of `kprune prune`, and choose the allocation for a device."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ KEYS = ("macs", "params", "latency", "ram")
 
 
 def parse_reduce(*texts: str) -> dict[str, float]:
-    """Read `macs=0.5` into `{"macs": 0.5}`.
+    """Parse `macs=0.5` into `{"macs": 0.5}`.
 
     Args:
-        *texts: Quantity and removed share, joined by `=`.
+        *texts: Quantity and share to remove, joined by `=`.
 
     Returns:
         Dictionary for the argument `reduce` of `kprune.prune`.
 
     Raises:
-        typer.BadParameter: A text does not read like that, or two are of one
-            quantity.
+        typer.BadParameter: A text has another form, or two name the same quantity.
 
     Example:
 
@@ -62,11 +61,11 @@ def check_device(
     runtime: str | None,
     dtype: Dtype | None,
 ) -> None:
-    """Raise typer.BadParameter where a device is of no use.
+    """Raise typer.BadParameter if an option for a device has no effect.
 
     Args:
-        target: What to remove.
-        own: Whether a method brings an allocation of its own.
+        target: Shares to remove.
+        own: Whether the method has an allocation of its own.
         runtime: Option `--runtime`.
         dtype: Option `--dtype`.
     """
@@ -74,25 +73,25 @@ def check_device(
     for option, value in given.items():
         if value is not None and own:
             raise typer.BadParameter(
-                "the method has an allocation of its own; say which one to use "
-                f"instead: --allocation {' or '.join(ROUNDED)}.",
+                "the method has its own allocation; choose another one: "
+                f"--allocation {' or '.join(ROUNDED)}.",
                 param_hint=option,
             )
         if value is not None and not {"latency", "ram"} & target.keys():
             raise typer.BadParameter(
-                "a device is chosen with --reduce latency=0.5 or ram=0.5.",
+                "a device is only used with --reduce latency=0.5 or ram=0.5.",
                 param_hint=option,
             )
 
 
-def on_device(
+def device_allocation(
     target: dict[str, float],
     name: str,
     table: Path | None,
     runtime: str | None,
     dtype: Dtype | None,
 ) -> Any:
-    """Return the allocation that goes by a device; see `device_aware`."""
+    """Return the allocation for targets on a device. See `device_aware`."""
     from kprune.allocation import Ram
     from kprune.latency import Latency
 

@@ -1,4 +1,4 @@
-"""Training a model that comes from a file."""
+"""Train a model that comes from a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 
 COUNTED = 1024
-"""Samples whose cost is counted where it depends on them."""
+"""Number of samples for measuring a cost that depends on them."""
 
 
 def train(
@@ -29,19 +29,19 @@ def train(
     resumable: Resumable,
     learning_rate: float | None = None,
 ) -> keras.Model:
-    """Train a model by a recipe, on the samples that the recipe has.
+    """Train a model with a recipe, on the samples of the recipe.
 
     Args:
         model: Compiled model.
         recipe: From `kprune.recipe`, with `data=(x, y)`.
         bars: Display for the progress.
-        resumable: Where the state after each epoch is kept.
-        learning_rate: A constant learning rate, with which the optimizer starts
-            afresh. None goes on with the optimizer as it is.
+        resumable: Where to keep the state after each epoch.
+        learning_rate: A constant learning rate, for which the optimizer is created
+            again. None keeps the optimizer and its state.
 
     Returns:
         The masked model, trained and pruned. Gates that depend on the sample are
-        averaged, so that it can be rebuilt.
+        averaged, so that the model can be rebuilt.
 
     Raises:
         ValueError: The model has no loss, or there are no targets.
@@ -64,7 +64,7 @@ def train(
     x, y = recipe.data
     if y is None:
         raise ValueError(
-            "--data holds inputs alone, but training needs targets too: "
+            "--data holds only inputs, but training needs targets too: "
             'np.savez("train.npz", x=x, y=y).'
         )
     if not model.compiled or model.loss is None:
@@ -100,8 +100,8 @@ def train(
         few = keras.tree.map_structure(lambda values: values[:COUNTED], x)
         share = 1 - dynamic_cost(masked, few).macs / cost(model).macs
         note(
-            "with gates that depend on it, the mean sample took "
-            f"{share:.1%} fewer MACs; what is written is the static model"
+            f"with gates, samples took {share:.1%} fewer MACs on average; the model "
+            "that is written is static"
         )
     if open_:
         close_gates(masked)

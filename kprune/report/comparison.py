@@ -12,7 +12,6 @@ from rich.text import Text
 from kprune.outputs import atomic_file
 from kprune.report import plots
 from kprune.report import units
-from kprune.report.run import metric
 from kprune.report.run import quality
 from kprune.report.run import rows_of
 from kprune.report.templating import template
@@ -93,7 +92,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "status": run["status"],
         "metric": found and found[0],
         "value": found and found[1],
-        "shown": metric(*found) if found else units.MISSING,
+        "shown": units.metric(*found) if found else units.MISSING,
         "macs": units.count(after.get("macs")),
         "params": units.count(after.get("params")),
         "left": after["macs"] / before["macs"] if known else None,

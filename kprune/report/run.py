@@ -109,15 +109,6 @@ def quality(run: Mapping[str, Any]) -> tuple[str, float] | None:
     return None
 
 
-def metric(name: str, value: float | None) -> str:
-    """Format a metric as text."""
-    if value is None:
-        return units.MISSING
-    shares = ("acc", "agreement", "precision", "recall", "auc", "iou")
-    share = any(part in name.lower() for part in shares) and 0 <= value <= 1
-    return units.percent(value) if share else f"{value:.4g}"
-
-
 def _metric_names(run: Mapping[str, Any]) -> list[str]:
     names = [name for row in run["results"] for name in row["metrics"]]
     return sorted(dict.fromkeys(names), key=lambda name: name.endswith(_LOSS))
@@ -141,7 +132,9 @@ def _result(run: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the table: cells, and their change from the original."""
     first = rows_of(run).get(ORIGINAL, {})
     known = row["metrics"]
-    cells = [(metric(name, known.get(name)), "") for name in _metric_names(run)]
+    cells = [
+        (units.metric(name, known.get(name)), "") for name in _metric_names(run)
+    ]
     for key in _costs(run):
         show = _COSTS[key][1]
         cells.append((show(row[key]), _less(first.get(key), row[key])))

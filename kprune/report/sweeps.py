@@ -12,7 +12,6 @@ from rich.text import Text
 
 from kprune.parts import code
 from kprune.report import units
-from kprune.report.run import metric
 from kprune.sweep import best_trial
 from kprune.sweep import finished
 
@@ -35,7 +34,7 @@ def sweep_table(study: optuna.Study) -> Table:
     A star marks the best trial of each target.
     """
     name = study.user_attrs["metric"]
-    original = metric(name, study.user_attrs["original"])
+    original = units.metric(name, study.user_attrs["original"])
     table = Table(title=f"original: {name} {original}", title_justify="left")
     for column in ("", "target", "method", "parts"):
         table.add_column(column)
@@ -104,7 +103,7 @@ def _cells(trial: Any, name: str, winners: set[int]) -> tuple[str, ...]:
         ", ".join(f"{k}={v:g}" for k, v in asked["target"].items()),
         asked["method"],
         code(asked["parts"]) if asked["parts"] else "",
-        metric(name, trial.value)
+        units.metric(name, trial.value)
         if done
         else ended.get(trial.state.name, "open"),
         units.MISSING if took is None else f"{took.total_seconds():.0f} s",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 MISSING = "–"
 
+_SHARES = ("acc", "agreement", "auc", "iou", "precision", "recall")
+"""Parts of the names of metrics that are shares."""
+
 
 def count(value: float | None) -> str:
     """Format a count with three digits and a unit: `"1.23 M"`.
@@ -81,6 +84,30 @@ def percent(share: float | None) -> str:
     ```
     """
     return MISSING if share is None else f"{100 * share:.2f} %"
+
+
+def metric(name: str, value: float | None) -> str:
+    """Format a metric: a share in percent, anything else with four digits.
+
+    Args:
+        name: Name of the metric, from which it is inferred whether it is a share.
+        value: Its value, or None.
+
+    Returns:
+        Text; an en dash for None.
+
+    Example:
+
+    ```python
+    metric("val_accuracy", 0.9)  # "90.00 %"
+    ```
+    """
+    if value is None:
+        return MISSING
+    share = name.startswith("top") or any(
+        part in name.lower() for part in _SHARES
+    )
+    return percent(value) if share and 0 <= value <= 1 else f"{value:.4g}"
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:

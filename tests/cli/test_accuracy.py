@@ -127,7 +127,7 @@ def test_samples_that_do_not_fit_are_told_by_their_option(saved, tmp_path):
 def test_without_data_it_is_said_that_nothing_is_known(saved, tmp_path):
     given = ("--recover", "none", "--criterion", "l1")
     result = run("prune", saved, tmp_path / "s.keras", *given)
-    assert "nothing is known of accuracy" in result.stderr
+    assert "nothing is known about accuracy" in result.stderr
 
 
 def test_one_hot_targets_are_what_the_loss_wants(saved, photos, tmp_path):

@@ -59,7 +59,7 @@ def test_an_interrupted_training_goes_on(files, monkeypatch):
     monkeypatch.setattr(training, "FitProgress", bars)
     result = prune(files)
     assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr.splitlines()[-1]
+    assert "the same command continues" in result.stderr.splitlines()[-1]
     assert not (files / "small.keras").exists()
     other = prune(files, "--learning-rate", 0.01)
     assert other.exit_code == 1 and "of another command" in other.stderr
