@@ -16,7 +16,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 BEGINNING = re.compile(
-    r"goes\s+on\s+from\s+(?:the\s+)?\[[^\]]*\]\(([^)]*\.md)\)"
+    r"continues\s+(?:the\s+)?\[[^\]]*\]\(([^)]*\.md)\)"
 )
 
 
@@ -71,7 +71,7 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
 
 
 def beginning(page: Path) -> Path | None:
-    """Return the page whose first block a page says that it goes on from."""
+    """Return the page whose first block a page says that it continues."""
     found = BEGINNING.search(page.read_text("utf-8"))
     return found and (page.parent / found[1]).resolve()
 

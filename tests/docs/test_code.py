@@ -1,6 +1,6 @@
 """Python blocks of README.md and docs/ run, in the order and with the names shown.
 
-A page that goes on from another one has the names of that page's first block. A
+A page that continues another one has the names of that page's first block. A
 block that cannot run has a comment in front of it that says why.
 """
 
