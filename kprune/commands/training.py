@@ -82,7 +82,7 @@ def train(
         note(
             f"the model was saved with a learning rate of "
             f"{float(model.optimizer.learning_rate):.2g}, too low to train with; "
-            f"--learning-rate {better:g} is a usual one"
+            f"try --learning-rate {better:g}"
         )
     masked = recipe.prepare(model)
     bar = FitProgress(bars, recipe.name, ("loss", "pruned_macs"))

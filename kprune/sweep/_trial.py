@@ -140,7 +140,7 @@ def _trained(trial: optuna.Trial, setting: Setting) -> keras.Model:
     if watch.late:
         # All filters went before the first epoch.
         _log.warning(
-            "The time was over after %d of %d epochs of the trial of %r with %s, which "
+            "Time ran out after %d of %d epochs of the trial of %r with %s. The model "
             "counts as it is.",
             len(masked.history.epoch),
             setting.epochs,
@@ -207,7 +207,7 @@ class _Watch(keras.callbacks.Callback):
         value = (logs or {})[f"val_{setting.metric}"]
         self._trial.report(float(value), epoch)
         if epoch + 1 < setting.epochs:
-            # What removes filters late falls behind for a while.
+            # Methods that remove filters late fall behind for a while.
             half = 2 * (epoch + 1) > setting.epochs
             self.loses = half and self._trial.should_prune()
             self.late = time.monotonic() > setting.end

@@ -214,10 +214,10 @@ def best_trial(
 
 
 def _methods(methods: Sequence[str] | None, epochs: int) -> list[str]:
-    """Return the methods that go with so many epochs.
+    """Return the methods that can train for this number of epochs.
 
     Raises:
-        ValueError: A recipe was given, which takes more.
+        ValueError: A given recipe needs more epochs.
     """
     enough = epochs >= Recipe.fewest_epochs
     if methods is None:
@@ -226,14 +226,14 @@ def _methods(methods: Sequence[str] | None, epochs: int) -> list[str]:
         if _trial.is_recipe(method) and not enough:
             raise ValueError(
                 f"The recipe {method!r} trains for at least {Recipe.fewest_epochs} "
-                f"epochs; sweep() was given epochs={epochs}. Give more, or leave it "
-                "out of `methods`."
+                f"epochs. Received: epochs={epochs}. Pass more, or leave it out of "
+                "`methods`."
             )
     return list(methods)
 
 
 def _learning_rate(model: keras.Model, given: float | None) -> float | None:
-    """Return the first learning rate, or None for a schedule of the optimizer.
+    """Return the first learning rate, or None if the optimizer has a schedule.
 
     Raises:
         ValueError: A number was given, but the optimizer has a schedule.
@@ -258,14 +258,14 @@ def _learning_rate(model: keras.Model, given: float | None) -> float | None:
     if scheduled:
         _log.warning(
             "The schedule of the optimizer is at a learning rate of %.2g, too low to "
-            "train with. Compile the model with another: learning_rate=%g.",
+            "train with. Compile the model with another one, such as %g.",
             left,
             better,
         )
         return None
     _log.warning(
-        "The model comes with a learning rate of %.2g, too low to train with. Trials "
-        "begin with %g; learning_rate= sets another.",
+        "The model was saved with a learning rate of %.2g, too low to train with. "
+        "Trials start with %g; learning_rate= sets another.",
         left,
         better,
     )
