@@ -15,9 +15,7 @@ BLOCK = re.compile(
     r"^```(?P<language>[a-z]*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-BEGINNING = re.compile(
-    r"continues\s+(?:the\s+)?\[[^\]]*\]\(([^)]*\.md)\)"
-)
+BEGINNING = re.compile(r"continues\s+(?:the\s+)?\[[^\]]*\]\(([^)]*\.md)\)")
 
 
 @dataclasses.dataclass(frozen=True)

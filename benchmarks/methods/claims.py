@@ -1,7 +1,7 @@
-"""What papers say of their systems, and whether the runs bear it out.
+"""Claims that papers make about their systems, and whether the runs support them.
 
-A claim is about a difference in accuracy, in points, that is above 0 if it is
-true. Each seed gives one: both sides have seen the same images in the same order.
+A claim is a difference in accuracy, in points, that is above 0 if the claim is true.
+Each seed gives one difference: both sides have seen the same images in the same order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from scipy import stats
 
 RULE = (
-    "The difference is taken within each seed, and a 95 % interval is put around "
-    "the mean over the seeds (Student's t). If it lies above 0 the claim is "
-    "**confirmed** at this budget, if it lies below 0 it is **not confirmed**; if 0 "
-    "is inside, or there are fewer than three seeds, it is **undecided**. "
-    "Accuracies are those on `test[5000:]`. The interval tells of the seeds (order "
-    "of images, augmentation, random parts of a method); that another network, data "
-    "set or budget would give the same, it does not."
+    "The difference is taken within each seed, and a 95 % interval is computed for "
+    "the mean over the seeds (Student's t). If it lies above 0, the claim is "
+    "**confirmed** at this budget; if it lies below 0, it is **not confirmed**; if it "
+    "contains 0, or there are fewer than three seeds, the claim is **undecided**. "
+    "Accuracies are those on `test[5000:]`. The interval covers only what differs "
+    "between seeds (order of images, augmentation, random parts of a method). It does "
+    "not say that another network, data set or budget would give the same result."
 )
 FEWEST = 3
 CONFIRMED = "confirmed"
@@ -35,19 +35,19 @@ Runs = Mapping[tuple[str, float, int], Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """That `arm` ends above `versus`.
+    """The claim that `arm` ends with a higher accuracy than `versus`.
 
     Args:
-        text: In words.
-        source: Who says so.
-        arm: Which arm.
-        versus: The arm that it is compared with; `None` for the pretrained
+        text: The claim in words.
+        source: Paper that makes the claim.
+        arm: Name of the arm.
+        versus: Name of the arm that it is compared with; `None` for the pretrained
             network.
-        allowance: Points that `arm` may lose.
-        window: Cost, and the least and the largest share of it that must be
-            gone for the claim to apply; `None` for any.
-        grows: That the difference is larger at the largest target than at the
-            smallest.
+        allowance: Points of accuracy that `arm` may lose.
+        window: Name of a cost, and the smallest and largest share of it that must
+            have been removed for the claim to apply; `None` for any.
+        grows: Whether the claim is instead that the difference is larger at the
+            largest target than at the smallest.
     """
 
     text: str
@@ -79,120 +79,122 @@ A, B = "hard-uniform-l1", "duplication-b"
 
 CLAIMS = (
     Claim(
-        "The same filters removed at a third of the training: better with their "
-        "layers repaired",
+        "The same filters removed after a third of the training: better if the "
+        "layers are repaired",
         OURS,
         "later-global-l1-repaired",
         "later-global-l1",
     ),
     Claim(
-        "The default with data: better than short filters removed at the same "
+        "The default with data: better than removing filters by L1 norm at the same "
         "time, before training",
         OURS,
         "best",
         "hard-global-l1",
     ),
     Claim(
-        "The default with data: better than short filters removed at the same "
-        "time, at a third",
+        "The default with data: better than removing filters by L1 norm at the same "
+        "time, after a third",
         OURS,
         "later-best",
         "later-global-l1",
     ),
     Claim(
-        "Weak filters attenuated again and again: better than removed at once, "
-        "by the same criterion",
+        "Attenuating weak filters repeatedly: better than removing them at once by "
+        "the same criterion",
         ATTENUATION,
         "attenuation",
         "later-global-folded-l1",
     ),
     Claim(
-        "Filters set to 0 that may return: better than removed at once, by the "
-        "same criterion and rates",
+        "Setting filters to 0 and letting them return: better than removing them at "
+        "once by the same criterion and rates",
         SFP,
         "soft",
         "later-uniform-folded-l1",
     ),
     Claim(
-        "Similar filters removed: better than short ones, at the same times",
+        "Removing similar filters: better than by L1 norm at the same times",
         SIMILARITY,
         "similarity",
         "iterative-global-l1",
     ),
     Claim(
-        "No loss without 61.1 % of the MACs, hard (paper: ResNet-56)",
+        "No loss of accuracy with 61.1 % fewer MACs, hard (paper: ResNet-56)",
         SIMILARITY,
         "similarity",
         window=("macs", 0.6, 0.64),
     ),
     Claim(
-        "No loss without 61.1 % of the MACs, soft (paper: ResNet-56)",
+        "No loss of accuracy with 61.1 % fewer MACs, soft (paper: ResNet-56)",
         SIMILARITY,
         "similarity-soft",
         window=("macs", 0.6, 0.64),
     ),
     Claim(
-        "Rates by measured loss, short filters first and then similar ones: "
-        "better than one threshold on lengths",
+        "Rates by measured loss, with filters removed by norm first and then by "
+        "similarity: better than one threshold on norms",
         MSVFP,
         "msvfp",
         "iterative-global-l1",
     ),
     Claim(
-        "Better than the unpruned network without half of the MACs (paper: "
-        "ResNet-56 and -110)",
+        "Better than the unpruned network with half the MACs (paper: ResNet-56 and "
+        "-110)",
         MSVFP,
         "msvfp",
         window=("macs", 0.49, 0.6),
     ),
     Claim(
-        "Filters chosen by the loss without them, after a penalty: better than "
-        "short ones, at the same time",
+        "Choosing filters by the loss without them, after a penalty: better than by "
+        "L1 norm at the same time",
         HGS,
         "hgs",
         "later-global-l1",
     ),
     Claim(
-        "At most 0.3 points lost without half of the parameters",
+        "At most 0.3 points lost with half the parameters",
         HGS,
         "hgs",
         allowance=0.3,
         window=("params", 0.49, 0.6),
     ),
     Claim(
-        "Filters chosen by scale and offset of the batch normalisation: better "
-        "than short ones, at the same time",
+        "Choosing filters by scale and offset of the batch normalisation: better "
+        "than by L1 norm at the same time",
         BN,
         "bn-importance",
         "hard-global-l1",
     ),
     Claim(
-        "Orthonormal filters, ranked by gradients: better than short ones, at "
-        "the same time",
+        "Orthonormal filters, ranked by gradients: better than removing by L1 norm "
+        "at the same time",
         ORTHOREG,
         "orthoreg",
         "later-global-l1",
     ),
     Claim(
-        "Filters drawn together and merged: better than set to 0 again and again",
+        "Pulling filters together and merging them: better than setting filters to 0 "
+        "repeatedly",
         ASCP,
         "ascp",
         "soft",
     ),
     Claim(
-        "Other widths at the same MACs: better than the same training without",
+        "Other widths at the same MACs: better than the same training at the "
+        "original widths",
         ADJUSTMENT,
         "network-adjustment-same",
         "unpruned",
     ),
     Claim(
-        "Widths by utilisation of MACs: better than the same share everywhere",
+        "Widths by utilisation of MACs: better than the same share in all layers",
         ADJUSTMENT,
         "network-adjustment",
         "hard-uniform-l1",
     ),
     Claim(
-        "Binary filters, 4 of which share a scale: at most 0.3 points behind a "
+        "Binary filters with one scale for each 4: at most 0.3 points behind one "
         "scale for each",
         CROSS_FILTER,
         "cross-filter",
@@ -219,8 +221,8 @@ CLAIMS = (
         )
     ),
     Claim(
-        "Rates by how much replacement a layer tolerates: better than the same "
-        "rate for all (B - A)",
+        "Rates by how much replacement a layer tolerates: better than the same rate "
+        "in all layers (B - A)",
         DUPLICATION,
         B,
         A,
@@ -235,14 +237,20 @@ CLAIMS = (
         )
         for letter, how in (
             ("c", "Tied copies, trained, then merged"),
-            ("d", "Copies that part in training, then similar filters removed"),
-            ("e", "Copies that are read as what they replaced, trained"),
+            (
+                "d",
+                "Copies that diverge in training, then removing similar filters",
+            ),
+            (
+                "e",
+                "Copies that are read like the filters they replaced, trained",
+            ),
             ("f", "Copies whose donors absorb what they replace"),
         )
     ),
     *(
         Claim(
-            f"The gain of {letter.upper()} over B is larger where more is removed",
+            f"The gain of {letter.upper()} over B grows with the share removed",
             DUPLICATION,
             f"duplication-{letter}",
             B,
@@ -255,15 +263,16 @@ CLAIMS = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What the runs say of a claim at a target.
+    """The result for a claim at a target.
 
     Args:
         claim: The claim.
-        target: Share of the MACs that was to go; all of them if it `grows`.
+        target: Share of the MACs to remove; if the claim `grows`, the smallest and
+            the largest.
         mean: Mean difference, in points.
         low: Lower end of its 95 % interval.
-        high: Upper end.
-        seeds: How many differences there are.
+        high: Upper end of its 95 % interval.
+        seeds: Number of differences.
     """
 
     claim: Claim
@@ -294,7 +303,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def judge(claim: Claim, runs: Runs) -> list[Finding]:
-    """Return what the runs say of a claim: nothing where they do not apply."""
+    """Return a finding for each target at which the runs test a claim."""
     targets = sorted({target for arm, target, _ in runs if arm == claim.arm})
     found = {
         target: differences
@@ -323,7 +332,7 @@ def _growth(
 
 
 def _differences(claim: Claim, runs: Runs, target: float) -> dict[int, float]:
-    """By seed, how far the claim's arm is above the other side."""
+    """Return, by seed, the accuracy of the claim's arm minus that of the other side."""
     found = {}
     for (arm, share, seed), run in runs.items():
         if arm != claim.arm or share != target or not _applies(claim, run):
@@ -346,7 +355,7 @@ def _applies(claim: Claim, run: Mapping[str, Any]) -> bool:
 
 
 def summary(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
-    """Findings by verdict."""
+    """Return the findings by verdict."""
     by_verdict: dict[str, list[Finding]] = {
         CONFIRMED: [],
         REFUTED: [],

@@ -36,64 +36,70 @@ MISSED = 0.005
 INTRODUCTION = """\
 # Pruning systems compared
 
-CIFAR-10, a pretrained ResNet, and one network, one set of images and one budget
-for all ways of pruning: the same images in the same order and augmentation for the
-same seed, as many training steps, the same optimizer and learning rates; the last
-epoch counts, not the best. Choices were made on `test[:5000]`, so of the figures
-those on `test[5000:]` are free of them; those on all of `test` are for comparison
-with papers. The pretrained network has seen all training images.
+All pruning methods are compared on CIFAR-10 with the same pretrained ResNet and the
+same budget. For each seed they see the same images in the same order with the same
+augmentation, for the same number of training steps, with the same optimizer and
+learning rates. The last epoch counts, not the best. Choices were made on
+`test[:5000]`, so only the figures on `test[5000:]` are independent of them; those on
+all of `test` are for comparison with papers. The pretrained network was trained on all
+training images.
 
-Accuracies are top-1 in percent, of the compact model that `kprune.rebuild` makes.
-± is the standard deviation over seeds. "Right after" is the accuracy on
-`test[:5000]` when the last filters had gone and no training had followed; where
-filters go little by little, or are near 0 before, that is not the price of all of
-them at once. Memory is that of the weights in float32, but for kernels of which the
-signs and some scales are enough (`kprune.binary.figures`).
+Accuracies are top-1 in percent, measured on the compact model that `kprune.rebuild`
+returns. ± is the standard deviation over seeds. "Right after" is the accuracy on
+`test[:5000]` immediately after the last filters were removed, before any further
+training. A method that removes filters gradually, or drives them towards 0 first, pays
+part of the loss earlier, so its figure is not the cost of removing all filters at once.
+Memory is that of the weights in float32, except for binary kernels, which need only
+signs and a few scales (`kprune.binary.figures`).
 
-Commands and options are in `benchmarks/methods/run.py`, what each way does in
-`benchmarks/methods/arms.py`, every epoch of every run in
-`benchmarks/methods/results/`. This page is written from these by
-`benchmarks/methods/page.py`; no number in it is written by hand.
+Commands and options are in `benchmarks/methods/run.py`, the definition of each method
+in `benchmarks/methods/arms.py`, every epoch of every run in
+`benchmarks/methods/results/`. `benchmarks/methods/page.py` writes this page from these
+results; no number in it is written by hand.
 
-**The two ResNet-20 series are of earlier recipes.** Since then `attenuation`,
-`similarity`, `similarity-soft`, `hgs` and the arm `soft` have come to remove at a third
-of such short runs, soft pruning sets the scale of a BatchNormalization to 0 instead of
-the kernel in front of it, similarity is a distance instead of a cosine, attenuated
-filters are scored without their attenuation, and MSVFP prunes in a third of the epochs
-at most. The parts of each run are in its file. Controls that remove at the same time
-(`later-...` in `arms.py`) have not been run there, so claims that need them are missing
-below.
+**The two ResNet-20 series were run with earlier versions of the recipes.** Since then:
 
-**Batch normalisation** has a momentum of 0.9 but for the series of ResNet-8 with 3,000
-images, which trained at Keras' 0.99, as it was published. There statistics follow to
-95 % in 300 steps, and so short runs hold that against whatever removes filters late and
-does not measure them anew.
+- In runs as short as these, `attenuation`, `similarity`, `similarity-soft`, `hgs` and
+  the arm `soft` remove filters after a third of the training.
+- Soft pruning sets the scale of a BatchNormalization to 0 instead of the kernel in
+  front of it.
+- Similarity is a distance instead of a cosine.
+- Attenuated filters are scored without their attenuation.
+- MSVFP prunes in at most a third of the epochs.
+
+The result file of each run lists its parts. The controls that remove filters at the
+same time (`later-...` in `arms.py`) have not been run in these series, so the claims
+that need them are not tested below.
+
+**Batch normalisation** has a momentum of 0.9. The exception is the series of ResNet-8
+with 3,000 images, which kept the 0.99 of the published model, Keras' default. At 0.99
+the moving statistics need 300 steps to follow a change to 95 %. In runs this short,
+that is a disadvantage for every method that removes filters late and does not
+recalibrate the statistics.
 """
 
 Result = dict[str, Any]
 
 
 def read(folder: Path) -> dict[str, list[Result]]:
-    """Results by the name of their setting."""
+    """Return the results by the name of their setting."""
     found: dict[str, list[Result]] = {}
     for path in sorted(folder.glob("*/*.json")):
         result = json.loads(path.read_text())
         together = found.setdefault(path.parent.name, [])
         if together and together[0]["setting"] != result["setting"]:
             raise ValueError(
-                f"{path} is of another setting than the other files in its folder. "
-                "Only runs of one budget can be compared."
+                f"{path} was made with another setting than the other files in its "
+                "folder. Only runs with the same budget can be compared."
             )
         together.append(result)
     if not found:
-        raise ValueError(
-            f"There are no results in {folder}. Make some by run.py."
-        )
+        raise ValueError(f"There are no results in {folder}. Run run.py first.")
     return found
 
 
 def by_arm(results: list[Result]) -> dict[str, list[Result]]:
-    """Results by arm, in the order of arms.py."""
+    """Return the results by arm, in the order of arms.py."""
     arms = collections.defaultdict(list)
     for result in sorted(results, key=lambda r: (r["order"], r["seed"])):
         arms[result["arm"]].append(result)
@@ -105,7 +111,7 @@ def targets(results: list[Result]) -> list[float]:
 
 
 def at(results: list[Result], target: float) -> list[Result]:
-    """Those of a target, and those without pruning."""
+    """Return the results for a target, and those without pruning."""
     return [r for r in results if r["target"]["macs"] in (0.0, target)]
 
 
@@ -141,7 +147,7 @@ def title(result: Result) -> str:
 
 
 def budget(results: list[Result]) -> str:
-    """One paragraph: what all runs of a setting have in common."""
+    """Return a paragraph on what all runs of a setting have in common."""
     setting, base = results[0]["setting"], results[0]["baseline"]
     versions: dict[str, list[str]] = collections.defaultdict(list)
     for result in results:
@@ -167,7 +173,7 @@ def budget(results: list[Result]) -> str:
 
 
 def table(results: list[Result]) -> list[str]:
-    # Runs with an earlier version did not say what weights take.
+    # Earlier versions of run.py did not record the memory of the weights.
     memory = any("memory" in result for result in results)
     lines = [
         "| | seeds | MACs removed | parameters removed | "
@@ -199,21 +205,21 @@ def table(results: list[Result]) -> list[str]:
 
 
 def gone(runs: list[Result], cost: str) -> str:
-    """Which share of a cost is gone, as a mean in percent."""
+    """Return the mean share of a cost that was removed, in percent."""
     if any(cost not in run for run in runs):
         return ""
     return f"{statistics.fmean(100 * r[cost]['removed'] for r in runs):.1f} %"
 
 
 def change(runs: list[Result]) -> float:
-    """Mean difference to the pretrained network, in points, on all of test."""
+    """Return the mean difference from the pretrained network, in points, on test."""
     return statistics.fmean(
         run["final"]["test"] - run["baseline"]["test"] for run in runs
     )
 
 
 def notes(results: list[Result]) -> list[str]:
-    """What to know of the runs of a setting before comparing them."""
+    """Return what a reader has to know before comparing the runs of a setting."""
     lines = []
     missed = [
         f"{run['title']} (seed {run['seed']}): {run['macs']['removed']:.1%} "
@@ -225,18 +231,20 @@ def notes(results: list[Result]) -> list[str]:
         lines.append(f"Short of their target: {'; '.join(missed)}.")
     lines += [
         f"{run['title']} (seed {run['seed']}): with gates that depend on the image, "
-        f"{run['dynamic']['final'][claims.SLICE]:.2f} % on `{claims.SLICE}`, and the "
-        f"mean image needs {run['dynamic']['mean_macs']['removed']:.1%} fewer MACs, "
-        "the branches that choose included."
+        f"the accuracy is {run['dynamic']['final'][claims.SLICE]:.2f} % on "
+        f"`{claims.SLICE}`, and an image needs "
+        f"{run['dynamic']['mean_macs']['removed']:.1%} fewer MACs on average, "
+        "including those of the gates."
         for run in results
         if "dynamic" in run
     ]
     worst = max(r["masked_to_compact"]["relative_difference"] for r in results)
     labels = sum(r["masked_to_compact"]["other_labels"] for r in results)
     lines.append(
-        f"Masked and compact models: in all {count(len(results), 'run')} outputs "
-        f"differ by at most {worst:.1e} of the largest one, and "
-        f"{count(labels, 'predicted label')} in all on `test`."
+        "The outputs of the masked and the compact model differ by at most "
+        f"{worst:.1e} of the largest output over {count(len(results), 'run')}, and "
+        f"{count(labels, 'predicted label')} on `test` "
+        f"{'differs' if labels == 1 else 'differ'} in total."
     )
     return lines
 
@@ -292,12 +300,12 @@ def claim_row(finding: claims.Finding) -> str:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Accuracy epoch by epoch, and in the end, for each target."""
+    """Plot the accuracy after each epoch and at the end, for each target."""
     import matplotlib
     from matplotlib.figure import Figure
 
     shares = targets(results) or [0.0]
-    # Without a salt, two runs would draw different files; text as paths is large.
+    # Without a salt, two runs would write different files; text as paths is large.
     look = {"svg.hashsalt": "kprune", "svg.fonttype": "none", "font.size": 8}
     with matplotlib.rc_context(look):
         height = 4.5 * len(shares) + 1
@@ -323,7 +331,7 @@ def plot(results: list[Result], path: Path) -> None:
         )
         temporary = path.with_suffix(".tmp")
         figure.savefig(temporary, format="svg", metadata={"Date": None})
-    # Matplotlib ends lines of paths with blanks.
+    # Matplotlib leaves blanks at the ends of lines.
     text = temporary.read_text()
     temporary.write_text(
         "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -384,7 +392,7 @@ def section(results: list[Result], image: str) -> list[str]:
             *table(at(results, share)),
             "",
         ]
-    lines += [f"![accuracy by epoch and in the end]({image})", ""]
+    lines += [f"![accuracy by epoch and at the end]({image})", ""]
     for note in notes(results):
         lines += [note, ""]
     return [*lines, "### Claims", "", *claim_lines(results), ""]
@@ -396,7 +404,9 @@ def write_page(folder: Path, page: Path) -> None:
     lines = [
         INTRODUCTION,
         textwrap.fill(
-            "Claims of papers are judged by one rule. " + claims.RULE, 84
+            "All claims from papers are judged by the same rule. "
+            + claims.RULE,
+            84,
         ),
         "",
     ]
