@@ -1,4 +1,4 @@
-"""What is run: ways of pruning, targets, and the name of each run."""
+"""The runs of the benchmark: ways of pruning, targets, and a name for each run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TEMPERATURE = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Setting(experiment.Setting):
-    """What is equal for all runs of one call.
+    """Options that all runs of one call share.
 
-    `mixup` is the parameter of the beta distribution that shares are drawn
-    from; 0 leaves the images as they are.
+    `mixup` is the parameter of the beta distribution of the mixing shares; 0 turns
+    mixup off.
     """
 
     depth: int = 56
@@ -36,7 +36,7 @@ class Setting(experiment.Setting):
 
     @property
     def suffix(self) -> str:
-        """What differs from the defaults, beside the number of epochs."""
+        """The options that differ from the defaults, except the number of epochs."""
         fields = [f for f in dataclasses.fields(self) if f.name != "epochs"]
         different = [
             f"-{f.name}{getattr(self, f.name):g}"
@@ -56,9 +56,9 @@ class Setting(experiment.Setting):
 
 
 class MeasuredOnce(kprune.recovery.OutputError):
-    """Shares per group by what the outputs notice, for several targets.
+    """The allocation `OutputError`, measured once for several targets.
 
-    What is measured is the same for all targets, and takes most of the time.
+    The measured curves are the same for all targets and take most of the time.
     """
 
     def __init__(self) -> None:
@@ -76,11 +76,11 @@ class Arm:
     """A way of pruning.
 
     Args:
-        reduce: Share of each cost to remove, unless another is asked for.
-        recipe: Name of the recipe of kprune by which filters go during the
-            first part of training, or `None` if they go before.
-        random: Whether chance decides which filters go.
-        recover: How the filters that stay are repaired, as of `kprune.prune`.
+        reduce: Default share to remove of each cost.
+        recipe: Name of the kprune recipe that removes filters in the first part of
+            training, or `None` to remove them before training.
+        random: Whether filters are chosen at random.
+        recover: How to repair the remaining filters. See `kprune.prune`.
     """
 
     reduce: tuple[Mapping[str, float], ...]
@@ -96,7 +96,7 @@ class Arm:
         seed: int,
         allocation: MeasuredOnce | None = None,
     ) -> keras.Model:
-        """Return the model pruned at once, on images without labels."""
+        """Return the model, pruned at once on images without labels."""
         return kprune.prune(
             model,
             data=x,
@@ -111,12 +111,12 @@ class Arm:
         seed: int,
         best: Any,
     ) -> dict[str, Any]:
-        """Return criterion, allocation and targets, as of `kprune.prune`.
+        """Return criterion, allocation and targets for `kprune.prune`.
 
         Args:
             model: The model to prune.
-            reduce: What is asked for.
-            seed: Of what is random.
+            reduce: Share to remove of each cost.
+            seed: Seed of random choices.
             best: The allocation that measures the output error.
         """
         if self.random:
@@ -138,7 +138,7 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A way of pruning, how far, and whether the unpruned network teaches."""
+    """A way of pruning, a target, and whether the unpruned network is the teacher."""
 
     arm: str
     reduce: Mapping[str, float]
@@ -161,19 +161,18 @@ POINTS = {
     ],
     "d": [Point("msvfp", target) for target in ARMS["msvfp"].reduce],
 }
-"""Those that are run if nothing else is said, in this order."""
+"""Letters of the points that run by default, in this order."""
 
 
 def points(
     letters: Iterable[str], arms: Iterable[str], macs: Iterable[float]
 ) -> list[Point]:
-    """Return the points by their letters, or those of arms.
+    """Return the points with the given letters, or those of the given arms.
 
     Args:
         letters: Keys of `POINTS`.
-        arms: Names or patterns of `ARMS`; if there are any, `letters` do not
-            count.
-        macs: Shares of the MACs to remove, in place of an arm's targets.
+        arms: Names or patterns of `ARMS`. If given, `letters` are ignored.
+        macs: Shares of the MACs to remove instead of the targets of an arm.
     """
     patterns = list(arms)
     if not patterns:
@@ -183,7 +182,7 @@ def points(
         names = fnmatch.filter(ARMS, pattern)
         if not names:
             raise ValueError(
-                f"No arm fits {pattern!r}. There are: {', '.join(ARMS)}."
+                f"No arm matches {pattern!r}. Available: {', '.join(ARMS)}."
             )
         for name in names:
             targets = [{"macs": share} for share in macs]
@@ -194,14 +193,14 @@ def points(
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run, and the file that tells of it."""
+    """One run and its result file."""
 
     point: Point
     seed: int
     path: Path
 
     def done(self, setting: Setting) -> bool:
-        """Whether the file is there; an error if it is of another setting."""
+        """Return whether the file exists; raise if it has another setting."""
         return common.done(self.path, setting.config())
 
 
@@ -211,7 +210,7 @@ def tasks(
     setting: Setting,
     results: Path,
 ) -> list[Task]:
-    """All runs that were asked for, seed by seed."""
+    """Return all requested runs, seed by seed."""
     found: dict[Path, Task] = {}
     chosen = list(chosen)
     for seed in seeds:

@@ -7,33 +7,32 @@ r"""Accuracy with training: ResNet-56 on CIFAR-10, pruned and then trained.
     python benchmarks/headline/run.py --arms random-unrepaired --target 0.65 ...
     python benchmarks/headline/run.py --list --epochs 40     # what is missing
 
-A run starts from published weights (93.39 % of all test images). Its filters go
+A run starts from published weights (93.39 % on all test images). Filters are removed
 
-- `best`: before training, where the output error that is left after the repair is
-  smallest; the layers that stay are repaired on 1,024 training images, whose labels
-  are not used;
-- `random`: before training, the same number of MACs by chance, repaired likewise
-  (`random-unrepaired`: not repaired), so that only the choice differs;
-- `similarity`, `msvfp`: by the recipe of that name, in the first part of training.
-  That part is the recipe's alone: no teacher and no mixup. Its epochs count.
+- `best`: before training, where the output error after the repair is smallest; the
+  remaining filters are repaired on 1,024 training images without their labels;
+- `random`: before training, at random and for the same number of MACs, with the same
+  repair (`random-unrepaired`: without it), so that only the choice differs;
+- `similarity`, `msvfp`: by the recipe of that name in the first part of training,
+  without a teacher or mixup. Its epochs count.
 
-As soon as the last filter is gone the network is rebuilt, and what trains from then
-on is the small one. The unpruned network is its teacher (`keras.distillation`),
-unless `--no-teacher` says otherwise. Its optimizer is SGD with Nesterov momentum,
-the rate falls along a cosine over all epochs; images are flipped and cropped. Weight
-decay is that of Keras: decoupled, not part of the gradient, so momentum does not make
-it ten times as strong as it does elsewhere.
+Once the last filter has been removed, the network is rebuilt and only the compact
+network is trained, with the unpruned network as its teacher (`keras.distillation`)
+unless `--no-teacher` is given. The optimizer is SGD with Nesterov momentum; the
+learning rate falls along a cosine over all epochs; images are flipped and cropped.
+Weight decay is decoupled as in Keras. It is not part of the gradient, so momentum does
+not amplify it tenfold as in frameworks that couple it.
 
 Accuracy after each epoch is measured on `test[:5000]`, where choices may be made. The
-final figures are those of the last epoch, on `test[5000:]` and on all of test.
+final figures are measured after the last epoch, on `test[5000:]` and on all of test.
 
-Each run writes `results/ARM-TARGET-TEACHER-EPOCHS-SEED.json`, with all options in the
-name that differ from the defaults. What is there is not run again. After each epoch
-`checkpoints/` holds all that a run needs to go on where it was stopped, to the same
-end: data and their order depend on the seed and the number of the epoch alone.
+Each run writes `results/ARM-TARGET-TEACHER-EPOCHS-SEED.json`; options that differ from
+their defaults are part of the name. A run whose file exists is skipped. A checkpoint in
+`checkpoints/` after each epoch lets an interrupted run resume and end with the same
+result: data and their order depend only on the seed and the epoch.
 
-It runs on TensorFlow and JAX; `benchmarks/methods/run.py --save-images` makes the
-files for `--images-npz`, for where TensorFlow Datasets is not.
+It runs on TensorFlow and JAX. Where TensorFlow Datasets is not installed, pass files
+written by `benchmarks/methods/run.py --save-images` as `--images-npz`.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Last, for that folder has a `run` too.
+# Appended, not inserted: that folder has a module `run` too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "methods"))
 
 import common
@@ -79,7 +78,7 @@ class Bench(experiment.Bench):
         setting: A `Setting`.
         images: CIFAR-10.
         model: The pretrained network.
-        checkpoints: Folder for the state of runs.
+        checkpoints: Folder for the checkpoints of runs.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Bench(experiment.Bench):
         self._measured: dict[int, points.MeasuredOnce] = {}
 
     def run(self, task: Task) -> dict[str, Any]:
-        """Prune and train once; return what is to be written."""
+        """Prune and train once, and return the result to write."""
         checkpoint = training.Checkpoint(self.checkpoints / task.path.stem)
         progress = checkpoint.progress(self.setting.config())
         one_hot = self.setting.mixup > 0
@@ -102,13 +101,13 @@ class Bench(experiment.Bench):
             compact = self.pruned(task, checkpoint, progress)
         else:
             compact = keras.models.load_model(checkpoint.compact, compile=False)
-        # A recipe's optimizer goes on, so that the rate follows one curve.
+        # Keep the optimizer of a recipe, so that the rate follows one curve.
         optimizer = compact.optimizer if compact.compiled else None
         experiment.compile_model(compact, self.setting, optimizer, one_hot)
         checkpoint.restore(compact)
         network = compact
         if task.point.teacher:
-            # Distillation freezes the teacher, and others start from it.
+            # Distillation freezes the teacher, and later runs start from it.
             teacher = keras.models.clone_model(self.model)
             teacher.set_weights(self.model.get_weights())
             network = training.with_teacher(compact, teacher, one_hot)
@@ -126,7 +125,7 @@ class Bench(experiment.Bench):
         checkpoint: training.Checkpoint,
         progress: training.Progress,
     ) -> keras.Model:
-        """Return the compact network, after it and its figures were saved."""
+        """Return the compact network after saving it and its figures."""
         arm = points.ARMS[task.point.arm]
         start = time.perf_counter()
         keras.utils.set_random_seed(task.seed)
@@ -170,7 +169,7 @@ class Bench(experiment.Bench):
         checkpoint: training.Checkpoint,
         progress: training.Progress,
     ) -> keras.Model:
-        """Return the masked network when the last filter has just gone."""
+        """Return the masked network as soon as the last filter is removed."""
         recipe = kprune.recipe(
             name,
             reduce=task.point.reduce,
@@ -180,8 +179,8 @@ class Bench(experiment.Bench):
         unmixed = dataclasses.replace(self.setting, mixup=0.0)
         masked = recipe.prepare(self.masked())
         checkpoint.restore(masked)
-        # Not by `fit`, which would train the masked network one epoch more
-        # before the compact one could be made.
+        # Not in `fit`, which would train the masked network for one more epoch
+        # before it could be rebuilt.
         callbacks = keras.callbacks.CallbackList(
             recipe.callbacks, model=masked, epochs=self.setting.epochs
         )
@@ -206,7 +205,7 @@ class Bench(experiment.Bench):
         batches: Any,
         epoch: int,
     ) -> dict[str, Any]:
-        """Train for one epoch; return what is to be told of it."""
+        """Train for one epoch and return its figures."""
         start = time.perf_counter()
         history = network.fit(
             batches,
@@ -236,7 +235,7 @@ class Bench(experiment.Bench):
     def result(
         self, task: Task, compact: keras.Model, progress: training.Progress
     ) -> dict[str, Any]:
-        """Return the whole story of a run that has ended."""
+        """Return the result of a finished run."""
         scores = predict(compact, self.x_test, experiment.BATCH)
         final = experiment.score(scores, self.images.y_test)
         cost = kprune.cost(compact)
@@ -276,7 +275,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing; return how many runs failed."""
+    """Run what is missing, and return the number of failed runs."""
     options = parse(arguments)
     setting = common.from_options(Setting, options)
     chosen = points.points(options.points, options.arms, options.target)

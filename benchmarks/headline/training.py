@@ -1,4 +1,4 @@
-"""Training that goes on where it was stopped."""
+"""Training that resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from points import Setting
 
 CLASSES = 10
 AHEAD = 4
-"""Batches that are made ahead, where TensorFlow does not make them."""
+"""Batches to prefetch on backends other than TensorFlow."""
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds beside the variables.
+    """The progress of a run, which a checkpoint stores with the variables.
 
     Args:
-        setting: Of the run, which goes on only with the same one.
-        epoch: How many epochs are done.
-        rows: What each of them gave.
-        pruned: What there is to tell of the compact network before it trains;
-            `None` as long as filters go.
+        setting: Setting of the run. Only a run with the same one resumes.
+        epoch: Number of finished epochs.
+        rows: Figures of each finished epoch.
+        pruned: Figures of the compact network before it trains; `None` until all
+            filters are removed.
     """
 
     setting: dict[str, Any]
@@ -38,17 +38,17 @@ class Progress:
     pruned: dict[str, Any] | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Note what one more epoch gave."""
+        """Add the figures of a finished epoch."""
         self.rows.append(row)
         self.epoch += 1
 
 
 class Checkpoint:
-    """The last state of a run, in a folder: one file, replaced as a whole.
+    """The last state of a run: one file in a folder, replaced atomically.
 
     Args:
-        folder: Where it is. `compact.keras` beside it is the compact network
-            before training, from which the structure is read.
+        folder: Folder of the file. It also holds `compact.keras`, the compact
+            network before training, from which the structure is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,15 +56,15 @@ class Checkpoint:
         self.state = folder / "state.npz"
 
     def progress(self, setting: dict[str, Any]) -> Progress:
-        """Return how far the run has come; raise if it is of another setting."""
+        """Return the progress of the run; raise if it has another setting."""
         if not self.state.exists():
             return Progress(setting)
         with np.load(self.state, allow_pickle=False) as arrays:
             found = Progress(**json.loads(str(arrays["progress"])))
         if found.setting != json.loads(json.dumps(setting)):
             raise ValueError(
-                f"{self.state} is of other options. Remove it to begin anew, or "
-                "use another folder as --checkpoints."
+                f"{self.state} was made with other options. Remove it to start again, "
+                "or use another folder as --checkpoints."
             )
         return found
 
@@ -80,7 +80,7 @@ class Checkpoint:
             np.savez(path, progress=np.array(record), **arrays)
 
     def restore(self, model: keras.Model) -> None:
-        """Give the variables the values that were written, if there are any."""
+        """Assign the saved values to the variables, if any were saved."""
         if not self.state.exists():
             return
         with np.load(self.state, allow_pickle=False) as arrays:
@@ -98,11 +98,11 @@ def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
 def with_teacher(
     compact: keras.Model, teacher: keras.Model, one_hot: bool
 ) -> keras.Model:
-    """Return what to train: a compiled model that learns from a teacher too.
+    """Return a compiled model that also learns from a teacher.
 
     Args:
-        compact: Compiled; its optimizer is the one that trains it.
-        teacher: Stays as it is, but for being frozen.
+        compact: The compiled model to train. Its optimizer is used.
+        teacher: The teacher. It is frozen but not changed otherwise.
         one_hot: Whether labels are vectors.
     """
     distiller = keras.distillation.Distiller(
@@ -126,7 +126,7 @@ def with_teacher(
 def epoch_batches(
     images: data.Images, setting: Setting, seed: int, epoch: int
 ) -> Any:
-    """Batches of one epoch, which depend on the seed and its number alone."""
+    """Return the batches of one epoch, which depend only on the seed and the epoch."""
     rng = np.random.default_rng([seed, epoch])
     batches = data.training(images, setting, int(rng.integers(2**31)))
     shares = None
@@ -142,14 +142,14 @@ def epoch_batches(
     blended = tf.data.Dataset.zip(
         (batches, tf.data.Dataset.from_tensor_slices(shares))
     ).map(lambda pair, s: mix(pair[0], tf.one_hot(pair[1], CLASSES), s))
-    # As in `kprune.data.batches`: with autotune on, `fit` can stall on CPU.
+    # As in `kprune.data.batches`: with autotune, `fit` can stall on CPU.
     options = tf.data.Options()
     options.autotune.enabled = False
     return blended.with_options(options)
 
 
 def mix(x: Any, y: Any, share: Any) -> tuple[Any, Any]:
-    """Blend each image and its label with those at the other end of the batch.
+    """Blend each image and its label with those at the mirrored position in the batch.
 
     The order of a batch is random, so this is mixup (Zhang et al., ICLR 2018).
     """
@@ -157,15 +157,15 @@ def mix(x: Any, y: Any, share: Any) -> tuple[Any, Any]:
 
 
 class Epoch(keras.utils.PyDataset):
-    """The batches of one epoch, the same ones however often they are read.
+    """The batches of one epoch, the same on every read.
 
-    Keras reads some before it trains a model for the first time. With workers
-    of its own they come in another order then, and it tells the dataset that an
-    epoch has ended: a run that goes on would see other images.
+    Keras reads some batches before it trains a model for the first time. With Keras'
+    own workers they would then arrive in another order, and Keras would signal the
+    end of an epoch, so a resumed run would see other images.
 
     Args:
-        batches: What is read, by threads, some batches ahead.
-        shares: How much of each image is left by `mix`; `None` for all of it.
+        batches: Source of the batches. Threads read some batches ahead.
+        shares: Share of each image that `mix` keeps; `None` for no mixing.
     """
 
     def __init__(

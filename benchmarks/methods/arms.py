@@ -1,8 +1,8 @@
-"""The ways of pruning that are compared: one entry each, put together from kprune.
+"""The ways of pruning to compare, one entry each, composed of parts of kprune.
 
-All of them get the same pretrained network, images, epochs, optimizer and
-learning rates; an entry says what is done to the filters. Where two entries are
-compared (see `page.py`), they differ in as little as possible.
+All get the same pretrained network, images, epochs, optimizer and learning rates; an
+entry defines only how filters are removed. Two entries that a claim compares (see
+`claims.py`) differ in as little as possible.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kprune.schedules import OneShot
 
 
 class Unpruned(Recipe):
-    """No filter goes: what training alone does."""
+    """Trains without pruning, to show the effect of training alone."""
 
     name = "unpruned"
     fewest_epochs = 1
@@ -46,7 +46,7 @@ class Unpruned(Recipe):
 
 
 class Hard(Recipe):
-    """Filters go for good, all of them before the first epoch."""
+    """Removes all filters for good before the first epoch."""
 
     name = "hard"
     fewest_epochs = 1
@@ -64,7 +64,7 @@ class Hard(Recipe):
 
 
 class Soft(Recipe):
-    """Weak filters are set to 0 before each epoch and may return."""
+    """Sets weak filters to 0 before each epoch; they may return."""
 
     name = "soft"
 
@@ -82,7 +82,7 @@ class Soft(Recipe):
 
 
 class MergedAtOnce(Recipe):
-    """Copies take over what they replace and are merged before training."""
+    """Replaces filters by copies of others and merges these before training."""
 
     name = "merged at once"
     fewest_epochs = 1
@@ -106,13 +106,13 @@ class MergedAtOnce(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an entry may depend on.
+    """Properties of a run that an entry may depend on.
 
     Args:
-        epochs: How many there are.
-        seed: Of the run.
-        curves: Function that returns what removing filters costs, group by
-            group; without it, arms measure it themselves.
+        epochs: Number of epochs.
+        seed: Seed of the run.
+        curves: Function that returns the cost of removing filters of each group.
+            Without it, arms measure that cost themselves.
     """
 
     epochs: int
@@ -120,15 +120,15 @@ class Run:
     curves: Callable[[], kprune.Sensitivity] | None = None
 
     def tolerance(self) -> Tolerance:
-        """The allocation of the duplication arms.
+        """Return the allocation of the duplication arms.
 
-        What it would measure is the same for all of them, and measured once.
+        Its measurements are the same for all of them, so they are made only once.
         """
         return Tolerance(curves=self.curves and self.curves())
 
     @property
     def copied(self) -> int:
-        """How many epochs train with copies."""
+        """The number of epochs that train with copies."""
         return max(1, self.epochs // 3)
 
 
@@ -137,12 +137,13 @@ class Arm:
     """A way of pruning.
 
     Args:
-        title: As tables show it.
-        base: The name of a recipe of kprune, or a class above.
-        parts: Function of a `Run`: the recipe's parts that differ from its
-            defaults. Some parts draw numbers, so they are made for each run.
-        control: Whether it is there only to be compared with.
-        whole: Whether no MACs are asked to go, so that one target is enough.
+        title: Title in tables.
+        base: Name of a recipe of kprune, or a class above.
+        parts: Function of a `Run` that returns the parts of the recipe that differ
+            from its defaults. They are made anew for each run, since some draw random
+            numbers.
+        control: Whether it serves only as a control for other arms.
+        whole: Whether it removes no MACs, so that one target is enough.
     """
 
     title: str
@@ -161,7 +162,7 @@ class Arm:
 
 
 def _parting(run: Run, consumers: Any) -> dict[str, Any]:
-    """Copies train apart; then filters go that resemble others."""
+    """Return parts that let copies diverge, then remove similar filters."""
     return {
         "allocation": run.tolerance(),
         "copies": Copies(consumers=consumers),
@@ -172,14 +173,14 @@ def _parting(run: Run, consumers: Any) -> dict[str, Any]:
 
 
 def _later(**parts: Any) -> Callable[[Run], dict[str, Any]]:
-    """Parts of what goes when the recipes that remove at once have removed."""
+    """Return parts that remove filters when the one-shot recipes do so."""
     return lambda run: {"schedule": OneShot(removal_epoch(run.epochs)), **parts}
 
 
 UNPRUNED = "unpruned"
 BEST = WITH_DATA._asdict()
 
-# Letters are those of the duplication experiment, see the page.
+# The letters are those of the duplication experiment. See the page.
 ARMS = {
     UNPRUNED: Arm("not pruned", Unpruned, control=True, whole=True),
     "hard-uniform-l1": Arm(
@@ -296,20 +297,20 @@ ARMS = {
     ),
 }
 
-# A recipe without an entry of its own has its defaults.
+# A recipe without an entry of its own runs with its defaults.
 for _name in kprune.recipes.names():
     if all(arm.base != _name for arm in ARMS.values()):
         ARMS[_name] = Arm(_name, _name)
 
 
 def find(patterns: Iterable[str]) -> list[str]:
-    """Names of the arms that fit patterns such as `duplication-*`."""
+    """Return the names of the arms that match patterns such as `duplication-*`."""
     found: dict[str, None] = {}
     for pattern in patterns:
         matching = fnmatch.filter(ARMS, pattern)
         if not matching:
             raise ValueError(
-                f"No arm fits {pattern!r}. There are: {', '.join(ARMS)}."
+                f"No arm matches {pattern!r}. Available: {', '.join(ARMS)}."
             )
         found.update(dict.fromkeys(matching))
     return list(found)

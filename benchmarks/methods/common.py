@@ -1,4 +1,4 @@
-"""What the series of runs share: options, tasks, files."""
+"""Options, tasks and files that all series of runs share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 class Task(Protocol):
-    """One run, and the file that tells of it."""
+    """One run and its result file."""
 
     @property
     def path(self) -> Path: ...
@@ -32,7 +32,7 @@ class Task(Protocol):
 
 
 def done(path: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether a result is there; raise if it is of another setting."""
+    """Return whether a result exists; raise if it has another setting."""
     if not path.exists():
         return False
     there = json.loads(path.read_text())["setting"]
@@ -49,22 +49,22 @@ def done(path: Path, wanted: dict[str, Any]) -> bool:
 def run_missing(
     missing: list[Any], setting: Any, run: Callable[[Any], dict[str, Any]]
 ) -> int:
-    """Run the tasks one after the other; return how many failed.
+    """Run the tasks one after the other, and return the number of failed ones.
 
     Args:
         missing: List of `Task`.
-        setting: What they have in common.
-        run: Function that runs a task and returns what is to be written.
+        setting: Setting that the tasks share.
+        run: Function that runs a task and returns the result to write.
     """
     finished = failed = 0
     for number, task in enumerate(missing, start=1):
-        if task.done(setting):  # by another process, meanwhile
+        if task.done(setting):  # another process ran it meanwhile
             continue
         print(f"{number} of {len(missing)}: {task.path.stem}", flush=True)
         try:
             result = run(task)
         except Exception:
-            # The other runs of a long series are worth having.
+            # One failure must not cost the other runs of a long series.
             traceback.print_exc()
             failed += 1
             continue
@@ -78,9 +78,9 @@ def run_missing(
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; that file takes the place of `path` at once."""
+    """Yield a path to write to; on success that file replaces `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Keras goes by the suffix.
+    # Keras chooses the format by the suffix.
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
     yield temporary
     os.replace(temporary, path)
@@ -95,12 +95,12 @@ RESNET8 = "mlperf_tiny_ic_resnet8.h5"
 
 
 def pretrained(depth: int, weights: Path) -> keras.Model:
-    """Return a pretrained network that gives logits.
+    """Return a pretrained network that outputs logits.
 
     Args:
         depth: 20, 32, 44 or 56; 8 for the network of MLPerf Tiny, which takes
-            raw images.
-        weights: The file, or the folder it is in.
+            pixels from 0 to 255.
+        weights: Path of the file or of its folder.
     """
     if depth == 8:
         path = weights / RESNET8 if weights.is_dir() else weights
@@ -110,8 +110,9 @@ def pretrained(depth: int, weights: Path) -> keras.Model:
         logits.set_weights(model.get_weights())
         for layer in logits.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
-                # As in the other networks. At Keras' 0.99 statistics follow to
-                # 95 % in 300 steps, and short runs would measure that.
+                # As in the other networks. At 0.99, Keras' default, the statistics
+                # need 300 steps to follow a change to 95 %, which would dominate
+                # the result of a short run.
                 layer.momentum = 0.9
         return logits
     if str(EXAMPLES) not in sys.path:
@@ -126,7 +127,7 @@ def pretrained(depth: int, weights: Path) -> keras.Model:
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
-    """Add an option for each number among the fields of a dataclass."""
+    """Add an option for each numeric field of a dataclass."""
     for field in dataclasses.fields(kind):
         number = {"int": int, "float": float}.get(str(field.type))
         if number is not None:
@@ -135,13 +136,13 @@ def add_fields(parser: argparse.ArgumentParser, kind: Any) -> None:
 
 
 def from_options(kind: Any, options: argparse.Namespace) -> Any:
-    """Return an object of a dataclass, its fields taken from the options."""
+    """Return an instance of a dataclass with its fields taken from the options."""
     names: Iterable[str] = {field.name for field in dataclasses.fields(kind)}
     return kind(**{k: v for k, v in vars(options).items() if k in names})
 
 
 def add_places(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Add the options that say where images, weights and results are."""
+    """Add the options for the places of images, weights and results."""
     add = parser.add_argument
     add("--data-dir", help="folder of TensorFlow Datasets with cifar10/")
     add("--images-npz", type=Path, nargs="+", default=[], metavar="FILE")

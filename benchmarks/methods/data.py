@@ -18,9 +18,9 @@ from kprune.data import load_cifar10
 AUGMENTATION = "left-right flip; crop after padding 4 zeros on every side"
 PADDING = 4
 CHOICE = slice(None, 5000)
-"""Test images on which choices may be made."""
+"""Slice of the test images on which choices may be made."""
 REPORT = slice(5000, None)
-"""Test images on which none is made."""
+"""Slice of the test images on which no choice is made."""
 
 
 class Images(NamedTuple):
@@ -33,7 +33,7 @@ class Images(NamedTuple):
 def load(
     data_dir: str | None = None, files: Iterable[str | Path] = ()
 ) -> Images:
-    """All 60,000 images: uint8, in the order of the record files."""
+    """Return all 60,000 images as uint8, in the order of the record files."""
     files = list(files)
     if not files:
         return Images(
@@ -47,14 +47,14 @@ def load(
     missing = sorted(name for name, found in parts.items() if not found)
     if missing:
         raise ValueError(
-            f"Arrays {', '.join(missing)} are in none of "
-            f"{', '.join(map(str, files))}. Write all of them by --save-images."
+            f"The arrays {', '.join(missing)} are missing from "
+            f"{', '.join(map(str, files))}. Write all of them with --save-images."
         )
     return Images(*(np.concatenate(parts[name]) for name in Images._fields))
 
 
 def save(images: Images, folder: Path, count: int = 4) -> list[Path]:
-    """Write the images as `count` files, to be given to `load` in this order."""
+    """Write the images to `count` files, and return them in the order for `load`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for part in range(count):
@@ -68,7 +68,7 @@ def save(images: Images, folder: Path, count: int = 4) -> list[Path]:
 
 
 def raw(images: Any) -> Any:
-    """Return images as numbers from 0 to 255, an array or a tensor of float32."""
+    """Return images as float32 from 0 to 255, as an array or a tensor."""
     if isinstance(images, np.ndarray):
         return images.astype("float32")
     import tensorflow as tf
@@ -77,17 +77,18 @@ def raw(images: Any) -> Any:
 
 
 def training(images: Images, setting: Any, seed: int) -> Any:
-    """Batches for `fit`: in every epoch other images, in another order.
+    """Return batches for `fit`, with other images in another order in every epoch.
 
-    On TensorFlow a `tf.data.Dataset`, elsewhere a `keras.utils.PyDataset`. Which
-    images, and how they are augmented, depends on the seed and the epoch.
+    The result is a `tf.data.Dataset` on TensorFlow and a `keras.utils.PyDataset`
+    elsewhere. The choice of images and their augmentation depend on the seed and the
+    epoch.
     """
     epoch_images, batch_size = setting.images, setting.batch_size
     steps = setting.steps
     if not 0 < epoch_images <= len(images.x_train) or not steps:
         raise ValueError(
-            f"An epoch has from {batch_size} (a batch) to {len(images.x_train)} "
-            f"images (all). Received: {epoch_images}."
+            f"An epoch needs at least {batch_size} (one batch) and at most "
+            f"{len(images.x_train)} images (all). Received: {epoch_images}."
         )
     if keras.config.backend() != "tensorflow":
         return Augmented(images, setting, seed)
@@ -103,13 +104,13 @@ def training(images: Images, setting: Any, seed: int) -> Any:
 
 
 class Augmented(keras.utils.PyDataset):
-    """What `kprune.data.batches` does, in NumPy.
+    """The NumPy counterpart of `kprune.data.batches`.
 
     Args:
         images: CIFAR-10.
         setting: An `experiment.Setting`.
-        seed: Of the run.
-        prepare: What makes of images what the network takes. Defaults to
+        seed: Seed of the run.
+        prepare: Function that turns images into inputs of the network. Defaults to
             that of the setting.
     """
 
@@ -151,7 +152,7 @@ class Augmented(keras.utils.PyDataset):
 def flip_and_crop_numpy(
     images: np.ndarray, rng: np.random.Generator, padding: int = PADDING
 ) -> np.ndarray:
-    """`kprune.data.flip_and_crop` in NumPy."""
+    """Flip and crop images at random like `kprune.data.flip_and_crop`, in NumPy."""
     count, height, width = images.shape[:3]
     sides = (padding, padding)
     padded = np.pad(images, ((0, 0), sides, sides, (0, 0)))

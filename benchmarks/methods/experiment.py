@@ -1,4 +1,4 @@
-"""One run: a pretrained network is pruned, trained and measured."""
+"""One run: prune, train and measure a pretrained network."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from kprune.report.measure import relative_difference
 from kprune.session.dynamic import dynamic_cost
 
 BATCH = 1000
-"""Images per step where nothing is trained."""
+"""Batch size for inference."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is equal for all arms of a comparison."""
+    """Options that all arms of a comparison share."""
 
     depth: int = 20
     scope: str = "all"
@@ -49,7 +49,7 @@ class Setting:
 
     @property
     def prepare(self) -> Callable[[Any], Any]:
-        """What makes of images what the network takes."""
+        """The function that turns images into inputs of the network."""
         return data.raw if self.depth == 8 else normalize_cifar10
 
     @property
@@ -57,11 +57,11 @@ class Setting:
         return self.images // self.batch_size
 
     def optimizer(self) -> keras.optimizers.Optimizer:
-        """Return what trains: unless a series says otherwise, `sgd`."""
+        """Return the optimizer: `sgd`, unless a series overrides this."""
         return sgd(self)
 
     def config(self) -> dict[str, Any]:
-        """All of it, to be read by others."""
+        """Return the setting in a readable form for the result file."""
         return {
             **dataclasses.asdict(self),
             "steps_per_epoch": self.steps,
@@ -96,13 +96,13 @@ def compile_model(
     optimizer: keras.optimizers.Optimizer | None = None,
     one_hot: bool = False,
 ) -> None:
-    """Compile for training on labels, by the setting's optimizer or another."""
+    """Compile for training on labels, with the setting's optimizer or another one."""
     losses = keras.losses
     sparse, dense = (
         losses.SparseCategoricalCrossentropy,
         losses.CategoricalCrossentropy,
     )
-    # XLA makes TensorFlow slower here, on CPU; JAX has nothing else.
+    # XLA makes TensorFlow slower here on CPU; JAX always uses it.
     tensorflow = keras.config.backend() == "tensorflow"
     model.compile(
         optimizer or setting.optimizer(),
@@ -113,9 +113,9 @@ def compile_model(
 
 
 class Watch(keras.callbacks.Callback):
-    """Accuracy after each epoch, and whenever filters have gone.
+    """Measures the accuracy after each epoch, and whenever filters were removed.
 
-    To be listed behind the callbacks that prune.
+    List it after the callbacks that prune.
     """
 
     def __init__(self, full: Any, x: np.ndarray, y: np.ndarray) -> None:
@@ -159,7 +159,7 @@ class Watch(keras.callbacks.Callback):
         self.epochs.append(row)
         print(
             f"  epoch {row['epoch']}: {row['accuracy']:.2f} %, "
-            f"{row['macs_removed']:.1%} of the MACs gone, {seconds:.0f} s",
+            f"{row['macs_removed']:.1%} of the MACs removed, {seconds:.0f} s",
             flush=True,
         )
 
@@ -173,7 +173,7 @@ def removed(left: float, full: float) -> float:
 
 
 def score(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 in percent on the slices of test."""
+    """Return the top-1 accuracy in percent on each slice of test."""
     return {
         "test[:5000]": percent(
             accuracy(scores[data.CHOICE], labels[data.CHOICE])
@@ -200,7 +200,7 @@ class Bench:
         self.baseline = score(predict(model, self.x_test, BATCH), images.y_test)
 
     def skip(self) -> list[str] | None:
-        """Layers that are not pruned: "inner" leaves the residual stream."""
+        """Return the layers not to prune. Scope "inner" keeps the residual stream."""
         if self.setting.scope == "all":
             return None
         names = [layer.name for layer in self.model.layers]
@@ -214,13 +214,13 @@ class Bench:
         return x, self.images.y_train[chosen]
 
     def masked(self) -> keras.Model:
-        """A copy of the network to be pruned and trained."""
+        """Return a copy of the network to prune and train."""
         masked = kprune.wrap(self.model, self.skip())
         compile_model(masked, self.setting)
         return masked
 
     def curves(self, seed: int) -> kprune.Sensitivity:
-        """What removing filters costs, group by group: measured once."""
+        """Return the cost of removing filters of each group, measured only once."""
         if seed not in self._curves:
             self._curves[seed] = kprune.sensitivity(
                 self.masked(), self.calibration(seed)
@@ -228,7 +228,7 @@ class Bench:
         return self._curves[seed]
 
     def run(self, name: str, target: float, seed: int) -> dict[str, Any]:
-        """Prune and train once; return what is to be written."""
+        """Prune and train once, and return the result to write."""
         setting, images = self.setting, self.images
         recipe = arms.ARMS[name].recipe(
             {"macs": target} if target else {},
@@ -292,7 +292,7 @@ class Bench:
         }
 
     def _dynamic(self, masked: keras.Model) -> dict[str, Any]:
-        """Measure gates that depend on the sample, then make masks of them."""
+        """Measure gates that depend on the sample, then turn them into masks."""
         if not acting_gates(masked):
             return {}
         scores = predict(masked, self.x_test, BATCH)
@@ -306,7 +306,7 @@ class Bench:
         }
 
     def _memory(self, compact: keras.Model) -> dict[str, float]:
-        """Bytes of weights in theory, signs as bits; see `kprune.binary`."""
+        """Return the theoretical bytes of the weights. See `kprune.binary.figures`."""
         before = binary.figures(self.model).plain / 8
         after = binary.figures(compact).bits / 8
         return {

@@ -1,13 +1,13 @@
-"""Counts what recipes compute beside training: passes over their samples.
+"""Count the passes over samples that recipes compute outside of training.
 
-    python benchmarks/methods/passes.py            # what is not measured yet
-    python benchmarks/methods/passes.py hgs msvfp  # these, once more
+    python benchmarks/methods/passes.py            # what is missing
+    python benchmarks/methods/passes.py hgs msvfp  # measure these again
 
-Every convolution and dense layer counts the samples that it is called with, in the
-proportion of its MACs, so that a pass that begins in the middle of the model, or that
-masks filters, counts as the part of it that is computed. The count is part of the
-computation, so that it holds in compiled functions too. The model is small: four
-convolutions in a row, each with a batch normalisation.
+Every convolution and dense layer counts the samples that it is called with, weighted by
+its MACs. A pass that starts in the middle of the model, or that masks filters, thus
+counts only in part. The count is part of the computation, so it also works in compiled
+functions. The model is small: four convolutions in a row, each with a batch
+normalisation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = ("forward", "gradients", "training")
 
 
 def network(width: int) -> keras.Model:
-    """Return the model that everything is measured on, compiled."""
+    """Return the compiled model that all recipes are measured on."""
     x = inputs = keras.Input((8, 8, 1))
     for number in range(4):
         x = keras.layers.Conv2D(
@@ -53,7 +53,7 @@ def network(width: int) -> keras.Model:
 
 
 class Counter:
-    """MACs computed, as passes of one sample through the whole model.
+    """Counts computed MACs, in passes of one sample through the whole model.
 
     Args:
         model: The model before it is pruned.
@@ -69,12 +69,12 @@ class Counter:
 
     @property
     def counts(self) -> dict[str, float]:
-        """Passes by kind."""
+        """Return the passes by kind."""
         values = self._counts.numpy().tolist()
         return dict(zip(KINDS, values, strict=True))
 
     def see(self, layer: Any, inputs: Any) -> None:
-        """Count one call of a layer, whenever it is computed."""
+        """Make a call of a layer count whenever it is computed."""
         if not tf.is_tensor(inputs):
             return
         kind = KINDS.index(
@@ -106,7 +106,10 @@ def _seen(counter: Counter, call: Any) -> Any:
 
 
 class Switch(keras.callbacks.Callback):
-    """Tells a counter when training steps begin (last of all) or end (first)."""
+    """Tells a counter when a training step begins or ends.
+
+    The one for the beginning must be the last callback, the one for the end the first.
+    """
 
     def __init__(self, counter: Counter, begins: bool) -> None:
         super().__init__()
@@ -126,12 +129,12 @@ def measure(name: str, width: int) -> dict[str, float]:
     """Return the passes that a recipe takes.
 
     Args:
-        name: Of the recipe.
-        width: Filters of each layer.
+        name: Name of the recipe.
+        width: Number of filters in each layer.
 
     Returns:
-        `forward` and `gradients`: passes over the samples outside of training;
-        `training`: forward passes for each sample of a training step.
+        `forward` and `gradients`, passes over the samples outside of training, and
+        `training`, forward passes for each sample of a training step.
     """
     keras.utils.set_random_seed(0)
     model = network(width)

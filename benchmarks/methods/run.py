@@ -1,4 +1,4 @@
-r"""Pruning systems compared by experiment: CIFAR-10, pretrained ResNets.
+r"""Compare pruning methods by experiment: CIFAR-10, pretrained ResNets.
 
     python benchmarks/methods/run.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights --epochs 4 --images 20000
@@ -6,25 +6,27 @@ r"""Pruning systems compared by experiment: CIFAR-10, pretrained ResNets.
         --learning-rate 1e-3 --target 0.5 --weights ../shared/data/models ...
     python benchmarks/methods/run.py --arms attenuation 'duplication-*' \
         --target 0.5 --seeds 0 --data-dir DIR --weights DIR
-    python benchmarks/methods/run.py --list       # what has been run, what not
+    python benchmarks/methods/run.py --list       # what is missing
     python benchmarks/methods/page.py             # docs/benchmarks.md
 
-Depth 8 is the ResNet-8 of MLPerf Tiny. It takes raw pixels, 0 to 255, and needs a
-small learning rate: at 0.02 the unpruned network falls to 12 % in the first epoch.
+Depth 8 is the ResNet-8 of MLPerf Tiny. It takes pixels from 0 to 255 and needs a low
+learning rate: at 0.02 the accuracy of the unpruned network falls to 12 % in the first
+epoch.
 
-Each arm of `arms.py` prunes and trains the same network: the same images in the
-same order and augmentation for the same seed, the same number of steps, the same
-optimizer and learning rates. An epoch is `--images` training images, drawn anew
-in each. Accuracy after each epoch is measured on `test[:5000]`, where choices may
-be made; that of the compact model, which is what counts, once, on `test[5000:]`
-and on all of test, after the last epoch.
+Each arm of `arms.py` prunes and trains the same network, with the same images in the
+same order and augmentation for each seed, the same number of steps, and the same
+optimizer and learning rates. An epoch has `--images` training images, drawn anew each
+time. Accuracy after each epoch is measured on `test[:5000]`, where choices may be
+made. The result is the accuracy of the compact model after the last epoch, measured
+once on `test[5000:]` and on all of test.
 
-Each run writes `results/RESNET-SCOPE-EPOCHSxIMAGES/ARM-TARGET-SEED.json`. What is
-there is not run again, so a series that was stopped goes on where it was, and
-several processes can share one that they begin at different ends (`--seeds 0 1 2`,
-`--seeds 2 1 0`); files of other options in the same place are an error.
+Each run writes `results/RESNET-SCOPE-EPOCHSxIMAGES/ARM-TARGET-SEED.json`. A run whose
+file exists is skipped, so an interrupted series resumes, and several processes can
+share a series that they start at different ends (`--seeds 0 1 2`, `--seeds 2 1 0`).
+A file in the same place with other options is an error.
 
-It runs on any backend of Keras. Without TensorFlow, which reads the data set:
+It runs on any backend of Keras. To run without TensorFlow, which reads the data set,
+save the images first:
 
     python benchmarks/methods/run.py --data-dir DIR --save-images images
     KERAS_BACKEND=jax python benchmarks/methods/run.py --weights DIR \
@@ -58,7 +60,7 @@ SEEDS = (0, 1, 2)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run, and the file that tells of it."""
+    """One run and its result file."""
 
     arm: str
     target: float
@@ -66,12 +68,12 @@ class Task:
     path: Path
 
     def done(self, setting: Setting) -> bool:
-        """Whether the file is there; an error if it is of another setting."""
+        """Return whether the file exists; raise if it has another setting."""
         return common.done(self.path, setting.config())
 
 
 def tasks(options: argparse.Namespace, setting: Setting) -> list[Task]:
-    """All runs that were asked for, seed by seed."""
+    """Return all requested runs, seed by seed."""
     found: dict[Path, Task] = {}
     for seed in options.seeds:
         for target in options.target:
@@ -100,7 +102,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing; return how many runs failed."""
+    """Run what is missing, and return the number of failed runs."""
     options = parse(arguments)
     setting = common.from_options(Setting, options)
     if options.save_images:

@@ -144,7 +144,7 @@ def test_pixels_in_another_range_are_told(first, right, wrong):
     assert [unexpected(model, [x]) for x in right] == [[]] * len(right)
     for x in wrong:
         (told,) = unexpected(model, [x])
-        assert layer.name in told and "as they were in training" in told
+        assert layer.name in told and "as in training" in told
 
 
 @pytest.mark.parametrize(

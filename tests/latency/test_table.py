@@ -101,7 +101,7 @@ def test_values_are_checked(tmp_path, change, said):
     filled().save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(
-        ValueError, match=rf"table\.json' is no latency.*{said}"
+        ValueError, match=rf"table\.json' is not a latency.*{said}"
     ) as e:
         load(path)
     assert "\n" not in str(e.value)
