@@ -165,7 +165,7 @@ def test_checkpoints_of_other_options_are_not_gone_on_with(tmp_path):
     checkpoint.save(model, begun)
     assert checkpoint.progress(setting) == begun
     other = points.Setting(momentum=0.5).config()
-    with pytest.raises(ValueError, match=r"state\.npz is of other options"):
+    with pytest.raises(ValueError, match=r"state\.npz was made with other options"):
         checkpoint.progress(other)
 
 
@@ -207,7 +207,7 @@ def test_arms_are_found_by_patterns():
         points.Point("random-unrepaired", {"macs": 0.5}),
     ]
     assert points.points("b", [], []) == points.POINTS["b"]
-    with pytest.raises(ValueError, match="No arm fits 'bets'"):
+    with pytest.raises(ValueError, match="No arm matches 'bets'"):
         points.points("b", ["bets"], [])
 
 

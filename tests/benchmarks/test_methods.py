@@ -65,7 +65,7 @@ def test_claims_are_about_arms_that_there_are():
 def test_arms_are_found_by_patterns():
     found = arms.find(["duplication-*", "soft", "soft"])
     assert found == [f"duplication-{x}" for x in "bcdef"] + ["soft"]
-    with pytest.raises(ValueError, match="No arm fits 'sift'"):
+    with pytest.raises(ValueError, match="No arm matches 'sift'"):
         arms.find(["sift"])
 
 
@@ -217,7 +217,7 @@ def test_saved_parts_are_the_whole(tmp_path):
 
 def test_missing_arrays_are_named(tmp_path):
     np.savez(tmp_path / "some.npz", x_train=np.zeros(1))
-    with pytest.raises(ValueError, match=r"y_train.* are in none"):
+    with pytest.raises(ValueError, match=r"y_train.* are missing"):
         data.load(files=[tmp_path / "some.npz"])
 
 

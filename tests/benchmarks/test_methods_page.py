@@ -254,7 +254,7 @@ def test_verdicts_stand_on_the_page(tmp_path):
             *series("later-uniform-folded-l1", (80.0, 81.0, 82.1)),
         ],
     )
-    [row] = rows(text, "Filters set to 0 that may return")
+    [row] = rows(text, "Setting filters to 0 and letting them return")
     assert row[2:] == [
         "50 %",
         "+0.97",

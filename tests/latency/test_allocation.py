@@ -156,7 +156,7 @@ def test_profile_keeps_a_table_per_setting(monkeypatch, tmp_path):
     table = kprune.latency.profile(network(), table=path)
     assert kprune.latency.load(path).size == table.size
     with pytest.raises(
-        ValueError, match=r"dtype='float32', not of dtype='int8'"
+        ValueError, match=r"dtype='float32', not dtype='int8'"
     ):
         kprune.latency.profile(network(), dtype="int8", table=path)
 

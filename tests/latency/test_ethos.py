@@ -80,7 +80,7 @@ def test_the_seventeenth_channel_is_seen(table, masked):
 
 def test_table_and_runtime_must_agree(table):
     Latency(table, runtime=NAME, dtype="int8")
-    with pytest.raises(ValueError, match="runtime='ethos-u55-128', not of"):
+    with pytest.raises(ValueError, match="runtime='ethos-u55-128', not"):
         Latency(table, runtime="ethos-u65-256")
     with pytest.raises(ValueError, match=r"runs int8\. Received: dtype='float"):
         kprune.latency.profile(network(), NAME, dtype="float32")

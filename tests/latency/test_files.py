@@ -225,9 +225,9 @@ def test_writing_again_and_into_a_folder_of_something_else(written, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "notes.txt").write_text("keep")
-    with pytest.raises(ValueError, match="no folder with files of this model"):
+    with pytest.raises(ValueError, match="does not hold files of this model"):
         write_files(network(), folder)
-    with pytest.raises(ValueError, match="no folder with files of this model"):
+    with pytest.raises(ValueError, match="does not hold files of this model"):
         write_files(network(11), written.folder)
     # The same model in another process has other weights and other names.
     again = write_files(network(), written.folder)

@@ -337,7 +337,7 @@ def test_a_target_that_is_no_dictionary():
 
 
 def test_a_recipe_is_not_made_twice():
-    with pytest.raises(TypeError, match="made already"):
+    with pytest.raises(TypeError, match="a recipe already"):
         kprune.recipe(kprune.recipe("attenuation", epochs=3))
 
 

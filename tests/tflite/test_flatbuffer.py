@@ -109,7 +109,7 @@ def test_a_file_cut_short_is_named(path, tmp_path, share):
 def test_another_kind_of_file_is_named(tmp_path, content):
     other = tmp_path / "other.tflite"
     other.write_bytes(content)
-    message = re.escape(f"first bytes, which are {content[:8]!r}")
+    message = re.escape(f"first bytes, {content[:8]!r}")
     with pytest.raises(ValueError, match=message) as caught:
         kprune.benchmark(other)
     assert "other.tflite' is not a TensorFlow Lite model" in str(caught.value)
