@@ -1,18 +1,17 @@
-r"""What the best path takes, against another version of kprune.
+r"""Compare the time and memory of the best path with those of another version.
 
     git worktree add ../base 9accc5d
     python benchmarks/best_path.py --against ../base --data-dir ../shared/data
 
 The best path is `prune(model, "reconstruction", {"macs": ...}, "output_error",
-data=x_train[:1024], recover="reconstruct")`, with eighths as shares to try and 512
-samples to try them on. Both versions run in turns, each time
-in a fresh process, on the same networks and samples: ResNet-8 of MLPerf Tiny, and
-CIFAR-10 ResNets. The time is that of `prune` with half of the MACs to remove; the
-accuracy on all 10,000 test images is measured for three targets, with scores and
-curves found once for all of them, as in `one_shot.py`. `--tasks scan` is what a
-scan of `greedy_loss` takes, as in `scan.py`: every group of a network tried without
-a tenth of its filters, and as many passes of the plain model. Writes
-`benchmarks/results/best_path.json`; what counts are the ratios.
+data=x_train[:1024], recover="reconstruct")`, with shares in steps of an eighth, tried
+on 512 samples. The two versions run in turns, each time in a fresh process, on the
+same networks and samples: ResNet-8 of MLPerf Tiny, and CIFAR-10 ResNets. The time is
+that of `prune` with half of the MACs to remove. The accuracy on all 10,000 test images
+is measured for three targets that share scores and curves, as in `one_shot.py`.
+`--tasks scan` measures a scan of `greedy_loss`, as in `scan.py`: it tries every group
+of a network without a tenth of its filters, and compares with as many passes of the
+plain model. Writes `benchmarks/results/best_path.json`. Look at the ratios.
 
 `--data-dir` holds `tfds`, `weights` and `models`.
 """
@@ -36,17 +35,17 @@ TARGETS = (0.36, 0.49, 0.66)
 NETWORKS = ("resnet8", "resnet20", "resnet56")
 SAMPLES = 1024
 IMAGES = 250
-"""Of a scan: one batch. More images take as many times as long."""
+"""Images of a scan: one batch. The time is proportional to the number of images."""
 TASKS = ("time", "accuracy", "scan")
 
 
-# -- in a process of its own -------------------------------------------------
+# -- in a separate process ---------------------------------------------------
 
 
 def load(network: str, data_dir: pathlib.Path, drawn=None):
-    """Return the model, and its unlabelled samples and test images.
+    """Return the model, unlabelled samples, and test images.
 
-    The samples are the first ones of the training set, or those that are drawn.
+    The samples are the first of the training set, or those at the indices `drawn`.
     """
     import cifar10_resnet as example
     import keras
@@ -73,7 +72,7 @@ def load(network: str, data_dir: pathlib.Path, drawn=None):
 
 
 def top1(network, x, y) -> dict:
-    """Return the accuracy in percent on all test images and on either half."""
+    """Return the accuracy in percent on all test images and on each half."""
     from kprune.report.measure import accuracy
     from kprune.report.measure import predict
 
@@ -91,7 +90,7 @@ def top1(network, x, y) -> dict:
 def eighths():
     import kprune
 
-    # The same work for both versions, whatever their defaults are.
+    # Explicit, so that both versions do the same work whatever their defaults are.
     shares = [share / 8 for share in range(1, 8)]
     return kprune.recovery.OutputError(probe=512, levels=shares)
 
@@ -114,7 +113,7 @@ def measure_time(network: str, data_dir: pathlib.Path) -> dict:
     import resource
 
     model, data, _ = load(network, data_dir)
-    model.predict(data[:32], verbose=0)  # the backend is awake
+    model.predict(data[:32], verbose=0)  # warm up the backend
     wall, cpu = time.perf_counter(), time.process_time()
     best_path(model, data, 0.5, eighths())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -127,7 +126,7 @@ def measure_time(network: str, data_dir: pathlib.Path) -> dict:
 
 
 def once(function):
-    """Return a function that gives its first result again and again."""
+    """Return a function that calls another one once and repeats its result."""
     known: list = []
 
     def call(*args):
@@ -150,7 +149,7 @@ def measure_accuracy(network: str, data_dir: pathlib.Path) -> dict:
 
 
 def accuracies(model, data, allocation, accuracy) -> dict:
-    """Return, by target, the accuracy of the compact model."""
+    """Return the accuracy of the compact model, by target."""
     from unittest import mock
 
     import kprune
@@ -158,7 +157,7 @@ def accuracies(model, data, allocation, accuracy) -> dict:
     from kprune.recovery import OutputError
 
     found = {}
-    # Each target starts from the same model.
+    # `prune` must start from the same model for each target.
     scores, curves = once(criteria.score_groups), once(OutputError.curves)
     with (
         mock.patch.object(criteria, "score_groups", scores),
@@ -171,7 +170,7 @@ def accuracies(model, data, allocation, accuracy) -> dict:
 
 
 def measure_scan(network: str, data_dir: pathlib.Path) -> dict:
-    """Return what a scan of all groups takes, and as many plain passes."""
+    """Return the times of a scan of all groups, and of as many plain passes."""
     import scan
 
     del data_dir
@@ -182,7 +181,7 @@ def measure_scan(network: str, data_dir: pathlib.Path) -> dict:
         function(*args)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         times.setdefault(function.__name__, []).append((wall, cpu))
-        # What either version of `scan` computes of it is not used.
+        # Only the time matters: the result differs between versions.
         return 1.0
 
     scan.timed = timed
@@ -190,7 +189,7 @@ def measure_scan(network: str, data_dir: pathlib.Path) -> dict:
     scan.scan(depth, IMAGES, IMAGES, 0)
     plain = sums(times.pop("plain"))
     (found,) = times.values()
-    # The first of whole scans compiles.
+    # The first scan includes compilation.
     wall, cpu = sums(found[1:] if len(found) == 2 else found)
     return {
         "wall_s": round(wall, 2),
@@ -211,7 +210,9 @@ def child(options: argparse.Namespace) -> None:
     import kprune
 
     if root not in pathlib.Path(kprune.__file__).resolve().parents:
-        raise SystemExit(f"kprune of {root} was wanted, got {kprune.__file__}")
+        raise SystemExit(
+            f"Expected kprune from {root}. Imported: {kprune.__file__}"
+        )
     function = {
         "time": measure_time,
         "accuracy": measure_accuracy,
@@ -262,7 +263,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def ratios(now: list[dict], before: list[dict]) -> dict:
-    """Return medians of now / before; of accuracies, the differences."""
+    """Return the medians of now / before, and for accuracies the differences."""
     keys = [k for k in now[0] if k.endswith(("_s", "_mib"))]
     if not keys:
         return {k: round(now[0][k] - before[0][k], 2) for k in now[0]}
@@ -283,7 +284,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--against", help="another checkout, with a .venv of its own")
+    add("--against", help="another checkout with its own .venv")
     add("--networks", nargs="+", default=list(NETWORKS))
     add("--tasks", nargs="+", default=["time", "accuracy"], choices=TASKS)
     add("--data-dir", default="../shared/data")
@@ -296,7 +297,7 @@ def main() -> None:
     elif options.against:
         compare(options)
     else:
-        parser.error("give another checkout as --against")
+        parser.error("pass another checkout as --against")
 
 
 if __name__ == "__main__":

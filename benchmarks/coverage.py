@@ -1,14 +1,14 @@
-"""How much of every model in `keras.applications` can be pruned, exactly.
+"""Measure how much of each model in `keras.applications` can be pruned exactly.
 
     python benchmarks/coverage.py                       # all of them
     python benchmarks/coverage.py --models VGG16 ResNet50
-    python benchmarks/coverage.py --table               # only rewrite the page
+    python benchmarks/coverage.py --table               # only write the page
 
-Each model is built in a process of its own (so that memory is given back), in
-float64, with random weights and statistics; 30-50 % of the channels of every
-prunable group are removed at random; masked and compact model are compared on
-random images. Results go to `benchmarks/results/coverage.json`, where earlier
-results of other models stay, and the page made of them to `docs/coverage.md`.
+Each model is built in its own process, which frees the memory afterwards, in float64
+with random weights and statistics. 30-50 % of the channels of every prunable group are
+removed at random, and the masked and the compact model are compared on random images.
+Writes `benchmarks/results/coverage.json`, in which earlier results of other models are
+kept, and from it the page `docs/coverage.md`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def application_names() -> list[str]:
 
 
 def build(name: str):
-    """The application with a small head, its weights as if trained."""
+    """Return the application with a small head and weights as if trained."""
     import keras
 
     size = SIZES.get(name, 64)
@@ -66,7 +66,7 @@ def build(name: str):
 
 
 def randomise(model) -> None:
-    """Fresh statistics (0 and 1) and scales of 1e-6 would hide mistakes."""
+    """Randomise statistics and scales, whose initial 0, 1 and 1e-6 hide mistakes."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def measure(name: str) -> dict:
 
 
 def run(names: list[str]) -> bool:
-    """Measures the models one by one; whether all of them came out exact."""
+    """Measure the models one by one, and return whether all are exact."""
     good = True
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = {row["model"]: row for row in known}
@@ -180,7 +180,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def share(row: dict) -> float:
-    """Prunable share of the channels that do not feed the output."""
+    """Return the prunable share of the channels that do not feed the output."""
     total = row["prunable"] + sum(row["pinned"].values())
     return row["prunable"] / total
 
@@ -191,14 +191,14 @@ def page(rows: list[dict]) -> str:
     lines = [
         "# Coverage of keras.applications",
         "",
-        f"{len(rows)} models. Of the channels that do not feed the output, at least "
-        f"{lowest:.1%} can be pruned in each. With 30-50 % of the channels of every "
-        "group removed at random, masked and compact model differ by at most "
-        f"{worst:.1e} in float64, relative to the largest output.",
+        f"{len(rows)} models. In each, at least {lowest:.1%} of the channels that do "
+        "not feed the output can be pruned. With 30-50 % of the channels of every "
+        "group removed at random, the outputs of the masked and the compact model "
+        f"differ by at most {worst:.1e} in float64, relative to the largest output.",
         "",
         "Written by `python benchmarks/coverage.py`: random weights, no top, small "
-        "images, one process per model. Seconds are those of one busy machine with "
-        "2 CPU cores: trace is the better of two runs, rebuild one run.",
+        "images, one process per model. Times were measured on a busy machine with 2 "
+        "CPU cores: the better of two runs for trace, a single run for rebuild.",
         "",
         "| model | channels | prunable | groups | parameters | compact | trace s "
         "| rebuild s | difference |",
@@ -233,7 +233,7 @@ def main() -> None:
     good = options.table or run(options.models or application_names())
     write(PAGE, page(json.loads(RESULTS.read_text())))
     if not good:
-        sys.exit("Not every model was measured and found exact: see above.")
+        sys.exit("Some models failed or are not exact. See above.")
 
 
 if __name__ == "__main__":

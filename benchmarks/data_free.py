@@ -1,15 +1,15 @@
-r"""Accuracy right after pruning, without any data: CIFAR-10, pretrained ResNets.
+r"""Measure the accuracy right after pruning without data: CIFAR-10, pretrained ResNets.
 
     python benchmarks/data_free.py --data-dir ../shared/data
     python benchmarks/data_free.py --networks resnet20 --ways "l1 + merge" ...
     python benchmarks/data_free.py --page     # docs/data_free.md from the results
 
-For each network, target and way of pruning (criterion, allocation, repair): what is
-left of the accuracy when kprune sees the weights alone. ResNet-8 is that of MLPerf
-Tiny, which takes pixels from 0 to 255; ResNet-20 and -56 take standardised ones. All
+For each network, target and way of pruning (criterion, allocation, repair): the
+accuracy that remains when kprune sees only the weights. ResNet-8 is that of MLPerf
+Tiny, which takes pixels from 0 to 255; ResNet-20 and -56 take standardised images. All
 channel groups may be pruned. Choices were made on `test[:5000]`.
 
-Writes `benchmarks/results/data_free_<network>.json`; what is there is not run again.
+Writes `benchmarks/results/data_free_<network>.json`; existing results are kept.
 `--data-dir` holds `tfds`, `weights` and `models`.
 """
 
@@ -117,20 +117,20 @@ def table(result: dict) -> list[str]:
 
 
 def page() -> None:
-    """Write the page from the committed results alone."""
+    """Write the page from the committed results."""
     lines = [
         "# Without any data",
         "",
-        "Top-1 accuracy in percent on all 10,000 test images of CIFAR-10 (on the",
-        "second half of them in brackets) right after pruning, where kprune has the",
-        "weights alone: no images, no training. Made by",
-        "`python benchmarks/data_free.py`, whose text says how.",
+        "Top-1 accuracy in percent on all 10,000 test images of CIFAR-10 (in brackets",
+        "on their second half) right after pruning, when kprune has only the weights:",
+        "no images, no training. Made by `python benchmarks/data_free.py`; its",
+        "docstring describes the experiment.",
         "",
-        "A way is named by its criterion and its repair: `merge` adds each removed",
-        "filter to the one most like it; `synthetic` refits layers on noise, on which",
-        "batch normalisation is calibrated (`kprune.recovery.Synthetic`); `means` is",
-        '`Synthetic(recovery="bias")`, which corrects means alone. `prune(model)` is',
-        "what is done where neither data nor parts are given.",
+        "Each way is named after its criterion and its repair. `merge` adds each",
+        "removed filter to the most similar one. `synthetic` refits layers on noise",
+        "after calibrating batch normalisation on it (`kprune.recovery.Synthetic`).",
+        '`means` is `Synthetic(recovery="bias")`, which corrects only means.',
+        "`prune(model)` is the default without data.",
         "",
     ]
     for network in NETWORKS:

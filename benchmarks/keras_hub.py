@@ -1,12 +1,11 @@
-"""How much of the vision backbones of keras-hub can be pruned, exactly.
+"""Measure how much of the vision backbones of keras-hub can be pruned exactly.
 
     python benchmarks/keras_hub.py          # all of them, about a minute
 
-Every backbone is built from a tiny configuration (`tests/hub.py`, no presets)
-under a Dense head, in float64 with random weights; 30-50 % of the channels of
-every prunable group are removed at random; masked and compact model are
-compared on random inputs. Writes `benchmarks/results/keras_hub.json` and
-`docs/keras_hub.md`.
+Every backbone is built from a tiny configuration (`tests/hub.py`, no presets) with a
+Dense head, in float64 with random weights. 30-50 % of the channels of every prunable
+group are removed at random, and the masked and the compact model are compared on random
+inputs. Writes `benchmarks/results/keras_hub.json` and `docs/keras_hub.md`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "keras_hub.json"
 PAGE = ROOT / "docs" / "keras_hub.md"
 OUTPUT = "feeds the model output"
 
-# Instead of this folder, where this file would hide the package of its name.
+# Replace this folder, in which this file would hide the package of the same name.
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
 
@@ -67,7 +66,7 @@ def measure(build) -> dict:
 
 
 def loads(model) -> bool:
-    """Whether the file of a compact model can be read again."""
+    """Return whether a saved compact model can be loaded."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -86,13 +85,14 @@ def page(rows: list[dict], version: str) -> str:
         "# Coverage of keras-hub",
         "",
         f"Vision backbones of keras-hub {version}, built from tiny configurations "
-        "without presets, under a Dense head that reads all their outputs. "
-        "`difference` is that of masked and compact model in float64, relative "
-        "to the largest output, with 30-50 % of the channels of every prunable "
-        "group removed at random. Written by `python benchmarks/keras_hub.py`.",
+        "without presets, with a Dense head that reads all their outputs. "
+        "`difference` is that between the outputs of the masked and the compact model "
+        "in float64, relative to the largest output, with 30-50 % of the channels of "
+        "every prunable group removed at random. Written by "
+        "`python benchmarks/keras_hub.py`.",
         "",
-        "Blocks that only call other layers are read as models of these layers, "
-        "and are plain functional models in the compact model.",
+        "A block that only calls other layers is treated as a model of these layers. "
+        "It becomes a plain functional model in the compact model.",
         "",
         "| backbone | channels | prunable | groups | difference | file loads |",
         "|---|--:|--:|--:|--:|---|",
@@ -108,8 +108,8 @@ def page(rows: list[dict], version: str) -> str:
         )
     lines += [
         "",
-        "Channels are those that kprune sees and that do not feed the output; "
-        "layers whose inside it does not see are listed below.",
+        "Only channels that kprune sees and that do not feed the output count. Layers "
+        "that kprune cannot look into are listed below.",
         "",
         "## What is left as it is",
         "",

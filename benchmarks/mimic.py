@@ -1,17 +1,17 @@
-r"""Minutes of training without labels: CIFAR-10, pretrained ResNets.
+r"""Train for minutes without labels: CIFAR-10, pretrained ResNets.
 
     python benchmarks/mimic.py --data-dir ../shared/data
     python benchmarks/mimic.py --networks resnet20 --targets 0.49 --steps 800 ...
     python benchmarks/mimic.py --list
 
 Each network is pruned and refitted on 1,024 unlabelled training images
-(`prune(model, reduce=..., data=x)`), and then learns the logits of the original on
-the same images for some steps (`recover="mimic"`). ResNet-8 is that of MLPerf Tiny,
+(`prune(model, reduce=..., data=x)`). Then it learns the logits of the original on the
+same images for some steps (`recover="mimic"`). ResNet-8 is that of MLPerf Tiny,
 which takes pixels from 0 to 255. All channel groups may be pruned. Choices were made
 on `test[:5000]`.
 
-Each run writes `benchmarks/results/mimic/NETWORK-TARGET-STEPS-SEED.json`. What is
-there is not run again. `--data-dir` holds `tfds`, `weights` and `models`.
+Each run writes `benchmarks/results/mimic/NETWORK-TARGET-STEPS-SEED.json`. A run whose
+file exists is skipped. `--data-dir` holds `tfds`, `weights` and `models`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 
 def runs(options: argparse.Namespace) -> dict:
-    """Return the steps that are missing, by network and target."""
+    """Return the missing numbers of steps, by network and target."""
     missing: dict = {}
     for network in options.networks:
         for target in options.targets or TARGETS[network]:
@@ -114,12 +114,15 @@ def main() -> None:
     add = parser.add_argument
     add("--networks", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     add(
-        "--targets", type=float, nargs="+", help="of the MACs; three by default"
+        "--targets",
+        type=float,
+        nargs="+",
+        help="shares of the MACs; default: three",
     )
     add("--steps", type=int, nargs="+", default=[STEPS])
     add("--seed", type=int, default=0)
     add("--data-dir", type=pathlib.Path)
-    add("--list", action="store_true", help="say what is missing; run nothing")
+    add("--list", action="store_true", help="list what is missing; run nothing")
     options = parser.parse_args()
     for (network, target), steps in runs(options).items():
         if options.list:

@@ -1,21 +1,22 @@
-r"""Accuracy right after pruning, without training: CIFAR-10, pretrained ResNets.
+r"""Measure the accuracy right after pruning: CIFAR-10, pretrained ResNets.
 
     python benchmarks/one_shot.py --depth 20 --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights
     python benchmarks/one_shot.py --spread ../shared/data
     python benchmarks/one_shot.py --page       # docs/one_shot.md from the results
 
-For each scope (the inner convolution of each block alone, or all groups), each
-target and each way of pruning: `kprune.prune` with 1,024 unlabelled training
-images, `kprune.rebuild`, and the accuracy of the compact model on all 10,000 test
-images and on their second half. Nothing is random but the choice of rows that the
-least-squares fits use, which is the same each time. Choices were made on
-`test[:5000]`. Writes `benchmarks/results/one_shot_resnet<depth>_<scope>.json`.
+For each scope (only the inner convolution of each block, or all groups), target and
+way of pruning, this calls `kprune.prune` with 1,024 unlabelled training images, then
+`kprune.rebuild`, and measures the accuracy of the compact model on all 10,000 test
+images and on their second half. Only the choice of rows for the least-squares fits is
+random, and it is seeded. Choices were made on `test[:5000]`. Writes
+`benchmarks/results/one_shot_resnet<depth>_<scope>.json`.
 
-`--spread` is how much chance there is in it, and whether finer shares pay: all
-groups of ResNet-8 and ResNet-20, three draws of 1,024 training images, two settings
-of `output_error`. Its folder holds `tfds`, `weights` and `models`. It goes on where
-it was stopped, and writes `benchmarks/results/spread.json`.
+`--spread` measures how much the result depends on the training images, and whether
+finer shares are worth their time: all groups of ResNet-8 and ResNet-20, three draws of
+1,024 training images, two settings of `output_error`. Its folder holds `tfds`,
+`weights` and `models`. It resumes after an interruption, and writes
+`benchmarks/results/spread.json`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ SETTINGS = {
 
 EARLIER = "7 shares of each group on 512 images, by an earlier version"
 
-# Quoted, not measured here: see the page.
+# Quoted, not measured here. See the page.
 PEERS = {
     20: {0.22: 79.55, 0.36: 55.9, 0.49: 27.2, 0.66: 13.1},
     56: {0.22: 91.2, 0.36: 80.4, 0.49: 44.5, 0.66: 15.1},
@@ -74,7 +75,7 @@ sys.path[:1] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "benchmarks")]
 
 
 class Cached:
-    """Scores and error curves of the unpruned model, found once."""
+    """Caches the scores and error curves of the unpruned model."""
 
     def __init__(self) -> None:
         self.scores: dict = {}
@@ -152,7 +153,7 @@ def measure(depth: int, scope: str, options: argparse.Namespace) -> None:
     }
     path = RESULTS / f"one_shot_resnet{depth}_{scope}.json"
     if path.exists():
-        # Of ways that are not measured now, the last figures stay.
+        # Keep the figures of ways that are not measured now.
         old = json.loads(path.read_text())["rows"]
         left = WAYS.keys() - set(options.ways)
         rows += [row for row in old if row["way"] in left]
@@ -267,26 +268,27 @@ def table(result: dict) -> list[str]:
 
 
 def page() -> None:
-    """Write the page from the committed results alone."""
+    """Write the page from the committed results."""
     lines = [
         "# Without any training",
         "",
-        "Top-1 accuracy in percent on all 10,000 test images of CIFAR-10 (on the",
-        "second half of them in brackets) right after pruning pretrained",
-        "ResNets. The images that kprune saw are 1,024 training images without",
-        "labels. Made by `python benchmarks/one_shot.py`, whose text says how.",
+        "Top-1 accuracy in percent on all 10,000 test images of CIFAR-10 (in brackets",
+        "on their second half) right after pruning pretrained ResNets. kprune saw",
+        "1,024 training images without labels. Made by",
+        "`python benchmarks/one_shot.py`; its docstring describes the experiment.",
         "",
-        "A way of pruning is named by its criterion and its `recover`. `l1` is",
-        '`criterion="l1"` alone; `reconstruction` is',
+        "Each way of pruning is named after its criterion and its `recover`. `l1` is",
+        'only `criterion="l1"`; `reconstruction` is',
         '`criterion="reconstruction", allocation="output_error"`. The two lines in',
-        "italics are not ours: Torch-Pruning's best of group L1, L2, FPGM, LAMP, BN",
-        "scale, Taylor and Hessian, interpolated to the same MACs, and uniform L2",
-        "with a least-squares refit of the second convolution of each block. They",
-        "are quoted: same weights and images, but no command here makes them.",
+        "italics are not kprune: the best of Torch-Pruning's group L1, L2, FPGM, LAMP,",
+        "BN scale, Taylor and Hessian, interpolated to the same MACs, and uniform L2",
+        "with a least-squares refit of the second convolution of each block. They are",
+        "quoted: the weights and images are the same, but no command here reproduces",
+        "them.",
         "",
         "`output_error` tries 7 shares of each group on 512 images by default. Where",
-        "a section says 15 on 1,024, these were the defaults when it was measured,",
-        "and every second share was measured then, the last one included.",
+        "a section says 15 on 1,024, those were the defaults at the time of the",
+        "measurement, when every second share was measured, including the last one.",
         "",
     ]
     for path in sorted(RESULTS.glob("one_shot_*.json")):
@@ -308,9 +310,9 @@ def page() -> None:
         lines += [
             "## Spread",
             "",
-            "All groups, `reconstruction + reconstruct`, other training images in",
-            "each draw: mean and standard deviation on `test[5000:]` over draws",
-            "(how many, in brackets), for two settings of `output_error`.",
+            "All groups, `reconstruction + reconstruct`, with other training images in",
+            "each draw: mean and standard deviation on `test[5000:]` over the draws",
+            "(their number in brackets), for two settings of `output_error`.",
             "",
             *spread_table(json.loads(SPREAD.read_text())),
             "",

@@ -1,25 +1,24 @@
-r"""Accuracy and size of every number format: CIFAR-10, a pruned ResNet-20.
+r"""Measure accuracy and size in every number format: CIFAR-10, a pruned ResNet-20.
 
     python benchmarks/quantization.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights
     python benchmarks/quantization.py --post-training
-    python benchmarks/quantization.py --page    # docs/quantization.md again
+    python benchmarks/quantization.py --page    # docs/quantization.md from the results
     python benchmarks/quantization.py --recurrent
 
-The pretrained ResNet-20 loses half of its MACs without training
-(`reconstruction`, `output_error`, `recover="reconstruct"`, 1,024 unlabelled
-images), once. For each seed the compact model is fine-tuned on 10,000 training
-images and exported in every format; where a format trains, it does so on the same
-images, in the order and with the augmentation that the seed gives. Accuracies
-are those of the `.tflite` files, on all 10,000 test images and on their second
-half; choices were made on `test[:5000]`. Writes
-`benchmarks/results/quantization.json`, and the table in `docs/quantization.md`.
+The pretrained ResNet-20 is pruned once to half of its MACs without training
+(`reconstruction`, `output_error`, `recover="reconstruct"`, 1,024 unlabelled images).
+For each seed the compact model is fine-tuned on 10,000 training images and exported in
+every format. Formats that train use the same images, in the order and with the
+augmentation of the seed. Accuracies are those of the `.tflite` files, on all 10,000
+test images and on their second half; choices were made on `test[:5000]`. Writes
+`benchmarks/results/quantization.json` and the table in `docs/quantization.md`.
 
-`--post-training` trains nothing: the pruned ResNet-20, and the ResNet-8 of MLPerf
-Tiny (`--models`) pruned alike, in the formats that need no training, timed in turns
-on one core; `benchmarks/results/post_training.json`, where what is there is not
-measured again. `--recurrent` prints the sizes of files of small recurrent networks,
-which tell what a step costs in int8.
+`--post-training` does not train. It exports the pruned ResNet-20, and the ResNet-8 of
+MLPerf Tiny (`--models`) pruned in the same way, in the formats that need no training,
+and times them in turns on one core. It writes
+`benchmarks/results/post_training.json`; existing results are kept. `--recurrent` prints
+the file sizes of small recurrent networks, which show the cost of a step in int8.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ IMAGES = 10_000
 CALIBRATION = 512
 FINE_TUNING = {"epochs": 2, "batch_size": 128, "learning_rate": 0.01}
 
-# Arguments of `kprune.export`. "trains" says that it gets `data`, "before" that
-# the Keras model trains as long in float32 first: what training alone is worth.
+# Arguments of `kprune.export`. With "trains" it gets `data`. With "before" the Keras
+# model first trains as long in float32, to show the effect of training alone.
 FORMATS = {
     "float32": {},
     "float16": {"quantize": "float16"},
@@ -63,7 +62,7 @@ FORMATS = {
 NETWORKS = {"resnet20": "ResNet-20", "resnet8": "ResNet-8 of MLPerf Tiny"}
 
 UNTRAINED = ("int8", "float32", "float16", "dynamic", "int4", "mixed")
-"""Formats that need no training; times are compared with the first."""
+"""Formats that need no training. Times are compared with that of the first."""
 
 RECURRENT = (
     ("LSTM", 8, 32),
@@ -91,7 +90,7 @@ def pretrained(network: str, options: argparse.Namespace):
 
 
 def inputs(network: str, images):
-    """Images as a network takes them."""
+    """Return images as inputs of a network."""
     from kprune.data import normalize_cifar10
 
     if network == "resnet8":
@@ -100,7 +99,7 @@ def inputs(network: str, images):
 
 
 def pruned(network: str, options: argparse.Namespace, images):
-    """The compact model before fine-tuning, kept in `--work`."""
+    """Return the compact model before fine-tuning, cached in `--work`."""
     import keras
 
     import kprune
@@ -156,7 +155,7 @@ def fine_tune(model, train) -> None:
 
 
 def trained_on(model, train):
-    """A copy after one more epoch, with the defaults of `kprune.export`."""
+    """Return a copy trained for one more epoch with the defaults of `kprune.export`."""
     import keras
 
     copy = keras.models.clone_model(model)
@@ -283,7 +282,7 @@ def untrained_section() -> list[str]:
         lines += [
             f"{title} with {result['macs_removed']:.0%} fewer MACs, pruned and "
             f"refitted without training ({result['params']:,}",
-            "parameters left), in the formats that need none either. Time is that of "
+            "parameters left), in the formats that need no training. Time is that of "
             "LiteRT on one core,",
             "relative to `int8`.",
             "",
@@ -312,7 +311,7 @@ def untrained_section() -> list[str]:
 
 
 def recurrent() -> None:
-    """Print sizes of files of small recurrent networks, in bytes."""
+    """Print the file sizes of small recurrent networks, in bytes."""
     import keras
     import numpy as np
 
@@ -341,7 +340,7 @@ def recurrent() -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation of a sample."""
+    """Return mean and standard deviation of a sample as text."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
@@ -370,7 +369,7 @@ def table(result: dict) -> list[str]:
 
 
 def page() -> None:
-    """Write the measured part of the page from the committed results alone."""
+    """Write the measured part of the page from the committed results."""
     result = json.loads(RESULTS.read_text())
     seeds = sorted({row["seed"] for row in result["rows"]})
     tuning = result["fine_tuning"]
@@ -382,9 +381,9 @@ def page() -> None:
         "parameters left),",
         f"fine-tuned for {tuning['epochs']} epochs on {result['images']:,} training "
         "images. Accuracy of the `.tflite`",
-        "file in percent, mean and standard deviation of seeds "
-        f"{', '.join(map(str, seeds))}; formats that",
-        "train do so for one epoch on the same images, with the defaults.",
+        "file in percent, mean and standard deviation over seeds "
+        f"{', '.join(map(str, seeds))}. Formats that",
+        "train do so for one epoch on the same images with the defaults.",
         "",
         *table(result),
         "",
@@ -408,7 +407,7 @@ def main() -> None:
     add = parser.add_argument
     add("--data-dir")
     add("--weights")
-    add("--work", type=pathlib.Path, help="folder that keeps the pruned model")
+    add("--work", type=pathlib.Path, help="folder to cache the pruned model in")
     add("--models", help="folder of mlperf_tiny_ic_resnet8.h5")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     add("--post-training", action="store_true", help="formats without training")

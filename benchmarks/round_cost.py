@@ -1,12 +1,13 @@
-r"""What one round of a callback with `recover=` takes, in CPU seconds.
+r"""Measure the CPU seconds of one round of a callback with `recover=`.
 
     python benchmarks/round_cost.py --data-dir ../shared/data
 
-A round chooses filters and repairs the layers that stay, on 1,024 images: what
-`PruneCallback(..., data=x, recover=...)` does before an epoch, measured as `prune`
-on a fresh process' second call. Beside it, one epoch of training on the 50,000
-images of CIFAR-10, extrapolated from 30 steps of batch 128. Time of one core: run it
-with `taskset -c 0`. Writes `benchmarks/results/round_cost.json`.
+A round chooses filters and repairs the remaining ones on 1,024 images, as
+`PruneCallback(..., data=x, recover=...)` does before an epoch. It is measured as the
+second call of `prune` in a fresh process. For comparison, the time of one epoch of
+training on the 50,000 images of CIFAR-10 is extrapolated from 30 steps of batch 128.
+Times are for one core: run this with `taskset -c 0`. Writes
+`benchmarks/results/round_cost.json`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def measure(network: str, data_dir: pathlib.Path) -> dict:
     fresh = kprune.recovery.WeightSnapshot(masked.variables)
     found = {}
     for way, (criterion, allocation, recover) in WAYS.items():
-        for _ in range(1 + (way == "l1")):  # the first wakes the backend
+        for _ in range(1 + (way == "l1")):  # the first one warms up the backend
             fresh.restore()
             start = time.process_time()
             kprune.prune(

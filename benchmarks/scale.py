@@ -1,12 +1,12 @@
-"""How trace time and memory grow with the size of a model.
+"""Measure how trace time and memory grow with the size of a model.
 
     python benchmarks/scale.py trace                 # layers against seconds
     python benchmarks/scale.py width                 # channels against seconds
     python benchmarks/scale.py memory [--model NAME] # peak of prune + rebuild
 
-Results go to `benchmarks/results/scale.json`, where those of the other two
-stay; plots (which need matplotlib) and the page made of them to `docs/`.
-`memory` measures this process, so start it once per model.
+Writes `benchmarks/results/scale.json`, in which the results of the other parts are
+kept, and from it the page and its plots in `docs/` (plots need matplotlib). `memory`
+measures this process, so start it once per model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODELS = (
 
 
 def trace_seconds(model, runs: int = 5) -> float:
-    """Median of the CPU seconds: tracing runs in one thread."""
+    """Return the median of the CPU seconds. Tracing runs in one thread."""
     import kprune
 
     kprune.trace(model)
@@ -46,7 +46,7 @@ def trace_seconds(model, runs: int = 5) -> float:
 
 
 def by_layers():
-    """`(name, layers, seconds)` of applications of growing depth."""
+    """Return `(name, layers, seconds)` for applications of growing depth."""
     import keras
 
     rows = []
@@ -59,7 +59,7 @@ def by_layers():
 
 
 def by_channels():
-    """`(name, channels, seconds)` of one network at growing width."""
+    """Return `(name, channels, seconds)` for one network at growing width."""
     import keras
 
     rows = []
@@ -102,7 +102,7 @@ def plot(rows, x_label: str, path: pathlib.Path) -> None:
 
 
 def peak_memory(name: str) -> dict:
-    """Peak resident memory of prune + rebuild over the bytes of the weights."""
+    """Return the peak memory of prune + rebuild, relative to the weights."""
     import keras
 
     import kprune
@@ -116,7 +116,7 @@ def peak_memory(name: str) -> dict:
     start = time.process_time()
     masked = kprune.prune(model, "l1", {"macs": 0.5})
     pruned = time.process_time()
-    # A Keras model is full of cycles, so `del` alone frees nothing yet.
+    # A Keras model has reference cycles, so `del` alone does not free it.
     del model
     gc.collect()
     compact = kprune.rebuild(masked)
@@ -139,13 +139,13 @@ def peak_memory(name: str) -> dict:
 
 
 def rss() -> int:
-    """Resident bytes of this process now."""
+    """Return the current resident memory of this process in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def slope(rows) -> float:
-    """Exponent of growth: 1 is linear, less is better."""
+    """Return the exponent of growth: 1 is linear, less is better."""
     import numpy as np
 
     sizes, seconds = np.log([r[1] for r in rows]), np.log([r[2] for r in rows])
@@ -166,7 +166,8 @@ def page(results: dict) -> str:
         "# Scale",
         "",
         "Written by `python benchmarks/scale.py` (`trace`, `width`, `memory`). "
-        "Seconds are CPU seconds of one core, of `kprune.trace` the median of 5.",
+        "Times are CPU seconds on one core; those of `kprune.trace` are the median of "
+        "5 runs.",
         "",
     ]
     if "trace" in results:
@@ -175,7 +176,7 @@ def page(results: dict) -> str:
             "## Layers",
             "",
             "Applications of growing depth: trace time grows with the number of "
-            f"layers to the power {slope(rows):.2f} (they differ in width too).",
+            f"layers to the power {slope(rows):.2f}. (They also differ in width.)",
             "",
             "![trace time against layers](scale_layers.svg)",
             "",
@@ -187,7 +188,8 @@ def page(results: dict) -> str:
             "## Channels",
             "",
             "12 convolutions with batch normalisation and shortcuts, at growing "
-            f"width: to the power {slope(rows):.2f}.",
+            "width: trace time grows with the number of channels to the power "
+            f"{slope(rows):.2f}.",
             "",
             "![trace time against channels](scale_channels.svg)",
             "",
@@ -199,14 +201,14 @@ def page(results: dict) -> str:
             "",
             f"{row['params'] / 1e6:.0f} million parameters, "
             f"{row['weights_mib']:,} MiB of weights. `kprune.prune(model, "
-            '"l1", {"macs": 0.5})`, which leaves the model as it is, then '
-            "`del model; gc.collect()` and `kprune.rebuild`, after which "
-            f"{row['compact_mib']:,} MiB are left, together peak at "
+            '"l1", {"macs": 0.5})`, which does not change the model, then '
+            "`del model; gc.collect()` and `kprune.rebuild` together peak at "
             f"{row['ratio']} times the weights "
             f"({row['ratio_with_process']} times with the "
             f"{row['process_mib']:,} MiB of Python, TensorFlow and the model's "
-            f"graph); {row['prune_seconds']} and {row['rebuild_seconds']} CPU "
-            "seconds.",
+            f"graph). The compact weights take {row['compact_mib']:,} MiB. "
+            f"`prune` takes {row['prune_seconds']} CPU seconds, `rebuild` "
+            f"{row['rebuild_seconds']}.",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"

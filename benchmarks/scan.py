@@ -1,12 +1,12 @@
-"""What a scan of all groups costs, against as many plain forward passes.
+"""Compare the time of a scan of all groups with that of as many plain passes.
 
     python benchmarks/scan.py [--depth 56] [--images 1000] [--limit 0] [--repeat 2]
 
-`greedy_loss` tries a step in every group and measures the loss of each, all by
-one call of `Session.losses`. The same is timed here, in turns with as many
-predictions of the plain model on the same images. Others may use the machine:
-the ratio of the times on all cores is less moved by that. The network is a CIFAR
-ResNet with random weights on random images, which takes as long as a trained one.
+`greedy_loss` tries a step in every group and measures the loss of each, with one call
+of `Session.losses`. This times such a call, in turns with as many predictions of the
+plain model on the same images. On a machine that is also used by others, look at the
+ratio of the times on all cores, which depends less on the load. The network is a CIFAR
+ResNet with random weights on random images; a trained one takes as long.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 
 def timed(function, *args):
-    """Return seconds, and seconds on all cores."""
+    """Return the wall time of a call, and its CPU time on all cores, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     function(*args)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def scan(depth: int, images: int, batch: int, limit: int, repeat: int = 1):
-    """Return how many groups are tried, and what is timed.
+    """Time scans of all groups and plain passes in turns.
 
     Returns:
-        The number of groups, the time of the first scan, in which all is
-        compiled, and for each turn that of a scan and of the plain passes.
+        The number of groups, the time of the first scan, which includes compilation,
+        and for each turn the times of a scan and of the plain passes.
     """
     import keras
     import numpy as np
@@ -99,7 +99,7 @@ def main() -> None:
         ratio = statistics.median(map(float.__truediv__, scans, plain))
         print(
             f"{kind}: scan {statistics.median(scans):.2f} s "
-            f"(the first, with all to compile, {first[number]:.2f} s), "
+            f"(the first, with compilation, {first[number]:.2f} s), "
             f"as many plain passes {statistics.median(plain):.2f} s, "
             f"scan / plain {ratio:.3f}"
         )

@@ -1,4 +1,4 @@
-"""What kprune costs in time, as ratios measured side by side in one run.
+"""Measure the overhead of kprune, as ratios of times measured in turns.
 
     python benchmarks/speed.py [--pairs 5]
 
@@ -42,7 +42,7 @@ def import_seconds() -> float:
 
 
 def structure_ratios(pairs: int):
-    """Medians of trace / clone and rebuild / clone, taken alternately."""
+    """Return the medians of trace / clone and rebuild / clone, measured in turns."""
     import keras
     import numpy as np
 
@@ -87,10 +87,10 @@ def structure_ratios(pairs: int):
 
 
 def step_ratios(pairs: int, steps: int):
-    """Wrapped over plain time of the same training steps, pair by pair.
+    """Return the ratio of wrapped to plain time of training steps, for each pair.
 
-    Steps are timed one by one inside `fit` and the median step counts: `fit`
-    as a whole returns late at random.
+    Each step inside `fit` is timed and the median counts, because the end of `fit`
+    is delayed at random.
     """
     import keras
     import numpy as np

@@ -1,19 +1,19 @@
-r"""Torch-Pruning beside kprune: ResNet-8 of MLPerf Tiny, CIFAR-10.
+r"""Compare kprune with Torch-Pruning: ResNet-8 of MLPerf Tiny, CIFAR-10.
 
     python benchmarks/peers/run.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/models
     python benchmarks/peers/run.py --list ...         # what is missing
 
-Both start from the same weights, prune the whole network at once to the same share
-of its MACs, and train on the same batches (order, flips and crops are made once and
-read by both) with the same SGD. Weight decay is 0, for PyTorch couples it to the
-gradient and Keras does not. Accuracy is measured right after pruning and after the
-last epoch, on `test[:5000]`, `test[5000:]` and all of test; CPU seconds are
-those of pruning alone.
+Both libraries start from the same weights, prune the whole network at once to the same
+share of its MACs, and train with the same SGD on the same batches, which are prepared
+once, flips and crops included. Weight decay is 0, because PyTorch couples it to the
+gradient and Keras does not. Accuracy is measured right after pruning and after the last
+epoch, on `test[:5000]`, `test[5000:]` and all of test. CPU seconds are those of pruning
+only.
 
-PyTorch and Torch-Pruning get an environment of their own, `.venv-peers`, which the
-first call makes. Each run writes `results/WAY-TARGET-SEED.json`; what is there is
-not run again. `docs/peers.md` is written from these at the end.
+PyTorch and Torch-Pruning run in their own environment, `.venv-peers`, which the first
+call creates. Each run writes `results/WAY-TARGET-SEED.json`; a run whose file exists is
+skipped. At the end, `docs/peers.md` is written from these files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Idle threads that spin would count as CPU seconds.
+# Idle threads that spin would be counted as CPU seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
@@ -66,7 +66,7 @@ TORCH = ("torch-magnitude", "torch-bn-scale", "torch-taylor", "torch-random")
 
 @dataclasses.dataclass(frozen=True)
 class Setting(experiment.Setting):
-    """What is equal for both. See `experiment.Setting`."""
+    """Options that both libraries share. See `experiment.Setting`."""
 
     depth: int = 8
     epochs: int = 10
@@ -77,7 +77,7 @@ class Setting(experiment.Setting):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run, and the file that tells of it."""
+    """One run and its result file."""
 
     way: str
     target: float
@@ -89,7 +89,7 @@ class Task:
 
 
 class Bench(experiment.Bench):
-    """What both sides start from, as files in a folder too."""
+    """The pretrained network and the images, also as files for Torch-Pruning."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class Bench(experiment.Bench):
         np.savez(folder / "test.npz", x=images.x_test, scores=scores)
 
     def batches(self, seed: int) -> Path:
-        """Return the file of all batches of a run, which is made if need be."""
+        """Return the path of the file of all batches of a run, after creating it."""
         path = self.folder / f"{self.setting.name}-{seed}.npz"
         if path.exists():
             return path
-        # As bytes, which both sides turn into what their network takes.
+        # As uint8; both sides turn them into inputs of their network.
         made = data.Augmented(self.images, self.setting, seed, np.asarray)
         found = []
         for _ in range(self.setting.epochs):
@@ -176,7 +176,7 @@ class Bench(experiment.Bench):
         if found["full_macs"] != self.cost.macs:
             raise ValueError(
                 f"PyTorch counts {found['full_macs']} MACs before pruning, kprune "
-                f"{self.cost.macs}: targets would not be the same."
+                f"{self.cost.macs}. Their targets would differ."
             )
         del found["full_macs"]
         pruned, final = (
@@ -205,7 +205,7 @@ class Bench(experiment.Bench):
 
 
 def environment() -> None:
-    """Make the environment of the peers, unless it is there."""
+    """Create the environment of the peers unless it exists."""
     if PYTHON.exists():
         return
     print(f"Installing {' and '.join(PEERS)}", flush=True)
@@ -231,7 +231,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing; return how many runs failed."""
+    """Run what is missing, and return the number of failed runs."""
     options = parse(arguments)
     setting = common.from_options(Setting, options)
     wanted = [
@@ -278,24 +278,24 @@ WAYS = {
 
 
 def page_of(results: Path, target: Path = ROOT / "docs" / "peers.md") -> None:
-    """Write the page from the results that are there."""
+    """Write the page from the existing results."""
     found = [json.loads(p.read_text()) for p in sorted(results.glob("*.json"))]
     if not found:
         return
     setting, base = found[0]["setting"], found[0]["baseline"]
     lines = [
-        "# Beside Torch-Pruning",
+        "# Comparison with Torch-Pruning",
         "",
         "ResNet-8 of MLPerf Tiny on CIFAR-10 "
         f"({base['test[5000:]']:.2f} % on `test[5000:]`), pruned at once over all "
         "layers, then trained for "
         f"{setting['epochs']} epochs of {setting['images']} images "
-        f"(rate {setting['learning_rate']:g}, cosine): the same weights, batches "
-        "and steps for both. Both get "
-        f"{setting['calibration']} training images to choose by; only the ways "
-        "marked so use their labels. ± is the standard deviation over seeds; "
-        "CPU seconds are those of pruning. Command: "
-        "`benchmarks/peers/run.py`; this page is written by it.",
+        f"(learning rate {setting['learning_rate']:g}, cosine), with the same weights, "
+        "batches and number of steps for both libraries. Both get "
+        f"{setting['calibration']} training images to choose filters with; only the "
+        "ways marked (labels) use their labels. ± is the standard deviation over "
+        "seeds; CPU seconds are those of pruning. `benchmarks/peers/run.py` writes "
+        "this page.",
         "",
         "| way | MACs removed | right after | after training | CPU seconds |"
         " seeds |",

@@ -1,7 +1,7 @@
-"""What Torch-Pruning makes of ResNet-8. Called by `run.py`, in its environment.
+"""Prune ResNet-8 with Torch-Pruning. Called by `run.py` in its own environment.
 
-Prints JSON: the classes it gives the test images before and after training, MACs and
-parameters as kprune counts them, and the CPU seconds that pruning took.
+Prints JSON: the predicted classes of the test images before and after training, MACs
+and parameters as kprune counts them, and the CPU seconds of pruning.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import nn
 from torch.nn import functional
 
 STEPS = 400
-"""Steps in which filters go, so that the MACs meet the target closely."""
+"""Steps of pruning; enough that the MACs meet the target closely."""
 EPSILON = 1e-3
 
 
 class Same(nn.Module):
-    """A convolution that pads as Keras does: one more at the end, if uneven."""
+    """A convolution that pads like Keras, with the odd extra pixel at the end."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int
@@ -42,7 +42,7 @@ class Same(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around which a shortcut leads."""
+    """Two convolutions with a shortcut around them."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ResNet8(nn.Module):
         return self.dense(torch.flatten(functional.avg_pool2d(x, 8), 1))
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the weights of the Keras model, by the names of its variables."""
+        """Load the weights of the Keras model by the names of its variables."""
         convs = [self.stem]
         norms = [self.stem_norm]
         for block in self.blocks:
@@ -118,7 +118,7 @@ def scores(model: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def cost(model: nn.Module) -> tuple[int, int]:
-    """Return MACs and parameters: of what kprune counts, in the same way."""
+    """Return MACs and parameters, counted as kprune counts them."""
     macs = 0
 
     def count(layer: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -152,7 +152,7 @@ IMPORTANCES = {
 def prune(
     model: ResNet8, way: str, target: float, x: np.ndarray, y: np.ndarray
 ) -> None:
-    """Remove filters over all layers until the target is met."""
+    """Remove filters of all layers until the target is met."""
     example = torch.zeros(1, 3, 32, 32)
     full, _ = cost(model)
     pruner = tp.pruner.BasePruner(
@@ -174,7 +174,7 @@ def prune(
         if cost(model)[0] <= (1 - target) * full:
             return
         pruner.step()
-    raise SystemExit(f"Not even {STEPS} steps remove {target:.0%} of the MACs.")
+    raise SystemExit(f"{STEPS} steps cannot remove {target:.0%} of the MACs.")
 
 
 def train(
@@ -185,7 +185,7 @@ def train(
     )
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum = 0.1  # 0.9 as Keras counts
+            norm.momentum = 0.1  # 0.9 in Keras' convention
     model.train()
     for step, (batch, labels) in enumerate(zip(x, y, strict=True)):
         for group in optimizer.param_groups:
@@ -219,7 +219,9 @@ def main() -> None:
     found = scores(model, x_test[: len(expected)])
     difference = float(np.abs(found - expected).max())
     if difference > 1e-3 * np.abs(expected).max():
-        raise SystemExit(f"Not the network of Keras: {difference} beside it.")
+        raise SystemExit(
+            f"The outputs differ from those of the Keras model by {difference}."
+        )
     with np.load(options.batches) as arrays:
         x, y = arrays["x"], arrays["y"]
         samples = arrays["calibration_x"], arrays["calibration_y"]

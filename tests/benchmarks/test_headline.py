@@ -165,7 +165,9 @@ def test_checkpoints_of_other_options_are_not_gone_on_with(tmp_path):
     checkpoint.save(model, begun)
     assert checkpoint.progress(setting) == begun
     other = points.Setting(momentum=0.5).config()
-    with pytest.raises(ValueError, match=r"state\.npz was made with other options"):
+    with pytest.raises(
+        ValueError, match=r"state\.npz was made with other options"
+    ):
         checkpoint.progress(other)
 
 

@@ -155,9 +155,7 @@ def test_profile_keeps_a_table_per_setting(monkeypatch, tmp_path):
     path = tmp_path / "tables" / "mine.json"
     table = kprune.latency.profile(network(), table=path)
     assert kprune.latency.load(path).size == table.size
-    with pytest.raises(
-        ValueError, match=r"dtype='float32', not dtype='int8'"
-    ):
+    with pytest.raises(ValueError, match=r"dtype='float32', not dtype='int8'"):
         kprune.latency.profile(network(), dtype="int8", table=path)
 
 

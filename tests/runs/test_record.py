@@ -98,7 +98,7 @@ def test_a_replay_on_other_weights_or_samples_says_so(one_shot, caplog):
     assert kept(kprune.masks(again)) == kept(kprune.masks(masked))
     assert "other weights" in caplog.text
     assert "not the samples" in caplog.text
-    with pytest.raises(ValueError, match=r"had 6 channels, and has 5"):
+    with pytest.raises(ValueError, match=r"had 6 channels, but has 5"):
         kprune.replay(root / "latest", plain(5), x)
     with pytest.raises(
         ValueError, match="Reconstruct runs the model on samples"
