@@ -1,14 +1,14 @@
-"""Ethos-U: predicted times against Vela's figure of the whole model.
+"""Compare predicted times for Ethos-U with Vela's figure for the whole model.
 
     python benchmarks/latency/ethos.py ../shared/data/models/mlperf_tiny_ic_resnet8.h5
     python benchmarks/latency/ethos.py --widths
 
-Twenty random prunings, at any widths and at multiples of 8; the predicted time is
-held against what Vela says of the compact model, converted anew. Then the same model
+Twenty random prunings, at any widths and at multiples of 8: the predicted time is
+compared with Vela's figure for the compact model, converted anew. Then the same model
 is pruned for half of the time, of the MACs, and of the MACs in multiples of 8.
 
-`--widths` prints the table of docs/latency.md: what Vela says of two convolutions, by
-the channels between them.
+`--widths` prints the table in docs/latency.md: Vela's figures for two convolutions, by
+the number of channels between them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PRUNINGS = 20
 
 
 def counts(sizes: np.ndarray, step: int) -> list[np.ndarray]:
-    """Random widths; every other one takes the same share of all groups."""
+    """Return random widths; every second one removes the same share of all groups."""
     rng = np.random.default_rng(1)
     found = []
     for number in range(PRUNINGS):
@@ -94,7 +94,7 @@ WIDTHS = (12, 16, 17, 24, 32, 33, 48, 64)
 
 
 def widths(channels: Sequence[int] = WIDTHS) -> list[str]:
-    """Return a table: two convolutions on 32x32, from 32 to C to 32 channels."""
+    """Return the table for two convolutions on 32x32, from 32 to C to 32 channels."""
     u55, u65 = (
         runtimes.get(f"ethos-{name}") for name in ("u55-128", "u65-256")
     )

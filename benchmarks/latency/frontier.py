@@ -1,8 +1,8 @@
-"""Accuracy, or worth that is kept, against measured latency.
+"""Compare accuracy, or the worth of the kept filters, at measured latencies.
 
-Three ways with the same criterion and the same repair: pruned for latency, for MACs,
-and for MACs with widths rounded to multiples of 8. Where there are samples, also for
-latency and for MACs by what the outputs notice least.
+A network is pruned for latency, for MACs, and for MACs with widths rounded to multiples
+of 8, with the same criterion and the same repair. If there are samples, it is also
+pruned for latency and for MACs with the least output error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def targets(way: str) -> tuple[float, ...]:
 
 
 class OnceOutputError(OutputError):
-    """Measures its curves once: they are the same for all targets."""
+    """Measures its curves once, since they are the same for all targets."""
 
     def __init__(self) -> None:
         super().__init__(samples=SAMPLES)
@@ -70,10 +70,10 @@ def prune(
 
 
 def worth(model: keras.Model, masked: keras.Model) -> float:
-    """Geometric mean, over the layers that read a group, of the share of its worth.
+    """Return the geometric mean of the kept worth over the layers that read a group.
 
-    Worth is the sum of the filters' L2 norms. It is what the latency allocation
-    keeps as much of as it can, so that this favours it; accuracy does not.
+    Worth is the sum of the filters' L2 norms. The latency allocation maximises it, so
+    unlike accuracy, this measure favours that allocation.
     """
     groups = kprune.trace(model).prunable
     scores = kprune.criteria.score_groups("l2", groups)
@@ -89,7 +89,7 @@ def worth(model: keras.Model, masked: keras.Model) -> float:
 
 
 def run(name: str, options: Any) -> dict[str, Any]:
-    """All ways and targets of one network."""
+    """Measure all ways and targets of one network."""
     model = subjects.build(name)
     accuracy, data = None, {}
     if name.startswith("ResNet-20"):

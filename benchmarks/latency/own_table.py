@@ -1,4 +1,4 @@
-"""Half of ONNX Runtime's time, by a table of its own: predicted and realised."""
+"""Prune to half of ONNX Runtime's time, with a table measured on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNTIME = "onnxruntime"
 
 
 def run(name: str) -> dict[str, Any]:
-    """Prune one network to half of its time; time it as `speedup.py` does."""
+    """Prune one network to half of its time, and time it like `speedup.py`."""
     model = subjects.build(name)
     masked = kprune.wrap(model)
     device = runtimes.get(RUNTIME)

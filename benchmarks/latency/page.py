@@ -1,4 +1,4 @@
-"""Write docs/latency_results.md, and its plots, from the results of `run.py` alone.
+"""Write docs/latency_results.md and its plots from the results of `run.py`.
 
 python benchmarks/latency/page.py
 """
@@ -16,15 +16,15 @@ DOCS = HERE.parents[1] / "docs"
 INTRODUCTION = """\
 # Latency: predicted, pruned for, realised
 
-Made by `python benchmarks/latency/run.py` and `page.py`; how, stands at the top of
-the first. One thread of one machine, LiteRT with XNNPACK, batch 1. Another machine
-gives other numbers: the steps are its property. What a table is, and how to make one
-for a phone: [latency.md](latency.md).
+Made by `python benchmarks/latency/run.py` and `page.py`; the docstring of `run.py`
+describes the experiments. All times are for one thread of one machine, LiteRT with
+XNNPACK, batch size 1. Other machines give other numbers, and other steps of widths.
+[latency.md](latency.md) explains what a table is and how to make one for a phone.
 """
 
 
 def read(kind: str) -> list[dict[str, Any]]:
-    """Results of one part."""
+    """Return the results of a part."""
     return [
         json.loads(path.read_text())
         for path in sorted(RESULTS.glob(f"{kind}-*.json"))
@@ -35,8 +35,8 @@ def prediction(results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Predicted against measured",
         "",
-        "Random prunings that were not measured before, every other one with the same "
-        "share of all groups. Error is predicted / measured - 1.",
+        "Random prunings that the table was not measured on; every second one removes "
+        "the same share of all groups. Error is predicted / measured - 1.",
         "",
         "| network | number format | prunings | median error | largest | "
         "measurements | seconds | steps (read, written) |",
@@ -73,7 +73,7 @@ def plot_prediction(results: list[dict[str, Any]]) -> None:
 
 
 def quality(result: dict[str, Any]) -> tuple[str, str]:
-    """The key of what is kept, and its name."""
+    """Return the key of the measure of quality, and its name."""
     if result["accuracy"] is not None:
         return "accuracy", "accuracy on test[5000:], %"
     return "worth", "share of worth kept"
@@ -83,13 +83,14 @@ def frontier(results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Pruned for latency",
         "",
-        "The same criterion (L2), the same repair, three ways to choose how many "
-        "filters go from where. Latency is measured, as a share of the original's. "
-        'Accuracy is right after `recover="reconstruct"`, without training. Worth is '
-        "the geometric mean, over the layers that read a group, of the share of its "
-        "filters' norms: what the latency allocation keeps as much of as it can, so "
-        "that this column favours it. With `output_error` the criterion is "
-        "`reconstruction`, and channels go where the outputs notice it least.",
+        "Three ways to choose how many filters to remove of each group, with the same "
+        "criterion (L2) and the same repair. Latency is measured, relative to that of "
+        'the original. Accuracy is measured right after `recover="reconstruct"`, '
+        "without training. Worth is the kept share of the filters' norms, as a "
+        "geometric mean over the layers that read a group. The latency allocation "
+        "maximises it, so this column favours that allocation. With `output_error` the "
+        "criterion is `reconstruction`, and channels are removed where the output "
+        "error is smallest.",
         "",
     ]
     for r in results:
@@ -114,7 +115,7 @@ def frontier(results: list[dict[str, Any]]) -> list[str]:
 
 
 def dominance(result: dict[str, Any], key: str, digits: int) -> list[str]:
-    """Say how the ways compare where they can be: at equal latency."""
+    """Return lines that compare the ways at equal latency."""
     import numpy as np
 
     by_way: dict[str, list[tuple[float, float]]] = {}
@@ -163,12 +164,12 @@ def plot_frontier(results: list[dict[str, Any]]) -> None:
 
 def speedup(results: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "## The speed-up that is realised",
+        "## Realised speed-up",
         "",
-        "Half of the MACs, or half of the latency (of the same number format; for "
-        "ONNX Runtime that of LiteRT float32) removed by `kprune.prune` with L2. "
-        "Original and compact model timed in turns; in brackets the 95 % interval of "
-        "the measured ratio. MACs alone promise 2.0.",
+        "`kprune.prune` with L2 removes half of the MACs, or half of the latency in "
+        "the same number format (for ONNX Runtime, in LiteRT float32). The original "
+        "and the compact model are timed in turns. In brackets: the 95 % interval of "
+        "the measured ratio. By MACs, the ratio would be 2.0.",
         "",
         "| network | removed | runtime | MACs left | parameters left | predicted | "
         "measured |",
@@ -189,9 +190,9 @@ def speedup(results: list[dict[str, Any]]) -> list[str]:
 
 def own_table(results: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "## ONNX Runtime, by a table of its own",
+        "## ONNX Runtime, with its own table",
         "",
-        "Half of ONNX Runtime's time removed, by a table that was measured on it. "
+        "Half of ONNX Runtime's time is removed, by a table measured on ONNX Runtime. "
         "Timed as above; error is predicted / measured - 1.",
         "",
         "| network | MACs left | predicted | measured | error | measurements |",
@@ -210,7 +211,7 @@ def own_table(results: list[dict[str, Any]]) -> list[str]:
 def save(figure: Any, name: str) -> None:
     import matplotlib
 
-    # Without dates and random names the same results make the same file.
+    # Without dates and random names, the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "kprune"}):
         figure.savefig(DOCS / name, metadata={"Date": None})
 

@@ -1,4 +1,4 @@
-"""Predicted against measured latency of whole models, on random prunings."""
+"""Compare predicted and measured latency of whole models at random prunings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("MobileNetV2, 96 px", "ResNet-20, 32 px")
 
 
 def run(name: str, dtype: str, tables: Path) -> dict[str, Any]:
-    """Profile a network, predict it at random widths, measure these."""
+    """Profile a network, then predict and measure it at random widths."""
     model = subjects.build(name)
     masked = kprune.wrap(model)
     table = LatencyTable(device_name(), dtype=dtype)
@@ -34,7 +34,7 @@ def run(name: str, dtype: str, tables: Path) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     points = []
     for number in range(PRUNINGS):
-        # Every other one takes the same share of all groups.
+        # Every second one removes the same share of all groups.
         shape = 1 if number % 2 else len(latency.sizes)
         share = rng.uniform(0.25, 1.0, shape)
         kept = np.maximum(1, np.rint(share * latency.sizes)).astype(int)

@@ -1,24 +1,24 @@
-r"""Latency tables put to the test: prediction, pruning for latency, speed-up.
+r"""Test latency tables: prediction, pruning for latency, speed-up.
 
     python benchmarks/latency/run.py --data-dir ../shared/data/tfds \
         --weights ../shared/data/weights
     python benchmarks/latency/run.py --parts speedup --networks 'DenseNet*'
     python benchmarks/latency/page.py       # docs/latency_results.md from the results
 
-Four parts, one JSON file per network in `results/`, which is made anew each time:
+Each of four parts writes one JSON file per network in `results/`, and overwrites it:
 
-- predict: 20 random prunings of MobileNetV2 and ResNet-20, float32 and int8:
-  predicted and measured latency. Writes the tables to `examples/latency_tables/`.
-- frontier: pruned for latency, for MACs, and for MACs with widths rounded to
-  multiples of 8: what is kept against measured latency. ResNet-20 is repaired by
-  `recover="reconstruct"` on 1,024 training images, without training; its accuracy
-  is that on `test[5000:]` of CIFAR-10. Without `--data-dir` it is left out.
-- speedup: six networks pruned to half of their MACs and half of their latency.
-- onnx: the six pruned to half of ONNX Runtime's time, by a table of its own.
+- predict: predicted and measured latency at 20 random prunings of MobileNetV2 and
+  ResNet-20, in float32 and int8. Also writes the tables to `examples/latency_tables/`.
+- frontier: quality against measured latency, after pruning for latency, for MACs, and
+  for MACs with widths rounded to multiples of 8. ResNet-20 is repaired by
+  `recover="reconstruct"` on 1,024 training images, without training; its accuracy is
+  measured on `test[5000:]` of CIFAR-10. Without `--data-dir` it is left out.
+- speedup: six networks pruned to half of their MACs and to half of their latency.
+- onnx: the same six pruned to half of ONNX Runtime's time, with a table measured on it.
 
-All on one thread of the machine that runs it, which should be quiet. On Linux, with
-the right to (root), timing goes ahead of other work on the same core; `taskset -c 1`
-keeps it on one.
+Everything is timed on one thread of this machine, which should be idle. On Linux as
+root, the timed process has priority over other work on the same core; `taskset -c 1`
+keeps it on one core.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "frontier" in options.parts:
         for name in chosen(predict.NAMES):
             if name.startswith("ResNet") and options.data_dir is None:
-                print(f"{name}: left out, it needs --data-dir and --weights")
+                print(f"{name}: left out, as it needs --data-dir and --weights")
                 continue
             write(f"frontier-{slug(name)}", frontier.run(name, options))
     if "speedup" in options.parts:

@@ -1,4 +1,4 @@
-"""Predicted and realised speed-up, on the runtimes that run the file."""
+"""Compare predicted and realised speed-up on several runtimes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNTIMES = ("LiteRT float32", "LiteRT int8", "ONNX Runtime")
 
 
 def run(name: str) -> dict[str, Any]:
-    """Prune one network to half of its MACs, and of its latency; time both."""
+    """Prune one network to half of its MACs and of its latency, and time both."""
     model = subjects.build(name)
     masked = kprune.wrap(model)
     tables = {}
@@ -62,7 +62,7 @@ def run(name: str) -> dict[str, Any]:
 def measured(
     model: keras.Model, compact: keras.Model, runtime: str
 ) -> list[float]:
-    """Speed-up and the ends of its 95 % interval, measured in turns."""
+    """Return the speed-up and the ends of its 95 % interval, measured in turns."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for label, network in (("original", model), ("compact", compact)):

@@ -1,7 +1,7 @@
-"""The networks that are pruned and timed, with random weights.
+"""The networks to prune and time, with random weights.
 
-How long a network takes does not depend on its weights. Where accuracy is asked for,
-ResNet-20 gets its published ones.
+The time of a network does not depend on its weights. Where accuracy is measured,
+ResNet-20 has its published weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def resnet20() -> keras.Model:
 
 
 def vgg16() -> keras.Model:
-    """VGG-16 for CIFAR-10: batch normalisation, one dense layer."""
+    """Return VGG-16 for CIFAR-10, with batch normalisation and one dense layer."""
     x = inputs = keras.Input((32, 32, 3))
     for block in ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3):
         for width in block:
@@ -65,19 +65,19 @@ SUBJECTS = {
 
 
 def build(name: str, seed: int = 0) -> keras.Model:
-    """A network of `SUBJECTS` by its name."""
+    """Return the network of `SUBJECTS` with the given name."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     return SUBJECTS[name]()
 
 
 def write(model: keras.Model, path: Path, dtype: str) -> None:
-    """Write a compact model as `.tflite`, unverified: only its time is asked for."""
+    """Write a compact model as `.tflite`, unverified: only its time is measured."""
     path.write_bytes(file_of(model, dtype, "float32"))
 
 
 def with_counts(masked: keras.Model, kept: np.ndarray) -> keras.Model:
-    """The compact model with the first so many channels of each group."""
+    """Return the compact model that keeps the first channels of each group."""
     graph = kprune.trace(masked)
     kprune.set_masks(
         masked,
@@ -91,11 +91,11 @@ def with_counts(masked: keras.Model, kept: np.ndarray) -> keras.Model:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run ahead of all other work on this core, where that is allowed."""
+    """Run with priority over all other work on this core, where that is allowed."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     except (AttributeError, PermissionError):
-        yield  # No Linux, or no right to: the machine must be quiet.
+        yield  # Not Linux, or not permitted: the machine must be idle.
         return
     try:
         yield
@@ -104,7 +104,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def timer_of(name: str) -> Callable[[bytes, int, int, float], float]:
-    """Return what times a `.tflite` file on a runtime, in milliseconds."""
+    """Return a function that times a `.tflite` file on a runtime, in milliseconds."""
     measure = runtimes.get(name).measure
 
     def timer(content: bytes, threads: int, runs: int, seconds: float) -> float:

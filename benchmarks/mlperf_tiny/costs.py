@@ -1,4 +1,4 @@
-"""What pruning for a cost takes off that cost, and off the others."""
+"""Measure what pruning for one cost removes of that cost and of the others."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ SHARES = (0.3, 0.5)
 CRITERION = "l2"
 
 Tables = Callable[[str], LatencyTable]
-"""The table of a runtime, measured when it is asked for."""
+"""Function that returns the table of a runtime, measured when first used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """What a network is pruned for.
+    """A cost, or costs, to prune for.
 
     Args:
-        title: In words.
+        title: Title in tables.
         costs: Keys of `reduce`.
-        allocation: Function of the tables that returns the allocation.
+        allocation: Function that takes the tables and returns the allocation.
     """
 
     title: str
@@ -76,7 +76,7 @@ WAYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One pruning of one network, and the file that tells of it."""
+    """One pruning of one network and its result file."""
 
     network: str
     way: str
@@ -84,7 +84,7 @@ class Task:
     path: Path
 
     def config(self) -> dict[str, Any]:
-        """What is told of how it was made."""
+        """Return the setting for the result file."""
         return {
             "network": self.network,
             "way": self.way,
@@ -97,7 +97,7 @@ class Task:
 
 
 def tasks(networks: list[str], results: Path) -> list[Task]:
-    """Return all prunings of some networks."""
+    """Return all prunings of the given networks."""
     return [
         Task(name, way, share, results / f"costs-{name}-{way}-{share:g}.json")
         for name in networks
@@ -107,10 +107,10 @@ def tasks(networks: list[str], results: Path) -> list[Task]:
 
 
 class Bench:
-    """Networks and their tables, kept from run to run.
+    """The networks and their tables, cached between runs.
 
     Args:
-        folder: Of the suite's files.
+        folder: Folder of the suite's files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -133,7 +133,7 @@ class Bench:
         return table
 
     def run(self, task: Task) -> dict[str, Any]:
-        """Prune once; return what is to be written."""
+        """Prune once, and return the result to write."""
         model = self.model(task.network)
         before = self.before(task.network)
         found = {
@@ -152,7 +152,7 @@ class Bench:
                 recover=None,
             )
         except ValueError as error:
-            # Not all targets can be met; which ones is worth knowing.
+            # Not all targets can be met, and that is a result, too.
             return {**found, "final": None, "unmet": str(error)}
         kept = {k: int(v.sum()) for k, v in kprune.masks(masked).items()}
         return {
@@ -163,7 +163,7 @@ class Bench:
 
 
 def measured(model: keras.Model) -> dict[str, Any]:
-    """Return all costs of a plain model, as an int8 file."""
+    """Return all costs of a plain model after export to int8."""
     content = file_of(model, "int8", "int8")
     cost = kprune.cost(model)
     return {
@@ -175,5 +175,5 @@ def measured(model: keras.Model) -> dict[str, Any]:
 
 
 def shares(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is left of each cost."""
+    """Return the remaining share of each cost."""
     return {k: row["final"][k] / row["before"][k] for k in row["before"]}

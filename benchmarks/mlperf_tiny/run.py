@@ -1,4 +1,4 @@
-r"""The networks of MLPerf Tiny, pruned for time, memory and MACs.
+r"""Prune the networks of MLPerf Tiny for time, memory and MACs.
 
     python benchmarks/mlperf_tiny/run.py --data ../shared/data
     python benchmarks/mlperf_tiny/run.py --parts costs arena --networks ic kws ...
@@ -8,21 +8,22 @@ r"""The networks of MLPerf Tiny, pruned for time, memory and MACs.
 `--data` holds `models/` (the suite's trained files, `mlperf_tiny_*.h5`) and, for
 training, `tfds/` (CIFAR-10). Needs the extra `ethos`. Parts:
 
-- costs: each of five networks, pruned by L2 norms for the time of an Ethos-U55-128, its
-  SRAM, LiteRT's time, the arena of TensorFlow Lite Micro and MACs, at two targets. What
-  is told is read off the int8 file: no accuracy.
-- train: ResNet-8 pruned to the best of these widths, repaired on 1,024 unlabelled
-  images, rebuilt, and trained for some epochs by labels and with the unpruned network
-  as teacher. Flips and crops; Adam, along a cosine. Accuracy after
-  each epoch on `test[:5000]`; in the end the int8 file's, on all of test.
-- arena: kprune's estimate held against TensorFlow Lite Micro itself (package
+- costs: prunes each of five networks by L2 norm, for the time of an Ethos-U55-128, its
+  SRAM, LiteRT's time, the arena of TensorFlow Lite Micro, and MACs, at two targets
+  each. It measures the costs of the int8 file, not accuracy.
+- widths: searches a grid of widths of ResNet-8, estimated by Vela, for the one with the
+  most MACs that needs at most 60 % of both the time and the SRAM of the NPU.
+- train: prunes ResNet-8 to these widths, repairs it on 1,024 unlabelled images,
+  rebuilds it, and trains it for some epochs on labels and with the unpruned network as
+  teacher. Images are flipped and cropped; the learning rate of Adam falls along a
+  cosine. Accuracy is measured after each epoch on `test[:5000]`, and at the end for the
+  int8 file on all of test.
+- arena: compares kprune's estimate with TensorFlow Lite Micro itself (package
   tflite-micro).
-- widths: the widths of ResNet-8 with the most MACs that the NPU runs within 60 % of
-  both its time and its SRAM, of a grid of which Vela is asked for all.
-- page: `docs/mlperf_tiny.md` from the results.
+- page: writes `docs/mlperf_tiny.md` from the results.
 
-Each run writes one file in `results/`; what is there is not run again. Training goes on
-where it was stopped.
+Each run writes one file in `results/`; a run whose file exists is skipped. Interrupted
+training resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Last, for that folder has a `run` too.
+# Appended, not inserted: that folder has a module `run` too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "methods"))
 
 import common
@@ -77,7 +78,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--results", type=Path, default=RESULTS)
     add("--page", type=Path, default=PAGE)
     add("--checkpoints", type=Path, default=CHECKPOINTS)
-    add("--list", action="store_true", help="say what is missing; run nothing")
+    add("--list", action="store_true", help="list what is missing; run nothing")
     add(
         "--networks",
         nargs="+",
@@ -98,7 +99,7 @@ def series(
     wanted: list[Any],
     run: Callable[[Any], dict[str, Any]],
 ) -> int:
-    """Run what is missing of some tasks; return how many failed."""
+    """Run the missing ones of some tasks, and return the number of failed ones."""
     missing = [task for task in wanted if not task.done(None)]
     print(f"{name}: {len(missing)} of {len(wanted)} runs are missing")
     if options.list or not missing:
@@ -123,7 +124,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing; return how many runs failed."""
+    """Run what is missing, and return the number of failed runs."""
     options = parse(arguments)
     failed = 0
     networks, results = options.networks, options.results

@@ -1,4 +1,4 @@
-"""The networks of MLPerf Tiny, and what is said of their int8 files."""
+"""The networks of MLPerf Tiny, and the estimated costs of their int8 files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NPU = "ethos-u55-128"
 
 
 def ds_cnn() -> keras.Model:
-    """Build the network for keyword spotting from the suite's description."""
+    """Build the network for keyword spotting from the description of the suite."""
     x = inputs = keras.Input((49, 10, 1))
     x = layers.Conv2D(64, (10, 4), 2, "same")(x)
     x = layers.BatchNormalization()(x)
@@ -51,7 +51,10 @@ NETWORKS: dict[str, tuple[str, Callable[[Path], keras.Model]]] = {
     "sww": ("streaming wake word, 1-D DS-CNN", _published("sww")),
     "kws": ("keyword spotting, DS-CNN (untrained)", lambda folder: ds_cnn()),
 }
-"""By the suite's short names: a title, and a function of the folder of files."""
+"""Title and loader of each network, by the suite's short names.
+
+A loader takes the folder of files and returns the model.
+"""
 
 
 def build(name: str, folder: Path) -> keras.Model:
@@ -62,7 +65,7 @@ def build(name: str, folder: Path) -> keras.Model:
 
 
 def figures(content: bytes) -> dict[str, Any]:
-    """Return what Vela and the plan of TensorFlow Lite Micro say of a file."""
+    """Return the costs of a file by Vela and by the plan of TensorFlow Lite Micro."""
     said = runtimes.get(NPU).compile(content)
     arena = estimate_arena(content)
     return {

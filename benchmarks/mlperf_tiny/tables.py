@@ -1,4 +1,4 @@
-"""Write docs/mlperf_tiny.md from the results alone."""
+"""Write docs/mlperf_tiny.md from the results."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ Result = dict[str, Any]
 INTRODUCTION = """\
 # MLPerf Tiny, pruned
 
-The networks of the MLPerf Tiny benchmark (MLCommons), pruned by kprune for what a
-microcontroller or an NPU has little of. Made by
+The networks of the MLPerf Tiny benchmark (MLCommons), pruned by kprune for the scarce
+resources of a microcontroller or an NPU. Made by
 
 ```
 python benchmarks/mlperf_tiny/run.py --data ../shared/data
 ```
 
 which also writes this page from `benchmarks/mlperf_tiny/results/`; no number in it is
-written by hand. Four networks are the suite's trained files; DS-CNN is built from its
-description and **untrained**. All files are int8, inputs and outputs too.
+written by hand. Four networks are the suite's trained files; DS-CNN is built from the
+suite's description and is **untrained**. All files are int8, including inputs and
+outputs.
 
-- *Time* and *SRAM* are what Arm's compiler Vela estimates for an Ethos-U55-128 in its
-  default system: nothing was run on a device.
-- *Arena* is what TensorFlow Lite Micro (TFLM) lays out for activations.
-- *LiteRT* is one thread of the machine that ran the benchmark, which was **busy with
-  other work**: the small times say little beyond their order.
+- *Time* and *SRAM* are estimates by Arm's compiler Vela for an Ethos-U55-128 in Vela's
+  default system configuration. Nothing was run on a device.
+- *Arena* is the memory that TensorFlow Lite Micro (TFLM) plans for activations.
+- *LiteRT* is the time on one thread of the machine that ran the benchmark. It was
+  **busy with other work**, so small times show little more than their order of
+  magnitude.
 - *Flash* is the size of the `.tflite` file.
 """
 
@@ -56,14 +58,14 @@ ASKED = {
     "arena": ("arena",),
     "macs": ("macs",),
 }
-"""The columns that are what a way of `costs.py` prunes for."""
+"""Columns of the costs that a way of `costs.py` prunes for."""
 
 MISSED = 0.03
-"""By how much a target is missed before the page says so."""
+"""Share by which a target may be missed before the page says so."""
 
 
 def read(results: Path, kind: str) -> list[Result]:
-    """Return the results of one part."""
+    """Return the results of a part."""
     paths = sorted(results.glob(f"{kind}-*.json"))
     return [json.loads(path.read_text()) for path in paths]
 
@@ -73,7 +75,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def header(*names: str) -> list[str]:
-    """Return the head of a table; all but the first column are numbers."""
+    """Return the head of a table whose columns are numbers, except the first."""
     line = f"| {' | '.join(names)} |"
     return [line, f"|---{'|--:' * (len(names) - 1)}|"]
 
@@ -86,12 +88,13 @@ def cost_lines(results: list[Result]) -> list[str]:
     if not results:
         return []
     lines = [
-        "## What pruning for one cost does to the others",
+        "## How pruning for one cost changes the others",
         "",
         *wrapped(
-            "**Cost only**: filters by L2 norm, neither repaired nor trained, no "
-            "accuracy. `reduce` asks for 30 % or 50 % less of what is named in the "
-            "first column; in brackets what is left of each cost, in bold of that one."
+            "**Costs only**: filters are removed by L2 norm, without repair or "
+            "training, and accuracy is not measured. `reduce` asks for 30 % or 50 % "
+            "less of the cost in the first column. The remaining share of each cost is "
+            "in brackets, that of the requested cost in bold."
         ),
     ]
     for name, (title, _) in suite.NETWORKS.items():
@@ -130,14 +133,14 @@ def network_table(rows: list[Result]) -> list[str]:
     ]
     if missed:
         lines += wrapped(
-            f"Short of what was asked by more than {MISSED:.0%} of the unpruned "
-            f"network's: {'; '.join(missed)}."
+            "These miss their target by more than "
+            f"{MISSED:.0%} of the unpruned network's cost: {'; '.join(missed)}."
         )
     return lines
 
 
 def short(row: Result) -> bool:
-    """Return whether what was asked for was missed by more than a little."""
+    """Return whether a target was missed by more than `MISSED`."""
     return any(
         row["final"][key] / row["before"][key] > 1 - _share(row) + MISSED
         for key in ASKED[row["setting"]["way"]]
@@ -145,7 +148,7 @@ def short(row: Result) -> bool:
 
 
 def cell(row: Result, key: str, shown: Callable[[float], str]) -> str:
-    """Return a cost and what is left of it; in bold if that was asked for."""
+    """Return a cost and its remaining share, in bold if the target is on it."""
     left = row["final"][key] / row["before"][key]
     text = f"{shown(row['final'][key])} ({left:.0%})"
     return f"**{text}**" if key in ASKED[row["setting"]["way"]] else text
@@ -167,14 +170,14 @@ TITLES = {
 
 
 def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
-    """Return what there is to say of ResNet-8 after training."""
+    """Return the section on ResNet-8 after training."""
     lines = ["## ResNet-8 within 60 % of time and SRAM", ""]
     for search in found:
         best = search["final"][0]
         lines += wrapped(
-            f"Of {search['tried']} widths of a grid, {search['fitting']} need at most "
-            f"{search['setting']['limit']:.0%} of the unpruned file's time and of its "
-            "SRAM, as Vela says. The one with the most MACs keeps "
+            f"By Vela's estimate, {search['fitting']} of {search['tried']} widths in a "
+            f"grid need at most {search['setting']['limit']:.0%} of both the time and "
+            "the SRAM of the unpruned file. The one with the most MACs keeps "
             f"{', '.join(map(str, best['kept']))} channels: {best['macs']:.0%} of the "
             f"MACs, {best['params']:.0%} of the parameters."
         )
@@ -187,14 +190,15 @@ def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
         return [*lines, "No result of training is committed yet.", ""]
     first = results[0]
     lines += wrapped(
-        "Pruned at once, repaired on "
+        "The network is pruned at once, repaired on "
         f"{first['setting']['calibration']:,} unlabelled training images, rebuilt, and "
-        "trained by labels and with the unpruned network as teacher: "
-        f"{first['setting']['optimizer']}, rate {first['setting']['learning_rate']:g}, "
-        "cosine, flips and crops. Time and SRAM are shares of those of the unpruned "
-        "int8 file. Accuracies are the int8 file's after the last epoch, in percent, "
-        "± the standard deviation over seeds: on all 10,000 test images, and on the "
-        "5,000 on which no choice was made. The suite asks for 85.0 %."
+        "trained on labels and with the unpruned network as teacher: "
+        f"{first['setting']['optimizer']}, learning rate "
+        f"{first['setting']['learning_rate']:g}, cosine, flips and crops. Time and "
+        "SRAM are relative to the unpruned int8 file. Accuracies are measured after "
+        "the last epoch, in percent, ± the standard deviation over seeds: on all "
+        "10,000 test images, and on the 5,000 on which no choice was made. The suite "
+        "requires 85.0 %."
     )
     lines += header(
         "pruned for",
@@ -260,17 +264,18 @@ def trained_row(runs: list[Result]) -> str:
 
 
 def arena_lines(results: list[Result]) -> list[str]:
-    """Return the table of estimates against the interpreter's own figures."""
+    """Return the table of estimates and of the interpreter's own figures."""
     if not results:
         return []
     lines = [
-        "## The arena: estimated, and as TFLM has it",
+        "## The arena: estimated, and reported by TFLM",
         "",
         *wrapped(
-            "The package tflite-micro on a 64-bit host, its reference kernels, bytes. "
-            "*Used* is what the interpreter says once it runs, `arena.used` kprune's "
-            "estimate of it. It may need more to start: *smallest* is the smallest "
-            "arena in which it did, `arena.total` what kprune's headers set aside."
+            "Bytes, with the package tflite-micro and its reference kernels on a "
+            "64-bit host. *Used* is the size that the running interpreter reports, "
+            "`arena.used` kprune's estimate of it. The interpreter may need more to "
+            "start: *smallest* is the smallest arena in which it started, "
+            "`arena.total` the size that kprune's headers reserve."
         ),
         *header(
             "network",
@@ -303,7 +308,7 @@ def arena_lines(results: list[Result]) -> list[str]:
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the page from what is there."""
+    """Write the page from the existing results."""
     lines = [
         INTRODUCTION,
         *trained_lines(read(results, "*-teacher"), read(results, "widths")),

@@ -1,4 +1,4 @@
-"""kprune's estimate of the arena, held against TensorFlow Lite Micro itself."""
+"""Compare kprune's estimate of the arena with TensorFlow Lite Micro itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAYS = {"unpruned": None, "half of the MACs": {"macs": 0.5}}
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One network, and the file that tells of it."""
+    """One network and its result file."""
 
     network: str
     path: Path
@@ -39,12 +39,12 @@ class Task:
 
 
 def tasks(networks: list[str], results: Path) -> list[Task]:
-    """Return what there is to run."""
+    """Return the runs."""
     return [Task(name, results / f"arena-{name}.json") for name in networks]
 
 
 def run(task: Task, folder: Path) -> dict[str, Any]:
-    """Return the figures of both for one network, unpruned and pruned."""
+    """Return the figures of both for one network, unpruned and pruned, in bytes."""
     model = suite.build(task.network, folder)
     rows = {}
     for way, reduce in WAYS.items():
@@ -61,9 +61,9 @@ def run(task: Task, folder: Path) -> dict[str, Any]:
 
 
 def compared(content: bytes) -> dict[str, int]:
-    """Return what kprune and the interpreter say of a `.tflite` file, in bytes."""
+    """Return the arena of a `.tflite` file by kprune and the interpreter, in bytes."""
     arena = estimate_arena(content)
-    activations, used = told(content, 2 * arena.total)
+    activations, used = reported(content, 2 * arena.total)
     return {
         "planned": arena.planned,
         "activations": activations,
@@ -74,8 +74,8 @@ def compared(content: bytes) -> dict[str, int]:
     }
 
 
-def told(content: bytes, size: int) -> tuple[int, int]:
-    """Return the bytes of activations, and of all, that the interpreter tells."""
+def reported(content: bytes, size: int) -> tuple[int, int]:
+    """Return the interpreter's figures for activations and for all, in bytes."""
     interpreter = _start(content, size)
     with _heard() as heard:
         interpreter.print_allocations()
@@ -102,9 +102,9 @@ def smallest(content: bytes, low: int, high: int) -> int:
 
 
 def starts(content: bytes, size: int) -> bool:
-    """Return whether the interpreter starts, in a process of its own.
+    """Return whether the interpreter starts. It runs in its own process.
 
-    With too little memory the package ends the process.
+    With too little memory the package terminates the process.
     """
     child = os.fork()
     if child == 0:
@@ -132,7 +132,7 @@ def _start(content: bytes, size: int) -> Any:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[io.StringIO]:
-    """Give what C++ code prints meanwhile."""
+    """Capture what C++ code prints."""
     heard = io.StringIO()
     sys.stdout.flush()
     sys.stderr.flush()

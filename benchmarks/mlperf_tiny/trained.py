@@ -1,8 +1,8 @@
-"""ResNet-8 pruned, then trained by labels and by the network it was.
+"""Prune ResNet-8, then train it on labels and with the unpruned network as teacher.
 
-A run of `benchmarks/headline` on the network of the suite: pruned at once, repaired on
-unlabelled images, rebuilt, and the small network trained. What counts is the int8 file
-after the last epoch.
+Each run is one of `benchmarks/headline` on the network of the suite: the network is
+pruned at once, repaired on unlabelled images, rebuilt and trained. The result is the
+int8 file after the last epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Last: these folders have a `run` each, too.
+# Appended, not inserted: each of these folders has a module `run`, too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "headline"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "methods"))
 
@@ -34,7 +34,7 @@ from kprune.latency import Latency
 
 
 def _headline() -> ModuleType:
-    """Return `benchmarks/headline/run.py`, whose name others have as well."""
+    """Return `benchmarks/headline/run.py`, whose module name is not unique."""
     if "headline_run" not in sys.modules:
         path = Path(__file__).resolve().parents[1] / "headline" / "run.py"
         spec = importlib.util.spec_from_file_location("headline_run", path)
@@ -47,14 +47,16 @@ def _headline() -> ModuleType:
 
 
 PIXELS = 128.0
-"""The network takes pixels from 0 to 255. It is trained on that part of them, with a
-first kernel as many times as large: the same function, whose layers are all of a size.
+"""Divisor of the inputs in training; the first kernel is multiplied by it.
+
+The network takes pixels from 0 to 255. With smaller inputs and a larger first kernel it
+is the same function, but the weights of all layers have similar magnitudes.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting(points.Setting):
-    """What is equal for all runs. See `benchmarks/headline/points.py`."""
+    """Options that all runs share. See `benchmarks/headline/points.py`."""
 
     depth: int = 8
     epochs: int = 30
@@ -81,7 +83,7 @@ class Setting(points.Setting):
 
 @dataclasses.dataclass(frozen=True)
 class DeviceArm(points.Arm):
-    """A way of pruning for what Vela says.
+    """A way of pruning for Vela's estimates.
 
     Args:
         runtime: Name of a runtime of kprune.
@@ -103,10 +105,10 @@ class DeviceArm(points.Arm):
 
 @dataclasses.dataclass(frozen=True)
 class WidthsArm(points.Arm):
-    """Pruning to the widths of `widths.py`: the most MACs that fit the NPU.
+    """Pruning to the widths from `widths.py`: the most MACs within the NPU's limits.
 
     Args:
-        widths: Channels that each group keeps.
+        widths: Number of channels that each group keeps.
     """
 
     widths: tuple[int, ...] = (5, 8, 32, 32, 64, 32)
@@ -128,7 +130,7 @@ class WidthsArm(points.Arm):
 
 @dataclasses.dataclass(frozen=True)
 class RoundedArm(points.Arm):
-    """A way of pruning for MACs, in widths that are multiples of 8."""
+    """A way of pruning for MACs, with widths that are multiples of 8."""
 
     def parts(
         self,
@@ -142,7 +144,7 @@ class RoundedArm(points.Arm):
 
 
 GATE = {"latency": 0.4, "ram": 0.4}
-"""What is to be gone of the time and of the SRAM that Vela says."""
+"""Shares to remove of Vela's time and SRAM."""
 
 ARMS = {
     "widest": WidthsArm((GATE,)),
@@ -160,7 +162,7 @@ def _copy(model: keras.Model) -> keras.Model:
 
 
 def scaled(model: keras.Model, factor: float) -> keras.Model:
-    """Return a copy that takes inputs which are smaller by a factor."""
+    """Return a copy that takes inputs divided by a factor."""
     copy = _copy(model)
     kernel = next(layer for layer in copy.layers if layer.weights).kernel
     kernel.assign(kernel * factor)
@@ -168,7 +170,7 @@ def scaled(model: keras.Model, factor: float) -> keras.Model:
 
 
 def as_published(logits: keras.Model) -> keras.Model:
-    """Return the network as the suite has it: raw pixels in, softmax at its end."""
+    """Return the network as published, with pixels as input and softmax as output."""
     model = scaled(logits, 1 / PIXELS)
     model.layers[-1].activation = keras.activations.softmax
     return _copy(model)
@@ -180,8 +182,8 @@ class Bench(_headline().Bench):  # type: ignore[misc]
     Args:
         setting: A `Setting`.
         images: CIFAR-10.
-        model: The network, of raw pixels, giving logits.
-        checkpoints: Folder for the state of runs.
+        model: The network, from pixels to logits.
+        checkpoints: Folder for the checkpoints of runs.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ class Bench(_headline().Bench):  # type: ignore[misc]
         return found
 
     def file(self, logits: keras.Model, seed: int) -> dict[str, Any]:
-        """Return what there is to say of the int8 file of a network."""
+        """Return the accuracy and costs of the int8 file of a network."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.tflite"
             x, _ = self.calibration(seed)
@@ -238,7 +240,7 @@ def tasks(
     setting: Setting,
     results: Path,
 ) -> list[points.Task]:
-    """Return the runs of some arms, each at its own targets unless given."""
+    """Return the runs of some arms, at their own targets unless others are given."""
     chosen = [
         points.Point(arm, target)
         for arm in arms

@@ -1,7 +1,7 @@
-"""The widths of ResNet-8 with the most MACs that an Ethos-U runs within two limits.
+"""Find the widths of ResNet-8 with the most MACs within two limits of an Ethos-U.
 
-Vela is asked for time and SRAM at all widths of a grid. Both fall in steps, and depend
-on how it orders and fuses what runs, so that no sum of operators tells all of it.
+Vela estimates time and SRAM at all widths of a grid. Both fall in steps and depend on
+how Vela orders and fuses operators, so a sum over operators is not accurate enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kprune.latency import runtimes
 from kprune.latency.conversion import Conversion
 
 LIMIT = 0.6
-"""What may be left of time, and of SRAM."""
+"""Largest remaining share of time and of SRAM."""
 
 GRID = (
     (5, 6, 7),
@@ -43,12 +43,12 @@ SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The search, and the file that tells of it."""
+    """The search and its result file."""
 
     path: Path
 
     def config(self) -> dict[str, Any]:
-        """What is told of how it was made."""
+        """Return the setting for the result file."""
         grid = [list(widths) for widths in GRID]
         return {"network": "ic", "limit": LIMIT, "grid": grid}
 
@@ -57,12 +57,12 @@ class Task:
 
 
 def tasks(results: Path) -> list[Task]:
-    """Return what there is to run."""
+    """Return the runs."""
     return [Task(results / "widths-ic.json")]
 
 
 def run(task: Task, folder: Path) -> dict[str, Any]:
-    """Return the widths that fit, those with the most MACs first."""
+    """Return the widths within the limits, those with the most MACs first."""
     model = suite.build("ic", folder)
     tried, fitting = search(model, GRID)
     return {
@@ -76,7 +76,7 @@ def run(task: Task, folder: Path) -> dict[str, Any]:
 def search(
     model: keras.Model, grid: Sequence[Sequence[int]]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many widths were tried, and what fits of them."""
+    """Return the number of widths tried, and those within the limits."""
     masked = kprune.wrap(model)
     costs = kprune.Session(masked).cost_model
     conversion = Conversion(masked, "int8", "int8")

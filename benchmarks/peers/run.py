@@ -145,7 +145,7 @@ class Bench(experiment.Bench):
         experiment.compile_model(compact, self.setting)
         for images, labels in zip(x, y, strict=True):
             compact.train_on_batch(self.setting.prepare(images), labels)
-        return self.told(
+        return self.completed(
             task,
             pruned=pruned,
             final=self.score(compact),
@@ -185,9 +185,9 @@ class Bench(experiment.Bench):
             )
             for key in ("pruned", "final")
         )
-        return self.told(task, pruned=pruned, final=final, **found)
+        return self.completed(task, pruned=pruned, final=final, **found)
 
-    def told(
+    def completed(
         self, task: Task, macs: float, params: float, **found: Any
     ) -> dict[str, Any]:
         full = self.cost
