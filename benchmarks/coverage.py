@@ -23,6 +23,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from kprune.outputs import atomic_file
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
@@ -161,22 +163,14 @@ def run(names: list[str]) -> bool:
         row = rows[name] = json.loads(done.stdout.splitlines()[-1])
         print(f"{share(row):.2%} {row['error']:.1e}")
         good = good and row["error"] <= EXACT and row["change"] > 1e-4
-        write(
-            RESULTS,
-            json.dumps(sorted(rows.values(), key=_name), indent=1) + "\n",
-        )
+        with atomic_file(RESULTS) as file:
+            ordered = sorted(rows.values(), key=_name)
+            file.write_text(json.dumps(ordered, indent=1) + "\n")
     return good
 
 
 def _name(row: dict) -> str:
     return row["model"]
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def share(row: dict) -> float:
@@ -223,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", help="default: all 40")
     parser.add_argument(
-        "--table", action="store_true", help="rewrite the page only"
+        "--table", action="store_true", help="write the page, measure nothing"
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -231,7 +225,8 @@ def main() -> None:
         print(json.dumps(measure(options.one)))
         return
     good = options.table or run(options.models or application_names())
-    write(PAGE, page(json.loads(RESULTS.read_text())))
+    with atomic_file(PAGE) as file:
+        file.write_text(page(json.loads(RESULTS.read_text())))
     if not good:
         sys.exit("Some models failed or are not exact. See above.")
 

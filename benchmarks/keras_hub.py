@@ -121,23 +121,20 @@ def page(rows: list[dict], version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def main() -> None:
     import hub
     import keras_hub
+
+    from kprune.outputs import atomic_file
 
     rows = []
     for build in hub.BACKBONES:
         rows.append(measure(build))
         print(build.__name__, rows[-1].get("error", "not prunable"), flush=True)
-    write(RESULTS, json.dumps(rows, indent=1) + "\n")
-    write(PAGE, page(rows, keras_hub.__version__))
+    with atomic_file(RESULTS) as file:
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+    with atomic_file(PAGE) as file:
+        file.write_text(page(rows, keras_hub.__version__))
     sys.exit(any(row.get("error", 0) > 1e-10 for row in rows))
 
 

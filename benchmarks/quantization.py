@@ -266,8 +266,8 @@ def post_training(network: str, options: argparse.Namespace) -> None:
         }
         print(network, name, result["formats"][name], flush=True)
         POST_TRAINING.write_text(json.dumps(results, indent=1) + "\n")
-    told = kprune.compare([*paths.values()], rounds=20, seconds=1)
-    for name, ratio in zip(UNTRAINED, told.ratios, strict=True):
+    timed = kprune.compare([*paths.values()], rounds=20, seconds=1)
+    for name, ratio in zip(UNTRAINED, timed.ratios, strict=True):
         result["formats"][name]["time"] = ratio.to_dict()
     POST_TRAINING.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -301,8 +301,8 @@ def untrained_section() -> list[str]:
                 f"| {'' if time is None else format(time['value'], '.2f')} |"
             )
         mixed = result["formats"].get("mixed", {"notes": []})
-        told = [note for note in mixed["notes"] if "4 bits in" in note]
-        lines += ["", *[f"`mixed`: {note}." for note in told], ""]
+        widths = [note for note in mixed["notes"] if "4 bits in" in note]
+        lines += ["", *[f"`mixed`: {note}." for note in widths], ""]
     lines += [
         "Made by `python benchmarks/quantization.py --post-training`.",
         "",

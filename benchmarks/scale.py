@@ -22,6 +22,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from kprune.outputs import atomic_file
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
 DOCS = ROOT / "docs"
@@ -214,13 +216,6 @@ def page(results: dict) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["trace", "width", "memory", "page"])
@@ -239,8 +234,10 @@ def main() -> None:
     elif arguments.what == "width":
         results["width"] = by_channels()
         plot(results["width"], "channels", DOCS / "scale_channels.svg")
-    write(RESULTS, json.dumps(results, indent=1) + "\n")
-    write(PAGE, page(results))
+    with atomic_file(RESULTS) as file:
+        file.write_text(json.dumps(results, indent=1) + "\n")
+    with atomic_file(PAGE) as file:
+        file.write_text(page(results))
 
 
 if __name__ == "__main__":

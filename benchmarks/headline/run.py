@@ -282,11 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.no_teacher:
         chosen = [points.Point(p.arm, p.reduce, False) for p in chosen]
     wanted = points.tasks(chosen, options.seeds, setting, options.results)
-    missing = [task for task in wanted if not task.done(setting)]
-    print(f"{len(missing)} of {len(wanted)} runs are missing")
+    missing = common.missing_runs(wanted, setting, names=options.list)
     if options.list or not missing:
-        for task in missing:
-            print(f"  {task.path.stem}")
         return 0
     if options.weights is None:
         raise SystemExit("Pass --weights: the folder of cifar10_resnet*.npz.")

@@ -46,6 +46,28 @@ def done(path: Path, wanted: dict[str, Any]) -> bool:
     return True
 
 
+def missing_runs(
+    wanted: list[Any],
+    setting: Any,
+    series: str | None = None,
+    names: bool = False,
+) -> list[Any]:
+    """Return the tasks without a result, and print how many there are.
+
+    Args:
+        wanted: List of `Task`.
+        setting: Setting that the tasks share.
+        series: Name of the series for the output.
+        names: Whether to print the name of each missing run.
+    """
+    missing = [task for task in wanted if not task.done(setting)]
+    start = "" if series is None else f"{series}: "
+    print(f"{start}{len(missing)} of {len(wanted)} runs are missing")
+    for task in missing if names else ():
+        print(f"  {task.path.stem}")
+    return missing
+
+
 def run_missing(
     missing: list[Any], setting: Any, run: Callable[[Any], dict[str, Any]]
 ) -> int:

@@ -192,9 +192,9 @@ def table(results: list[Result]) -> list[str]:
         cells = [
             runs[0]["title"],
             str(len(runs)),
-            gone(runs, "macs"),
-            gone(runs, "params"),
-            *([gone(runs, "memory")] if memory else []),
+            removed(runs, "macs"),
+            removed(runs, "params"),
+            *([removed(runs, "memory")] if memory else []),
             spread(after) if after else "",
             spread(each(lambda r: r["final"]["test[5000:]"])),
             spread(each(lambda r: r["final"]["test"])),
@@ -204,7 +204,7 @@ def table(results: list[Result]) -> list[str]:
     return lines
 
 
-def gone(runs: list[Result], cost: str) -> str:
+def removed(runs: list[Result], cost: str) -> str:
     """Return the mean share of a cost that was removed, in percent."""
     if any(cost not in run for run in runs):
         return ""

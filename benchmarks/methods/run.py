@@ -111,11 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(path)
         return 0
     wanted = tasks(options, setting)
-    missing = [task for task in wanted if not task.done(setting)]
-    print(f"{setting.name}: {len(missing)} of {len(wanted)} runs are missing")
+    missing = common.missing_runs(
+        wanted, setting, setting.name, names=options.list
+    )
     if options.list or not missing:
-        for task in missing:
-            print(f"  {task.path.stem}")
         return 0
     if options.weights is None:
         raise SystemExit("Pass --weights: the folder of cifar10_resnet*.npz.")

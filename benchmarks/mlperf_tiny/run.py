@@ -100,8 +100,7 @@ def series(
     run: Callable[[Any], dict[str, Any]],
 ) -> int:
     """Run the missing ones of some tasks, and return the number of failed ones."""
-    missing = [task for task in wanted if not task.done(None)]
-    print(f"{name}: {len(missing)} of {len(wanted)} runs are missing")
+    missing = common.missing_runs(wanted, None, name, names=options.list)
     if options.list or not missing:
         return 0
     return common.run_missing(missing, None, run)
@@ -112,8 +111,7 @@ def train(options: argparse.Namespace) -> int:
     wanted = trained.tasks(
         options.arms, options.target, options.seeds, setting, options.results
     )
-    missing = [task for task in wanted if not task.done(setting)]
-    print(f"train: {len(missing)} of {len(wanted)} runs are missing")
+    missing = common.missing_runs(wanted, setting, "train", names=options.list)
     if options.list or not missing:
         return 0
     images = data.load(options.data / "tfds", options.images_npz)

@@ -133,7 +133,7 @@ def network_table(rows: list[Result]) -> list[str]:
     ]
     if missed:
         lines += wrapped(
-            "These miss their target by more than "
+            "Targets missed by more than "
             f"{MISSED:.0%} of the unpruned network's cost: {'; '.join(missed)}."
         )
     return lines

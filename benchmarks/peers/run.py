@@ -240,11 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for t in options.target
         for way in options.ways
     ]
-    missing = [task for task in wanted if not task.done(setting)]
-    print(f"{len(missing)} of {len(wanted)} runs are missing")
+    missing = common.missing_runs(wanted, setting, names=options.list)
     if options.list:
-        for task in missing:
-            print(f"  {task.path.stem}")
         return 0
     failed = 0
     if missing:

@@ -198,7 +198,7 @@ def about_result(
         way = "Pass samples to choose filters and repair layers with."
         changes = {**plain, "data": given["--validation"]}
     elif "--method" in given and "--recover" not in given:
-        way = "Repair the layers before training goes on."
+        way = "Repair the layers before training."
         changes = {"recover": "reconstruct"}
     elif "--method" in given:
         way = "Train longer, or remove less."

@@ -158,7 +158,7 @@ def _name(model: str | os.PathLike[str] | keras.Model) -> str:
 
 
 def short_names(names: Sequence[str]) -> Sequence[str]:
-    """Strip folders from names if the rest still tells the names apart.
+    """Strip folders from names if the rest is still unique.
 
     Args:
         names: Paths, or names of models.

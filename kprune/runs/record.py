@@ -1,4 +1,4 @@
-"""The record of a run, written while it goes on."""
+"""The record of a run, written while it is running."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _harmless(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Record:
-    """Writes `run.json` and the models into a new folder while a run goes on.
+    """Writes `run.json` and the models into a new folder during a run.
 
     The file exists from the beginning, and is complete at any time. A run that is
     interrupted, for example by Ctrl-C in the middle of an epoch, is marked as failed
@@ -380,7 +380,7 @@ def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
         return
     run["status"] = schema.FAILED
     run["error"] = "It was stopped before its end."
-    with suppress(OSError):  # The folder may be gone.
+    with suppress(OSError):  # The folder may have been removed.
         schema.write_run(folder / RUN, run)
 
 

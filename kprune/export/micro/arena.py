@@ -365,9 +365,9 @@ def _preparing(graph: Any, op: Any) -> int:
     total = 0
     for index in {int(i) for i in (*op.inputs, *op.outputs) if i >= 0}:
         total += _PREPARING_PER_TENSOR
-        told = graph.tensors[index].quantization
-        if told is not None and told.scale is not None and len(told.scale):
-            scales = _PREPARING_PER_SCALE * len(told.scale)
+        found = graph.tensors[index].quantization
+        if found is not None and found.scale is not None and len(found.scale):
+            scales = _PREPARING_PER_SCALE * len(found.scale)
             total += _aligned(_PREPARING_PER_SCALES + scales)
     return total
 
