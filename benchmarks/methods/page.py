@@ -420,7 +420,7 @@ def write_page(folder: Path, page: Path) -> None:
 
 
 def measured(text: str, found: dict[str, list[Result]]) -> str:
-    """Return a page of a method with its tables filled.
+    """Return the page of a method with its tables filled in.
 
     Args:
         text: The page.
@@ -435,13 +435,14 @@ def measured(text: str, found: dict[str, list[Result]]) -> str:
 
 
 def excerpt(results: list[Result], names: Sequence[str]) -> str:
-    """Return a table of some arms, and a line that says what was run."""
+    """Return a table of some arms, and a paragraph on their setting."""
     arms = by_arm(results)
     lines = [
         f"{title(results[0])}, learning rate "
-        f"{results[0]['setting']['learning_rate']:g}; accuracy in training is that "
-        "of the last epoch, on augmented images. Budget, command and the other "
-        "methods are in [`benchmarks.md`](../benchmarks.md).",
+        f"{results[0]['setting']['learning_rate']:g}. Accuracy in training is that "
+        "of the last epoch, on augmented images. See "
+        "[`benchmarks.md`](../benchmarks.md) for the budget, the command and the other "
+        "methods.",
         "",
         "| | MACs removed | seeds | `test[5000:]` | in training |",
         "|---|--:|--:|--:|--:|",
@@ -465,11 +466,11 @@ def excerpt_rows(runs: list[Result]) -> list[str]:
 
     last = spread([run["epochs"][-1]["training_accuracy"] for run in runs])
     finals = [run["final"][claims.SLICE] for run in runs]
-    rows = [row(runs[0]["title"], gone(runs, "macs"), finals, last)]
+    rows = [row(runs[0]["title"], removed(runs, "macs"), finals, last)]
     dynamic = [run["dynamic"] for run in runs if "dynamic" in run]
     if dynamic:
         finals = [found["final"][claims.SLICE] for found in dynamic]
-        mean = f"{gone(dynamic, 'mean_macs')}, mean"
+        mean = f"{removed(dynamic, 'mean_macs')}, mean"
         rows.append(row("the same with dynamic gates", mean, finals, last))
     return rows
 

@@ -225,7 +225,7 @@ class Pruning:
     def _record(
         self, masked: keras.Model, lines: list[Line], report: ExportReport
     ) -> None:
-        """Add what was measured to the folder of the run, if there is one."""
+        """Add the measurements to the folder of the run, if there is one."""
         folder = folder_of(masked)
         if folder is None or self.scorer is None:
             return

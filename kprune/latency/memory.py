@@ -45,8 +45,8 @@ class Memory:
     def __init__(
         self, conversion: Conversion, runtime: Runtime | None = None
     ) -> None:
-        tell = None if runtime is None else runtime.memory
-        self._whole = Whole(conversion, tell or _planned)
+        estimate = None if runtime is None else runtime.memory
+        self._whole = Whole(conversion, estimate or _planned)
         content = conversion.contents[0]
         file = Flatbuffer(content)
         graph = file.graphs[0]
@@ -109,10 +109,10 @@ def _planned(content: bytes) -> float:
 
 
 class _Tensors:
-    """Tensors, and when they are alive.
+    """Tensors and the moments at which they are alive.
 
     Args:
-        moments: Numbers of all moments.
+        moments: Indices of all moments.
     """
 
     def __init__(self, moments: range) -> None:
@@ -121,12 +121,12 @@ class _Tensors:
         self._spans: list[np.ndarray] = []
 
     def add(self, size: _Size, first: int, last: int) -> None:
-        """Add a tensor that is alive from one moment to another."""
+        """Add a tensor that is alive from moment `first` to `last`, inclusive."""
         self._sizes.append(size)
         self._spans.append((first <= self._moments) & (self._moments <= last))
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return bytes alive at each moment: `(n, moments)`."""
+        """Return the bytes alive at each moment, of shape `(n, moments)`."""
         total = np.zeros((len(kept), len(self._moments)))
         for size, span in zip(self._sizes, self._spans, strict=True):
             total += size.of(kept)[:, None] * span
@@ -173,7 +173,7 @@ class _Size:
 
 
 class _Constants(_Size):
-    """Bytes of constants, which are encoded in blocks along all axes that vary."""
+    """Size of constants, which are encoded in blocks along all axes that vary."""
 
     def _blocks(self, length: Any, axis: int) -> Any:
         block = self._block if axis in self._axes else 1

@@ -305,8 +305,8 @@ class TimedCostModel(CostModel):
     Args:
         graph: The model's channels.
         latency: Its predicted latency.
-        whole: Tells the latency of the whole model, if there is something that
-            can; what is predicted is then an estimate.
+        whole: The runtime's estimate for the whole model, if it has one. It takes
+            precedence over the prediction.
     """
 
     stairs = frozenset({KEY})
@@ -326,10 +326,10 @@ class TimedCostModel(CostModel):
     def evaluate(self, kept: Any) -> dict[str, Any]:
         """Return the cost, with `"latency"` in milliseconds."""
         kept = np.asarray(kept)
-        tell: Callable[[np.ndarray], Any] = self.latency
+        milliseconds: Callable[[np.ndarray], Any] = self.latency
         if self.whole is not None and kept.ndim == 1:
-            tell = self.whole
-        return {**super().evaluate(kept), KEY: tell(kept)}
+            milliseconds = self.whole
+        return {**super().evaluate(kept), KEY: milliseconds(kept)}
 
     def savings(
         self,

@@ -1,4 +1,4 @@
-"""What a runtime says of a whole model at any widths."""
+"""A runtime's estimate for the whole model at any widths."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from kprune.latency.conversion import Conversion
 
 
 class Whole:
-    """A number that is told of the whole model, once for all widths.
+    """Estimates a cost of the whole model, once for each choice of widths.
 
     Args:
-        conversion: The model.
-        tell: Function of a `.tflite` file.
+        conversion: Conversion of the model.
+        estimate: Function that takes the content of a `.tflite` file and returns the
+            cost.
     """
 
     def __init__(
-        self, conversion: Conversion, tell: Callable[[bytes], float]
+        self, conversion: Conversion, estimate: Callable[[bytes], float]
     ) -> None:
         self.conversion = conversion
-        self._tell = tell
+        self._estimate = estimate
         self._known: dict[tuple[int, ...], float] = {}
 
     def __call__(self, kept: np.ndarray) -> float:
-        """Return what is told at kept counts of shape `(groups,)`."""
+        """Return the cost at kept counts of shape `(groups,)`."""
         key = tuple(int(n) for n in kept)
         if key not in self._known:
             content = self.conversion.whole(np.array(key))
-            self._known[key] = float(self._tell(content))
+            self._known[key] = float(self._estimate(content))
         return self._known[key]

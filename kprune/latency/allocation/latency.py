@@ -118,7 +118,7 @@ class Latency(Allocation):
             )
             whole(conversion.kept[0])
         except (ImportError, RuntimeError) as error:
-            _log.info("Latencies are those of the table alone: %s", error)
+            _log.info("Latencies are predicted from the table only: %s", error)
             return None
         return whole
 

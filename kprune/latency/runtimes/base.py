@@ -66,7 +66,7 @@ class Runtime(Part, abc.ABC):
     """Multiple that channels are rounded up to in memory."""
 
     ahead: ClassVar[int] = 0
-    """Bytes of weights that are in that memory at once, if it holds any."""
+    """Bytes of weights that this memory holds at once, or 0."""
 
     memory: Callable[[bytes], float] | None = None
     """Function that returns the bytes that a whole `.tflite` file needs to run.

@@ -156,15 +156,15 @@ class Ethos(Runtime):
         return _compile(self.name, tuple(options), content)
 
 
-# Time and memory of a file are asked for one after the other.
+# Time and memory of a file are read one after the other, from one run of Vela.
 @functools.lru_cache(maxsize=8)
 def _compile(name: str, options: tuple[str, ...], content: bytes) -> Compiled:
-    """Return what Vela says of a file.
+    """Return Vela's figures for a file.
 
     Args:
-        name: The runtime, for messages.
-        options: Of Vela: its configuration.
-        content: The file.
+        name: Name of the runtime, for messages.
+        options: Command-line options of Vela.
+        content: Content of the file.
     """
     vela = _vela()
     with tempfile.TemporaryDirectory() as folder:
