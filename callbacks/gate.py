@@ -21,6 +21,7 @@ from kprune.callbacks._losses import divergence
 from kprune.callbacks._losses import frozen
 from kprune.callbacks._losses import keeper
 from kprune.callbacks._losses import showing
+from kprune.callbacks._steps import NormalizedSteps
 from kprune.callbacks.base import PruningCallback
 from kprune.cost.model import TERMS
 from kprune.graph import Group
@@ -36,6 +37,15 @@ from kprune.masking.state import no_gradients
 from kprune.rebuild import rebuild
 from kprune.recovery._pupils import squashed
 from kprune.session import Session
+
+RATE = 0.01
+"""Largest step of a gate's logit in long runs, as published."""
+
+TRAVEL = 6.0
+"""How far a logit can move in short runs: enough to close an open gate early."""
+
+LARGEST = 0.25
+"""Largest step of a logit in any run."""
 
 
 class GateCallback(PruningCallback):
@@ -109,6 +119,7 @@ class GateCallback(PruningCallback):
         modelling: float = 1000.0,
         softness: float = 3.0,
         temperature: tuple[float, float] = (1.0, 0.1),
+        rate: float | None = None,
         teacher: Any = None,
     ) -> None:
         super().__init__(
@@ -130,7 +141,12 @@ class GateCallback(PruningCallback):
             number(first, owner, "temperature", above=0),
             number(last, owner, "temperature", above=0),
         )
+        self.rate = (
+            None if rate is None else number(rate, owner, "rate", above=0)
+        )
         self.teacher = teacher
+        self._steps: NormalizedSteps | None = None
+        self._batches = 0
         self._gates: dict[str, Gate] = {}
         self._kept, self._features = PerReplica(), PerReplica()
         self._added: AddedLoss | None = None
@@ -155,17 +171,35 @@ class GateCallback(PruningCallback):
             gate.observer = _counter(self._kept, name, alive[name])
         self._added = AddedLoss(self.model, self._loss_function(session))
         self._added.attach()
+        self._steps = NormalizedSteps([g.logits for g in self._gates.values()])
+        self._batches = self.params.get("steps") or 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not any(gate.acts for gate in self._gates.values()):
             # A restored checkpoint may have its gates turned into masks already.
             self._release()
+        if self._steps is not None:
+            self._steps.start()  # Another callback may have restored weights.
         rounds = self.schedule.rounds(self.params.get("epochs"))
         first, last = self.temperature
         share = min(1.0, epoch / max(1, rounds[-1]))
         for gate in self._gates.values():
             gate.temperature.assign(first * (last / first) ** share)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._steps is not None:
+            self._batches = max(self._batches, batch + 1)
+            self._steps.normalize(self.model, self._rate())
+
+    def _rate(self) -> float:
+        if self.rate is not None:
+            return self.rate
+        epochs = self.schedule.rounds(self.params.get("epochs"))[-1]
+        # The length of an epoch is known at its end, if the data do not tell it.
+        known = self.params.get("steps") or self._epoch > 0
+        steps = epochs * self._batches if known else 0
+        return min(max(RATE, TRAVEL / steps), LARGEST) if steps else RATE
 
     def act(self, session: Session, fraction: float) -> None:
         """Turn gates into masks."""
@@ -198,6 +232,7 @@ class GateCallback(PruningCallback):
 
     def _release(self) -> None:
         """Remove the added loss and its observers."""
+        self._steps = None
         if self._added is not None:
             self._added.detach()
             self._added = None

@@ -33,7 +33,7 @@ class KDFS(Recipe):
         **parts: `start`, the initial logits of the gates, and arguments of
             `kprune.callbacks.GateCallback`: `schedule`, `allocation`,
             `penalty`, `distillation`, `modelling`, `softness`, `temperature`,
-            `teacher`.
+            `rate`, `teacher`.
     """
 
     summary = (
@@ -66,6 +66,7 @@ class KDFS(Recipe):
             "modelling": 1000.0,
             "softness": 3.0,
             "temperature": (1.0, 0.1),
+            "rate": None,
             "teacher": None,
         }
 

@@ -17,6 +17,7 @@ from kprune.callbacks import GateCallback
 from kprune.callbacks._losses import attention
 from kprune.callbacks._losses import cost_share
 from kprune.callbacks._losses import divergence
+from kprune.callbacks._steps import NormalizedSteps
 from kprune.cost.model import CostModel
 from kprune.graph.values import read
 from kprune.masking import gates
@@ -35,7 +36,7 @@ def test_from_end_to_end():
     (decoder,) = decoders  # there is one residual stream
     before = [np.array(v) for v in decoder.get_weights()]
     history = masked.fit(
-        dataset(count=16), epochs=2, callbacks=recipe.callbacks, verbose=0
+        dataset(count=64), epochs=2, callbacks=recipe.callbacks, verbose=0
     ).history
     assert history["pruned_macs"][0] == 0 < history["open_gates"][0]
     assert all(
@@ -126,6 +127,78 @@ def test_an_own_train_step_must_take_the_added_loss(name):
         callback.on_epoch_end(0)  # no step was trained
     masked.compute_loss(x=x, y=y, y_pred=masked(x, training=True))
     callback.on_epoch_end(0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_gates_move_alike_at_any_learning_rate(optimizer):
+    x, y = arrays(32)
+    moved = []
+    for rate in (1e-5, 1e-3):
+        keras.utils.set_random_seed(0)
+        masked = kprune.recipe("kdfs", {"macs": 0.5}, epochs=3).prepare(
+            small_net(8)
+        )
+        compiled = keras.optimizers.get(optimizer)
+        compiled.learning_rate = rate
+        masked.compile(compiled, loss())
+        callback = GateCallback(
+            None, {"macs": 0.5}, kprune.OneShot(2), rate=0.25
+        )
+        seen = []
+
+        def note(batch, logs, seen=seen, masked=masked):
+            seen.append(
+                np.concatenate([read(g.logits) for g in gates(masked).values()])
+            )
+
+        noting = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+        masked.fit(x, y, 8, 1, callbacks=[callback, noting], verbose=0)
+        steps = np.diff(seen, axis=0)
+        assert 0 < np.abs(steps).max() <= 0.25 * (1 + 1e-6)
+        # A logit's largest step so far is a whole one.
+        first = np.abs(seen[0] - 2)
+        np.testing.assert_allclose(first[first > 0], 0.25, rtol=1e-4)
+        moved.append(np.abs(seen[-1] - 2).mean())
+    assert moved == pytest.approx([moved[0]] * 2, rel=0.3)
+
+
+def test_steps_are_divided_by_the_largest_so_far():
+    variable = keras.Variable([1.0, 1.0, 1.0])
+    steps = NormalizedSteps([variable])
+    model = models.dense_layers([4], 3)
+    model.compile("sgd", loss())
+    expected, largest = np.ones(3), np.zeros(3)
+    for change in ([0.2, -0.1, 0], [0.1, 0.4, 0], [-0.4, 0, 0.3]):
+        variable.assign_add(change)
+        steps.normalize(model, 0.5)
+        largest = np.maximum(0.999 * largest, np.abs(change))
+        expected += 0.5 * np.array(change) / np.where(largest, largest, 1)
+        np.testing.assert_allclose(read(variable), expected, rtol=1e-5)
+    variable.assign([7.0, 7.0, 7.0])  # by a callback that restores weights
+    steps.start()
+    steps.normalize(model, 0.5)
+    assert (read(variable) == 7).all()
+
+
+def test_short_runs_let_gates_travel_as_far_as_long_ones():
+    masked = kprune.recipe("kdfs", {"macs": 0.5}, epochs=3).prepare(
+        small_net(8)
+    )
+    masked.compile(keras.optimizers.SGD(1e-6), loss())
+    callback = GateCallback(None, {"macs": 0.5}, kprune.OneShot(2))
+    callback.set_model(masked)
+    rates = []
+    for steps in (1, 30, 1000, None):
+        callback.set_params({"epochs": 3, "steps": steps})
+        callback.on_train_begin()
+        callback.on_epoch_begin(0)
+        start = np.concatenate([read(g.logits) for g in gates(masked).values()])
+        for gate in gates(masked).values():
+            gate.logits.assign(gate.logits + 1e-6)
+        callback.on_train_batch_end(0)
+        end = np.concatenate([read(g.logits) for g in gates(masked).values()])
+        rates.append(float((end - start).mean()))
+    assert rates == pytest.approx([0.25, 0.1, 0.01, 0.01], rel=1e-4)
 
 
 def test_a_model_without_gates_is_told_how_to_get_them():
