@@ -4,7 +4,8 @@
     python examples/ray_tune.py --trials 6 --workers 2
 
 Ray is worth it where it runs already. Without it, several processes that are given the
-same `storage=` share the trials of `kprune.sweep`.
+same `storage=` share the trials of `kprune.sweep`. "The current node timed out during
+startup" means that Ray did not start within 30 seconds: the machine is busy, try again.
 """
 
 from __future__ import annotations

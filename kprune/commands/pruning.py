@@ -158,6 +158,7 @@ class Pruning:
             self.original = load_model(model)
             self.samples = data.samples(self.original)
             checked = data.checked(self.original, self.samples)
+        self._doubts: list[Advice] = []
         self.scorer, self.warnings = make_scorer(
             checked, self.original, data.checked_by
         )
@@ -183,9 +184,10 @@ class Pruning:
         with self._bars as bars:
             with step(bars, "measuring the original"):
                 if self.scorer is not None and self.before is not None:
-                    self.warnings += advice.about_original(
+                    self._doubts = advice.about_original(
                         self.scorer, self.before, self.command
                     )
+                    self.warnings += self._doubts
             if method is None or resumable is None:
                 with step(bars, "pruning"):
                     data = None if self.samples is None else self.samples.data
@@ -278,9 +280,11 @@ class Pruning:
                 "filters are chosen by their weights alone"
             )
         else:
-            self.warnings += advice.about_result(
-                self.scorer, before, after, self.command, self.repaired
-            )
+            # Samples that the original does not know say nothing of pruning.
+            if not self._doubts:
+                self.warnings += advice.about_result(
+                    self.scorer, before, after, self.command, self.repaired
+                )
             if self.trained and self.scorer.labelled and not self.data.apart:
                 note(
                     "measured on the samples that it was trained on; pass others as "

@@ -159,9 +159,12 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _has_pictures(folder: Path) -> bool:
+    # A class folder may be a link. Keras follows no deeper ones, nor does this.
+    roots = [folder, *(folder / name for name in class_folders(folder))]
     return any(
         name.lower().endswith(PICTURES)
-        for _, _, names in os.walk(folder)
+        for root in roots
+        for _, _, names in os.walk(root)
         for name in names
     )
 

@@ -157,6 +157,8 @@ def test_a_wrong_range_and_another_order_are_told(saved, tmp_path):
     assert f"--data {tmp_path}/raw.npz --pixels unit" in told[0]
     assert "an accuracy of only 16.67 %" in told[1]
     assert "order of training, the accuracy would be 83.33 %" in told[1]
+    # The samples are to be mended first, not the pruning.
+    assert [text.count("kprune: warning") for text in told] == [1, 1]
 
 
 def scorer(labelled=True):

@@ -54,6 +54,17 @@ def test_parts_of_a_folder_and_images_without_labels(tmp_path):
     assert find_place(tmp_path / "train" / "red").unlabelled
 
 
+def test_class_folders_may_be_links(tmp_path):
+    folder = colours.write_folder(tmp_path / "photos", *colours.images(4))
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("blue", "red"):
+        (linked / name).symlink_to(folder / name, target_is_directory=True)
+    one, other = read(folder, IMAGE), read(linked, IMAGE)
+    np.testing.assert_array_equal(one.x, other.x)
+    np.testing.assert_array_equal(one.y, other.y)
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     folder = colours.write_folder(tmp_path / "photos", *colours.images(4))
     (folder / "red" / "broken.png").write_bytes(b"no image")
