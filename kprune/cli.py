@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -56,7 +57,18 @@ for _command in (demo, inspect, prune, export, bench, report, replay, sweep):
 app.add_typer(latency)
 
 
+def _print_warnings() -> None:
+    """Let what the library warns of look like any other warning of a command."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("kprune: warning: %(message)s"))
+    logger = logging.getLogger("kprune")
+    logger.addHandler(handler)
+    # TensorFlow's import gives the root logger a handler of its own.
+    logger.propagate = False
+
+
 def main() -> None:
     """Run the command line. This is the entry point of the `kprune` script."""
+    _print_warnings()
     with clean_exit():
         app(prog_name="kprune")

@@ -124,6 +124,18 @@ def test_completion_knows_commands_and_names():
     assert "bn,mimic" in offered("kprune prune --recover bn,mi")
 
 
+def test_warnings_of_the_library_look_like_those_of_commands():
+    code = (
+        "import logging, kprune.cli\n"
+        "log = logging.getLogger('kprune')\n"
+        "kprune.cli.app = lambda **options: log.warning('odd')\n"
+        "kprune.cli.main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == "kprune: warning: odd\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_an_exit_code(number):
     code = (
