@@ -120,6 +120,14 @@ def test_a_winner_without_a_run_is_marked_and_named():
     stars, _, names, *_ = sweep_table(study).columns
     assert list(map(str, stars.cells)) == ["*", ""]
     assert list(map(str, names.cells)) == ["network-adjustment", "l1"]
+    lost = optuna.create_trial(
+        state=optuna.trial.TrialState.PRUNED,
+        intermediate_values={0: 0.1, 1: 0.25},
+        user_attrs={"method": "l2", "target": TARGET, "parts": {}},
+    )
+    study.add_trial(lost)
+    values = sweep_table(study).columns[4].cells
+    assert list(values)[-1].plain == "ended early at 25.00 %"
     with pytest.raises(ValueError, match="'network-adjustment', has no run"):
         kprune.best_model(study, TARGET)
 

@@ -95,17 +95,20 @@ def _order(study: optuna.Study, trial: Any) -> tuple[Any, ...]:
 
 def _cells(trial: Any, name: str, winners: set[int]) -> tuple[str, ...]:
     asked = trial.user_attrs
-    done = trial.state.name == "COMPLETE"
-    ended = {"PRUNED": "ended early", "FAIL": "failed"}
+    state = trial.state.name
+    value = {"PRUNED": "ended early", "FAIL": "failed"}.get(state, "open")
+    if state == "COMPLETE":
+        value = units.metric(name, trial.value)
+    elif state == "PRUNED" and trial.intermediate_values:
+        last = trial.intermediate_values[trial.last_step]
+        value += f" at {units.metric(name, last)}"
     took = trial.duration
     return (
         "*" if trial.number in winners else "",
         ", ".join(f"{k}={v:g}" for k, v in asked["target"].items()),
         asked["method"],
         code(asked["parts"]) if asked["parts"] else "",
-        units.metric(name, trial.value)
-        if done
-        else ended.get(trial.state.name, "open"),
+        value,
         units.MISSING if took is None else f"{took.total_seconds():.0f} s",
         Path(asked.get("run", "")).name or asked.get("error", ""),
     )
