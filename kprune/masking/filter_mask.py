@@ -235,10 +235,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             for vectors in (self._masks, self._factors):
                 vector = vectors.get((index, axis))
                 if vector is not None:
-                    shape = [1] * rank
-                    shape[axis] = -1
                     vector = keras.ops.cast(vector.value, dtype)
-                    vector = keras.ops.reshape(vector, shape)
+                    if axis < rank - 1:  # the last one needs no reshape
+                        shape = (-1, *[1] * (rank - 1 - axis))
+                        vector = keras.ops.reshape(vector, shape)
                     scale = vector if scale is None else scale * vector
         return scale
 

@@ -44,6 +44,29 @@ class WeightSnapshot:
         ]
         return keras.StatelessScope(state_mapping=known)
 
+    @contextlib.contextmanager
+    def back_in(self, layer: Any) -> Iterator[bool]:
+        """Return a context in which `layer` has the copied weights.
+
+        Unlike `of`, this also holds for compiled functions.
+
+        Yields:
+            Whether the layer's weights differ from them.
+        """
+        changed = []
+        for variable in layer.variables:
+            if id(variable) in self._values:
+                now, then = read(variable), self._values[id(variable)][1]
+                if not np.array_equal(now, read(then)):
+                    changed.append((variable, now.copy(), then))
+        try:
+            for variable, _, then in changed:
+                variable.assign(then)
+            yield bool(changed)
+        finally:
+            for variable, now, _ in changed:
+                variable.assign(now)
+
     def differs(self, layer: Any) -> bool:
         """Return whether the layer's weights differ from the copied values."""
         return any(

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.arrays import count
 from kprune.graph.values import read
 from kprune.recovery._constants import constant_home
 from kprune.recovery._gram import LeastSquaresSums
@@ -18,6 +19,7 @@ from kprune.recovery._linear import COLUMNS
 from kprune.recovery._linear import LinearView
 from kprune.recovery._linear import alive_parts
 from kprune.recovery._linear import linear
+from kprune.recovery._linear import seen
 from kprune.session import Session
 from kprune.session.program import Program
 from kprune.session.program import ProgramCall
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 RIDGE = 1e-4
 ROWS = 100_000
+PIECE = 128
+"""Number of samples from which rows are drawn at once."""
 
 
 class Reader:
@@ -55,19 +59,22 @@ class Reader:
         self.filters = filters
         self.home = home
 
-    def look(self, given: Any, rows: int, parts: int) -> None:
+    def look(self, given: Any, rows: int, samples: int) -> None:
         """Add a batch of the layer's inputs to the sums.
 
         Args:
             given: The batch.
             rows: Largest number of rows of all batches together.
-            parts: Number of batches.
+            samples: Number of samples of all batches together.
         """
         limit = min(rows, self.view.enough(len(self.columns)))
-        for some, *_ in self.view.chunks(
-            [given], -(-limit // parts), self.alive
-        ):
-            self.sums.add(some)
+        values = seen(given)
+        # The choice of rows should not depend on the size of batches.
+        for start in range(0, len(values), PIECE):
+            piece = values[start : start + PIECE]
+            share = -(-limit * len(piece) // samples)
+            for some, *_ in self.view.chunks([piece], share, self.alive):
+                self.sums.add(some)
 
     @property
     def constant(self) -> bool:
@@ -131,8 +138,7 @@ def observe(
     if known is not None and known[0] == state:
         return known[1]
     readers: dict[int, Reader] = {}
-    runs = list(session.segments.runs(inputs))
-    for number, run in enumerate(runs):
+    for number, run in enumerate(session.segments.runs(inputs)):
         for call, (given, *_) in run.inputs():
             key = id(call.layer)
             if number == 0 and key in wanted:
@@ -140,7 +146,7 @@ def observe(
                 if reader is not None:
                     readers[key] = reader
             if key in readers:
-                readers[key].look(given, rows, len(runs))
+                readers[key].look(given, rows, count(inputs))
     _observed[session] = (state, readers)
     return readers
 

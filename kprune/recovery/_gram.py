@@ -31,7 +31,7 @@ class LeastSquaresSums:
         if targets is not None:
             self.products += rows.T @ targets
             self.targets += ones @ targets
-            self.target_squares += np.einsum("no,no->o", targets, targets)
+            self.target_squares += ones @ targets**2
 
     def plus(self, other: LeastSquaresSums) -> LeastSquaresSums:
         """Return the sums over both sets of rows."""

@@ -17,7 +17,11 @@ from kprune.masking.state import WeightSnapshot
 from kprune.masking.state import no_gradients
 from kprune.session.program import ProgramCall
 from kprune.session.program import Values
-from kprune.session.segments import SLICE
+from kprune.session.segments import Segment
+from kprune.session.segments import Segments
+
+SLICE = 128
+"""Number of samples per batch of a run call by call."""
 
 Parts = list[Any]
 """One tensor for all samples, as a list of batches."""
@@ -58,7 +62,7 @@ class Step:
         node: The call.
         run: The run of the functional model that it belongs to.
         given: The symbolic tensors it reads.
-        before: Values of each output before pruning.
+        before: Values of each output before pruning; empty in a run by segments.
     """
 
     def __init__(
@@ -115,6 +119,12 @@ class Step:
             )
         return before
 
+    def past(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a scope in which the layer has its weights before pruning."""
+        state = self.run.paired.past
+        none = contextlib.nullcontext()
+        return none if state is None else state.of(self.operation)
+
     @contextlib.contextmanager
     def _without_activation(self) -> Iterator[bool]:
         """Return a context in which the layer has no activation.
@@ -155,6 +165,9 @@ class PairedRun:
         before: Its weights before pruning; `None` for the current ones, so that
             nothing differs.
         inputs: Samples, as for `model.predict`; `None` to run no samples.
+        segments: If given, the model runs by these compiled segments, and only the
+            calls that segments begin with are visited. The model has no nested
+            models. Defaults to call by call.
 
     Example:
 
@@ -167,10 +180,15 @@ class PairedRun:
     """
 
     def __init__(
-        self, masked: keras.Model, before: WeightSnapshot | None, inputs: Any
+        self,
+        masked: keras.Model,
+        before: WeightSnapshot | None,
+        inputs: Any,
+        segments: Segments | None = None,
     ) -> None:
         self.masked = masked
         self.past = before
+        self.segments = segments
         self._functional = walk.require_functional(masked)
         self.inputs = (
             [] if inputs is None else walk.flat_inputs(self._functional, inputs)
@@ -189,11 +207,15 @@ class PairedRun:
             The model's outputs.
         """
         pairs = []
+        size = SLICE if self.segments is None else self.segments.batch_size
         for array in self.inputs:
-            parts = _split(array, SLICE)
+            parts = _split(array, size)
             pairs.append(Pair(parts, parts))
+        run = _Run(self, self._functional, visit)
         with no_gradients():
-            return _Run(self, self._functional, visit).outputs(pairs)
+            if self.segments is not None:
+                return run.segmented(pairs, self.segments)
+            return run.outputs(pairs)
 
     def _count(self, functional: keras.Model) -> None:
         for node in walk.nodes(functional):
@@ -238,6 +260,36 @@ class _Run:
                     del self.tensors[key]
         return [self.tensors[id(t)] for t in self.functional.outputs]
 
+    def segmented(self, inputs: list[Pair], segments: Segments) -> list[Pair]:
+        """Return the outputs, computed segment by segment."""
+        tensors = segments.program.tensors
+        for slot, pair in zip(segments.program.inputs, inputs, strict=True):
+            self.tensors[id(tensors[slot])] = pair
+        for segment in segments:
+            first = segment.first
+            self.visit(Step(first.node, self, list(first.tensors), []))
+            given = [self.tensors[id(tensors[slot])] for slot in segment.given]
+            for slot, pair in zip(
+                segment.results, self._segment(segment, given), strict=True
+            ):
+                self.tensors[id(tensors[slot])] = pair
+            for slot in segment.done:
+                del self.tensors[id(tensors[slot])]
+        return [self.tensors[id(t)] for t in self.functional.outputs]
+
+    def _segment(self, segment: Segment, pairs: list[Pair]) -> list[Pair]:
+        def compute(parts: Iterator[Parts]) -> list[Parts]:
+            results = map(segment.compute, zip(*parts, strict=True))
+            return [list(parts) for parts in zip(*results, strict=True)]
+
+        state = self.paired.past
+        past: Any = contextlib.nullcontext(False)
+        with past if state is None else state.back_in(segment) as changed:
+            before = compute(pair.parts_before for pair in pairs)
+        if not changed and not any(pair.differs for pair in pairs):
+            return [Pair(value, value) for value in before]
+        return _pairs(before, compute(pair.parts_after for pair in pairs))
+
     def _nested(self, node: Any, given: list[Any]) -> list[Pair] | None:
         inner = walk.functional_of(node.operation)
         if inner is None:
@@ -253,12 +305,7 @@ class _Run:
         changed = state is not None and state.differs(node.operation)
         if not changed and not any(pair.differs for pair in pairs):
             return [Pair(value, value) for value in before]
-        after = self.present(node, given)
-        # Equal values share one list, which `Pair.differs` recognises.
-        return [
-            Pair(b, b) if _equal(a, b) else Pair(b, a)
-            for b, a in zip(before, after, strict=True)
-        ]
+        return _pairs(before, self.present(node, given))
 
     def past(self, node: Any, given: list[Any]) -> list[Parts]:
         """Return a call's outputs before pruning."""
@@ -275,6 +322,14 @@ class _Run:
         values = [self.tensors[id(t)].parts_after for t in given]
         call = _call_of(node, given)
         return _compute(call, call.values(), values)
+
+
+def _pairs(before: list[Parts], after: list[Parts]) -> list[Pair]:
+    # Equal values share one list, which `Pair.differs` recognises.
+    return [
+        Pair(b, b) if _equal(a, b) else Pair(b, a)
+        for b, a in zip(before, after, strict=True)
+    ]
 
 
 def _compute(
@@ -306,7 +361,7 @@ def _compute_whole(
 
 
 def _call_of(node: Any, given: list[Any]) -> ProgramCall:
-    return ProgramCall(node.operation, node.arguments, tuple(given), (), ())
+    return ProgramCall(node, tuple(given), (), ())
 
 
 def _split(value: Any, size: int) -> Parts:

@@ -25,7 +25,7 @@ from kprune.recovery._linear import linear
 from kprune.recovery._linear import seen
 from kprune.recovery._linear import single
 from kprune.recovery._paired import Pair
-from kprune.recovery._paired import Parts
+from kprune.recovery._paired import PairedRun
 from kprune.recovery._paired import Step
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
@@ -77,7 +77,9 @@ class Reconstruct(Recovery):
         return any(linear(layer) is not None for layer in readers)
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:
-        run = self.paired_run(session, before)
+        inputs = session.samples.inputs(self.samples)
+        segments = session.segments if session.divisible else None
+        run = PairedRun(session.masked, before, inputs, segments)
         count = len(run.inputs[0])
         if count < FOLDS:
             raise ValueError(
@@ -103,7 +105,7 @@ class Reconstruct(Recovery):
                 columns.sum(),
             )
             return
-        fit, held_out = self._sums(step, view, alive, filters, correction)
+        fit, held_out = self._sums(step, view, filters, correction)
         constant = home_of(step) is not None
         weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))
@@ -119,7 +121,6 @@ class Reconstruct(Recovery):
         self,
         step: Step,
         view: LinearView,
-        alive: np.ndarray,
         filters: np.ndarray,
         correction: _Correction | None,
     ) -> tuple[LeastSquaresSums, LeastSquaresSums]:
@@ -129,24 +130,47 @@ class Reconstruct(Recovery):
         outputs of the filters. Wanted are the outputs before pruning, plus
         corrections for errors of other layers.
         """
-        kernel = view.to_matrix(acting(step.operation, view.kernel))
-        bias = getattr(step.layer, "bias", None)
-        offset: Any = 0.0
-        if bias is not None:
-            offset = acting(step.operation, bias)[filters]
-        kernel = kernel[np.ix_(view.columns_of(alive), filters)]
-        parts = [LeastSquaresSums(*kernel.shape) for _ in range(2)]
-        wanted: list[Any] = step.sums_before()
-        if correction is not None:
-            wanted = correction.added_to(wanted)
+        now = _Affine(step.operation, view, filters)
+        with step.past():
+            before = _Affine(step.operation, view, filters)
+        sums = [LeastSquaresSums(*now.kernel.shape) for _ in range(2)]
         for rows, part, which, samples in view.chunks(
-            step.input.parts_after, self.rows, alive, FOLDS
+            step.input.parts_after, self.rows, now.alive, FOLDS
         ):
-            before = view.results(seen(wanted[part]))[which]
-            missing = single(before[:, filters]) - rows @ kernel - offset
+            inputs = seen(step.input.parts_before[part])
+            old = single(view.rows(inputs, which, before.alive))
+            missing = before(old) - now(rows)
+            if correction is not None:
+                missing += correction.rows(view, part, which)[:, filters]
             held_out = int(samples[0]) % FOLDS == FOLDS - 1
-            parts[held_out].add(rows, missing)
-        return parts[0], parts[1]
+            sums[held_out].add(rows, missing)
+        return sums[0], sums[1]
+
+
+class _Affine:
+    """What some filters of a layer compute with its current weights.
+
+    Args:
+        operation: The layer, or the `FilterMask` around it.
+        view: The matrix view of the layer.
+        filters: Booleans of shape `(filters,)`.
+    """
+
+    def __init__(
+        self, operation: Any, view: LinearView, filters: np.ndarray
+    ) -> None:
+        self.alive, _ = alive_parts(operation, view)
+        columns = view.columns_of(self.alive)
+        kernel = view.to_matrix(acting(operation, view.kernel))
+        self.kernel = kernel[np.ix_(columns, filters)]
+        bias = getattr(view.layer, "bias", None)
+        self.offset: Any = 0.0
+        if bias is not None:
+            self.offset = acting(operation, bias)[filters]
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Return the outputs, without the activation, for rows of alive columns."""
+        return rows @ self.kernel + self.offset
 
 
 def _change(
@@ -186,19 +210,30 @@ class _Correction:
     pairs: list[Pair]
     scale: Any
 
-    def added_to(self, parts: Parts) -> Parts:
-        """Return the layer's outputs with the correction."""
+    def rows(
+        self, view: LinearView, part: int, which: np.ndarray
+    ) -> np.ndarray:
+        """Return the correction of some rows of a batch.
+
+        Args:
+            view: The matrix view of the layer.
+            part: Number of the batch.
+            which: Numbers of the rows.
+        """
+
+        def chosen(values: Any) -> np.ndarray:
+            return single(view.results(seen(values))[which])
+
+        gap: Any = 0.0
+        for pair in self.pairs:
+            before, after = pair.parts_before[part], pair.parts_after[part]
+            gap = gap + chosen(before) - chosen(after)
         usable = np.abs(self.scale) > 1e-3
         inverse = np.where(usable, 1.0 / np.where(usable, self.scale, 1.0), 0.0)
-        inverse = inverse.astype("float32")
-        found = []
-        for number, part in enumerate(parts):
-            gap = sum(
-                read(pair.parts_before[number]) - read(pair.parts_after[number])
-                for pair in self.pairs
-            )
-            found.append(read(part) + gap * inverse)
-        return found
+        # Of one sample, shape (1, ..., filters).
+        inverse = np.broadcast_to(inverse, (1, *before.shape[1:]))
+        inverse = view.results(inverse.astype("float32"))
+        return gap * inverse[which % len(inverse)]
 
 
 def _correction(step: Step) -> _Correction | None:
@@ -248,7 +283,7 @@ def _changed(step: Step, reader: Any, tensor: Any) -> list[Pair]:
         pair = step.run.tensors.get(id(other))
         if pair is None or not pair.differs:
             continue
-        if len(pair.parts_before) != len(step.before[0]):
+        if len(pair.parts_before) != len(step.input.parts_before):
             return []
         if tuple(other.shape[1:]) != tuple(tensor.shape[1:]):
             return []

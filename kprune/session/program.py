@@ -25,18 +25,21 @@ class ProgramCall:
     """One call of a layer, an operation, or a model that is not inlined.
 
     Args:
-        operation: The layer, operation or model.
-        arguments: The call's arguments, with symbolic tensors.
+        node: The call in the model.
         tensors: The symbolic tensors among the arguments.
         given: Slots of their values.
         outputs: Slots of the outputs.
     """
 
-    operation: Any
-    arguments: Any
+    node: Any
     tensors: tuple[Any, ...]
     given: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @property
+    def operation(self) -> Any:
+        """The layer, operation or model that is called."""
+        return self.node.operation
 
     @property
     def layer(self) -> Any:
@@ -68,7 +71,7 @@ class ProgramCall:
             values: See `values`.
         """
         known = {id(t): v for t, v in zip(self.tensors, given, strict=True)}
-        args, kwargs = self.arguments.fill_in(known)
+        args, kwargs = self.node.arguments.fill_in(known)
         operation = self.operation
         if getattr(self.layer, "_call_has_training_arg", False):
             kwargs["training"] = False
@@ -115,9 +118,10 @@ class Program:
     def __init__(self, model: keras.Model) -> None:
         functional = walk.require_functional(model)
         self.functional = functional
+        self.flat = True  # whether there are no nested models
         self.calls: list[ProgramCall] = []
-        self._slots = 0
-        self.inputs = tuple(self._new() for _ in functional.inputs)
+        self.tensors: list[Any] = []  # symbolic, by slot
+        self.inputs = tuple(self._new(t) for t in functional.inputs)
         self.outputs = self._spread(functional, self.inputs)
         self._readers: dict[int, list[int]] = {}
         self._calls_of: dict[int, set[int]] = {}
@@ -155,9 +159,9 @@ class Program:
         only = len(readers) == 1 and readers[0] < len(self.calls)
         return readers[0] if only else None
 
-    def _new(self) -> int:
-        self._slots += 1
-        return self._slots - 1
+    def _new(self, tensor: Any) -> int:
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
 
     def _spread(
         self, functional: keras.Model, inputs: Sequence[int]
@@ -172,15 +176,12 @@ class Program:
             )
             given = tuple(slots[id(t)] for t in tensors)
             inner = walk.functional_of(node.operation)
+            self.flat = self.flat and inner is None
             if inner is not None and _as_they_come(inner, tensors):
                 outputs = self._spread(inner, given)
             else:
-                outputs = tuple(self._new() for _ in node.outputs)
-                self.calls.append(
-                    ProgramCall(
-                        node.operation, node.arguments, tensors, given, outputs
-                    )
-                )
+                outputs = tuple(self._new(t) for t in node.outputs)
+                self.calls.append(ProgramCall(node, tensors, given, outputs))
             for tensor, slot in zip(node.outputs, outputs, strict=True):
                 slots[id(tensor)] = slot
         return tuple(slots[id(t)] for t in functional.outputs)

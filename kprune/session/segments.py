@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import importlib
-import logging
+import math
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -18,21 +18,24 @@ from kprune.graph import walk
 from kprune.masking.devices import undivided
 from kprune.session.folding import FoldedCall
 from kprune.session.folding import folds
-from kprune.session.muting import muted
 from kprune.session.program import Program
 from kprune.session.program import ProgramCall
 from kprune.session.program import Tensors
 
-SLICE = 128
-"""Number of samples per batch."""
+SLICE = 512
+"""Largest number of samples per batch."""
+
+BYTES = 2**25
+"""Largest size of a tensor for which a batch has more than one sample."""
 
 
 class Segments:
     """A compiled functional model, split in front of some of its layers.
 
-    Each segment is compiled on first use, once for all masks. It does not change
-    the state of the model. A convolution and the BatchNormalization after it are
-    computed as one.
+    It is split where the layers of a group begin, and in front of every call of a
+    watched layer. Each segment is compiled on first use, once for all masks. It
+    does not change the state of the model. A convolution and the
+    BatchNormalization after it are computed as one.
 
     Args:
         model: A functional model, masked or not.
@@ -58,20 +61,34 @@ class Segments:
     ) -> None:
         self.program = Program(model)
         folded = folds(self.program)
-        cuts = _cuts(self.program, folded)
-        starts = (
-            min(self.program.calls_of(some), default=0) for some in changing
-        )
-        self._bounds = sorted({0, *(cuts[start] for start in starts)})
-        ends = [*self._bounds[1:], len(self.program.calls)]
         seen = self.program.calls_of(watched)
+        cuts = _cuts(self.program, folded, seen)
+        starts = {
+            min(self.program.calls_of(some), default=0) for some in changing
+        }
+        self._bounds = sorted({0, *(cuts[call] for call in starts | seen)})
+        ends = [*self._bounds[1:], len(self.program.calls)]
         self._segments = [
-            _Segment(model, self.program, folded, range(begin, end), seen)
+            Segment(model, self.program, folded, range(begin, end), seen)
             for begin, end in zip(self._bounds, ends, strict=True)
         ]
 
+        self.batch_size = _batch_size(self.program)
+
     def __len__(self) -> int:
         return len(self._segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._segments)
+
+    @property
+    def begin_at_watched(self) -> bool:
+        """Whether a segment begins at every call of a watched layer."""
+        return all(
+            call is segment.first
+            for segment in self._segments
+            for call in segment.watched
+        )
 
     def first(self, changed: Iterable[Any]) -> int:
         """Return the number of the first segment with one of some layers.
@@ -88,13 +105,13 @@ class Segments:
         return bisect.bisect(self._bounds, min(calls)) - 1
 
     def runs(self, x: Any) -> Iterator[Run]:
-        """Yield a run for every `SLICE` samples.
+        """Yield a run for every `batch_size` samples.
 
         Args:
             x: Inputs, as for `model.predict`.
         """
-        for first in range(0, count(x), SLICE):
-            yield self.start(cut(x, first, first + SLICE))
+        for first in range(0, count(x), self.batch_size):
+            yield self.start(cut(x, first, first + self.batch_size))
 
     def start(self, x: Any) -> Run:
         """Return a run on one batch, positioned before the first segment.
@@ -121,7 +138,7 @@ class Run:
 
     def __init__(
         self,
-        segments: Sequence[_Segment],
+        segments: Sequence[Segment],
         inputs: Tensors,
         outputs: Sequence[int],
     ) -> None:
@@ -160,7 +177,7 @@ class Run:
             segment.forget(tensors)
 
 
-class _Segment(keras.Model):
+class Segment(keras.Model):
     """A model of some calls of a program.
 
     Args:
@@ -183,6 +200,7 @@ class _Segment(keras.Model):
         super().__init__(autocast=False, name=f"segment_{numbers.start}")
         self.watched = [program.calls[n] for n in numbers if n in watched]
         calls = program.calls[numbers.start : numbers.stop]
+        self.first = calls[0]
         # An attribute, so that Keras finds the layers and their variables.
         self.parts = [
             call.operation
@@ -197,17 +215,13 @@ class _Segment(keras.Model):
         ]
         made = {slot for step in self._steps for slot in step.outputs}
         read = {slot for step in self._steps for slot in step.given}
-        self._given = sorted(read - made)
-        tensors = {
-            slot: tensor
-            for call in calls
-            for slot, tensor in zip(call.given, call.tensors, strict=True)
-        }
-        self._shapes = [tensors[slot].shape for slot in self._given]
+        self.given = sorted(read - made)
+        self._shapes = [program.tensors[slot].shape for slot in self.given]
         wanted = {slot for call in self.watched for slot in call.given}
         later = {s for s, last in program.last.items() if last >= numbers.stop}
-        self._results = sorted(made & (wanted | later))
-        self._done = {*self._given, *self._results} - later
+        self.results = sorted(made & (wanted | later))
+        self.done = {*self.given, *self.results} - later
+        self._function: Any = None
         self.built = True
         self.compile(
             optimizer=None,
@@ -216,7 +230,7 @@ class _Segment(keras.Model):
         )
 
     def call(self, inputs: Any) -> Any:
-        tensors = dict(zip(self._given, inputs, strict=True))
+        tensors = dict(zip(self.given, inputs, strict=True))
         # The scope discards updates and losses of layers. It hides the outer
         # scope, so it needs all values.
         values = [(v, v.value) for v in self.variables]
@@ -224,35 +238,35 @@ class _Segment(keras.Model):
             for step in self._steps:
                 outputs = step.run([tensors[slot] for slot in step.given])
                 tensors.update(zip(step.outputs, outputs, strict=True))
-        return [tensors[slot] for slot in self._results]
+        return [tensors[slot] for slot in self.results]
 
     def run(self, tensors: Tensors) -> None:
         """Compute the segment and add its outputs to `tensors`."""
-        results = self._predict([tensors[slot] for slot in self._given])
-        tensors.update(zip(self._results, results, strict=True))
+        results = self.compute([tensors[slot] for slot in self.given])
+        tensors.update(zip(self.results, results, strict=True))
 
     def forget(self, tensors: Tensors) -> None:
         """Remove the tensors that no later segment reads."""
-        for slot in self._done:
+        for slot in self.done:
             del tensors[slot]
 
-    @property
-    def distribute_strategy(self) -> Any:
-        # With a real strategy, each replica would compute all samples.
-        return _OneReplica()
+    def compute(self, given: Sequence[Any]) -> list[Any]:
+        """Return the tensors for the slots `results`.
 
-    def _predict(self, given: list[Any]) -> Any:
+        Args:
+            given: Tensors for the slots `given`.
+        """
         if keras.config.backend() != "tensorflow":
             with undivided():
-                return self.predict_on_batch(given)
-        # Like predict_on_batch, but without converting tensors to arrays and back.
-        self._trace(given)
-        # TensorFlow mistakes many models, each traced once, for retracing.
-        with muted(logging.getLogger("tensorflow"), logging.ERROR):
-            return self.predict_function([(given,)])
+                return self.predict_on_batch(list(given))
+        # Like predict_on_batch, but without converting tensors to arrays and back,
+        # and without a strategy, of which each replica would compute all samples.
+        if self._function is None:
+            self._function = self._traced(given)
+        return self._function(list(given))
 
-    def _trace(self, given: list[Any]) -> None:
-        """Trace the TensorFlow function once, for batches of any size.
+    def _traced(self, given: Sequence[Any]) -> Any:
+        """Return the TensorFlow function, traced once for batches of any size.
 
         With a known batch size, TensorFlow fuses more operations, and oneDNN
         crashes on a fused Conv2D, BiasAdd and Add if an operand is a Pad, as in
@@ -261,37 +275,39 @@ class _Segment(keras.Model):
         Args:
             given: The segment's inputs, which set the dtypes.
         """
-        if self.predict_function is not None:
-            return
-        tf = importlib.import_module("tensorflow")
-        self.make_predict_function()
-        function: Any = self.predict_function
         if self.run_eagerly:
-            return
+            return self
+        tf = importlib.import_module("tensorflow")
         specs = [
             tf.TensorSpec(shape, tensor.dtype)
             for shape, tensor in zip(self._shapes, given, strict=True)
         ]
-        function.get_concrete_function([(specs,)])
+        function = tf.function(
+            self, autograph=False, jit_compile=self.jit_compile or None
+        )
+        function.get_concrete_function(specs)
+        return function
 
 
-class _OneReplica:
-    """A stand-in for a `tf.distribute.Strategy` that calls functions once."""
-
-    def run(self, function: Any, args: Any) -> Any:
-        return function(*args)
-
-    def experimental_local_results(self, value: Any) -> tuple[Any, ...]:
-        return (value,)
+def _batch_size(program: Program) -> int:
+    """Return the number of samples per batch: large ones save time, but take memory."""
+    largest = max(
+        math.prod(size or 1 for size in tensor.shape[1:])
+        for tensor in program.tensors
+    )
+    return min(max(BYTES // (4 * largest), 1), SLICE)
 
 
 def _cuts(
-    program: Program, folded: dict[int, tuple[int, FoldedCall]]
+    program: Program,
+    folded: dict[int, tuple[int, FoldedCall]],
+    watched: set[int],
 ) -> list[int]:
     """Return, for each call, the best place at or before it to cut the model.
 
     Calls without weights, such as padding and activations, join the following
-    segment if fewer tensors then cross the cut.
+    segment if fewer tensors then cross the cut, and its first call is not
+    watched.
     """
     made: dict[int, int] = {}
     forbidden: set[int] = set()
@@ -312,8 +328,10 @@ def _cuts(
         best = index
         if index and index in forbidden:
             best = cuts[-1]
-        elif index and not getattr(
-            program.calls[index - 1].operation, "variables", ()
+        elif (
+            index
+            and index not in watched
+            and not getattr(program.calls[index - 1].operation, "variables", ())
         ):
             before = cuts[-1]
             if crossing[before] < crossing[index]:

@@ -21,6 +21,7 @@ from kprune.data.source import Source
 from kprune.data.source import as_source
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.graph import walk
 from kprune.graph.values import read
 from kprune.masking import DynamicGate
 from kprune.masking import FilterMask
@@ -34,6 +35,7 @@ from kprune.masking.removal import removed_values
 from kprune.masking.removal import zero_removed
 from kprune.masking.slots import base_optimizer
 from kprune.masking.state import WeightSnapshot
+from kprune.session.folding import LINEAR
 from kprune.session.gradients import GradientProbe
 from kprune.session.loss import LossProbe
 from kprune.session.segments import Segments
@@ -151,8 +153,24 @@ class Session:
                 "model."
             )
         changing = [self.layers(group.name) for group in self.groups]
-        readers = [m.layer for group in self.groups for m in group.consumers]
-        return Segments(self.masked, changing, readers)
+        linear = [
+            layer
+            for layer in walk.layers_of(self.masked)
+            if isinstance(walk.unwrap(layer), LINEAR)
+        ]
+        return Segments(self.masked, changing, linear)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a segment of `segments` begins at each dense and convolutional layer.
+
+        False too if there are nested models, or tensors without an axis of samples.
+        """
+        if self._dynamic:
+            return False
+        program = self.segments.program
+        per_sample = all(t.shape[:1] == (None,) for t in program.tensors)
+        return program.flat and per_sample and self.segments.begin_at_watched
 
     def alive(self) -> Vectors:
         """Return the channels that are not removed.

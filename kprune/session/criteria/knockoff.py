@@ -317,7 +317,7 @@ class _Shares(keras.constraints.Constraint):
 def _outputs(call: ProgramCall, given: Sequence[Any]) -> list[Any]:
     """Return a call's outputs, with only batch normalisation in training mode."""
     known = {id(t): v for t, v in zip(call.tensors, given, strict=True)}
-    args, kwargs = call.arguments.fill_in(known)
+    args, kwargs = call.node.arguments.fill_in(known)
     if getattr(call.layer, "_call_has_training_arg", False):
         kwargs["training"] = is_batch_norm(call.layer)
     return list(keras.tree.flatten(call.operation(*args, **kwargs)))
