@@ -155,7 +155,8 @@ def divergence(
         squashed: Whether the outputs are probabilities.
     """
     if given.shape[-1] == 1:
-        return ops.mean(ops.square(wanted - given))
+        one, other = (ops.cast(y, "float32") for y in (wanted, given))
+        return ops.mean(ops.square(one - other))
     target, value = (
         ops.log_softmax(_logits(y, squashed) / temperature, axis=-1)
         for y in (wanted, given)

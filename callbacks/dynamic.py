@@ -183,7 +183,8 @@ class DynamicGateCallback(PruningCallback):
                     "Dynamic gates are trained with the loss of each sample, so "
                     "`fit` needs targets: fit(x, y)."
                 )
-            losses = ops.stop_gradient(each(y, y_pred))
+            losses = ops.cast(each(y, y_pred), level.dtype)
+            losses = ops.stop_gradient(losses)
             mean = ops.mean(losses)
             before = level.value
             after = before + (1 - MOMENTUM) * (mean - before)
@@ -216,7 +217,9 @@ def dissimilarity(saliencies: Any, features: Any) -> Any:
         saliencies: Tensor of shape `(samples, channels)`.
         features: Tensor of shape `(samples, ..., channels)`; it gets no gradient.
     """
-    features = ops.stop_gradient(ops.cast(features, "float32"))
+    features = ops.stop_gradient(
+        ops.cast(features, keras.backend.standardize_dtype(saliencies.dtype))
+    )
     places = tuple(range(1, len(features.shape) - 1))
     means = ops.mean(features, axis=places) if places else features
     one, other = (_similarities(rows) for rows in (saliencies, means))

@@ -110,9 +110,9 @@ class DynamicGate(GroupGate):
         places = tuple(range(1, len(inputs.shape) - 1))
         means = ops.mean(inputs, axis=places) if places else inputs
         first = self.scale.value <= 0
-        means = self._scaled(ops.cast(means, "float32"), training)
+        means = self._scaled(ops.cast(means, self.scale.dtype), training)
         hidden = self.excite(self.squeeze(means))
-        saliency = ops.minimum(hidden, MOST)
+        saliency = ops.minimum(ops.cast(hidden, self.scale.dtype), MOST)
         self._batch.saliency, self._batch.left = saliency, self.reads
         if self.witness is not None:
             self.witness(saliency)

@@ -171,7 +171,9 @@ class Gate(GroupGate):
         values = hard + (soft - ops.stop_gradient(soft))
         for variable in self.decoder.weights if self.decoder else []:
             # Optimizers warn about weights without a gradient.
-            values = values + 0.0 * ops.sum(variable.value)
+            values = values + 0.0 * ops.cast(
+                ops.sum(variable.value), values.dtype
+            )
         return values
 
     def static(self, alive: np.ndarray) -> np.ndarray:

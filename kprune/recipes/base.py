@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import logging
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from kprune.recipes._functions import class_of
 from kprune.recipes._page import page
 from kprune.recovery import base as recoveries
 from kprune.registry import Registry
+
+_log = logging.getLogger("kprune")
 
 
 class Recipe(Displayed, Part, abc.ABC):
@@ -209,9 +212,17 @@ class Recipe(Displayed, Part, abc.ABC):
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Callbacks to pass to `fit`; the same objects on each access."""
         actions = self.actions()
-        for action in actions:
-            if self.run_dir is not None and isinstance(action, PruningCallback):
+        prune = [a for a in actions if isinstance(a, PruningCallback)]
+        if self.run_dir is not None:
+            for action in prune:
                 action.run_dir, action.method = self.run_dir, self.name
+            if not prune:
+                _log.warning(
+                    "Recipe '%s' prunes nothing during fit, so that no run is "
+                    "recorded in %s.",
+                    self.name,
+                    self.run_dir,
+                )
         return [CheckEpochs(self.name, self.epochs), *actions]
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kprune import schedules
+from kprune.allocation._manual import Manual
 from kprune.binary import BinaryFilters
 from kprune.callbacks import BinarizeCallback
 from kprune.callbacks import PruneCallback
@@ -60,6 +61,12 @@ class CrossFilter(HardRecipe):
         parts = dict(self.parts)
         binary = BinarizeCallback(parts.pop("form"))
         if not self._prunes:
+            if self.recover is not None:
+                raise ValueError(
+                    "Recipe 'cross-filter' removes no filter without a target, so "
+                    "that there is nothing to recover from. Pass reduce=, or leave "
+                    "recover= out."
+                )
             return [binary]
         return [PruneCallback(**parts, **self.task), binary]
 
@@ -71,5 +78,5 @@ class CrossFilter(HardRecipe):
 
     @property
     def _prunes(self) -> bool:
-        by_hand = isinstance(self.parts["allocation"], Mapping)
+        by_hand = isinstance(self.parts["allocation"], Mapping | Manual)
         return bool(self.reduce) or by_hand

@@ -211,3 +211,14 @@ def test_what_is_attached_is_seen_at_once():
     assert difference(acting, outputs(kprune.rebuild(masked), x)) <= 1e-6
     assert binary.detach(masked) == ["d1"]
     assert difference(acting, outputs(masked, x)) <= 1e-6
+
+
+def test_what_has_no_effect_without_a_target_is_said(caplog):
+    r = kprune.recipe("cross-filter", data=arrays(4), epochs=2, recover="bias")
+    with pytest.raises(ValueError, match="nothing to recover from"):
+        r.callbacks  # noqa: B018
+    r = kprune.recipe("cross-filter", epochs=2, run_dir="runs")
+    assert len(r.callbacks) == 2 and "no run is recorded" in caplog.text
+    by_hand = kprune.allocation.get({"conv2": 0.5})
+    r = kprune.recipe("cross-filter", epochs=2, allocation=by_hand)
+    assert isinstance(r.callbacks[1], kprune.callbacks.PruneCallback)

@@ -109,6 +109,24 @@ def test_the_teacher_is_compared_by_probabilities_and_attention():
     np.testing.assert_allclose(read(attention(features)), energy, rtol=1e-4)
 
 
+@pytest.mark.not_on("jax", reason="compiles for long what is the same there")
+@pytest.mark.parametrize("name", ["kdfs", "manidp"])
+def test_gates_train_in_mixed_precision(name):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        recipe = kprune.recipe(name, {"macs": 0.3}, epochs=2)
+        masked = recipe.prepare(small_net(4))
+        masked.compile("sgd", loss(), run_eagerly=True)
+        history = masked.fit(
+            *arrays(8), epochs=2, callbacks=recipe.callbacks, verbose=0
+        ).history
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert np.isfinite(history["loss"]).all()
+    assert history["pruned_macs"][1] > 0
+
+
 @pytest.mark.parametrize("name", ["kdfs", "manidp", "hgs"])
 def test_an_own_train_step_must_take_the_added_loss(name):
     recipe = kprune.recipe(name, {"macs": 0.3}, data=arrays(8), epochs=3)

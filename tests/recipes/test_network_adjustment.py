@@ -72,7 +72,11 @@ def test_the_ratio_is_the_rise_of_the_loss_under_noise():
     request = asked(session, {"macs": 0.0})
     found = allocation.measure(request, session)
     weights = model.get_weights()
-    start = float(loss()(y, model(x)))
+
+    def mean_loss():
+        return float(keras.ops.convert_to_numpy(loss()(y, model(x))))
+
+    start = mean_loss()
     noise = np.random.default_rng(3)
     readers = {"d0": 2, "d1": 4}
     rates = allocation.rates(request)
@@ -84,7 +88,7 @@ def test_the_ratio_is_the_rise_of_the_loss_under_noise():
             factors = 1 + spread * noise.normal(size=len(noisy[place]))
             noisy[place] *= factors[:, None]
             model.set_weights(noisy)
-            rises.append(float(loss()(y, model(x))) - start)
+            rises.append(mean_loss() - start)
         model.set_weights(weights)
         assert found[name] == pytest.approx(np.mean(rises), abs=1e-5)
     # The masked model is as it was.
