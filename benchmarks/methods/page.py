@@ -437,6 +437,7 @@ def measured(text: str, found: dict[str, list[Result]]) -> str:
 def excerpt(results: list[Result], names: Sequence[str]) -> str:
     """Return a table of some arms, and a paragraph on their setting."""
     arms = by_arm(results)
+    memory = any(codes_weights(r) for name in names for r in arms.get(name, []))
     lines = [
         f"{title(results[0])}, learning rate "
         f"{results[0]['setting']['learning_rate']:g}. Accuracy in training is that "
@@ -444,8 +445,9 @@ def excerpt(results: list[Result], names: Sequence[str]) -> str:
         "[`benchmarks.md`](../benchmarks.md) for the budget, the command and the other "
         "methods.",
         "",
-        "| | MACs removed | seeds | `test[5000:]` | in training |",
-        "|---|--:|--:|--:|--:|",
+        f"| | MACs removed | {'memory removed | ' if memory else ''}seeds | "
+        "`test[5000:]` | in training |",
+        f"|---|--:|{'--:|' if memory else ''}--:|--:|--:|",
     ]
     for share in [0.0, *targets(results)]:
         for name in names:
@@ -453,15 +455,24 @@ def excerpt(results: list[Result], names: Sequence[str]) -> str:
                 r for r in arms.get(name, []) if r["target"]["macs"] == share
             ]
             if runs:
-                lines += excerpt_rows(runs)
+                lines += excerpt_rows(runs, memory)
     return textwrap.fill(lines[0], 88) + "\n" + "\n".join([*lines[1:], ""])
 
 
-def excerpt_rows(runs: list[Result]) -> list[str]:
+def codes_weights(result: Result) -> bool:
+    """Return whether weights take less memory than their number says."""
+    if "memory" not in result:
+        return False
+    return result["memory"]["removed"] > result["params"]["removed"] + MISSED
+
+
+def excerpt_rows(runs: list[Result], memory: bool) -> list[str]:
     """Return the rows of the runs of an arm at one target."""
+    bytes_removed = [removed(runs, "memory")] if memory else []
 
     def row(name: str, macs: str, finals: list[float], training: str) -> str:
-        cells = [name, macs, str(len(finals)), spread(finals), training]
+        cells = [name, macs, *bytes_removed]
+        cells += [str(len(finals)), spread(finals), training]
         return f"| {' | '.join(cells)} |"
 
     last = spread([run["epochs"][-1]["training_accuracy"] for run in runs])
