@@ -71,5 +71,5 @@ def test_another_count_of_macs_is_an_error(bench, tmp_path, monkeypatch):
     done = type("Done", (), {"stdout": answer})
     monkeypatch.setattr(peers.subprocess, "run", lambda *a, **k: done)
     task = peers.Task("torch-random", 0.4, 0, tmp_path / "one.json")
-    with pytest.raises(ValueError, match="targets would not be the same"):
+    with pytest.raises(ValueError, match="targets would differ"):
         bench.run(task)
