@@ -248,7 +248,7 @@ def test_a_manifest_is_checked(tmp_path, written):
     ):
         text = json.dumps({**data, **change})
         (tmp_path / "manifest.json").write_text(text)
-        with pytest.raises(ValueError, match="no manifest of version 1"):
+        with pytest.raises(ValueError, match="not a manifest of version 1"):
             load_manifest(tmp_path)
 
 
