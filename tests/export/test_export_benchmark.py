@@ -187,7 +187,7 @@ def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch):
     kprune.export(zoo.conv_net(), path)
     monkeypatch.setattr(trial, "_RUN_ONCE", "import os; os.abort()")
     with pytest.raises(
-        ValueError, match=r"m\.tflite' is damaged: running it ends"
+        ValueError, match=r"m\.tflite' is damaged: running it crashes"
     ):
         kprune.benchmark(path)
     monkeypatch.setattr(trial, "_RUN_ONCE", "import time; time.sleep(60)")
