@@ -58,12 +58,12 @@ app.add_typer(latency)
 
 
 def _print_warnings() -> None:
-    """Let what the library warns of look like any other warning of a command."""
+    """Format warnings of the library like those of the commands."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("kprune: warning: %(message)s"))
     logger = logging.getLogger("kprune")
     logger.addHandler(handler)
-    # TensorFlow's import gives the root logger a handler of its own.
+    # Importing TensorFlow adds another handler to the root logger.
     logger.propagate = False
 
 

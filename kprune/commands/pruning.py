@@ -280,7 +280,7 @@ class Pruning:
                 "filters are chosen by their weights alone"
             )
         else:
-            # Samples that the original does not know say nothing of pruning.
+            # If the original fails on these samples, they say nothing about pruning.
             if not self._doubts:
                 self.warnings += advice.about_result(
                     self.scorer, before, after, self.command, self.repaired

@@ -159,7 +159,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _has_pictures(folder: Path) -> bool:
-    # A class folder may be a link. Keras follows no deeper ones, nor does this.
+    # A class folder may be a link. Keras does not follow deeper links, nor does this.
     roots = [folder, *(folder / name for name in class_folders(folder))]
     return any(
         name.lower().endswith(PICTURES)
