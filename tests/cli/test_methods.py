@@ -85,7 +85,7 @@ def test_a_learning_rate_of_ones_own(files, model):
     for more in ((), ("--learning-rate", 0.1)):
         result = prune(files, *options, *more)
         assert result.exit_code == 0
-        told.append("--learning-rate 0.001 is" in result.stderr)
+        told.append("try --learning-rate 0.001" in result.stderr)
         compact = keras.saving.load_model(files / "small.keras")
         biases.append(np.abs(bias(compact)).max())
     assert biases[0] == 0 < biases[1]
