@@ -24,16 +24,21 @@ class NormalizedSteps:
 
     Args:
         variables: The variables.
+        largest: A variable for each of them, of the same shape, which holds the largest
+            change so far.
     """
 
-    def __init__(self, variables: Sequence[keras.Variable]) -> None:
-        self._variables = list(variables)
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        largest: Sequence[keras.Variable],
+    ) -> None:
+        self._pairs = list(zip(variables, largest, strict=True))
         self.start()
-        self._largest = [np.zeros_like(before) for before in self._before]
 
     def start(self) -> None:
         """Take the values as they are, for example when an epoch begins."""
-        self._before = [np.array(read(v)) for v in self._variables]
+        self._before = [np.array(read(variable)) for variable, _ in self._pairs]
 
     def normalize(self, model: Any, rate: float) -> None:
         """Rescale the last step.
@@ -44,13 +49,13 @@ class NormalizedSteps:
         """
         if keras.config.backend() == "jax":
             model.jax_state_sync()  # In `fit`, variables are behind the state.
-        for n, variable in enumerate(self._variables):
+        for n, (variable, memory) in enumerate(self._pairs):
             before = self._before[n]
             change = np.array(read(variable)) - before
-            largest = np.maximum(_REMEMBERED * self._largest[n], np.abs(change))
+            largest = np.maximum(_REMEMBERED * read(memory), np.abs(change))
             share = np.divide(
                 change, largest, out=np.zeros_like(change), where=largest > 0
             )
-            self._largest[n] = largest
+            memory.assign(largest)
             self._before[n] = before + rate * share
             variable.assign(self._before[n])

@@ -171,7 +171,11 @@ class GateCallback(PruningCallback):
             gate.observer = _counter(self._kept, name, alive[name])
         self._added = AddedLoss(self.model, self._loss_function(session))
         self._added.attach()
-        self._steps = NormalizedSteps([g.logits for g in self._gates.values()])
+        found = self._gates.values()
+        self._steps = NormalizedSteps(
+            [gate.logits for gate in found],
+            [gate.largest_step for gate in found],
+        )
         self._batches = self.params.get("steps") or 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

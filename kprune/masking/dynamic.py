@@ -15,7 +15,7 @@ from kprune.graph.values import read
 from kprune.masking.gate import GroupGate
 from kprune.masking.gate import TiedLayer
 
-MOMENTUM = 0.99
+MOMENTUM = 0.9
 """Momentum of running means over samples."""
 
 MOST = 1000.0
@@ -40,7 +40,7 @@ class DynamicGate(GroupGate):
     the first layer that produces the group, the mean is over its positions, and `s`
     is the running root mean square of these means in training. The
     channels are multiplied with them where they are read; saliencies below
-    `threshold` count as 0.
+    `threshold` times the mean saliency of the group count as 0.
 
     Args:
         size: Number of channels of the group.
@@ -144,12 +144,14 @@ class DynamicGate(GroupGate):
             self._batch.saliency = (
                 None  # Do not keep a tensor of a traced step.
             )
-        large = ops.cast(saliency >= self.threshold.value, saliency.dtype)
-        return saliency * large
+        # Relative, so that a drift of all saliencies within an epoch closes nothing.
+        limit = self.threshold.value * ops.mean(self.mean.value)
+        return saliency * ops.cast(saliency >= limit, saliency.dtype)
 
     def static(self, alive: np.ndarray) -> np.ndarray:
         mean = np.where(alive, read(self.mean), 0.0)
-        kept = mean >= min(float(read(self.threshold)), float(mean.max()))
+        limit = float(read(self.threshold)) * float(read(self.mean).mean())
+        kept = mean >= min(limit, float(mean.max()))
         return np.where(alive & kept, np.maximum(mean, LEAST), 0.0)
 
     def limit(self, count: int) -> None:
@@ -161,7 +163,10 @@ class DynamicGate(GroupGate):
         threshold = -1.0
         if 0 < count < self.size and float(read(self.scale)) > 0:
             # Of channels that are 0 for every sample, none is one of the `count`.
-            threshold = max(np.sort(read(self.mean))[-count], LEAST)
+            mean = read(self.mean)
+            # A little less, so that rounding does not leave out the last of them.
+            threshold = (1 - LEAST) * max(np.sort(mean)[-count], LEAST)
+            threshold /= mean.mean()
         self.threshold.assign(threshold)
 
     @property

@@ -146,6 +146,9 @@ class Gate(GroupGate):
             name="logits",
         )
         self.temperature = self._state("temperature", 1.0)
+        # Of the optimizer, see `GateCallback`. A variable, so that a resumed run
+        # goes on as if it had not been interrupted.
+        self.largest_step = self._state("largest_step", 0.0, size)
         self._stream = _Stream(seed)
         self.decoder: keras.layers.Dense | None = None
         if decoder:

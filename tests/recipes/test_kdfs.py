@@ -182,7 +182,8 @@ def test_gates_move_alike_at_any_learning_rate(optimizer):
 
 def test_steps_are_divided_by_the_largest_so_far():
     variable = keras.Variable([1.0, 1.0, 1.0])
-    steps = NormalizedSteps([variable])
+    memory = keras.Variable([0.0, 0.0, 0.0], trainable=False)
+    steps = NormalizedSteps([variable], [memory])
     model = models.dense_layers([4], 3)
     model.compile("sgd", loss())
     expected, largest = np.ones(3), np.zeros(3)
@@ -192,6 +193,7 @@ def test_steps_are_divided_by_the_largest_so_far():
         largest = np.maximum(0.999 * largest, np.abs(change))
         expected += 0.5 * np.array(change) / np.where(largest, largest, 1)
         np.testing.assert_allclose(read(variable), expected, rtol=1e-5)
+        np.testing.assert_allclose(read(memory), largest, rtol=1e-5)
     variable.assign([7.0, 7.0, 7.0])  # by a callback that restores weights
     steps.start()
     steps.normalize(model, 0.5)

@@ -68,7 +68,7 @@ def test_saliencies_do_not_depend_on_the_scale_of_the_inputs():
 def test_no_compact_model_but_a_static_one(tmp_path):
     masked, gate, x, _ = dense()
     gate.mean.assign([0.5, 2.0, 1.0, 0.1, 3.0, 0.7])
-    gate.threshold.assign(0.7)
+    gate.threshold.assign(0.69 / np.mean([0.5, 2.0, 1.0, 0.1, 3.0, 0.7]))
     with pytest.raises(ValueError, match="depend on the input"):
         kprune.rebuild(masked)
     with pytest.raises(ValueError, match="depend on the input"):
@@ -83,6 +83,17 @@ def test_no_compact_model_but_a_static_one(tmp_path):
     np.testing.assert_allclose(read(compact(x)), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="no active dynamic gates"):
         kprune.dynamic_cost(masked, x)
+
+
+def test_saliencies_that_drift_together_close_nothing():
+    masked, gate, x, saliency = dense()
+    gate.scale.assign(1.0)
+    gate.mean.assign(saliency.mean(0))
+    gate.limit(3)
+    kept = gate.static(np.ones(6, bool)) > 0
+    assert kept.sum() == 3
+    gate.mean.assign(0.5 * saliency.mean(0))
+    np.testing.assert_array_equal(gate.static(np.ones(6, bool)) > 0, kept)
 
 
 def test_what_is_counted_and_measured_sample_by_sample():
@@ -121,7 +132,8 @@ def test_from_end_to_end(tmp_path):
     counts = []
     for gate in gates(masked).values():
         kept = gate.static(np.ones(8, bool)) > 0
-        assert kept.sum() == (read(gate.mean) >= read(gate.threshold)).sum()
+        limit = read(gate.threshold) * read(gate.mean).mean()
+        assert kept.sum() == (read(gate.mean) >= limit).sum()
         counts.append(kept.sum())
     assert min(counts) < 8
     masked.save(tmp_path / "dynamic.keras")
