@@ -86,7 +86,7 @@ def test_no_compact_model_but_a_static_one(tmp_path):
 
 
 def test_saliencies_that_drift_together_close_nothing():
-    masked, gate, x, saliency = dense()
+    _, gate, _, saliency = dense()
     gate.scale.assign(1.0)
     gate.mean.assign(saliency.mean(0))
     gate.limit(3)
