@@ -181,6 +181,7 @@ def test_criteria_train_as_long_as_recipes(study):
     run = kprune.Run(found.trials[0].user_attrs["run"]).record
     assert [event["epoch"] for event in run["events"]] == [0]
     assert len(run["epochs"]) == 2
+    assert run["method"] == "l1"
 
 
 def test_without_epochs_nothing_trains(tmp_path):

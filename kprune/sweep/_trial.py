@@ -164,6 +164,7 @@ def _prepared(
             run_dir=setting.run_dir,
             **parts,
         )
+        prunes.method = method
         return wrap(setting.model), [prunes]
     made = recipe(
         method,
