@@ -60,6 +60,9 @@ ASKED = {
 }
 """Columns of the costs that a way of `costs.py` prunes for."""
 
+EARLIER = ("vww", "ad", "sww")
+"""Networks whose results for an NPU and an arena are older than `WholeSearch`."""
+
 MISSED = 0.03
 """Share by which a target may be missed before the page says so."""
 
@@ -102,6 +105,12 @@ def cost_lines(results: list[Result]) -> list[str]:
         if rows:
             lines += [f"### {title[0].upper()}{title[1:]}", ""]
             lines += network_table(rows)
+            if name in EARLIER:
+                lines += wrapped(
+                    "The rows for the Ethos-U and the arena were made before widths "
+                    "were put to Vela, or to the plan, as whole models; those of "
+                    "LiteRT and MACs are not concerned."
+                )
     return lines
 
 
