@@ -193,7 +193,8 @@ def own_table(results: list[dict[str, Any]]) -> list[str]:
         "## ONNX Runtime, with its own table",
         "",
         "Half of ONNX Runtime's time is removed, by a table measured on ONNX Runtime. "
-        "Timed as above; error is predicted / measured - 1.",
+        "Timed as above, on a machine that was busy with other work; error is "
+        "predicted / measured - 1.",
         "",
         "| network | MACs left | predicted | measured | error | measurements |",
         "|---|---:|---:|---:|---:|---:|",
