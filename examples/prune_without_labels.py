@@ -4,13 +4,13 @@
     python examples/prune_without_labels.py model.keras photos/ small.tflite \
         --reduce macs=0.6 --recover mimic --quantize int8
 
-The images are what the model is used on; some hundred of them do, a thousand is
-better, and folders within the folder do not matter. They are decoded and brought
-to the model's size, and no more: scaling belongs into the model, as a Rescaling or
-Normalization layer, or is named by --scale. Filters go where the outputs notice
-least, the layers that stay are refitted (`--recover mimic` trains some minutes on
-top, towards the outputs of the original), and a quarter of the images, which took
-no part in that, says how often both models agree.
+Use images like those that the model will see. A few hundred are enough, a thousand is
+better; subfolders do not matter. Images are decoded and resized to the model's input,
+nothing else: scaling belongs in the model, as a Rescaling or Normalization layer, or is
+chosen by --scale. Filters are removed where the outputs change least, and the kept
+layers are refitted; `--recover mimic` also trains for some minutes towards the outputs
+of the original. A quarter of the images takes no part in this, and shows how often both
+models agree.
 """
 
 from __future__ import annotations

@@ -164,13 +164,13 @@ def prune(  # noqa: PLR0913  options of a command
 ) -> None:
     """Remove filters from a trained model and write the smaller model.
 
-    Without `--method` there is no training on labels: give some hundred
-    unlabelled samples as `--data`, by which filters are chosen and layers
-    repaired. With it the model trains on `--data`, by the loss and optimizer it
-    was saved with, while filters go. Interrupted by Ctrl-C, it goes on from the
-    last epoch when the same command runs again.
+    Without `--method`, there is no training on labels: pass a few hundred
+    unlabelled samples as `--data`, to choose filters and repair layers. With it,
+    the model trains on `--data` with the loss and optimizer that it was saved
+    with, while filters are removed. After Ctrl-C, the same command continues from
+    the last epoch.
 
-    With labels, accuracy before and after is shown; without, how often the
+    With labels, the accuracy before and after is shown; without, how often the
     pruned model agrees with the original.
 
     Example: `kprune prune model.keras small.keras --reduce macs=0.5

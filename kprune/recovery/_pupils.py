@@ -19,7 +19,7 @@ from kprune.recovery._linear import linear
 from kprune.session import Session
 
 MOMENTUM = 0.9
-"""Largest momentum of moving statistics, as training takes only some hundred steps."""
+"""Largest momentum of moving statistics, as training takes only a few hundred steps."""
 
 
 def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:

@@ -209,7 +209,7 @@ class Mimic(Recovery):
         if count < 2 * HELD_OUT:
             raise ValueError(
                 f"{type(self).__name__} needs at least {2 * HELD_OUT} samples, and "
-                f"some hundreds to be useful. Received: {count}."
+                f"a few hundred to be useful. Received: {count}."
             )
         chosen = np.arange(count) % HELD_OUT == HELD_OUT - 1
         return take(inputs, ~chosen), take(inputs, chosen)

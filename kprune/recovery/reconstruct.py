@@ -83,7 +83,7 @@ class Reconstruct(Recovery):
         count = len(run.inputs[0])
         if count < FOLDS:
             raise ValueError(
-                f"Reconstruct needs at least {FOLDS} samples, and some hundreds to "
+                f"Reconstruct needs at least {FOLDS} samples, and a few hundred to "
                 f"be useful. Received: {count}."
             )
         run.visit(self._refit)
