@@ -105,9 +105,11 @@ def with_teacher(
         teacher: The teacher. It is frozen but not changed otherwise.
         one_hot: Whether labels are vectors.
     """
-    distiller = keras.distillation.Distiller(
-        teacher, compact, keras.distillation.LogitsDistillation(TEMPERATURE)
+    # By an object: given the name of this loss, Keras compares the logits themselves.
+    softened = keras.distillation.LogitsDistillation(
+        TEMPERATURE, keras.losses.KLDivergence()
     )
+    distiller = keras.distillation.Distiller(teacher, compact, softened)
     losses = keras.losses
     kind = (
         losses.CategoricalCrossentropy

@@ -273,3 +273,25 @@ def test_mixup_blends_images_and_labels_alike(pipeline):
         np.testing.assert_allclose(
             labels, share * eye[y] + (1 - share) * eye[y[::-1]], atol=1e-5
         )
+
+
+def test_the_teacher_is_compared_by_softened_probabilities(model):
+    compact = kprune.rebuild(kprune.prune(model, "l1", {"macs": 0.3}))
+    experiment.compile_model(compact, SETTING)
+    distiller = training.with_teacher(compact, model, one_hot=False)
+    x = SETTING.prepare(images().x_train[:16])
+    y = images().y_train[:16]
+
+    def log_softmax(scores):
+        scores = scores - scores.max(axis=1, keepdims=True)
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    wanted, given = (np.array(net(x), "float64") for net in (model, compact))
+    labels = -log_softmax(given)[np.arange(16), y].mean()
+    softened = [log_softmax(z / points.TEMPERATURE) for z in (wanted, given)]
+    p, q = softened
+    divergence = points.TEMPERATURE**2 * (np.exp(p) * (p - q)).sum(1).mean()
+    loss = distiller.compute_loss(
+        x, y, distiller(x, training=False), training=True
+    )
+    assert float(loss) == pytest.approx((labels + divergence) / 2, rel=1e-3)
