@@ -61,7 +61,8 @@ class WeightSnapshot:
                     changed.append((variable, now.copy(), then))
         try:
             for variable, _, then in changed:
-                variable.assign(then)
+                # A copy, because JAX gives buffers of variables away.
+                variable.assign(read(then).copy())
             yield bool(changed)
         finally:
             for variable, now, _ in changed:
