@@ -261,6 +261,8 @@ class Segment(keras.Model):
                 return self.predict_on_batch(list(given))
         # Like predict_on_batch, but without converting tensors to arrays and back,
         # and without a strategy, of which each replica would compute all samples.
+        if self.run_eagerly:
+            return self(list(given))
         if self._function is None:
             self._function = self._traced(given)
         return self._function(list(given))
@@ -275,8 +277,6 @@ class Segment(keras.Model):
         Args:
             given: The segment's inputs, which set the dtypes.
         """
-        if self.run_eagerly:
-            return self
         tf = importlib.import_module("tensorflow")
         specs = [
             tf.TensorSpec(shape, tensor.dtype)
