@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from collections.abc import MutableMapping
+from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
@@ -146,6 +147,7 @@ class GateCallback(PruningCallback):
         )
         self.teacher = teacher
         self._steps: NormalizedSteps | None = None
+        self._step = RATE
         self._batches = 0
         self._gates: dict[str, Gate] = {}
         self._kept, self._features = PerReplica(), PerReplica()
@@ -176,33 +178,33 @@ class GateCallback(PruningCallback):
             [gate.logits for gate in found],
             [gate.largest_step for gate in found],
         )
-        self._batches = self.params.get("steps") or 0
+        self._batches = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not any(gate.acts for gate in self._gates.values()):
             # A restored checkpoint may have its gates turned into masks already.
             self._release()
+        rounds = self.schedule.rounds(self.params.get("epochs"))
         if self._steps is not None:
             self._steps.start()  # Another callback may have restored weights.
-        rounds = self.schedule.rounds(self.params.get("epochs"))
+            self._step = self._step_size(rounds)
         first, last = self.temperature
         share = min(1.0, epoch / max(1, rounds[-1]))
         for gate in self._gates.values():
             gate.temperature.assign(first * (last / first) ** share)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._batches = batch + 1
         if self._steps is not None:
-            self._batches = max(self._batches, batch + 1)
-            self._steps.normalize(self.model, self._rate())
+            self._steps.normalize(self.model, self._step)
 
-    def _rate(self) -> float:
+    def _step_size(self, rounds: Sequence[int]) -> float:
+        """Return the largest step of a logit in the epoch that begins."""
         if self.rate is not None:
             return self.rate
-        epochs = self.schedule.rounds(self.params.get("epochs"))[-1]
-        # The length of an epoch is known at its end, if the data do not tell it.
-        known = self.params.get("steps") or self._epoch > 0
-        steps = epochs * self._batches if known else 0
+        # Data of unknown length tell it by their first epoch.
+        steps = rounds[-1] * (self.params.get("steps") or self._batches)
         return min(max(RATE, TRAVEL / steps), LARGEST) if steps else RATE
 
     def act(self, session: Session, fraction: float) -> None:

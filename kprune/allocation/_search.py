@@ -15,6 +15,7 @@ in steps as channels are removed, and can even rise. There are three phases.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ CLOSE = 1e-9
 """Relative difference between numbers that count as equal."""
 
 
+@dataclasses.dataclass(eq=False)
 class Search:
     """Chooses how many channels each group keeps.
 
@@ -45,23 +47,20 @@ class Search:
         alive: Current counts, of shape `(groups,)`.
     """
 
-    def __init__(
-        self,
-        costs: Evaluator,
-        budgets: Mapping[str, float],
-        lost: Sequence[np.ndarray],
-        min_channels: np.ndarray,
-        alive: np.ndarray,
-    ) -> None:
-        self.costs = costs
-        self.budgets = dict(budgets)
-        self.lost = lost
-        self.min_channels = np.minimum(min_channels, alive)
-        self.alive = np.array(alive)
+    costs: Evaluator
+    budgets: Mapping[str, float]
+    lost: Sequence[np.ndarray]
+    min_channels: np.ndarray
+    alive: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.budgets = dict(self.budgets)
+        self.min_channels = np.minimum(self.min_channels, self.alive)
+        self.alive = np.array(self.alive)
         names = list(self.budgets)
         self.highest = np.array(list(self.budgets.values()))
-        self.maxima = np.array([n in costs.maxima for n in names], bool)
-        self.stairs = np.array([n in costs.stairs for n in names], bool)
+        self.maxima = np.array([n in self.costs.maxima for n in names], bool)
+        self.stairs = np.array([n in self.costs.stairs for n in names], bool)
 
     def run(self) -> np.ndarray:
         """Return kept counts of shape `(groups,)` that meet all budgets.

@@ -10,7 +10,6 @@ says that it fits, and the whole model agrees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ import numpy as np
 from kprune.allocation._search import CLOSE
 from kprune.allocation._search import TINY
 from kprune.allocation._search import Search
-from kprune.cost.evaluator import Evaluator
 
 _STARTS = 6
 """Searches by estimates at most."""
@@ -84,34 +82,20 @@ def _over(known: _Known) -> float:
     return known.over
 
 
-class WholeSearch:
+class WholeSearch(Search):
     """Chooses how many channels each group keeps, asking about whole models.
 
-    Args:
-        costs: See `Search`. `evaluate` of a single row is what counts.
-        budgets: See `Search`.
-        lost: See `Search`.
-        min_channels: See `Search`.
-        alive: See `Search`.
+    See `Search` for the arguments. Costs are those that `evaluate` returns for a single
+    row; for several rows, it estimates.
     """
 
-    def __init__(
-        self,
-        costs: Evaluator,
-        budgets: Mapping[str, float],
-        lost: Sequence[np.ndarray],
-        min_channels: np.ndarray,
-        alive: np.ndarray,
-    ) -> None:
-        self.costs = costs
-        self.budgets = dict(budgets)
-        self.lost = lost
-        self.min_channels = np.minimum(min_channels, alive)
-        self.alive = np.array(alive)
-        self._highest = np.array(list(self.budgets.values()))
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._known: dict[tuple[int, ...], _Known] = {}
-        self._wrong = np.array([name in costs.estimated for name in budgets])
-        self._blame = np.full((len(self.budgets), len(alive)), _BLAME)
+        self._wrong = np.array(
+            [name in self.costs.estimated for name in self.budgets]
+        )
+        self._blame = np.full((len(self.budgets), len(self.alive)), _BLAME)
 
     def run(self) -> np.ndarray:
         """Return kept counts of shape `(groups,)` that meet all budgets.
@@ -160,7 +144,7 @@ class WholeSearch:
                 float(self.loss(kept)[0]),
                 told,
                 estimate,
-                float((told / self._highest).max()),
+                float((told / self.highest).max()),
             )
             if self._known:
                 (near,), _ = self._nearest(kept[None])
@@ -186,14 +170,14 @@ class WholeSearch:
         known = list(self._known.values())
         near, apart = self._nearest(rows)
         far = _DOUBT * np.minimum(apart, 1)[:, None]
-        exceeded = np.array([k.told > self._highest for k in known])[near]
+        exceeded = np.array([k.told > self.highest for k in known])[near]
         kept = np.array([k.kept for k in known])[near]
         narrower = np.log(np.maximum(kept / np.maximum(rows, 1), 1))
         why = np.minimum(narrower @ self._blame.T, _BLAME)
         doubt = self._wrong * np.where(exceeded, why, far)
         ratios = np.array([k.ratios for k in known])[near]
         costs = self._estimates(rows) * ratios / (1 + doubt)
-        return (costs / self._highest).max(axis=1)
+        return (costs / self.highest).max(axis=1)
 
     def _nearest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which known widths are nearest, and how far away they are."""
@@ -208,7 +192,7 @@ class WholeSearch:
     def _learn(self, known: _Known, before: _Known) -> None:
         """Notice which narrower groups were not why a budget was exceeded."""
         narrower = known.kept < before.kept
-        for cost, limit in enumerate(self._highest):
+        for cost, limit in enumerate(self.highest):
             if before.told[cost] > limit:
                 helped = known.told[cost] < before.told[cost] * (1 - CLOSE)
                 self._blame[cost, narrower] *= 2.0 if helped else 0.5

@@ -68,6 +68,21 @@ def test_a_penalty_on_a_student_is_part_of_the_loss():
     assert loss() == pytest.approx(before, rel=1e-5)
 
 
+def test_dynamic_gates_of_a_student_train_by_its_loss():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 8, 8, 3)), rng.normal(size=(8, 3))
+    recipe = kprune.recipe("manidp", {"macs": 0.3}, epochs=2)
+    student = recipe.prepare(models.convolutions([8, 8]))
+    training = distiller(student)
+    with pytest.raises(ValueError, match="Distiller's student"):
+        training.fit(x, y, epochs=2, callbacks=recipe.callbacks, verbose=0)
+    student.compile("sgd", "mse")
+    branch = next(iter(kprune.masking.gates(student).values())).squeeze
+    before = np.array(branch.get_weights()[0])
+    training.fit(x, y, epochs=2, callbacks=recipe.callbacks, verbose=0)
+    assert (branch.get_weights()[0] != before).any()
+
+
 def test_a_plain_student_is_told_how_to_wrap():
     callback = kprune.callbacks.PruneCallback("l1", reduce={"macs": 0.5})
     callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
