@@ -41,49 +41,52 @@ class AddedLoss:
 
     It is computed in the same step as the model's outputs, so it may use what
     observers of layers have recorded in that step. Evaluation does not include it.
+    Several callbacks can add losses to the same model.
 
     Args:
-        model: The model that `fit` was called on.
+        callback: The callback that adds the loss, while it is part of a `fit`.
         function: The loss.
     """
 
-    def __init__(self, model: Any, function: Loss) -> None:
-        self._model = model
+    def __init__(
+        self, callback: keras.callbacks.Callback, function: Loss
+    ) -> None:
+        self._model: Any = callback.model
+        self._fit = callback.params
         self._function = function
         self._used = False
 
     def attach(self) -> None:
         """Add the loss; the training function is traced again."""
-        model, function = self._model, self._function
-        vars(model).pop("compute_loss", None)
-        original = model.compute_loss
-        told = model._compute_loss_has_training_arg
         self._used = False
-
-        def compute_loss(
-            x: Any = None,
-            y: Any = None,
-            y_pred: Any = None,
-            sample_weight: Any = None,
-            training: bool = True,
-        ) -> Any:
-            more = {"training": training} if told else {}
-            loss = original(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **more
-            )
-            if not training:
-                return loss
-            added = function(x, y, y_pred, sample_weight)
-            self._used = True
-            return loss + ops.cast(added, loss.dtype)
-
-        vars(model)["compute_loss"] = compute_loss
-        self._trace()
+        # An interrupted `fit` does not tell its callbacks, so its losses remain. All
+        # callbacks of a `fit` are given the same object as `params`.
+        others = [loss for loss in self._attached() if loss._fit is self._fit]
+        self._set([*others, self])
 
     def detach(self) -> None:
         """Remove the loss."""
-        if vars(self._model).pop("compute_loss", None) is not None:
-            self._trace()
+        attached = self._attached()
+        if self in attached:
+            self._set([loss for loss in attached if loss is not self])
+
+    def _attached(self) -> list[AddedLoss]:
+        present = vars(self._model).get("compute_loss")
+        return list(getattr(present, "added", ()))
+
+    def _set(self, losses: Sequence[AddedLoss]) -> None:
+        """Make the model's training include the given losses, and no others."""
+        vars(self._model).pop("compute_loss", None)
+        if losses:
+            vars(self._model)["compute_loss"] = _summed(self._model, losses)
+        if self._model.compiled:
+            self._model.make_train_function(force=True)
+
+    def of(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Return the loss of a batch."""
+        value = self._function(x, y, y_pred, sample_weight)
+        self._used = True
+        return value
 
     def require_used(self, what: str) -> None:
         """Raise if training does not include the loss. Call it after an epoch.
@@ -99,9 +102,31 @@ class AddedLoss:
                 "y_pred=y_pred)."
             )
 
-    def _trace(self) -> None:
-        if self._model.compiled:
-            self._model.make_train_function(force=True)
+
+def _summed(model: Any, losses: Sequence[AddedLoss]) -> Callable[..., Any]:
+    """Return a model's `compute_loss` plus the given losses in training."""
+    original = model.compute_loss
+    told = model._compute_loss_has_training_arg
+
+    def compute_loss(
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        more = {"training": training} if told else {}
+        total = original(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **more
+        )
+        if training:
+            for loss in losses:
+                added = loss.of(x, y, y_pred, sample_weight)
+                total = total + ops.cast(added, total.dtype)
+        return total
+
+    compute_loss.added = losses  # type: ignore[attr-defined]
+    return compute_loss
 
 
 def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:

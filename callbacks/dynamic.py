@@ -132,7 +132,7 @@ class DynamicGateCallback(PruningCallback):
             gate.witness = keeper(self._saliencies, name)
         for name, (wrapper, _) in showing(session).items():
             wrapper.observer = keeper(self._features, name)
-        self._added = AddedLoss(self.model, self._loss_function(each))
+        self._added = AddedLoss(self, self._loss_function(each))
         self._added.attach()
 
     def act(self, session: Session, fraction: float) -> None:

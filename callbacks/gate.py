@@ -171,7 +171,7 @@ class GateCallback(PruningCallback):
         )
         for name, gate in self._gates.items():
             gate.observer = _counter(self._kept, name, alive[name])
-        self._added = AddedLoss(self.model, self._loss_function(session))
+        self._added = AddedLoss(self, self._loss_function(session))
         self._added.attach()
         found = self._gates.values()
         self._steps = NormalizedSteps(

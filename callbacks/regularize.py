@@ -103,7 +103,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             attach(trained_part(self.model), self._penalty(), self.layers)
             if trained_part(self.model) is not self.model:
                 # A Distiller's loss does not include its student's penalties.
-                self._added = AddedLoss(self.model, self._sum)
+                self._added = AddedLoss(self, self._sum)
                 self._added.attach()
         elif not acts:
             self._detach()

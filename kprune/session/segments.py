@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import importlib
 import math
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -277,7 +276,8 @@ class Segment(keras.Model):
         Args:
             given: The segment's inputs, which set the dtypes.
         """
-        tf = importlib.import_module("tensorflow")
+        import tensorflow as tf
+
         specs = [
             tf.TensorSpec(shape, tensor.dtype)
             for shape, tensor in zip(self._shapes, given, strict=True)
