@@ -36,9 +36,9 @@ class DynamicGateCallback(PruningCallback):
 
     The model must have such gates (`kprune.masking.add_dynamic_gates`). Before each
     epoch, the allocation decides how many channels of each group an average sample may
-    use, and the threshold is set to the saliency that this many channels reach on
-    average over the training samples. No filter is removed: each sample computes its
-    own selection. These terms are added to the loss:
+    use. The threshold follows the saliencies of the training samples so that this many
+    are above it, on average. No filter is removed: each sample computes its own
+    selection. These terms are added to the loss:
 
         sparsity * sum over groups of mean_i w_i mean_c P_ic
         + similarity * sum over groups of mean (P P^T - Q Q^T)^2
@@ -104,7 +104,6 @@ class DynamicGateCallback(PruningCallback):
         self.sparsity = number(sparsity, owner, "sparsity", least=0)
         self.similarity = number(similarity, owner, "similarity", least=0)
         self._gates: dict[str, DynamicGate] = {}
-        self._counts: dict[str, int] = {}
         self._saliencies, self._features = PerReplica(), PerReplica()
         self._added: AddedLoss | None = None
 
@@ -136,19 +135,14 @@ class DynamicGateCallback(PruningCallback):
         self._added.attach()
 
     def act(self, session: Session, fraction: float) -> None:
-        """Set the thresholds."""
+        """Set how many channels an average sample uses."""
         for name, mask in self.choose(fraction).items():
             if name in self._gates:
-                self._counts[name] = max(1, int((mask > 0).sum()))
-        self._limit()
+                self._gates[name].limit(int((mask > 0).sum()))
 
     def after_epoch(self, session: Session) -> None:
         if self._added is not None:
             self._added.require_used("Dynamic gates")
-
-    def _limit(self) -> None:
-        for name, count in self._counts.items():
-            self._gates[name].limit(count)
 
     def status(self) -> dict[str, float]:
         alive = self.session.alive()
@@ -158,8 +152,6 @@ class DynamicGateCallback(PruningCallback):
         return {f"pruned_{key}": share for key, share in removed.items()}
 
     def _end(self) -> None:
-        # Means have moved in the last epoch.
-        self._limit()
         if self._added is not None:
             self._added.detach()
         for gate in self._gates.values():

@@ -15,7 +15,7 @@ training, `tfds/` (CIFAR-10). Needs the extra `ethos`. Parts:
   most MACs that needs at most 60 % of both the time and the SRAM of the NPU.
 - train: prunes ResNet-8 to these widths, repairs it on 1,024 unlabelled images,
   rebuilds it, and trains it for some epochs on labels and with the unpruned network as
-  teacher. Images are flipped and cropped; the learning rate of Adam falls along a
+  teacher, by SGD. Images are flipped and cropped; the learning rate falls along a
   cosine. Accuracy is measured after each epoch on `test[:5000]`, and at the end for the
   int8 file on all of test.
 - arena: compares kprune's estimate with TensorFlow Lite Micro itself (package

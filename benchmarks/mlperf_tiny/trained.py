@@ -59,26 +59,13 @@ class Setting(points.Setting):
     """Options that all runs share. See `benchmarks/headline/points.py`."""
 
     depth: int = 8
-    epochs: int = 30
-    images: int = 25000
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.0
+    epochs: int = 45
+    learning_rate: float = 0.05
+    weight_decay: float = 5e-4
 
     @property
     def prepare(self) -> Callable[[Any], Any]:
         return lambda images: data.raw(images) / PIXELS
-
-    def optimizer(self) -> keras.optimizers.Optimizer:
-        rate = keras.optimizers.schedules.CosineDecay(
-            self.learning_rate, self.epochs * self.steps
-        )
-        return keras.optimizers.Adam(rate)
-
-    def config(self) -> dict[str, Any]:
-        found = super().config()
-        for other in ("momentum", "nesterov", "weight_decay"):
-            del found[other]
-        return {**found, "optimizer": "Adam"}
 
 
 @dataclasses.dataclass(frozen=True)

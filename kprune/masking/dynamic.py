@@ -22,7 +22,7 @@ MOST = 1000.0
 """Upper limit of saliencies."""
 
 LEAST = 1e-6
-"""Least threshold that gates channels off."""
+"""Least static value of a channel that is kept."""
 
 
 class _Batch(threading.local):
@@ -40,7 +40,7 @@ class DynamicGate(GroupGate):
     the first layer that produces the group, the mean is over its positions, and `s`
     is the running root mean square of these means in training. The
     channels are multiplied with them where they are read; saliencies below
-    `threshold` times the mean saliency of the group count as 0.
+    `threshold` count as 0. Before the first training step, all saliencies are 1.
 
     Args:
         size: Number of channels of the group.
@@ -89,6 +89,9 @@ class DynamicGate(GroupGate):
         self.squeeze.build((None, inputs))
         self.excite.build((None, hidden))
         self.threshold = self._state("threshold", -1.0)
+        # Share of the channels that an average sample uses. A variable, because a
+        # changed attribute would need a new trace.
+        self.used = self._state("used", 1.0)
         self.mean = self._state("mean", 1.0, size)
         self.scale = self._state("scale", 0.0)
         self.loss_level = self._state("loss_level", 0.0)
@@ -113,6 +116,7 @@ class DynamicGate(GroupGate):
         means = self._scaled(ops.cast(means, self.scale.dtype), training)
         hidden = self.excite(self.squeeze(means))
         saliency = ops.minimum(ops.cast(hidden, self.scale.dtype), MOST)
+        saliency = ops.where(self.scale.value > 0, saliency, 1.0)
         self._batch.saliency, self._batch.left = saliency, self.reads
         if self.witness is not None:
             self.witness(saliency)
@@ -120,6 +124,22 @@ class DynamicGate(GroupGate):
             batch = ops.stop_gradient(ops.mean(saliency, axis=0))
             old = ops.where(first, batch, self.mean.value)
             self.mean.assign(old + (1 - MOMENTUM) * (batch - old))
+            self.threshold.assign(self._moved(ops.stop_gradient(saliency)))
+
+    def _moved(self, saliency: Any) -> Any:
+        """Return the threshold, moved to where a batch uses its share of channels.
+
+        A running quantile follows saliencies that drift. The mean saliencies of the
+        channels would not do: if samples differ more than channels, many channels
+        are below such a threshold half of the time.
+        """
+        ordered = ops.sort(ops.reshape(saliency, (-1,)))
+        count = ops.cast(ops.shape(ordered)[0], self.used.dtype)
+        skipped = ops.round((1.0 - self.used.value) * count)
+        limit = ops.take(ordered, ops.cast(skipped, "int32"))
+        old = self.threshold.value
+        moved = ops.where(old < 0, limit, old + (1 - MOMENTUM) * (limit - old))
+        return ops.where(self.used.value < 1, moved, -1.0)
 
     def _scaled(self, means: Any, training: bool | None) -> Any:
         """Divide by the running size of means: pixels of 0 to 255 are too large."""
@@ -144,30 +164,23 @@ class DynamicGate(GroupGate):
             self._batch.saliency = (
                 None  # Do not keep a tensor of a traced step.
             )
-        # Relative, so that a drift of all saliencies within an epoch closes nothing.
-        limit = self.threshold.value * ops.mean(self.mean.value)
-        return saliency * ops.cast(saliency >= limit, saliency.dtype)
+        open_ = saliency >= self.threshold.value
+        return saliency * ops.cast(open_, saliency.dtype)
 
     def static(self, alive: np.ndarray) -> np.ndarray:
-        mean = np.where(alive, read(self.mean), 0.0)
-        limit = float(read(self.threshold)) * float(read(self.mean).mean())
-        kept = mean >= min(limit, float(mean.max()))
-        return np.where(alive & kept, np.maximum(mean, LEAST), 0.0)
+        mean = np.where(alive, read(self.mean), -np.inf)
+        count = max(1, round(float(read(self.used)) * self.size))
+        kept = alive.copy()
+        kept[np.argsort(-mean, kind="stable")[count:]] = False
+        return np.where(kept, np.maximum(mean, LEAST), 0.0)
 
     def limit(self, count: int) -> None:
-        """Set the threshold to what so many mean saliencies reach.
+        """Let an average sample use so many channels, from the next training step.
 
-        Before the gate has seen a training step, and for all channels, every
-        saliency counts.
+        Args:
+            count: Number of channels.
         """
-        threshold = -1.0
-        if 0 < count < self.size and float(read(self.scale)) > 0:
-            # Of channels that are 0 for every sample, none is one of the `count`.
-            mean = read(self.mean)
-            # A little less, so that rounding does not leave out the last of them.
-            threshold = (1 - LEAST) * max(np.sort(mean)[-count], LEAST)
-            threshold /= mean.mean()
-        self.threshold.assign(threshold)
+        self.used.assign(min(max(count, 1), self.size) / self.size)
 
     @property
     def macs(self) -> int:

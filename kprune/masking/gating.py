@@ -337,10 +337,10 @@ def close_gates(
 
     Channels whose gate is closed are removed, with their optimizer slots. The
     model's outputs in inference stay the same, and it can be rebuilt. Gates that
-    depend on the sample are replaced by their means over the training samples:
-    channels whose mean saliency is below the threshold are removed, and the weights
-    that read the others are multiplied with the mean. This changes the outputs, so
-    train the model some more.
+    depend on the sample are replaced by their means over the training samples: as
+    many channels are kept as an average sample uses, those with the largest means,
+    and the weights that read them are multiplied with the mean. This changes the
+    outputs, so train the model some more.
 
     Args:
         masked: A model with gates from `add_gates` or `add_dynamic_gates`.

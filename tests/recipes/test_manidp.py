@@ -29,6 +29,7 @@ def dense(seed=0):
     keras.utils.set_random_seed(seed)
     masked = kprune.wrap(models.dense_layers([6], 3, 2))
     (gate,) = add_dynamic_gates(masked).values()
+    gate.scale.assign(1.0)
     x = np.random.default_rng(seed).normal(size=(5, 3)).astype("float32")
     first, second = (gate.squeeze.get_weights(), gate.excite.get_weights())
     saliency = np.maximum(
@@ -56,6 +57,7 @@ def test_saliencies_do_not_depend_on_the_scale_of_the_inputs():
     seen = []
     for scale in (1.0, 255.0):
         _, gate, x, _ = dense()
+        gate.scale.assign(0.0)
         gate.witness = seen.append
         gate.look(scale * x, training=True)
         gate.look(scale * x, training=False)
@@ -68,7 +70,7 @@ def test_saliencies_do_not_depend_on_the_scale_of_the_inputs():
 def test_no_compact_model_but_a_static_one(tmp_path):
     masked, gate, x, _ = dense()
     gate.mean.assign([0.5, 2.0, 1.0, 0.1, 3.0, 0.7])
-    gate.threshold.assign(0.69 / np.mean([0.5, 2.0, 1.0, 0.1, 3.0, 0.7]))
+    gate.limit(4)
     with pytest.raises(ValueError, match="depend on the input"):
         kprune.rebuild(masked)
     with pytest.raises(ValueError, match="depend on the input"):
@@ -85,15 +87,44 @@ def test_no_compact_model_but_a_static_one(tmp_path):
         kprune.dynamic_cost(masked, x)
 
 
-def test_saliencies_that_drift_together_close_nothing():
-    _, gate, _, saliency = dense()
-    gate.scale.assign(1.0)
-    gate.mean.assign(saliency.mean(0))
+def test_the_average_sample_uses_the_share_while_saliencies_drift():
+    _, gate, _, _ = dense()
+    gate.limit(2)
+    rng = np.random.default_rng(1)
+    kernel, bias = gate.excite.get_weights()
+    for size in (1.0, 0.3):
+        gate.excite.set_weights([40 * size * kernel, size * bias])
+        seen = []
+        for _ in range(60):
+            gate.look(rng.normal(size=(64, 3)).astype("float32"), True)
+        gate.witness = seen.append
+        for _ in range(20):
+            gate.look(rng.normal(size=(64, 3)).astype("float32"), False)
+        gate.witness = None
+        saliency = np.concatenate([read(batch) for batch in seen])
+        open_ = saliency >= read(gate.threshold)
+        assert open_.mean() == pytest.approx(2 / 6, abs=0.03)
+        assert len(set(open_.sum(axis=1))) > 1
+    gate.limit(6)
+    gate.look(rng.normal(size=(64, 3)).astype("float32"), True)
+    assert read(gate.threshold) < 0
+
+
+def test_gates_that_have_not_been_trained_change_nothing():
+    model = small_net(8)
+    masked = kprune.wrap(model)
+    add_dynamic_gates(masked)
+    assert difference(outputs(model, 90 * X), outputs(masked, 90 * X)) <= 1e-6
+
+
+def test_the_static_model_keeps_the_largest_means_of_what_is_left():
+    _, gate, _, _ = dense()
+    gate.mean.assign([0.5, 2.0, 1.0, 0.1, 3.0, 0.0])
     gate.limit(3)
-    kept = gate.static(np.ones(6, bool)) > 0
-    assert kept.sum() == 3
-    gate.mean.assign(0.5 * saliency.mean(0))
-    np.testing.assert_array_equal(gate.static(np.ones(6, bool)) > 0, kept)
+    left = np.array([True, True, True, True, False, True])
+    np.testing.assert_allclose(gate.static(left), [0.5, 2.0, 1.0, 0, 0, 0])
+    gate.limit(0)
+    np.testing.assert_allclose(gate.static(left), [0, 2.0, 0, 0, 0, 0])
 
 
 def test_what_is_counted_and_measured_sample_by_sample():
@@ -131,10 +162,8 @@ def test_from_end_to_end(tmp_path):
     assert (branch.get_weights()[0] != before).any()
     counts = []
     for gate in gates(masked).values():
-        kept = gate.static(np.ones(8, bool)) > 0
-        limit = read(gate.threshold) * read(gate.mean).mean()
-        assert kept.sum() == (read(gate.mean) >= limit).sum()
-        counts.append(kept.sum())
+        counts.append((gate.static(np.ones(8, bool)) > 0).sum())
+        assert (read(gate.threshold) > 0) == (counts[-1] < 8)
     assert min(counts) < 8
     masked.save(tmp_path / "dynamic.keras")
     loaded = keras.saving.load_model(tmp_path / "dynamic.keras")
