@@ -206,11 +206,11 @@ def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
         f"{first['setting']['calibration']:,} unlabelled training images, rebuilt, and "
         "trained on labels and with the unpruned network as teacher: "
         f"{first['setting']['optimizer']}, learning rate "
-        f"{first['setting']['learning_rate']:g}, cosine, flips and crops. Time and "
-        "SRAM are relative to the unpruned int8 file. Accuracies are measured after "
-        "the last epoch, in percent, ± the standard deviation over seeds: on all "
-        "10,000 test images, and on the 5,000 on which no choice was made. The suite "
-        "requires 85.0 %."
+        f"{first['setting']['learning_rate']:g}, {first['setting']['schedule']}; flips "
+        "and crops. Time and SRAM are relative to the unpruned int8 file. Accuracies "
+        "are measured after the last epoch, in percent, ± the standard deviation over "
+        "seeds: on all 10,000 test images, and on the 5,000 on which no choice was "
+        "made. The suite requires 85.0 %."
     )
     lines += header(
         "pruned for",

@@ -67,6 +67,25 @@ class Setting(points.Setting):
     def prepare(self) -> Callable[[Any], Any]:
         return lambda images: data.raw(images) / PIXELS
 
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """Return SGD; at its full rate from the start, it would undo the repair."""
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0,
+            max(self.epochs - 1, 1) * self.steps,
+            warmup_target=self.learning_rate,
+            warmup_steps=self.steps,
+        )
+        return keras.optimizers.SGD(
+            rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+
+    def config(self) -> dict[str, Any]:
+        schedule = "linear from 0 in the first epoch, then cosine to 0"
+        return {**super().config(), "schedule": schedule}
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceArm(points.Arm):
