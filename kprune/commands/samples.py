@@ -109,15 +109,14 @@ class Data:
         raw = samples.pixels or getattr(samples.x, "dtype", None) == np.uint8
         if np.ndim(samples.x) != 4 or not (raw or self.pixels):
             return samples
+        mode, why = pixels.choose_range(samples.x, samples.y, predict, model)
+        advice = ": --pixels sets another" if why == pixels.GUESS else ""
         if self.pixels:
+            if why != pixels.GUESS and mode != self.pixels:
+                advice = f", although {pixels.MODES[mode]} fits better: {why}"
             mode, why = self.pixels, "as requested"
-        else:
-            mode, why = pixels.choose_range(
-                samples.x, samples.y, predict, model
-            )
         if why == pixels.GUESS and not samples.pixels:
             return samples
-        advice = ": --pixels sets another" if why == pixels.GUESS else ""
         note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}{advice}")
         first = pixels.channels_first(samples.x)
         x = pixels.scaled(samples.x, mode, first)

@@ -228,6 +228,23 @@ def test_a_guessed_range_of_pixels_names_the_option(photos, capsys):
     assert said.endswith(": --pixels sets another\n")
 
 
+@pytest.mark.parametrize(
+    ("mode", "end"),
+    [
+        ("unit", "pixels 0 to 1, as requested\n"),
+        ("raw", "although 0 to 1 fits better: as the statistics in the model "),
+    ],
+)
+def test_a_requested_range_that_fits_badly_is_used_with_a_note(
+    photos, capsys, mode, end
+):
+    found = find_data(photos, pixels=mode)
+    samples = found.samples(colours.model())
+    assert samples.mode == mode
+    assert (samples.x.max() > 1) == (mode == "raw")
+    assert end in capsys.readouterr().err
+
+
 def test_bench_shows_the_accuracy_of_files_and_models(
     saved, photos, tmp_path, monkeypatch
 ):
