@@ -86,6 +86,26 @@ def warn_of_order(
         )
 
 
+def restoring_after(
+    callback: keras.callbacks.Callback,
+    others: Iterable[keras.callbacks.Callback],
+) -> list[keras.callbacks.EarlyStopping]:
+    """Return the callbacks that restore weights after a callback has ended.
+
+    Args:
+        callback: The callback.
+        others: All callbacks of the `fit`, in order.
+    """
+    others = list(others)
+    later = others[others.index(callback) :] if callback in others else []
+    return [
+        other
+        for other in later
+        if isinstance(other, keras.callbacks.EarlyStopping)
+        and other.restore_best_weights
+    ]
+
+
 class BestCheckpoints:
     """Tracks whether `ModelCheckpoint(save_best_only=True)` keeps a pruned epoch.
 

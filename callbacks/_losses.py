@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.losses.loss import scale_loss_for_distribution
 
 from kprune.cost.model import CostModel
 from kprune.graph import walk
@@ -59,28 +60,20 @@ class AddedLoss:
     def attach(self) -> None:
         """Add the loss; the training function is traced again."""
         self._used = False
-        # An interrupted `fit` does not tell its callbacks, so its losses remain. All
-        # callbacks of a `fit` are given the same object as `params`.
-        others = [loss for loss in self._attached() if loss._fit is self._fit]
-        self._set([*others, self])
+        others = [
+            loss
+            for loss in _added(self._model)
+            if loss is not self and loss._fit is self._fit
+        ]
+        _set_added(self._model, [*others, self])
 
     def detach(self) -> None:
         """Remove the loss."""
-        attached = self._attached()
+        attached = _added(self._model)
         if self in attached:
-            self._set([loss for loss in attached if loss is not self])
-
-    def _attached(self) -> list[AddedLoss]:
-        present = vars(self._model).get("compute_loss")
-        return list(getattr(present, "added", ()))
-
-    def _set(self, losses: Sequence[AddedLoss]) -> None:
-        """Make the model's training include the given losses, and no others."""
-        vars(self._model).pop("compute_loss", None)
-        if losses:
-            vars(self._model)["compute_loss"] = _summed(self._model, losses)
-        if self._model.compiled:
-            self._model.make_train_function(force=True)
+            _set_added(
+                self._model, [loss for loss in attached if loss is not self]
+            )
 
     def of(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         """Return the loss of a batch."""
@@ -103,30 +96,85 @@ class AddedLoss:
             )
 
 
-def _summed(model: Any, losses: Sequence[AddedLoss]) -> Callable[..., Any]:
-    """Return a model's `compute_loss` plus the given losses in training."""
-    original = model.compute_loss
-    told = model._compute_loss_has_training_arg
+def drop_interrupted(callback: keras.callbacks.Callback) -> None:
+    """Remove losses that an interrupted `fit` has left, when another one begins.
 
-    def compute_loss(
+    Keras does not tell callbacks that `fit` was interrupted. All callbacks of a `fit`
+    are given the same object as `params`.
+
+    Args:
+        callback: A callback of the `fit` that begins.
+    """
+    found = _added(callback.model)
+    current = [loss for loss in found if loss._fit is callback.params]
+    if len(current) < len(found):
+        _set_added(callback.model, current)
+
+
+def _added(model: Any) -> list[AddedLoss]:
+    """Return the losses that are added to a model's loss."""
+    present = vars(model).get("compute_loss")
+    return list(present.added) if isinstance(present, _Sum) else []
+
+
+def _set_added(model: Any, losses: Sequence[AddedLoss]) -> None:
+    """Let a model's training include the given losses, and no other added ones."""
+    present = vars(model).get("compute_loss")
+    if isinstance(present, _Sum):
+        present.remove()
+    if losses:
+        _Sum(model, losses).install()
+    if model.compiled:
+        model.make_train_function(force=True)
+
+
+class _Sum:
+    """A model's `compute_loss` plus added losses in training.
+
+    Args:
+        model: The model.
+        added: The losses.
+    """
+
+    def __init__(self, model: Any, added: Sequence[AddedLoss]) -> None:
+        self._model = model
+        self.added = added
+        # An attribute of the instance hides the method of the class.
+        self._own = vars(model).get("compute_loss")
+        self._original = model.compute_loss
+        self._told = model._compute_loss_has_training_arg
+
+    def install(self) -> None:
+        vars(self._model)["compute_loss"] = self
+        # Otherwise Keras does not say that it evaluates.
+        self._model._compute_loss_has_training_arg = True
+
+    def remove(self) -> None:
+        vars(self._model).pop("compute_loss")
+        if self._own is not None:
+            vars(self._model)["compute_loss"] = self._own
+        self._model._compute_loss_has_training_arg = self._told
+
+    def __call__(
+        self,
         x: Any = None,
         y: Any = None,
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        more = {"training": training} if told else {}
-        total = original(
+        more = {"training": training} if self._told else {}
+        total = self._original(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **more
         )
         if training:
-            for loss in losses:
-                added = loss.of(x, y, y_pred, sample_weight)
-                total = total + ops.cast(added, total.dtype)
+            for loss in self.added:
+                value = loss.of(x, y, y_pred, sample_weight)
+                # Gradients are summed over replicas.
+                total = total + scale_loss_for_distribution(
+                    ops.cast(value, total.dtype)
+                )
         return total
-
-    compute_loss.added = losses  # type: ignore[attr-defined]
-    return compute_loss
 
 
 def cost_share(costs: CostModel, name: str, kept: Sequence[Any]) -> Any:

@@ -19,7 +19,9 @@ from kprune.callbacks._fitting import BestCheckpoints
 from kprune.callbacks._fitting import companions
 from kprune.callbacks._fitting import outside_fit
 from kprune.callbacks._fitting import require_fit
+from kprune.callbacks._fitting import restoring_after
 from kprune.callbacks._fitting import warn_of_order
+from kprune.callbacks._losses import drop_interrupted
 from kprune.data.source import as_source
 from kprune.graph.values import read
 from kprune.masking import trained_part
@@ -107,8 +109,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self._policy: Policy | None = None
         self._repair = recoveries.get([])
         self._epoch = -1
-        self._met = False
+        self._met: dict[int, bool] = {}
         self._checkpoints = BestCheckpoints([])
+        self._restoring: list[keras.callbacks.EarlyStopping] = []
 
     @property
     def session(self) -> Session:
@@ -128,6 +131,10 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
     def repairs(self) -> bool:
         """Whether layers are repaired after filters are removed."""
         return bool(self._repair)
+
+    @property
+    def _last_met(self) -> bool:
+        return next(reversed(self._met.values()))
 
     def begin(self, session: Session) -> None:
         """Prepare for training. `session` and `policy` are available."""
@@ -212,6 +219,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
+        drop_interrupted(self)
         self._session = session = Session(
             trained_part(self.model), self.data, self.model.optimizer
         )
@@ -234,7 +242,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         session = self.session
-        self._checkpoints.look(self._met)
+        self._checkpoints.look(self._last_met)
         self._epoch = epoch
         fraction = self.schedule.fraction(epoch, self.params.get("epochs"))
         with self._record.failing():
@@ -246,7 +254,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.after_epoch(self.session)
-        self._met = self.policy.met()
+        self._met[epoch] = self.policy.met()
         if logs is not None:
             logs.update(self.status())
         self._record.epoch(epoch, logs)
@@ -261,7 +269,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         session, policy = self.session, self.policy
         if self._epoch < 0:
             return  # Nothing was trained: fit(epochs=0), or a completed run.
-        self._checkpoints.look(self._met)
+        self._checkpoints.look(self._last_met)
         self._checkpoints.warn()
         if self.finishes(self._epoch + 1, last=True):
             self.finish(session)
@@ -284,6 +292,19 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 type(policy.allocation).__name__,
                 self.schedule,
             )
+            return
+        for other in self._restoring:
+            epoch = other.best_epoch
+            if other.best_weights is not None and not self._met.get(
+                epoch, True
+            ):
+                _log.warning(
+                    "EarlyStopping restores epoch %d, which was before the pruning "
+                    "target was reached: filters come back. Let it begin later "
+                    "(start_from_epoch), and list it before %s.",
+                    epoch + 1,
+                    type(self).__name__,
+                )
 
     def _asked(self) -> runs.Asked:
         """Return the settings of this training for its record."""
@@ -299,8 +320,9 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         warn_of_order(
             self, others, (f"pruned_{key}" for key in self.policy.removed())
         )
-        self._met = self.policy.met()
+        self._met = {-1: self.policy.met()}
         self._checkpoints = BestCheckpoints(others)
+        self._restoring = restoring_after(self, others)
 
 
 def _words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -9,10 +10,14 @@ import keras
 from kprune.binary import BinaryFilters
 from kprune.binary import attach
 from kprune.binary import detach
+from kprune.callbacks._fitting import companions
 from kprune.callbacks._fitting import require_fit
+from kprune.callbacks._fitting import restoring_after
 from kprune.masking import trained_part
 from kprune.parts import Part
 from kprune.regularizers.attaching import compile_again
+
+_log = logging.getLogger("kprune")
 
 _STEPS = ("train", "test", "predict")
 
@@ -23,7 +28,9 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
     During `fit`, layers compute with binary kernels, and gradients pass through to the
     float weights. At the end, the weights are set to the binary values, so that
     `kprune.rebuild` returns a model of binary kernels. An interrupted run continues
-    from any checkpoint. List this callback after those that prune.
+    from any checkpoint, which holds the float weights: train it for one more epoch
+    with this callback, or it is not binary. List this callback after those that prune
+    and those that restore weights, such as `EarlyStopping`.
 
     Args:
         form: A `kprune.binary.BinaryFilters`. Defaults to blocks of 4 filters.
@@ -49,6 +56,12 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
         require_fit(self)
         attach(trained_part(self.model), self.form)
         compile_again(self.model, _STEPS)
+        if restoring_after(self, companions(self)):
+            _log.warning(
+                "EarlyStopping will restore float weights after %s has made them "
+                "binary. List it before.",
+                type(self).__name__,
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         detach(trained_part(self.model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -234,12 +235,19 @@ def _loss_by_sample(model: Any) -> Any:
             f"Received: loss={given!r}."
         )
     loss = keras.losses.get(given)
-    if isinstance(loss, keras.losses.Loss):
-        config = {**loss.get_config(), "reduction": None}
-        loss = type(loss).from_config(config)
 
     def each(y: Any, y_pred: Any) -> Any:
-        values = loss(y, y_pred)
+        if isinstance(loss, keras.losses.Loss):
+            # Not a copy without reduction: a custom class may not be able to make one.
+            cast = functools.partial(ops.convert_to_tensor, dtype=loss.dtype)
+            values = loss.call(cast(y), cast(y_pred))
+        else:
+            values = loss(y, y_pred)
+        if len(values.shape) == 0:
+            raise ValueError(
+                "Dynamic gates are trained with the loss of each sample, but the loss "
+                f"{loss!r} returns a single value. Return one per sample."
+            )
         return ops.mean(ops.reshape(values, (ops.shape(y_pred)[0], -1)), axis=1)
 
     return each

@@ -34,9 +34,11 @@ from kprune.masking import gates
 from kprune.masking import is_masked
 from kprune.masking import protect_gates
 from kprune.masking import wrap
+from kprune.masking.slots import accumulation
 from kprune.masking.state import no_gradients
 from kprune.rebuild import rebuild
 from kprune.recovery._pupils import squashed
+from kprune.schedules import OneShot
 from kprune.session import Session
 
 RATE = 0.01
@@ -74,7 +76,8 @@ class GateCallback(PruningCallback):
         criterion: See `kprune.prune`. Defaults to `sigmoid(logit)` of the gates, and 1
             for channels without a gate.
         reduce: See `kprune.prune`. Only `"macs"` and `"params"`.
-        schedule: When gates become masks. See `PruneCallback`.
+        schedule: When gates become masks. See `PruneCallback`. Defaults to after two
+            thirds of the epochs.
         allocation: See `kprune.prune`.
         data: See `PruneCallback`.
         recover: See `PruneCallback`.
@@ -85,6 +88,8 @@ class GateCallback(PruningCallback):
         softness: Temperature of the divergence.
         temperature: Temperatures of the gates in the first epoch, and when they become
             masks; in between, it falls exponentially.
+        rate: Largest change of a logit in a step of the optimizer. Defaults to what
+            lets logits travel far enough until they become masks.
         teacher: A model with the same inputs, outputs and layer names. Defaults to the
             model when training begins, with all gates open. Pass the original model
             when you resume a run.
@@ -126,7 +131,7 @@ class GateCallback(PruningCallback):
         super().__init__(
             criterion or self._openness,
             reduce,
-            schedule,
+            OneShot(None) if schedule is None else schedule,
             allocation,
             data,
             recover,
@@ -165,12 +170,7 @@ class GateCallback(PruningCallback):
             )
         if not any(gate.acts for gate in self._gates.values()):
             return  # The run was resumed after its gates became masks.
-        alive = session.alive()
-        self._kept = PerReplica(
-            {name: float(v.sum()) for name, v in alive.items()}
-        )
-        for name, gate in self._gates.items():
-            gate.observer = _counter(self._kept, name, alive[name])
+        self._count(session)
         self._added = AddedLoss(self, self._loss_function(session))
         self._added.attach()
         found = self._gates.values()
@@ -200,19 +200,32 @@ class GateCallback(PruningCallback):
             self._steps.normalize(self.model, self._step)
 
     def _step_size(self, rounds: Sequence[int]) -> float:
-        """Return the largest step of a logit in the epoch that begins."""
-        if self.rate is not None:
-            return self.rate
+        """Return the largest change of a logit between two calls, in this epoch."""
+        accumulated = accumulation(self.model.optimizer)
         # Data of unknown length tell it by their first epoch.
-        steps = rounds[-1] * (self.params.get("steps") or self._batches)
-        return min(max(RATE, TRAVEL / steps), LARGEST) if steps else RATE
+        batches = rounds[-1] * (self.params.get("steps") or self._batches)
+        steps = batches / accumulated
+        rate = self.rate
+        if rate is None:
+            rate = min(max(RATE, TRAVEL / steps), LARGEST) if steps else RATE
+        return rate * max(1, self.model.steps_per_execution / accumulated)
+
+    def due(self, fraction: float) -> bool:
+        # The target may be met before the last round; gates must close even so.
+        return super().due(fraction) or (
+            fraction >= 1 and any(gate.acts for gate in self._gates.values())
+        )
 
     def act(self, session: Session, fraction: float) -> None:
         """Turn gates into masks."""
         masks = self.choose(fraction)
+        before = session.snapshot() if self.repairs else None
         if fraction >= 1:
             self._shut()
-        self.remove(masks)
+        self.remove(masks, before)
+        if self._added is not None:
+            self._count(session)
+            self._added.attach()
 
     def after_epoch(self, session: Session) -> None:
         if self._added is not None:
@@ -247,6 +260,15 @@ class GateCallback(PruningCallback):
         for gate in self._gates.values():
             gate.observer = None
         self._kept, self._features = PerReplica(), PerReplica()
+
+    def _count(self, session: Session) -> None:
+        """Let gates tell how many of the channels that are left are open."""
+        alive = session.alive()
+        self._kept = PerReplica(
+            {name: float(v.sum()) for name, v in alive.items()}
+        )
+        for name, gate in self._gates.items():
+            gate.observer = _counter(self._kept, name, alive[name])
 
     def _openness(self, group: Group) -> np.ndarray:
         gate = self._gates.get(group.name)

@@ -12,13 +12,17 @@ from keras.ops import convert_to_numpy
 
 from kprune.arguments import share
 from kprune.arguments import whole
+from kprune.callbacks._fitting import companions
 from kprune.callbacks._fitting import require_fit
 from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import drop_interrupted
 from kprune.masking import trained_part
+from kprune.masking.slots import accumulation
+from kprune.masking.slots import base_optimizer
 from kprune.parts import Part
 from kprune.regularizers import attach
-from kprune.regularizers import detach
 from kprune.regularizers.attaching import attached
+from kprune.regularizers.attaching import release
 from kprune.regularizers.shrinkage import Shrinkage
 from kprune.regularizers.shrinkage import summed_rates
 
@@ -33,8 +37,9 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
 
     The penalty acts before epoch `until`, and is removed then and when training ends.
     It replaces penalties attached by `kprune.regularizers.attach`; the layers' own
-    regularizers stay. List this callback before those that prune. A resumed run
-    continues unchanged, except with `shrinkage`, which measures the kernels again.
+    regularizers stay. Several callbacks can penalise different `layers`. List this
+    callback before those that prune. A resumed run continues unchanged, except with
+    `shrinkage`, which measures the kernels again.
 
     Args:
         regularizer: A `keras.regularizers.Regularizer`, for example
@@ -91,17 +96,22 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         self.shrinkage = shrinkage
         self._acts = False
         self._added: AddedLoss | None = None
+        self._attached: list[tuple[Any, Any]] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
+        drop_interrupted(self)
         self._acts = False
+        self._attached = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         acts = self.until is None or epoch < self.until
         if acts and not self._acts:
-            detach(trained_part(self.model))
-            attach(trained_part(self.model), self._penalty(), self.layers)
-            if trained_part(self.model) is not self.model:
+            model = trained_part(self.model)
+            release(model, self._others(model))
+            attach(model, self._penalty(epoch), self.layers)
+            self._attached = self._others(model)
+            if model is not self.model:
                 # A Distiller's loss does not include its student's penalties.
                 self._added = AddedLoss(self, self._sum)
                 self._added.attach()
@@ -110,7 +120,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         self._acts = acts
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        found = attached(trained_part(self.model)) if self._acts else []
+        found = self._attached
         if found and not any(v.regularizer.used for _, v in found):
             raise ValueError(
                 f"{self.regularizer!r} has no effect: the train_step of "
@@ -123,18 +133,26 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         self._detach()
 
     def _detach(self) -> None:
-        detach(trained_part(self.model))
+        release(trained_part(self.model), self._attached)
+        self._attached = []
         if self._added is not None:
             self._added.detach()
             self._added = None
 
-    def _sum(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
-        return sum(
-            v.regularizer.alone(v)
-            for _, v in attached(trained_part(self.model))
-        )
+    def _others(self, model: keras.Model) -> list[tuple[Any, Any]]:
+        """Return what is attached, except by other callbacks of this `fit`."""
+        theirs = {
+            id(variable)
+            for other in companions(self)
+            if isinstance(other, RegularizeCallback) and other is not self
+            for _, variable in other._attached
+        }
+        return [pair for pair in attached(model) if id(pair[1]) not in theirs]
 
-    def _penalty(self) -> Any:
+    def _sum(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+        return sum(v.regularizer.alone(v) for _, v in self._attached)
+
+    def _penalty(self, epoch: int) -> Any:
         """Return the regularizer, with its strength set by `shrinkage` if possible."""
         if self.shrinkage is None:
             return self.regularizer
@@ -145,22 +163,27 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
                 self.regularizer,
             )
             return self.regularizer
-        rates = summed_rates(self.model.optimizer, self._rates())
-        if rates is None:
+        rates = summed_rates(self.model.optimizer, self._rates(epoch))
+        if not rates:
             return self.regularizer
         return Shrinkage(self.regularizer, self.shrinkage, rates)
 
-    def _rates(self) -> list[float]:
-        """Return the learning rates of all steps with the penalty."""
-        optimizer = self.model.optimizer
-        steps, epochs = self.params["steps"], self.params["epochs"]
-        count = steps * (epochs if self.until is None else self.until)
-        count = -(-count // (optimizer.gradient_accumulation_steps or 1))
+    def _rates(self, epoch: int) -> list[float]:
+        """Return the learning rates of all steps with the penalty, from an epoch on."""
+        optimizer = base_optimizer(self.model.optimizer)
+        apart = accumulation(self.model.optimizer)
+        last = self.params["epochs"] if self.until is None else self.until
+        count = -(-self.params["steps"] * (last - epoch) // apart)
         schedule = optimizer._learning_rate
         if isinstance(
             schedule, keras.optimizers.schedules.LearningRateSchedule
         ):
+            # Keras counts batches here, also those that are only accumulated.
+            begun = int(convert_to_numpy(optimizer._iterations))
             at = np.linspace(0, count - 1, min(count, _POINTS)).round()
-            values = [float(convert_to_numpy(schedule(step))) for step in at]
+            values = [
+                float(convert_to_numpy(schedule(begun + apart * int(step))))
+                for step in at
+            ]
             return np.interp(np.arange(count), at, values).tolist()
         return [float(convert_to_numpy(optimizer.learning_rate))] * count

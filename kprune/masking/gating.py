@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -157,11 +158,14 @@ def _first_writer(
 
     Returns:
         The producer's wrapper and the number of input channels. None if the
-        producer has no single channels-last input of known width, or a reader
-        of the group comes first.
+        producer has no single channels-last input of known width or is called
+        more than once, or a reader of the group comes first.
     """
     writers = {id(m.layer) for m in group.producers}
     reading = {id(wrapper.layer) for wrapper, _ in readers}
+    calls = Counter(
+        id(walk.unwrap(visit.operation)) for visit in graph.visits.values()
+    )
     for visit in graph.visits.values():
         layer = walk.unwrap(visit.operation)
         if id(layer) in reading:
@@ -171,6 +175,8 @@ def _first_writer(
         form = getattr(layer, "data_format", None)
         if form == "channels_first" or len(visit.inputs) != 1:
             return None
+        if calls[id(layer)] > 1:
+            return None  # A gate holds the saliencies of one input.
         width = visit.inputs[0].shape[-1]
         if width is None or id(layer) not in wrappers:
             return None
@@ -269,8 +275,9 @@ def attach_gates(
     if not made:
         raise ValueError(
             f"No group of model '{masked.name}' can have a gate: for each, some "
-            "layer computes across the channels, or reads them other than on a "
-            "single axis of its input. Prune with a criterion instead."
+            "layer computes across the channels, reads them other than on a single "
+            "axis of its input, or (for gates that depend on the sample) writes them "
+            "from several inputs. Prune with a criterion instead."
         )
     known = list(masked.variables)
     with placed_like(masked):

@@ -18,6 +18,16 @@ def base_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def accumulation(optimizer: Any) -> int:
+    """Return the number of batches whose gradients an optimizer sums for a step."""
+    inner = base_optimizer(optimizer)
+    return (
+        optimizer.gradient_accumulation_steps
+        or inner.gradient_accumulation_steps
+        or 1
+    )
+
+
 def slots_of(optimizer: Any) -> Slots:
     """Return the slots (momenta, EMA averages, ...) of all weights.
 

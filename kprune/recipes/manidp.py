@@ -81,7 +81,7 @@ class ManiDP(Recipe):
         return [DynamicGateCallback(**parts, **self.task)]
 
     def phases(self) -> list[tuple[str, str]]:
-        end = self._full
+        end = self.rounds[-1]
         return [
             (during(0, end), "training while thresholds rise"),
             (during(end, self.epochs), "fine-tuning of gates and model"),

@@ -124,13 +124,23 @@ def detach(model: keras.Model) -> list[str]:
     Returns:
         The names of the layers whose penalty was removed.
     """
-    names = []
-    for outer, variable in attached(model):
+    found = attached(model)
+    release(model, found)
+    return [outer.name for outer, _ in found]
+
+
+def release(model: keras.Model, found: Iterable[tuple[Any, Any]]) -> None:
+    """Remove the penalties attached to some variables.
+
+    Args:
+        model: The model.
+        found: Pairs from `attached(model)`.
+    """
+    found = list(found)
+    for _, variable in found:
         variable.regularizer = variable.regularizer.former
-        names.append(outer.name)
-    if names:
+    if found:
         compile_again(model)
-    return names
 
 
 def attached(model: keras.Model) -> list[tuple[Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kprune.arguments import whole
 from kprune.schedules.base import Schedule
 from kprune.schedules.base import register
+from kprune.schedules.base import two_thirds
 
 
 @register("one_shot")
@@ -12,7 +13,8 @@ class OneShot(Schedule):
     """Removes everything at once.
 
     Args:
-        epoch: The epoch, from 0, before which all filters are removed.
+        epoch: The epoch, from 0, before which all filters are removed; `None` for
+            after two thirds of the epochs.
 
     Example:
 
@@ -20,11 +22,22 @@ class OneShot(Schedule):
     [0.0, 1.0, 1.0]
     """
 
-    def __init__(self, epoch: int = 0) -> None:
-        self.epoch = whole(epoch, "OneShot", "epoch", 0, "epochs")
+    def __init__(self, epoch: int | None = 0) -> None:
+        self.epoch = (
+            None
+            if epoch is None
+            else whole(epoch, "OneShot", "epoch", 0, "epochs", ", or None")
+        )
 
     def fraction(self, epoch: int, epochs: int | None = None) -> float:
-        return float(epoch >= self.epoch)
+        return float(epoch >= self.rounds(epochs)[0])
 
     def rounds(self, epochs: int | None = None) -> list[int]:
-        return [self.epoch]
+        if self.epoch is not None:
+            return [self.epoch]
+        if epochs is None:
+            raise ValueError(
+                "OneShot(None) acts after two thirds of the epochs, but their number "
+                "is unknown here. Set the epoch, for example OneShot(10)."
+            )
+        return [min(two_thirds(self, 0, epochs) + 1, epochs - 1)]

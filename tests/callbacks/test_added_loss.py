@@ -5,6 +5,7 @@ import models
 import numpy as np
 import pytest
 
+import kprune
 from kprune.callbacks._losses import AddedLoss
 
 
@@ -61,3 +62,41 @@ def test_a_loss_of_an_interrupted_fit_does_not_join_those_of_the_next(training):
         training(Adds(100.0), Interrupts())
     found = training(Adds(2.0, last=0), Adds(5.0, last=1))
     np.testing.assert_allclose(found - plain, [7.0, 5.0, 0.0], atol=1e-5)
+
+
+def test_the_next_fit_with_any_callback_drops_a_loss_that_was_left(training):
+    plain = training(epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        training(Adds(100.0), Interrupts())
+    l2 = kprune.callbacks.RegularizeCallback(keras.regularizers.L2(0.0))
+    np.testing.assert_allclose(training(l2, epochs=1), plain, atol=1e-5)
+
+
+class OwnLoss(keras.Model):
+    """Overrides compute_loss with the signature of its time."""
+
+    def compute_loss(self, x, y, y_pred, sample_weight):
+        return 3.0 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_that_does_not_know_when_it_trains(wrapped):
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(5)(inputs)
+    model = OwnLoss(inputs, keras.layers.Dense(2)(hidden))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    if wrapped:
+        model = kprune.wrap(model)
+    x, y = np.ones((4, 4), "float32"), np.ones((4, 2), "float32")
+    plain = model.evaluate(x, y, verbose=0)
+    history = model.fit(
+        x,
+        y,
+        epochs=2,
+        validation_data=(x, y),
+        callbacks=[Adds(2.0)],
+        verbose=0,
+    ).history
+    np.testing.assert_allclose(history["loss"], plain + 2.0, atol=1e-5)
+    np.testing.assert_allclose(history["val_loss"], plain, atol=1e-5)
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), plain)

@@ -153,6 +153,27 @@ def test_early_stopping_restores_masks_with_the_weights(caplog):
     assert "EarlyStopping" in message
 
 
+def test_early_stopping_that_restores_later_is_told(caplog):
+    stop = keras.callbacks.EarlyStopping(
+        "pruned_macs", mode="min", restore_best_weights=True
+    )
+    stop.start_from_epoch = 0
+    prune = PruneCallback(schedule=kprune.OneShot(1))
+    with caplog.at_level(logging.WARNING, logger="kprune"):
+        masked = compiled()
+        masked.fit(dataset(), epochs=3, verbose=0, callbacks=[prune, stop])
+    assert all(mask.all() for mask in kprune.masks(masked).values())
+    (record,) = [r for r in caplog.records if r.name == "kprune"]
+    assert "EarlyStopping restores epoch 1" in record.getMessage()
+    caplog.clear()
+    prune = PruneCallback(schedule="one_shot")
+    with caplog.at_level(logging.WARNING, logger="kprune"):
+        masked = compiled()
+        masked.fit(dataset(), epochs=3, verbose=0, callbacks=[prune, stop])
+    assert not all(mask.all() for mask in kprune.masks(masked).values())
+    assert not [r for r in caplog.records if r.name == "kprune"]
+
+
 def test_no_warning_when_the_target_is_reached(caplog):
     with caplog.at_level(logging.WARNING, logger="kprune"):
         fit(compiled(), PruneCallback(), epochs=2)

@@ -14,6 +14,7 @@ from keras.ops import convert_to_numpy
 import kprune
 from kprune.callbacks import RegularizeCallback
 from kprune.regularizers import HierarchicalGroupSparsity
+from kprune.regularizers.attaching import attached
 
 SHARE = 0.3
 COSINE = keras.optimizers.schedules.CosineDecay(0.1, 30)
@@ -179,3 +180,49 @@ def test_a_share_needs_a_strength_that_shrinks():
         kernel.assign(0.1 * kernel)
     with pytest.raises(ValueError, match=r"conv1.*shrinkage=None"):
         fit(model, sgd(0.1), nothing, 1, regularizer=orthonormal)
+
+
+def attached_kernels(model):
+    return {variable.path for _, variable in attached(model)}
+
+
+def test_several_callbacks_penalise_different_layers():
+    model = small_net(4)
+    model.compile(sgd(0.0), loss())
+    seen = []
+    see = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(
+            attached_kernels(model)
+        )
+    )
+    both = [
+        RegularizeCallback("l2", until=1, layers=["conv1"]),
+        RegularizeCallback("l2", until=2, layers=["conv2", "conv3"]),
+    ]
+    model.fit(dataset(count=16), epochs=3, callbacks=[*both, see], verbose=0)
+    first, second, third = (model.get_layer(n).kernel.path for n in LAYERS)
+    assert seen == [{first, second, third}, {second, third}, set()]
+
+
+def test_shrinkage_takes_the_rates_that_are_left():
+    def strength(begun):
+        model = small_net(4)
+        optimizer = sgd(
+            keras.optimizers.schedules.PiecewiseConstantDecay([50], [1.0, 0.1])
+        )
+        model.compile(optimizer, loss())
+        optimizer.build(model.trainable_variables)
+        optimizer._iterations.assign(begun)
+        callback = RegularizeCallback(
+            HierarchicalGroupSparsity(strength=1e-5), shrinkage=0.1
+        )
+        callback.set_model(model)
+        callback.set_params({"epochs": 4, "steps": 5})
+        callback.on_train_begin()
+        callback.on_epoch_begin(2)
+        return attached(model)[0][1].regularizer.regularizer.strength
+
+    keras.utils.set_random_seed(0)
+    early = strength(0)
+    keras.utils.set_random_seed(0)
+    assert strength(100) == pytest.approx(10 * early, rel=1e-3)

@@ -15,6 +15,7 @@ from fitting import loss
 
 import kprune
 from kprune import callbacks
+from kprune.callbacks._losses import AddedLoss
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -110,6 +111,25 @@ def a_scope_that_is_entered_holds():
         np.testing.assert_allclose(
             gradients[id(one)], slopes[id(other)], rtol=1e-4, atol=1e-6
         )
+
+
+class Adds(keras.callbacks.Callback):
+    """Adds 2 to the loss, and nothing to its gradients."""
+
+    def on_train_begin(self, logs=None):
+        self.added = AddedLoss(self, lambda *of: 2.0 + 0.0 * of[2][0, 0])
+        self.added.attach()
+
+
+def an_added_loss_counts_once():
+    """A loss that a callback adds is averaged over replicas, as the compiled one."""
+    found = []
+    for added in ([], [Adds()]):
+        with STRATEGY.scope():
+            model = build(keras.optimizers.SGD(0.0))
+            history = model.fit(dataset(), verbose=0, callbacks=added).history
+        found.append(history["loss"][0])
+    np.testing.assert_allclose(found[1] - found[0], 2.0, atol=1e-4)
 
 
 CALLBACKS = {

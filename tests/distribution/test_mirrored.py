@@ -18,6 +18,11 @@ def test_inside_a_scope_everything_is_as_on_one_device():
 
 
 @pytest.mark.slow
+def test_an_added_loss_counts_once():
+    run("mirrored.py", "an_added_loss_counts_once")
+
+
+@pytest.mark.slow
 def test_the_page_runs():
     run("mirrored.py", "the_page_runs")
 

@@ -229,3 +229,63 @@ def test_a_model_without_gates_is_told_how_to_get_them():
     callback.set_params({"epochs": 2})
     with pytest.raises(ValueError, match="add_gates"):
         callback.on_train_begin()
+
+
+@pytest.mark.parametrize("schedule", [None, "linear"])
+def test_gates_close_whatever_the_schedule(schedule):
+    masked = kprune.wrap(small_net(8))
+    kprune.masking.add_gates(masked)
+    masked.compile("sgd", loss())
+    callback = GateCallback(
+        reduce={"macs": 0.4}, schedule=schedule, distillation=0, modelling=0
+    )
+    history = masked.fit(
+        dataset(count=16), epochs=4, callbacks=[callback], verbose=0
+    ).history
+    assert not any(gate.acts for gate in gates(masked).values())
+    assert history["pruned_macs"][-1] >= 0.4
+    if schedule is None:  # Gates have been trained before channels go.
+        assert history["pruned_macs"][1] == 0
+    kprune.rebuild(masked)
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("accumulated", [None, 4])
+def test_logits_travel_as_far_however_batches_are_grouped(
+    together, accumulated
+):
+    masked = kprune.wrap(small_net(8))
+    kprune.masking.add_gates(masked)
+    optimizer = keras.optimizers.SGD(
+        0.1, gradient_accumulation_steps=accumulated
+    )
+    masked.compile(optimizer, loss(), steps_per_execution=together)
+    callback = GateCallback(reduce={"macs": 0.5}, distillation=0, modelling=0)
+    callback.set_model(masked)
+    callback.set_params({"epochs": 3, "steps": 200})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    changes = 2 * 200 / max(together, accumulated or 1)
+    assert callback._step * changes == pytest.approx(6.0)
+    callback.on_train_end()
+
+
+def test_repair_refers_to_the_network_that_was_trained():
+    masked = kprune.wrap(small_net(8))
+    kprune.masking.add_gates(masked)
+    masked.compile(keras.optimizers.SGD(0.0), loss())
+    for gate in gates(masked).values():
+        gate.logits.assign(np.linspace(-2, 2, 8))
+    x, _ = arrays(8)
+    trained = outputs(masked, x)
+    seen = []
+
+    def repair(session, before):
+        with before.back_in(session.masked):
+            seen.append(outputs(session.masked, x))
+
+    callback = GateCallback(
+        reduce={"macs": 0.5}, schedule="one_shot", recover=repair
+    )
+    masked.fit(dataset(count=16), epochs=1, callbacks=[callback], verbose=0)
+    assert difference(seen[0], trained) <= 1e-5

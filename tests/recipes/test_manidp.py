@@ -12,6 +12,7 @@ from harness import difference
 from harness import outputs
 
 import kprune
+from kprune.callbacks.dynamic import _loss_by_sample
 from kprune.callbacks.dynamic import dissimilarity
 from kprune.callbacks.dynamic import easiness
 from kprune.graph.values import read
@@ -194,3 +195,39 @@ def test_nothing_is_recovered():
     recipe = kprune.recipe("manidp", data=X, epochs=2, recover="reconstruct")
     with pytest.raises(ValueError, match="removes no filter"):
         assert recipe.callbacks
+
+
+def test_a_layer_that_is_called_twice_has_no_gate():
+    first, second = keras.layers.Dense(6), keras.layers.Dense(4)
+    one, other = keras.Input((3,)), keras.Input((3,))
+    ends = [second(first(x)) for x in (one, other)]
+    merged = keras.layers.Dense(2)(keras.layers.Concatenate()(ends))
+    masked = kprune.wrap(keras.Model([one, other], merged))
+    assert first.name in {g.name for g in kprune.trace(masked).prunable}
+    with pytest.raises(ValueError, match="can have a gate"):
+        add_dynamic_gates(masked)
+
+
+class Weighted(keras.losses.Loss):
+    """A loss that cannot be made from its configuration."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def call(self, y_true, y_pred):
+        return self.weight * keras.ops.mean(
+            keras.ops.square(y_true - y_pred), -1
+        )
+
+
+def test_the_loss_of_each_sample_is_that_of_the_compiled_one():
+    masked, _, x, _ = dense()
+    y = np.ones((5, 2), "float32")
+    masked.compile("sgd", Weighted(4.0))
+    found = read(_loss_by_sample(masked)(y, masked(x)))
+    expected = 4.0 * np.square(y - read(masked(x))).mean(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    masked.compile("sgd", lambda y, p: keras.ops.mean(keras.ops.square(y - p)))
+    with pytest.raises(ValueError, match="a single value"):
+        _loss_by_sample(masked)(y, masked(x))
