@@ -17,7 +17,7 @@ from scipy import stats
 RULE = (
     "The difference is taken within each seed, and a 95 % interval is computed for "
     "the mean over the seeds (Student's t). If it lies above 0, the claim is "
-    "**confirmed** at this budget; if it lies below 0, it is **not confirmed**; if it "
+    "**confirmed** at this budget; if it lies below 0, it is **contradicted**; if it "
     "contains 0, or there are fewer than three seeds, the claim is **undecided**. "
     "Accuracies are those on `test[5000:]`. The interval covers only what differs "
     "between seeds (order of images, augmentation, random parts of a method). It does "
@@ -25,7 +25,7 @@ RULE = (
 )
 FEWEST = 3
 CONFIRMED = "confirmed"
-REFUTED = "not confirmed"
+REFUTED = "contradicted"
 UNDECIDED = "undecided"
 SLICE = "test[5000:]"
 

@@ -30,19 +30,24 @@ RESULTS = HERE / "results"
 PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
 METHODS = PAGE.parent / "methods"
 MARKED = re.compile(r"(?s)(<!-- measured: (\S+) (.+?) -->\n).*?(<!-- end -->)")
+OPTIONS = (
+    ("depth", "scope", "epochs", "images", "batch_size"),
+    ("learning_rate", "momentum", "weight_decay", "calibration"),
+)
+"""Fields of a setting that are options of run.py, as lines of a command."""
 MISSED = 0.005
 """How far, as a share, a run may be from its target."""
 
 INTRODUCTION = """\
 # Pruning systems compared
 
-All pruning methods are compared on CIFAR-10 with the same pretrained ResNet and the
-same budget. For each seed they see the same images in the same order with the same
-augmentation, for the same number of training steps, with the same optimizer and
-learning rates. The last epoch counts, not the best. Choices were made on
-`test[:5000]`, so only the figures on `test[5000:]` are independent of them; those on
-all of `test` are for comparison with papers. The pretrained network was trained on all
-training images.
+Pruning methods are compared on CIFAR-10. Within each series, all of them start from the
+same pretrained ResNet and have the same budget. For each seed they see the same images
+in the same order with the same augmentation, for the same number of training steps,
+with the same optimizer and learning rates. The last epoch counts, not the best. Choices
+were made on `test[:5000]`, so only the figures on `test[5000:]` are independent of
+them; those on all of `test` are for comparison with papers. The pretrained network was
+trained on all training images.
 
 Accuracies are top-1 in percent, measured on the compact model that `kprune.rebuild`
 returns. ± is the standard deviation over seeds. "Right after" is the accuracy on
@@ -52,15 +57,15 @@ part of the loss earlier, so its figure is not the cost of removing all filters 
 Memory is that of the weights in float32, except for binary kernels, which need only
 signs and a few scales (`kprune.binary.figures`).
 
-Commands and options are in `benchmarks/methods/run.py`, the definition of each method
-in `benchmarks/methods/arms.py`, every epoch of every run in
+Each series has its command below; without `--arms NAME ...` it runs all methods. Each
+method is defined in `benchmarks/methods/arms.py`, and every epoch of every run is in
 `benchmarks/methods/results/`. `benchmarks/methods/page.py` writes this page from these
 results; no number in it is written by hand.
 
 **The two ResNet-20 series were run with earlier versions of the recipes.** Since then:
 
 - In runs as short as these, `attenuation`, `similarity`, `similarity-soft`, `hgs` and
-  the arm `soft` remove filters after a third of the training.
+  the arm `soft` have removed all filters after a third of the training.
 - Soft pruning sets the scale of a BatchNormalization to 0 instead of the kernel in
   front of it.
 - Similarity is a distance instead of a cosine.
@@ -166,6 +171,19 @@ def budget(results: list[Result]) -> str:
         f"network: {base['test[5000:]']:.2f} on `test[5000:]`, {base['test']:.2f} "
         f"on `test`. ({shown})"
     )
+
+
+def command(results: list[Result]) -> list[str]:
+    """Return the command that runs a series, in lines."""
+    setting = results[0]["setting"]
+    lines = ["python benchmarks/methods/run.py --data-dir DIR --weights DIR"]
+    for names in OPTIONS:
+        options = (f"--{n.replace('_', '-')} {setting[n]}" for n in names)
+        lines.append("    " + " ".join(options))
+    shares = " ".join(str(share) for share in targets(results) or [0.0])
+    chosen = " ".join(str(seed) for seed in seeds(results))
+    lines.append(f"    --target {shares} --seeds {chosen}")
+    return ["```", *" \\\n".join(lines).splitlines(), "```"]
 
 
 # -- tables ----------------------------------------------------------------
@@ -384,6 +402,7 @@ def final_panel(axes: Any, results: list[Result]) -> None:
 
 def section(results: list[Result], image: str) -> list[str]:
     lines = [f"## {title(results[0])}", "", budget(results), ""]
+    lines += [*command(results), ""]
     for share in targets(results):
         lines += [
             f"### {100 * share:.3g} % of the MACs",

@@ -32,6 +32,13 @@ SETTING = {
     "augmentation": "flip",
     "data": {"training": "train"},
 }
+COMMAND = """\
+```
+python benchmarks/methods/run.py --data-dir DIR --weights DIR \\
+    --depth 20 --scope all --epochs 2 --images 256 --batch-size 128 \\
+    --learning-rate 0.02 --momentum 0.9 --weight-decay 0.0001 --calibration 64 \\
+    --target 0.5 0.75 --seeds 0 3
+```"""
 BASELINE = {"test[:5000]": 91.0, "test[5000:]": 92.0, "test": 91.5}
 
 
@@ -105,6 +112,14 @@ def test_the_budget_stands_above_the_tables(tmp_path):
         "92.00 on `test[5000:]`",
     ):
         assert part in head
+
+
+def test_the_command_of_a_series_has_its_setting(tmp_path):
+    text = written(
+        tmp_path,
+        [result("soft", 80.0, seed=3), result("soft", 70.0, target=0.75)],
+    )
+    assert f"\n{COMMAND}\n" in text
 
 
 def test_each_target_has_a_table_with_the_unpruned_in_it(tmp_path):
@@ -262,7 +277,7 @@ def test_verdicts_stand_on_the_page(tmp_path):
         "3",
         "**confirmed**",
     ]
-    assert "In short: 1 confirmed, 0 not confirmed, 0 undecided" in text
+    assert "In short: 1 confirmed, 0 contradicted, 0 undecided" in text
     untested = text[text.index("Not tested by these runs") :]
     assert untested.count("\n- ") == len(claims.CLAIMS) - 1
 
