@@ -37,7 +37,10 @@ class Duplication(Recipe):
     )
     citation = "Ikuta, Yata and Manabe, filter duplication, IWAIT 2024"
     url = "https://doi.org/10.1117/12.3018876"
-    when = "You want to know how redundant each layer is: print the allocation."
+    when = (
+        "You have labels, and layers differ in redundancy. The shares that it measures "
+        'helped; its copies added nothing to `allocation="tolerance"` with L1.'
+    )
 
     @property
     def defaults(self) -> dict[str, Any]:
