@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made on first use. Another interpreter:
 #   make test PYTHON=python3.12
 # Further arguments:
-#   make test ARGS="tests/test_cost.py -x"
+#   make test ARGS="tests/cost/test_cost.py -x"
 
 PYTHON ?= python3
 VENV ?= .venv

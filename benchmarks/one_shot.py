@@ -290,6 +290,9 @@ def page() -> None:
         "a section says 15 on 1,024, those were the defaults at the time of the",
         "measurement, when every second share was measured, including the last one.",
         "",
+        "On ResNet-56, `reconstruction + reconstruct` removed no channel of a residual",
+        "stream, so its row is the same in both sections.",
+        "",
     ]
     for path in sorted(RESULTS.glob("one_shot_*.json")):
         result = json.loads(path.read_text())

@@ -111,8 +111,8 @@ def cost_lines(results: list[Result]) -> list[str]:
             lines += network_table(rows)
             if name in EARLIER:
                 lines += wrapped(
-                    f"The rows for {EARLIER[name]} were made before widths were put "
-                    "to Vela, or to the plan, as whole models."
+                    f"The rows for {EARLIER[name]} predate the search that checks "
+                    "each candidate as a whole model, with Vela or the memory plan."
                 )
     return lines
 
