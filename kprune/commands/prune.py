@@ -138,7 +138,7 @@ def prune(  # noqa: PLR0913  options of a command
         typer.Option(
             help="What to remove: macs=0.5, params=0.5, latency=0.5 or ram=0.5 "
             "(the most memory of activations at any moment); once for each. By "
-            "default macs=0.5.",
+            "default macs=0.5, or what the recipe of --method does.",
             show_default=False,
         ),
     ] = None,
@@ -184,13 +184,14 @@ def prune(  # noqa: PLR0913  options of a command
     Example: `kprune prune model.keras small.keras --method attenuation
     --data train.npz --epochs 30`
     """
-    reduce = reduce or ["macs=0.5"]
-    target = parse_reduce(*reduce)
+    # Without a target, recipes have their own: some remove no filter.
+    target = parse_reduce(*reduce) if reduce else None
+    asked = target or {}
     check_training(method, data, epochs, learning_rate)
-    check_allocation(target, method, allocation, round_to, latency_table)
-    check_device(target, method and not allocation, runtime, dtype)
+    check_allocation(asked, method, allocation, round_to, latency_table)
+    check_device(asked, method and not allocation, runtime, dtype)
     given = {
-        "--reduce": reduce,
+        "--reduce": reduce or None,
         "--criterion": criterion,
         "--allocation": allocation,
         "--round-to": round_to,
@@ -238,7 +239,7 @@ def prune(  # noqa: PLR0913  options of a command
     chosen: dict[str, Any] = {
         "criterion": criterion,
         "allocation": device_allocation(
-            target, allocation or default, latency_table, runtime, dtype
+            asked, allocation or default, latency_table, runtime, dtype
         )
         if latency_table or runtime or dtype
         else _allocation(allocation, round_to),

@@ -172,7 +172,7 @@ class Pruning:
 
     def prune(
         self,
-        target: Mapping[str, float],
+        target: Mapping[str, float] | None,
         parts: Mapping[str, Any],
         method: str | None,
         epochs: int,
@@ -202,7 +202,7 @@ class Pruning:
                     parts.get("recover"),
                 )
                 self.repaired = bool(chosen.recover)
-                self._predict(masked, chosen.allocation, target)
+                self._predict(masked, chosen.allocation, target or {})
                 return masked
             if resumable.begun:
                 note(f"continuing the run in {str(resumable.folder)!r}")
@@ -214,7 +214,7 @@ class Pruning:
                 self.original, recipe, bars, resumable, learning_rate
             )
             chosen_by = recipe.parts.get("allocation", "global")
-            self._predict(masked, chosen_by, target)
+            self._predict(masked, chosen_by, recipe.reduce)
             return masked
 
     def _predict(

@@ -11,6 +11,7 @@ from kprune.callbacks import DynamicGateCallback
 from kprune.masking import add_dynamic_gates
 from kprune.masking import gates
 from kprune.recipes._page import during
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import Recipe
 from kprune.recipes.base import register
 
@@ -22,7 +23,7 @@ class ManiDP(Recipe):
     Args:
         reduce: See `kprune.recipe`. The mean saving over samples.
         data: See `kprune.recipe`.
-        epochs: See `kprune.recipe`. Thresholds rise in the first two thirds.
+        epochs: See `kprune.recipe`. Thresholds rise in the first third.
         recover: Not supported: no filter is removed, so no layer needs repair.
         **parts: `reduction` for `kprune.masking.add_dynamic_gates`, and
             arguments of `kprune.callbacks.DynamicGateCallback`: `schedule`,
@@ -51,20 +52,11 @@ class ManiDP(Recipe):
     def defaults(self) -> dict[str, Any]:
         return {
             "reduction": 2,
-            "schedule": schedules.Linear(end=self._full),
+            "schedule": schedules.Linear(end=removal_epoch(self.epochs)),
             "allocation": "uniform",
             "sparsity": 5e-3,
             "similarity": 1.0,
         }
-
-    @property
-    def _full(self) -> int:
-        """The epoch before which thresholds reach the target.
-
-        This takes longer than the third of other recipes, because gates cannot
-        follow thresholds that rise faster.
-        """
-        return max(1, 2 * self.epochs // 3)
 
     def start(self, masked: keras.Model) -> None:
         if not gates(masked):

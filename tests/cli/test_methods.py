@@ -53,6 +53,19 @@ def test_a_method_trains_and_writes_the_compact_model(files, method, model):
     assert "small.keras" in result.stdout
 
 
+def test_a_method_that_removes_nothing_is_not_asked_to(files, model):
+    result = run(
+        *("prune", files / "model.keras", files / "small.keras"),
+        *("--data", files / "train.npz", "--epochs", 2),
+        *("--method", "cross-filter"),
+    )
+    assert result.exit_code == 0, result.output
+    written = keras.saving.load_model(files / "small.keras")
+    assert written.count_params() == model.count_params()
+    kernel = keras.ops.convert_to_numpy(written.get_layer("conv2").kernel)
+    assert len(np.unique(np.abs(kernel))) <= 2  # blocks of 4 of 8 filters
+
+
 @pytest.mark.slow
 def test_parts_of_a_method_can_be_replaced(files, model):
     options = (
