@@ -8,8 +8,7 @@ For each network, target and way of pruning (criterion, allocation, repair): the
 accuracy that remains when kprune sees only the weights. ResNet-8 is that of MLPerf
 Tiny, which takes pixels from 0 to 255; ResNet-20 and -56 take standardised images. All
 channel groups may be pruned. Choices were made on `test[:5000]`. VGG-16 has batch
-normalisation and one dense layer; it is trained for `--epochs`, which takes about an
-hour on two cores, and stored as `--vgg16`.
+normalisation and one dense layer; it is trained for `--epochs` and stored as `--vgg16`.
 
 Writes `benchmarks/results/data_free_<network>.json`; existing results are kept.
 `--data-dir` holds `tfds`, `weights` and `models`.
@@ -50,8 +49,9 @@ WAYS = {
     "prune(model)": (None, None, None),
 }
 
-sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
-sys.path.append(str(ROOT / "benchmarks" / "latency"))
+# That of the examples comes last: it has a module `common`, too.
+FOLDERS = (".", "benchmarks", "benchmarks/methods", "examples")
+sys.path[:1] = [str(ROOT / folder) for folder in FOLDERS]
 
 
 def recovery(name):
@@ -65,61 +65,21 @@ def recovery(name):
     return name
 
 
-def trained_vgg16(options: argparse.Namespace):
-    """Return the stored VGG-16, and train it first if there is none."""
-    import keras
-
-    if options.vgg16.exists():
-        return keras.saving.load_model(options.vgg16, compile=False)
-    import subjects
-
-    from kprune.data import batches
-    from kprune.data import flip_and_crop
-    from kprune.data import load_cifar10
-    from kprune.data import normalize_cifar10
-
-    keras.utils.set_random_seed(0)
-    model = subjects.vgg16()
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-    train = batches(
-        *load_cifar10("train", options.data_dir / "tfds"),
-        128,
-        shuffle=True,
-        seed=0,
-        augment=flip_and_crop,
-        preprocess=normalize_cifar10,
-    )
-    steps = len(train)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        (options.epochs - 1) * steps,
-        warmup_target=0.05,
-        warmup_steps=steps,
-    )
-    model.compile(
-        keras.optimizers.SGD(rate, 0.9, nesterov=True, weight_decay=5e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=False,
-    )
-    model.fit(train, epochs=options.epochs, verbose=2)
-    options.vgg16.parent.mkdir(parents=True, exist_ok=True)
-    model.save(options.vgg16, include_optimizer=False)
-    return model
-
-
 def load(network: str, options: argparse.Namespace):
     """Return the model and the test images."""
     import best_path
 
-    if network == "vgg16":
-        model = trained_vgg16(options)
-        _, _, test = best_path.load("resnet20", options.data_dir)
-    else:
+    if network != "vgg16":
         model, _, test = best_path.load(network, options.data_dir)
-    return model, test
+        return model, test
+    import data
+    import vgg16
+
+    from kprune.data import normalize_cifar10
+
+    images = data.load(options.data_dir / "tfds")
+    model = vgg16.trained(options.vgg16, images, options.epochs)
+    return model, (normalize_cifar10(images.x_test), images.y_test)
 
 
 def measure(network: str, options: argparse.Namespace) -> None:
@@ -231,7 +191,7 @@ def main() -> None:
     add("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     add("--data-dir", type=pathlib.Path)
     add("--vgg16", type=pathlib.Path, default=VGG16)
-    add("--epochs", type=int, default=8, help="of training VGG-16, at least 2")
+    add("--epochs", type=int, default=8, help="of training VGG-16")
     add("--page", action="store_true", help="write the page, measure nothing")
     options = parser.parse_args()
     if not options.page:

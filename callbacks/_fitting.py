@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -88,7 +90,7 @@ def warn_of_order(
 
 def restoring_after(
     callback: keras.callbacks.Callback,
-    others: Iterable[keras.callbacks.Callback],
+    others: Sequence[keras.callbacks.Callback],
 ) -> list[keras.callbacks.EarlyStopping]:
     """Return the callbacks that restore weights after a callback has ended.
 
@@ -96,14 +98,38 @@ def restoring_after(
         callback: The callback.
         others: All callbacks of the `fit`, in order.
     """
-    others = list(others)
-    later = others[others.index(callback) :] if callback in others else []
+    later = others[others.index(callback) :] if callback in others else ()
     return [
         other
         for other in later
         if isinstance(other, keras.callbacks.EarlyStopping)
         and other.restore_best_weights
     ]
+
+
+def warn_of_restoring(
+    callback: keras.callbacks.Callback,
+    later: Iterable[keras.callbacks.EarlyStopping],
+    met: Mapping[int, bool],
+) -> None:
+    """Warn if filters will come back when training has ended.
+
+    Args:
+        callback: The callback that has removed them.
+        later: From `restoring_after`.
+        met: Whether the target was met at the end of each epoch.
+    """
+    for other in later:
+        if other.best_weights is not None and not met.get(
+            other.best_epoch, True
+        ):
+            _log.warning(
+                "EarlyStopping restores epoch %d, which was before the pruning target "
+                "was reached: filters come back. Let it begin later "
+                "(start_from_epoch), and list it before %s.",
+                other.best_epoch + 1,
+                type(callback).__name__,
+            )
 
 
 class BestCheckpoints:

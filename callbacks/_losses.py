@@ -60,11 +60,7 @@ class AddedLoss:
     def attach(self) -> None:
         """Add the loss; the training function is traced again."""
         self._used = False
-        others = [
-            loss
-            for loss in _added(self._model)
-            if loss is not self and loss._fit is self._fit
-        ]
+        others = [loss for loss in _added(self._model) if loss is not self]
         _set_added(self._model, [*others, self])
 
     def detach(self) -> None:

@@ -21,6 +21,7 @@ from kprune.callbacks._fitting import outside_fit
 from kprune.callbacks._fitting import require_fit
 from kprune.callbacks._fitting import restoring_after
 from kprune.callbacks._fitting import warn_of_order
+from kprune.callbacks._fitting import warn_of_restoring
 from kprune.callbacks._losses import drop_interrupted
 from kprune.data.source import as_source
 from kprune.graph.values import read
@@ -292,19 +293,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
                 type(policy.allocation).__name__,
                 self.schedule,
             )
-            return
-        for other in self._restoring:
-            epoch = other.best_epoch
-            if other.best_weights is not None and not self._met.get(
-                epoch, True
-            ):
-                _log.warning(
-                    "EarlyStopping restores epoch %d, which was before the pruning "
-                    "target was reached: filters come back. Let it begin later "
-                    "(start_from_epoch), and list it before %s.",
-                    epoch + 1,
-                    type(self).__name__,
-                )
+        else:
+            warn_of_restoring(self, self._restoring, self._met)
 
     def _asked(self) -> runs.Asked:
         """Return the settings of this training for its record."""

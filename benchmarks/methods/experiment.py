@@ -78,9 +78,18 @@ class Setting:
         }
 
 
-def sgd(setting: Setting) -> keras.optimizers.Optimizer:
+def sgd(setting: Setting, rising: int = 0) -> keras.optimizers.Optimizer:
+    """Return SGD whose rate falls along a cosine to 0.
+
+    Args:
+        setting: The setting.
+        rising: Number of epochs in which it rises from 0 first.
+    """
     rate = keras.optimizers.schedules.CosineDecay(
-        setting.learning_rate, setting.epochs * setting.steps
+        0.0 if rising else setting.learning_rate,
+        max(setting.epochs - rising, 1) * setting.steps,
+        warmup_target=setting.learning_rate if rising else None,
+        warmup_steps=rising * setting.steps,
     )
     return keras.optimizers.SGD(
         rate,

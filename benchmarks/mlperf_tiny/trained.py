@@ -69,18 +69,7 @@ class Setting(points.Setting):
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         """Return SGD; at its full rate from the start, it would undo the repair."""
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(self.epochs - 1, 1) * self.steps,
-            warmup_target=self.learning_rate,
-            warmup_steps=self.steps,
-        )
-        return keras.optimizers.SGD(
-            rate,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-        )
+        return experiment.sgd(self, rising=1)
 
     def config(self) -> dict[str, Any]:
         schedule = "linear from 0 in the first epoch, then cosine to 0"

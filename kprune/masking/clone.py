@@ -116,10 +116,9 @@ class Cloner:
             if not own or (walk.is_read(model) and not _trains(own)):
                 return new
             new.__class__ = _with_graph(cls)
-        # Keras looked at the class that the copy had when it was made.
-        told = "_compute_loss_has_training_arg"
-        vars(new)[told] = vars(model).get(told, vars(new).get(told))
         known = {*vars(new), *_own_names()}
+        # Keras looked at the class that the copy had when it was made.
+        known.discard("_compute_loss_has_training_arg")
         for name, value in vars(model).items():
             if name in known:
                 continue

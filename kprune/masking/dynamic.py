@@ -161,9 +161,8 @@ class DynamicGate(GroupGate):
         saliency = self._batch.saliency
         self._batch.left -= 1
         if not self._batch.left:
-            self._batch.saliency = (
-                None  # Do not keep a tensor of a traced step.
-            )
+            # Do not keep a tensor of a traced step.
+            self._batch.saliency = None
         open_ = saliency >= self.threshold.value
         return saliency * ops.cast(open_, saliency.dtype)
 

@@ -213,6 +213,16 @@ def test_what_is_attached_is_seen_at_once():
     assert difference(acting, outputs(masked, x)) <= 1e-6
 
 
+def test_weights_that_are_restored_later_are_told(caplog):
+    r = kprune.recipe("cross-filter", epochs=2)
+    masked = r.prepare(compiled(small_net(8)))
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    masked.fit(dataset(), epochs=1, callbacks=[stop, *r.callbacks], verbose=0)
+    assert "binary" not in caplog.text
+    masked.fit(dataset(), epochs=1, callbacks=[*r.callbacks, stop], verbose=0)
+    assert "EarlyStopping will restore float weights" in caplog.text
+
+
 def test_what_has_no_effect_without_a_target_is_said(caplog):
     r = kprune.recipe("cross-filter", data=arrays(4), epochs=2, recover="bias")
     with pytest.raises(ValueError, match="nothing to recover from"):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import kprune
+from kprune.callbacks import RegularizeCallback
 from kprune.callbacks._losses import AddedLoss
+from kprune.callbacks._losses import drop_interrupted
 
 
 class Adds(keras.callbacks.Callback):
@@ -15,6 +17,9 @@ class Adds(keras.callbacks.Callback):
     def __init__(self, value, first=0, last=9):
         super().__init__()
         self.value, self.first, self.last = value, first, last
+
+    def on_train_begin(self, logs=None):
+        drop_interrupted(self)
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.first:
@@ -56,20 +61,21 @@ def test_losses_of_several_callbacks_add_up(training):
     np.testing.assert_allclose(found - plain, [7.0, 2.0, 0.0], atol=1e-5)
 
 
-def test_a_loss_of_an_interrupted_fit_does_not_join_those_of_the_next(training):
+@pytest.mark.parametrize(
+    ("callbacks", "expected"),
+    [
+        (lambda: [Adds(2.0, last=0), Adds(5.0, last=1)], [7.0, 5.0, 0.0]),
+        (lambda: [RegularizeCallback(keras.regularizers.L2(0.0))], [0.0] * 3),
+    ],
+)
+def test_the_next_fit_drops_a_loss_of_an_interrupted_one(
+    training, callbacks, expected
+):
     plain = training(epochs=1)
     with pytest.raises(KeyboardInterrupt):
         training(Adds(100.0), Interrupts())
-    found = training(Adds(2.0, last=0), Adds(5.0, last=1))
-    np.testing.assert_allclose(found - plain, [7.0, 5.0, 0.0], atol=1e-5)
-
-
-def test_the_next_fit_with_any_callback_drops_a_loss_that_was_left(training):
-    plain = training(epochs=1)
-    with pytest.raises(KeyboardInterrupt):
-        training(Adds(100.0), Interrupts())
-    l2 = kprune.callbacks.RegularizeCallback(keras.regularizers.L2(0.0))
-    np.testing.assert_allclose(training(l2, epochs=1), plain, atol=1e-5)
+    found = training(*callbacks())
+    np.testing.assert_allclose(found - plain, expected, atol=1e-5)
 
 
 class OwnLoss(keras.Model):
@@ -79,11 +85,25 @@ class OwnLoss(keras.Model):
         return 3.0 * super().compute_loss(x, y, y_pred, sample_weight)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_model_that_does_not_know_when_it_trains(wrapped):
+class OwnConstructor(OwnLoss):
+    """Builds its graph itself."""
+
+    def __init__(self, width):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(width)(inputs)
+        super().__init__(inputs, keras.layers.Dense(2)(hidden))
+
+
+def own_loss():
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(5)(inputs)
-    model = OwnLoss(inputs, keras.layers.Dense(2)(hidden))
+    return OwnLoss(inputs, keras.layers.Dense(2)(hidden))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("build", [own_loss, lambda: OwnConstructor(5)])
+def test_a_model_that_does_not_know_when_it_trains(build, wrapped):
+    model = build()
     model.compile(keras.optimizers.SGD(0.0), "mse")
     if wrapped:
         model = kprune.wrap(model)

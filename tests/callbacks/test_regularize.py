@@ -13,6 +13,7 @@ from keras.ops import convert_to_numpy
 
 import kprune
 from kprune.callbacks import RegularizeCallback
+from kprune.masking.slots import base_optimizer
 from kprune.regularizers import HierarchicalGroupSparsity
 from kprune.regularizers.attaching import attached
 
@@ -204,25 +205,40 @@ def test_several_callbacks_penalise_different_layers():
     assert seen == [{first, second, third}, {second, third}, set()]
 
 
+def strength(optimizer, begun=0):
+    """Return the strength of a penalty on one kernel from epoch 2 of 4 on."""
+    keras.utils.set_random_seed(0)
+    model = small_net(4)
+    model.compile(optimizer, loss())
+    optimizer.build(model.trainable_variables)
+    base_optimizer(optimizer)._iterations.assign(begun)
+    callback = RegularizeCallback(
+        HierarchicalGroupSparsity(strength=1e-5), shrinkage=0.1
+    )
+    callback.set_model(model)
+    callback.set_params({"epochs": 4, "steps": 5})
+    callback.on_train_begin()
+    callback.on_epoch_begin(2)
+    return attached(model)[0][1].regularizer.regularizer.strength
+
+
 def test_shrinkage_takes_the_rates_that_are_left():
-    def strength(begun):
-        model = small_net(4)
-        optimizer = sgd(
+    def steps():
+        return sgd(
             keras.optimizers.schedules.PiecewiseConstantDecay([50], [1.0, 0.1])
         )
-        model.compile(optimizer, loss())
-        optimizer.build(model.trainable_variables)
-        optimizer._iterations.assign(begun)
-        callback = RegularizeCallback(
-            HierarchicalGroupSparsity(strength=1e-5), shrinkage=0.1
-        )
-        callback.set_model(model)
-        callback.set_params({"epochs": 4, "steps": 5})
-        callback.on_train_begin()
-        callback.on_epoch_begin(2)
-        return attached(model)[0][1].regularizer.regularizer.strength
 
-    keras.utils.set_random_seed(0)
-    early = strength(0)
-    keras.utils.set_random_seed(0)
-    assert strength(100) == pytest.approx(10 * early, rel=1e-3)
+    later = strength(steps(), begun=100)
+    assert later == pytest.approx(10 * strength(steps()), rel=1e-3)
+
+
+def test_shrinkage_takes_the_rates_under_loss_scaling():
+    def rising():
+        return sgd(
+            keras.optimizers.schedules.CosineDecay(
+                0.0, 10, warmup_target=0.1, warmup_steps=5
+            )
+        )
+
+    scaled = keras.optimizers.LossScaleOptimizer(rising())
+    assert strength(scaled) == pytest.approx(strength(rising()), rel=1e-5)
