@@ -26,13 +26,18 @@ class Setting(experiment.Setting):
     """Options that all runs of one call share.
 
     `mixup` is the parameter of the beta distribution of the mixing shares; 0 turns
-    mixup off.
+    mixup off. `warmup` is the number of epochs in which the learning rate rises first;
+    at a high rate from the start, training would undo the repair.
     """
 
     depth: int = 56
     epochs: int = 40
     images: int = 50000
     mixup: float = 0.0
+    warmup: int = 0
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        return experiment.sgd(self, self.warmup)
 
     @property
     def suffix(self) -> str:
@@ -47,6 +52,8 @@ class Setting(experiment.Setting):
 
     def config(self) -> dict[str, Any]:
         found = super().config()
+        if self.warmup:
+            found["schedule"] = f"linear from 0 in {self.warmup} epochs, then cosine to 0"
         found["teacher"] = {
             "model": "the unpruned network",
             "loss": "half labels, half Kullback-Leibler of softened outputs",

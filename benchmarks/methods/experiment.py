@@ -78,18 +78,18 @@ class Setting:
         }
 
 
-def sgd(setting: Setting, rising: int = 0) -> keras.optimizers.Optimizer:
+def sgd(setting: Setting, warmup: int = 0) -> keras.optimizers.Optimizer:
     """Return SGD whose rate falls along a cosine to 0.
 
     Args:
         setting: The setting.
-        rising: Number of epochs in which it rises from 0 first.
+        warmup: Number of epochs in which the rate rises from 0 first.
     """
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if rising else setting.learning_rate,
-        max(setting.epochs - rising, 1) * setting.steps,
-        warmup_target=setting.learning_rate if rising else None,
-        warmup_steps=rising * setting.steps,
+        0.0 if warmup else setting.learning_rate,
+        max(setting.epochs - warmup, 1) * setting.steps,
+        warmup_target=setting.learning_rate if warmup else None,
+        warmup_steps=warmup * setting.steps,
     )
     return keras.optimizers.SGD(
         rate,

@@ -41,7 +41,7 @@ def trained(
     keras.utils.set_random_seed(0)
     model = build()
     common.quicken(model)
-    experiment.compile_model(model, setting, experiment.sgd(setting, rising=1))
+    experiment.compile_model(model, setting, experiment.sgd(setting, warmup=1))
     model.fit(data.training(images, setting, 0), epochs=epochs, verbose=2)
     with common.replacing(path) as new:
         model.save(new, include_optimizer=False)

@@ -62,18 +62,11 @@ class Setting(points.Setting):
     epochs: int = 45
     learning_rate: float = 0.05
     weight_decay: float = 5e-4
+    warmup: int = 1
 
     @property
     def prepare(self) -> Callable[[Any], Any]:
         return lambda images: data.raw(images) / PIXELS
-
-    def optimizer(self) -> keras.optimizers.Optimizer:
-        """Return SGD; at its full rate from the start, it would undo the repair."""
-        return experiment.sgd(self, rising=1)
-
-    def config(self) -> dict[str, Any]:
-        schedule = "linear from 0 in the first epoch, then cosine to 0"
-        return {**super().config(), "schedule": schedule}
 
 
 @dataclasses.dataclass(frozen=True)
