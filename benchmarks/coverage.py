@@ -69,6 +69,7 @@ def build(name: str):
 
 def randomise(model) -> None:
     """Randomise statistics and scales, whose initial 0, 1 and 1e-6 hide mistakes."""
+    import keras
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -80,6 +81,9 @@ def randomise(model) -> None:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
         elif len(weight.shape) == 1:
             weight.assign(rng.normal(size=weight.shape) * 0.3)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # It does not read its variables otherwise.
 
 
 def random_masks(graph) -> dict:

@@ -66,11 +66,20 @@ def require_same_outputs(
 
 def _refuse(model: keras.Model, node: Any) -> None:
     layer = node.operation
+    remedy = (
+        "Make its get_config() return all constructor arguments, and everything "
+        "set afterwards (attributes, functions)."
+    )
+    if hasattr(layer, "finalize_state"):
+        # Keras computes with values that it derives from the variables once.
+        remedy = (
+            "If its weights were assigned, for example by `set_weights()`, call "
+            "its `finalize_state()`: until then, it uses the values from before."
+        )
     raise ValueError(
         f"The copy of layer '{layer.name}' ({type(layer).__name__}) computes "
         f"something else than the layer, so model '{model.name}' cannot be "
-        "copied. Make its get_config() return all constructor arguments, and "
-        "everything set afterwards (attributes, functions)."
+        f"copied. {remedy}"
     )
 
 

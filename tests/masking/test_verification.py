@@ -52,6 +52,19 @@ def test_a_layer_that_forgets_is_named():
     assert kprune.wrap(network(Forgetful(1.0)))
 
 
+def test_a_layer_with_assigned_weights_that_it_does_not_use_yet():
+    model = network(layers.Normalization(name="statistics"))
+    statistics = model.get_layer("statistics")
+    statistics.set_weights([np.full(6, 3.0), np.full(6, 2.0), np.array(1)])
+    with pytest.raises(ValueError, match=r"'statistics'.*finalize_state"):
+        kprune.wrap(model)
+    statistics.finalize_state()
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+    np.testing.assert_allclose(
+        read(kprune.wrap(model)(x)), read(model(x)), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_one_sample_of_a_part_of_a_large_image():
     Forgetful.seen.clear()
     model = network(Forgetful(1.0), shape=(512, 384, 3))
