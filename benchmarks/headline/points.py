@@ -53,7 +53,8 @@ class Setting(experiment.Setting):
     def config(self) -> dict[str, Any]:
         found = super().config()
         if self.warmup:
-            found["schedule"] = f"linear from 0 in {self.warmup} epochs, then cosine to 0"
+            rise = f"linear from 0 in {self.warmup} epochs"
+            found["schedule"] = f"{rise}, then cosine to 0"
         found["teacher"] = {
             "model": "the unpruned network",
             "loss": "half labels, half Kullback-Leibler of softened outputs",
