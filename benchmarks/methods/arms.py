@@ -229,7 +229,7 @@ ARMS = {
         lambda run: _later(criterion=Random(run.seed))(run),
         control=True,
     ),
-    "best": Arm("the default with data (best path)", Hard, lambda run: BEST),
+    "best": Arm("the default with data (best path)", "refit"),
     "later-best": Arm(
         "the default with data, at a third", Hard, _later(**BEST), control=True
     ),

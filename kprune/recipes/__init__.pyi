@@ -16,6 +16,7 @@ from kprune.recipes.manidp import ManiDP as ManiDP
 from kprune.recipes.msvfp import MSVFP as MSVFP
 from kprune.recipes.network_adjustment import NetworkAdjustment as NetworkAdjustment
 from kprune.recipes.orthoreg import OrthoReg as OrthoReg
+from kprune.recipes.refit import Refit as Refit
 from kprune.recipes.scop import SCOP as SCOP
 from kprune.recipes.similarity import Similarity as Similarity
 from kprune.recipes.similarity_soft import SimilaritySoft as SimilaritySoft

@@ -75,6 +75,6 @@ def test_the_code_of_a_page_runs():
 
 def test_the_code_of_the_overview_runs(registered, capsys):
     place = run("README")
-    assert "\nsimilarity\n" in capsys.readouterr().out
+    assert "\nrefit\n" in capsys.readouterr().out
     assert place["r"].parts == {"power": 2}
     assert "slow_l2" in kprune.recipes.names()
