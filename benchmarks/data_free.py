@@ -57,9 +57,6 @@ sys.path[:1] = [str(ROOT / folder) for folder in FOLDERS]
 def recovery(name):
     import kprune
 
-    if name == "merge":
-        # At the default of 0.5, no two filters of these networks are similar enough.
-        return kprune.recovery.Merge(threshold=0.1)
     if name == "means":
         return kprune.recovery.Synthetic(recovery="bias")
     return name

@@ -1,14 +1,14 @@
-"""Compare accuracy, or the worth of the kept filters, at measured latencies.
+"""Compare accuracy, or the worth of the kept filters, at equal latencies.
 
 A network is pruned for latency, for MACs, and for MACs with widths rounded to multiples
 of 8, with the same criterion and the same repair. If there are samples, it is also
-pruned for latency and for MACs with the least output error.
+pruned for latency and for MACs with the least output error. Latency is measured on
+LiteRT, or estimated for an Ethos-U by its compiler.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,6 +21,8 @@ from kprune.allocation import Global
 from kprune.allocation import Request
 from kprune.latency import Latency
 from kprune.latency import LatencyTable
+from kprune.latency import runtimes
+from kprune.latency.conversion import file_of
 from kprune.latency.device import device_name
 from kprune.latency.profiling import fill
 from kprune.recovery.allocation.output_error import OutputError
@@ -30,6 +32,38 @@ WITH_SAMPLES = ("latency, output_error", "macs, output_error")
 LATENCIES = (0.15, 0.25, 0.35, 0.45)
 MACS = (0.25, 0.4, 0.55, 0.7)
 SAMPLES = 1024
+NAMES = ("MobileNetV2, 96 px", "ResNet-20, 32 px")
+NPU = "ethos-u55-128"
+NPU_NAMES = ("ResNet-8, 32 px", "MobileNetV1 0.25, 96 px", "MobileNetV2, 96 px")
+
+
+Times = tuple[LatencyTable, Callable[[keras.Model], float]]
+"""A table of operators, and a function that returns the milliseconds of a model."""
+
+
+def on_litert(model: keras.Model) -> Times:
+    """Measure on this machine."""
+    table = LatencyTable(device_name())
+    fill(table, model, subjects.timer)
+
+    def milliseconds(compact: keras.Model) -> float:
+        content = file_of(compact, "float32", "float32")
+        return subjects.timer(content, 1, 50, 0.5)
+
+    return table, milliseconds
+
+
+def on_npu(model: keras.Model) -> Times:
+    """Estimate by the compiler of the NPU."""
+    runtime = runtimes.get(NPU)
+    table = LatencyTable(runtime.device, NPU, "int8")
+    fill(table, model, runtime.measure, runtime)
+
+    def milliseconds(compact: keras.Model) -> float:
+        content = file_of(compact, "int8", "int8")
+        return float(runtime.compile(content).milliseconds)
+
+    return table, milliseconds
 
 
 def targets(way: str) -> tuple[float, ...]:
@@ -88,62 +122,70 @@ def worth(model: keras.Model, masked: keras.Model) -> float:
     return float(np.exp(total / count))
 
 
-def run(name: str, options: Any) -> dict[str, Any]:
+def run(
+    name: str, options: Any, times: Callable[[keras.Model], Times]
+) -> dict[str, Any]:
     """Measure all ways and targets of one network."""
-    model = subjects.build(name)
+    model = subjects.build(name, folder=options.models)
     accuracy, data = None, {}
-    if name.startswith("ResNet-20"):
-        accuracy, samples = _cifar10(model, options)
+    if name in READERS:
+        accuracy, samples = READERS[name](model, options)
         data = {"data": samples, "recover": "reconstruct"}
-    table = LatencyTable(device_name())
-    fill(table, model, subjects.timer)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        subjects.write(model, path, "float32")
-        full = subjects.timer(path.read_bytes(), 1, 50, 0.5)
-        rows, once = [], OnceOutputError()
-        for way in (*WAYS, *(WITH_SAMPLES if data else ())):
-            for share in targets(way):
-                masked = prune(model, way, share, table, once, **data)
-                compact = kprune.rebuild(masked)
-                subjects.write(compact, path, "float32")
-                row = {
-                    "way": way,
-                    "share": share,
-                    "latency": round(
-                        subjects.timer(path.read_bytes(), 1, 50, 0.5) / full, 4
-                    ),
-                    "macs": round(
-                        kprune.cost(compact).macs / kprune.cost(model).macs, 4
-                    ),
-                    "worth": round(worth(model, masked), 4),
-                }
-                if accuracy is not None:
-                    row["accuracy"] = accuracy(compact)
-                rows.append(row)
-                print(name, row, flush=True)
+    table, milliseconds = times(model)
+    full = milliseconds(model)
+    rows, once = [], OnceOutputError()
+    for way in (*WAYS, *(WITH_SAMPLES if data else ())):
+        for share in targets(way):
+            masked = prune(model, way, share, table, once, **data)
+            compact = kprune.rebuild(masked)
+            row = {
+                "way": way,
+                "share": share,
+                "latency": round(milliseconds(compact) / full, 4),
+                "macs": round(
+                    kprune.cost(compact).macs / kprune.cost(model).macs, 4
+                ),
+                "worth": round(worth(model, masked), 4),
+            }
+            if accuracy is not None:
+                row["accuracy"] = accuracy(compact)
+            rows.append(row)
+            print(name, row, flush=True)
     return {
         "network": name,
-        "device": device_name(),
+        "device": table.device,
         "milliseconds": round(full, 5),
         "accuracy": None if accuracy is None else accuracy(model),
         "rows": rows,
     }
 
 
-def _cifar10(model: keras.Model, options: Any) -> Any:
+def _resnet20(model: keras.Model, options: Any) -> Any:
     import cifar10_resnet as example
 
-    from kprune.data import load_cifar10
     from kprune.data import normalize_cifar10
 
-    example.load_weights(model, Path(options.weights) / "cifar10_resnet20.npz")
+    example.load_weights(model, options.weights / "cifar10_resnet20.npz")
+    return _cifar10(normalize_cifar10, options)
+
+
+def _resnet8(model: keras.Model, options: Any) -> Any:
+    return _cifar10(lambda images: images.astype("float32"), options)
+
+
+def _cifar10(prepare: Callable[[np.ndarray], np.ndarray], options: Any) -> Any:
+    from kprune.data import load_cifar10
+
     images, labels = load_cifar10("test[5000:]", options.data_dir)
-    x = normalize_cifar10(images)
+    x = prepare(images)
     samples, _ = load_cifar10(f"train[:{SAMPLES}]", options.data_dir)
 
     def accuracy(network: keras.Model) -> float:
         found = network.predict(x, batch_size=500, verbose=0).argmax(1)
         return round(100 * float((found == labels).mean()), 2)
 
-    return accuracy, normalize_cifar10(samples)
+    return accuracy, prepare(samples)
+
+
+READERS = {"ResNet-20, 32 px": _resnet20, "ResNet-8, 32 px": _resnet8}
+"""Functions that return one that measures accuracy, and samples."""

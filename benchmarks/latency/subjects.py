@@ -64,11 +64,30 @@ SUBJECTS = {
 }
 
 
-def build(name: str, seed: int = 0) -> keras.Model:
-    """Return the network of `SUBJECTS` with the given name."""
+PUBLISHED = {
+    "ResNet-8, 32 px": "mlperf_tiny_ic_resnet8.h5",
+    "MobileNetV1 0.25, 96 px": "mlperf_tiny_vww.h5",
+}
+"""Files of trained networks of MLPerf Tiny."""
+
+
+def build(name: str, seed: int = 0, folder: Path | None = None) -> keras.Model:
+    """Return the network of `SUBJECTS` or `PUBLISHED` with the given name.
+
+    Args:
+        name: The name.
+        seed: Seed of the weights.
+        folder: Folder of the files in `PUBLISHED`.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    return SUBJECTS[name]()
+    if name in SUBJECTS:
+        return SUBJECTS[name]()
+    if folder is None:
+        raise ValueError(
+            f"{name}: pass --models, the folder of {PUBLISHED[name]}."
+        )
+    return kprune.load(folder / PUBLISHED[name], compile=False)
 
 
 def write(model: keras.Model, path: Path, dtype: str) -> None:

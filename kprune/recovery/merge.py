@@ -34,7 +34,9 @@ class Merge(Recovery):
     Net2Net (Chen et al., arXiv 1511.05641).
 
     Args:
-        threshold: Smallest cosine for a merge, from 0 to 1.
+        threshold: Smallest cosine for a merge, from 0 to 1. Defaults to 0.1: in
+            narrow layers, the most similar filter is seldom nearer (see
+            `docs/data_free.md`).
 
     Example:
 
@@ -50,7 +52,7 @@ class Merge(Recovery):
 
     needs_data = False
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self, threshold: float = 0.1) -> None:
         super().__init__()
         self.threshold = share(
             threshold, "Merge", "threshold", zero=True, one=True
