@@ -53,7 +53,8 @@ def load_arrays(
         path: A `.npy` file with the inputs alone, or a `.npz` file: arrays `x`
             and perhaps `y`; `x_train` and `y_train`; one array named after each
             of several inputs; or arrays of any name, one of which fits the input.
-        ending: Preferred ending of the names, for example `"train"`.
+        ending: Preferred ending of the names, for example `"train"`; `""` or None
+            prefers `x`.
         inputs: The model's inputs, to recognise arrays with other names.
 
     Returns:
@@ -81,7 +82,7 @@ def load_arrays(
             if isinstance(content, np.ndarray):
                 return content, None
             names = sorted(content)
-        for end in ("" if ending is None else f"_{ending}", "", "_train"):
+        for end in (f"_{ending}" if ending else "", "", "_train"):
             if f"x{end}" in names:
                 chosen = (f"x{end}", f"y{end}")
                 found = _read(path, content, [n for n in chosen if n in names])

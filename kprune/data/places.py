@@ -51,7 +51,8 @@ class Place:
         path: The file or folder. For a data set, the folder that holds its
             `dataset_info.json`.
         parts: The place's own names for `"train"` and `"validation"`, if it has
-            such parts: folders, endings of array names, or splits.
+            such parts: folders, endings of array names (`""` for a bare `x`), or
+            splits.
         split: The split of a data set that the user asked for.
         unlabelled: Whether there are certainly no targets.
     """
@@ -65,8 +66,8 @@ class Place:
 
     @property
     def has_validation(self) -> bool:
-        """Whether the place holds separate samples for validation."""
-        return self.split is None and VALIDATION in self.parts
+        """Whether the place holds samples to train on and others for validation."""
+        return self.split is None and {TRAIN, VALIDATION} <= self.parts.keys()
 
     def own_name(self, part: str) -> str | None:
         """Return the place's own name for a part, or for the part it has."""
@@ -117,9 +118,10 @@ def find_place(
             return Place(text, kind, path)
         names = _array_names(path)
         endings = [n.removeprefix("x_") for n in names if n.startswith("x_")]
-        return Place(
-            text, kind, path, _parts(endings), unlabelled=len(names) == 1
-        )
+        parts = _parts(endings)
+        if "x" in names:
+            parts.setdefault(TRAIN, "")
+        return Place(text, kind, path, parts, unlabelled=len(names) == 1)
     root = datasets_folder(data_dir)
     name, _, split = text.partition(":")
     if Path(name).suffix or not (root / name.split("/")[0]).is_dir():

@@ -79,9 +79,7 @@ def read_samples(
     ```
     """
     own = place.own_name(part)
-    name = (
-        place.given if own is None or place.split else f"{place.given} ({own})"
-    )
+    name = f"{place.given} ({own})" if own and not place.split else place.given
     if place.kind == places.ARRAYS:
         return Samples(*load_arrays(place.path, own, inputs), name)
     if place.kind == places.TABLE:

@@ -82,6 +82,11 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
         (("x", "y"), "validation", (0, 1)),
         (("x_train", "y_train", "x_test", "y_test"), "train", (0, 1)),
         (("x_train", "y_train", "x_test", "y_test"), "validation", (2, 3)),
+        (("x", "y", "x_test", "y_test"), "train", (0, 1)),
+        (("x", "y", "x_test", "y_test"), "validation", (2, 3)),
+        (("x", "y", "x_val", "y_val"), "train", (0, 1)),
+        (("x_test", "y_test"), "train", (0, 1)),
+        (("x_test", "y_test"), "validation", (0, 1)),
         (("images", "labels"), "train", (0, 1)),
         (("image", "whatever"), "train", (0, 1)),
         (("pictures", "names", "label"), "train", (0, 2)),
@@ -99,6 +104,8 @@ def test_arrays_that_fit(tmp_path, names, part, expected):
     np.testing.assert_array_equal(found.x, arrays[one])
     wanted = None if other is None else arrays[other]
     np.testing.assert_array_equal(found.y, wanted)
+    both = len(names) == 4
+    assert find_place(tmp_path / "d.npz").has_validation == both
 
 
 def test_arrays_of_several_inputs_and_arrays_that_fit_twice(tmp_path):
@@ -177,6 +184,20 @@ def test_a_prepared_data_set():
         "train": "train",
         "validation": "test",
     }
+
+
+@pytest.mark.parametrize(
+    ("splits", "apart"),
+    [(["test"], False), (["train"], False), (["test", "train"], True)],
+)
+def test_validation_samples_are_apart_from_those_to_train_on(
+    tmp_path, splits, apart
+):
+    place = tmp_path / "flowers" / "1.0.0"
+    place.mkdir(parents=True)
+    info = {"splits": [{"name": name} for name in splits]}
+    (place / "dataset_info.json").write_text(json.dumps(info))
+    assert find_place("flowers", tmp_path).has_validation == apart
 
 
 @pytest.mark.parametrize(
