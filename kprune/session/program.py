@@ -138,7 +138,7 @@ class Program:
         """Return the numbers of the calls that use some layers or variables.
 
         Args:
-            changed: Layers, wrapped or not, or variables of the model.
+            changed: Layers, wrapped or not, operations or variables of the model.
 
         Raises:
             ValueError: If one of them is not in the model.
@@ -196,9 +196,9 @@ def _as_they_come(inner: keras.Model, tensors: Sequence[Any]) -> bool:
 
 
 def _parts(operation: Any) -> list[Any]:
-    """Return the layers and variables that an operation computes with."""
+    """Return the layers and variables that an operation computes with, or itself."""
     if not isinstance(operation, keras.layers.Layer):
-        return []
+        return [operation]
     return [
         *operation._flatten_layers(),
         walk.unwrap(operation),

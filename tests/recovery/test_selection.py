@@ -242,6 +242,30 @@ def test_samples_that_hardly_differ_can_choose():
         kprune.prune(model, reduce={"macs": 0.5}, data=data()[:1])
 
 
+def residual_of_operations():
+    """Linear layers that only `keras.ops` read: a sum and a ReLU."""
+    x = inputs = keras.Input((6, 6, 2))
+    x = keras.ops.relu(layers.Conv2D(6, 3, name="conv")(x))
+    a = layers.Dense(6, activation="relu", name="a")(x)
+    b = layers.Dense(6, name="b")(a)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(a + b))
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"recover": [kprune.recovery.Mimic(steps=1)]}]
+)
+def test_operations_may_read_linear_layers(options):
+    model = residual_of_operations()
+    x = np.random.default_rng(0).normal(size=(64, 6, 6, 2)).astype("float32")
+    masked = kprune.prune(model, reduce={"macs": 0.4}, data=x, **options)
+    compact = kprune.rebuild(masked)
+    assert kprune.cost(compact).macs <= 0.6 * kprune.cost(model).macs
+    np.testing.assert_allclose(
+        compact.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5
+    )
+
+
 def test_rounding_below_zero_leaves_a_factor():
     mean = np.full((8, 1), 1e3, "float32")
     h = np.zeros((8, 8)) - 1e-3 * np.ones((8, 8))
