@@ -106,6 +106,8 @@ class Data:
         from kprune.data.reading import read_samples
 
         samples = read_samples(place, inputs, part, self.image_size)
+        for text in samples.notes:
+            note(text)
         raw = samples.pixels or getattr(samples.x, "dtype", None) == np.uint8
         if np.ndim(samples.x) != 4 or not (raw or self.pixels):
             return samples

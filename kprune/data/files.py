@@ -41,6 +41,12 @@ _DAMAGE = (
 TARGETS = ("y", "label", "labels", "class", "target", "targets")
 """Names of a column or array that holds targets."""
 
+_INDEX = ("", "unnamed: 0")
+"""What pandas writes above an index without a name, and what it makes of that."""
+
+_MISSING = ("", "?", "n/a", "na", "none", "null")
+"""Cells without a value, which name no column."""
+
 _SAVE = 'np.savez("data.npz", x=x, y=y)'
 
 
@@ -161,20 +167,23 @@ def _named(path: Path) -> Iterator[None]:
 
 def load_table(
     path: Path, inputs: Sequence[Input]
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+) -> tuple[
+    np.ndarray, np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]
+]:
     """Load a table of numbers with one sample per row.
 
     Args:
-        path: A `.csv` file. Its first row may name the columns. Targets are in
-            the column called `label`, `target`, `class` or `y`. Without such a
-            name they are in the last column, if the table has one more column
-            than the model takes.
+        path: A `.csv` file. Its first row may name the columns; a first column
+            without a name is an index. Targets are in the column called `label`,
+            `target`, `class` or `y`. Without such a name they are in the last
+            column, if the table has one more column than the model takes.
         inputs: The model's only input. It is filled from the other columns in
             order.
 
     Returns:
-        Inputs `(n, ...)`, targets `(n,)` or None, and the names of the classes
-        or None. Targets that are words become class indices in alphabetical order.
+        Inputs `(n, ...)`, targets `(n,)` or None, the names of the classes or
+        None, and notes for the user. Targets that are words become class indices
+        in alphabetical order.
 
     Raises:
         ValueError: The table is empty, its number of columns does not fit the
@@ -183,7 +192,7 @@ def load_table(
     Example:
 
     ```python
-    x, y, classes = load_table(Path("iris.csv"), ModelInputs(model).inputs)
+    x, y, *_ = load_table(Path("iris.csv"), ModelInputs(model).inputs)
     ```
     """
     if len(inputs) != 1 or None in inputs[0].shape:
@@ -195,19 +204,22 @@ def load_table(
     width = math.prod(shape)
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
-    if not rows:
+    names = _header(rows)
+    first = 1 if names else 0
+    if len(rows) == first:
         raise ValueError(f"{str(path)!r} is empty.")
-    first = 0 if all(map(_is_number, rows[0][:-1])) else 1
-    names = [cell.strip().lower() for cell in rows[0]] if first else []
     columns = len(rows[0])
+    index = 1 if names[:1] and names[0] in _INDEX else 0
+    del names[:index]
     target = next((names.index(n) for n in TARGETS if n in names), None)
-    if target is None and columns == width + 1:
+    if target is None and columns - index == width + 1:
         target = width
-    if columns != width + (target is not None):
+    if columns - index != width + (target is not None):
+        beside = " beside its index" if index else ""
         raise ValueError(
-            f"{str(path)!r} has {columns} columns; the model takes {width} "
-            "numbers per sample, and one more column may hold the targets (called "
-            "label, target, class or y, or the last)."
+            f"{str(path)!r} has {columns - index} columns{beside}; the model takes "
+            f"{width} numbers per sample, and one more column may hold the targets "
+            "(called label, target, class or y, or the last)."
         )
     values, labels = [], []
     for number, row in enumerate(rows[first:], first + 1):
@@ -216,18 +228,46 @@ def load_table(
                 f"Row {number} of {str(path)!r} has {len(row)} columns instead of "
                 f"{columns}."
             )
+        del row[:index]
         if target is not None:
             labels.append(row.pop(target).strip())
         values.append(_numbers(row, path, number))
     x = np.array(values, "float32").reshape(-1, *shape)
+    notes: tuple[str, ...] = ()
+    if index:
+        notes = (
+            f"the first column of {str(path)!r} has no name: it is an index, and "
+            "left out",
+        )
     if target is None:
-        return x, None, None
+        return x, None, None, notes
     if all(map(_is_number, labels)):
         y = np.array(list(map(float, labels)))
         whole = bool(np.all(y == np.trunc(y)))
-        return x, y.astype("int64" if whole else "float32"), None
+        return x, y.astype("int64" if whole else "float32"), None, notes
     classes, indices = np.unique(labels, return_inverse=True)
-    return x, indices.astype("int64"), tuple(map(str, classes))
+    return x, indices.astype("int64"), tuple(map(str, classes)), notes
+
+
+def _header(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the names in the first row, in lower case; empty if it is a sample."""
+    if not rows:
+        return []
+    names = list(map(_plain, rows[0]))
+    second = rows[1] if len(rows) > 1 else []
+    if names[0] in _INDEX and any(second[:1]):
+        return names
+    if any(
+        not (name in _MISSING or _is_number(name)) and _is_number(cell)
+        for name, cell in zip(names, second, strict=False)
+    ):
+        return names
+    for column, name in enumerate(names):
+        # A class can have such a name too, as in a column of `y` and `n`.
+        below = (row[column] for row in rows[1:] if len(row) > column)
+        if name in TARGETS and name not in map(_plain, below):
+            return names
+    return []
 
 
 def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
@@ -238,6 +278,10 @@ def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
         raise ValueError(
             f"Row {number} of {str(path)!r} holds {cell!r} where a number is expected."
         ) from None
+
+
+def _plain(cell: str) -> str:
+    return cell.strip().lower()
 
 
 def _is_number(cell: str) -> bool:

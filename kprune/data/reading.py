@@ -27,6 +27,7 @@ class Samples:
         classes: Names of the classes, in the order of their numbers, or None.
         pixels: Whether `x` was read from images.
         mode: The range of their pixels. See `kprune.data.pixels.MODES`.
+        notes: What the user has to know of how they were read.
     """
 
     x: Any
@@ -35,6 +36,7 @@ class Samples:
     classes: tuple[str, ...] | None = None
     pixels: bool = False
     mode: str = "raw"
+    notes: tuple[str, ...] = ()
 
     @property
     def data(self) -> Any:
@@ -83,8 +85,8 @@ def read_samples(
     if place.kind == places.ARRAYS:
         return Samples(*load_arrays(place.path, own, inputs), name)
     if place.kind == places.TABLE:
-        x, y, classes = load_table(place.path, inputs)
-        return Samples(x, y, name, classes)
+        x, y, classes, notes = load_table(place.path, inputs)
+        return Samples(x, y, name, classes, notes=notes)
     if place.kind == places.IMAGES:
         frame = images.frame_of(inputs, image_size, place.given)
         found = images.load_folder(place.folder(part), frame)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from shared_data import shared_data
 
+from kprune.commands.samples import find_data
 from kprune.data import load_cifar10
 from kprune.data import pixels
 from kprune.data.inputs import Input
@@ -134,23 +135,51 @@ ROWS = [Input("row", (2,), "float32")]
         ("a,label,b\n1,0,2\n3,1,4\n", [[1, 2], [3, 4]], [0, 1], None),
         ("1,2,wet\n3,4,dry\n", [[1, 2], [3, 4]], [1, 0], ("dry", "wet")),
         ("a,b,price\n1,2,0.5\n3,4,1\n", [[1, 2], [3, 4]], [0.5, 1], None),
+        ("0,1,price\n1,2,0.5\n3,4,1\n", [[1, 2], [3, 4]], [0.5, 1], None),
+        ("0,1,label\n1,2,wet\n3,4,dry\n", [[1, 2], [3, 4]], [1, 0], ("dry", "wet")),
+        ("1,2,y\n3,4,n\n5,6,y\n", [[1, 2], [3, 4], [5, 6]], [1, 0, 1], ("n", "y")),
+        (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None, None),
+        (",0,1,2\n0,1,2,8\n1,3,4,9\n", [[1, 2], [3, 4]], [8, 9], None),
+        ("Unnamed: 0,a,b,y\nu,1,2,0\nv,3,4,1\n", [[1, 2], [3, 4]], [0, 1], None),
     ],
-)
+)  # fmt: skip
 def test_tables(tmp_path, text, x, y, classes):
     (tmp_path / "t.csv").write_text(text)
     found = read(tmp_path / "t.csv", ROWS)
     np.testing.assert_array_equal(found.x, x)
     np.testing.assert_array_equal(found.y, y)
     assert found.classes == classes
+    assert bool(found.notes) == text.startswith((",", "Unnamed"))
+
+
+def test_a_table_of_one_column_can_have_a_header(tmp_path):
+    row = [Input("row", (1,), "float32")]
+    for text in ("temp\n20.5\n21\n", "20.5\n21\n", ",0\n0,20.5\n1,21\n"):
+        (tmp_path / "t.csv").write_text(text)
+        found = read(tmp_path / "t.csv", row)
+        np.testing.assert_array_equal(found.x, [[20.5], [21]])
+
+
+def test_a_column_without_a_name_is_left_out_with_a_note(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(",a,b\n0,1,2\n1,3,4\n")
+    found = find_data(tmp_path / "t.csv")
+    found.read(found.train, "train", ROWS, np.asarray)
+    assert "t.csv' has no name: it is an index" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("1,2\n3\n", "Row 2 .* has 1 columns instead of 2"),
+        ("1,?\n3,4\n", "Row 1 .* holds '\\?' where a number"),
         ("1,2\nx,4\n", "Row 2 .* holds 'x' where a number"),
         ("1,2,3,4\n", "has 4 columns; the model takes 2"),
+        (
+            ",b,label\n0,2,1\n",
+            "has 2 columns beside its index; the model takes 2",
+        ),
         ("", "is empty"),
+        ("a,b,label\n", "is empty"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path, text, said):
