@@ -17,6 +17,8 @@ from kprune.rebuild import rebuild
 from kprune.recovery._calibration import norms
 from kprune.recovery._linear import linear
 from kprune.session import Session
+from kprune.session.program import Program
+from kprune.session.program import ProgramCall
 
 MOMENTUM = 0.9
 """Largest momentum of moving statistics, as training takes only a few hundred steps."""
@@ -120,25 +122,28 @@ def input_scale(model: keras.Model, inputs: Any) -> float:
 def _first_kernels(model: keras.Model) -> list[keras.Variable]:
     """Return the kernels that the input is multiplied with.
 
-    The list is empty if anything else reads the input.
+    The list is empty if anything else reads the input, or a kernel has other inputs
+    too.
     """
-    functional = walk.require_functional(model)
-    given = {id(tensor) for tensor in functional.inputs}
+    program = Program(model)
+    given = set(program.inputs)
     kernels = []
-    for node in walk.nodes(functional):
-        tensors = walk.tensors_of(node.arguments.args, node.arguments.kwargs)
-        if not any(id(tensor) in given for tensor in tensors):
+    for call in program.calls:
+        if given.isdisjoint(call.given):
             continue
-        layer = walk.unwrap(node.operation)
-        if linear(layer) is None:
+        if linear(call.layer) is None:
             return []
-        kernels.append(layer.kernel)
+        if len(program.calls_of([call.layer.kernel])) > 1:
+            return []
+        kernels.append(call.layer.kernel)
     return kernels
 
 
 @contextlib.contextmanager
 def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
     """Return a context with the model without its final softmax or sigmoid.
+
+    An activation whose layer has other outputs, or readers inside the model, stays.
 
     Args:
         model: A functional model. Its last layers lack their activation inside
@@ -151,7 +156,7 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
     kernels = _first_kernels(model) if scale != 1 else []
     for kernel in kernels:
         kernel.assign(read(kernel) * scale)
-    ends = [_end(tensor) for tensor in functional.outputs]
+    ends = _ends(functional)
     bare = [layer for _, layer in ends if layer is not None]
     held = [layer.activation for layer in bare]
     for layer in bare:
@@ -167,30 +172,50 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
 
 def squashed(model: keras.Model) -> list[bool]:
     """Return, for each output, whether it comes from a softmax or sigmoid."""
-    outputs = walk.require_functional(model).outputs
-    ends = [(tensor, *_end(tensor)) for tensor in outputs]
     return [
-        found is not tensor or layer is not None
-        for tensor, found, layer in ends
+        call is not None and _squashes(call.layer)
+        for call in _last_calls(Program(model))
     ]
 
 
-def _end(tensor: Any) -> tuple[Any, Any]:
-    """Return the tensor of the logits, and the layer to strip of its activation."""
+def _ends(functional: keras.Model) -> list[tuple[Any, Any]]:
+    """Return, for each output, its logits and the layer to strip of its activation."""
+    program = Program(functional)
+    read_inside = {slot for call in program.calls for slot in call.given}
+    ends = []
+    for tensor, slot, call in zip(
+        functional.outputs, program.outputs, _last_calls(program), strict=True
+    ):
+        found, layer = tensor, None
+        if call is not None and _squashes(call.layer):
+            # A new end inside a nested model would have no effect outside it.
+            outer = any(tensor is output for output in call.node.outputs)
+            only_squashes = isinstance(
+                call.layer, keras.layers.Softmax | keras.layers.Activation
+            )
+            once = len(program.calls_of([call.layer])) == 1
+            if outer and only_squashes:
+                found = call.tensors[0]
+            elif (
+                hasattr(call.layer, "activation")
+                and once
+                and slot not in read_inside
+            ):
+                layer = call.layer
+        ends.append((found, layer))
+    return ends
+
+
+def _last_calls(program: Program) -> list[ProgramCall | None]:
+    """Return the call that makes each output, or None if it is an input."""
+    makers = {slot: call for call in program.calls for slot in call.outputs}
+    return [makers.get(slot) for slot in program.outputs]
+
+
+def _squashes(layer: Any) -> bool:
+    """Return whether a layer, or its activation, is a softmax or sigmoid."""
     squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    operation = tensor._keras_history.operation
-    inner = walk.functional_of(operation)
-    if inner is not None:
-        # A new end inside a nested model would have no effect outside it.
-        index = tensor._keras_history.tensor_index
-        return tensor, _end(inner.outputs[index])[1]
-    layer = walk.unwrap(operation)
-    node = operation._inbound_nodes[tensor._keras_history.node_index]
-    if isinstance(layer, keras.layers.Softmax | keras.layers.Activation):
-        softmax = isinstance(layer, keras.layers.Softmax)
-        if softmax or layer.activation in squashing:
-            (given,) = walk.tensors_of(node.arguments.args[:1], {})
-            return given, None
-    if getattr(layer, "activation", None) in squashing:
-        return tensor, layer
-    return tensor, None
+    return (
+        isinstance(layer, keras.layers.Softmax)
+        or getattr(layer, "activation", None) in squashing
+    )

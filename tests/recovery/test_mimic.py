@@ -17,6 +17,9 @@ from kprune.recovery import Mimic
 from kprune.recovery import recover
 from kprune.recovery._augment import flip_and_crop
 from kprune.recovery._augment import mix
+from kprune.recovery._pupils import input_scale
+from kprune.recovery._pupils import logits
+from kprune.recovery._pupils import squashed
 
 
 def images(count=96, size=8, seed=0):
@@ -147,6 +150,53 @@ def test_logits_are_learned_where_the_model_ends_in_probabilities(last):
     probabilities = outputs(masked, x)[0]
     assert (probabilities >= 0).all()
     assert (probabilities <= 1).all()
+
+
+def assert_only_ends_change(model, x, scale, wanted):
+    """Inside `logits`, the model computes `wanted`, and afterwards what it did."""
+    before = outputs(model, x)
+    with logits(model, scale) as bare:
+        for found, value in zip(outputs(bare, x / scale), wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-4)
+    for found, value in zip(outputs(model, x), before, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("again", ["read", "called"])
+def test_an_activation_that_acts_inside_the_model_stays(again):
+    inputs = keras.Input((5,))
+    h = layers.Dense(6, activation="relu")(inputs)
+    gate = layers.Dense(6, activation="sigmoid")
+    g = gate(h)
+    inside = g if again == "read" else gate(layers.Dense(6)(h))
+    y = layers.Dense(3, activation="softmax", name="y")(h * inside)
+    before = layers.Dense(3, name="before")(h * inside)
+    model = keras.Model(inputs, [before, y, g])
+    randomise(model)
+    for a, b in zip(
+        model.get_layer("before").weights,
+        model.get_layer("y").weights,
+        strict=True,
+    ):
+        a.assign(b)
+    x = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
+    plain, probabilities, g = outputs(model, x)
+    assert np.abs(plain - probabilities).max() > 0.1
+    assert_only_ends_change(model, x, 1.0, [plain, plain, g])
+    assert squashed(model) == [False, True, True]
+
+
+def test_inputs_of_a_layer_that_is_called_again_are_not_scaled():
+    inputs = keras.Input((4,))
+    layer = layers.Dense(4, name="twice")
+    model = keras.Model(inputs, layers.Dense(3)(layer(layer(inputs))))
+    randomise(model)
+    x = 50 * np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    assert input_scale(model, x) == 1.0
+    once = dense_layers((4,), 4)
+    scale = input_scale(once, x)
+    assert 40 < scale < 60
+    assert_only_ends_change(once, x, scale, outputs(once, x))
 
 
 def test_frozen_layers_are_trained_and_stay_frozen():
