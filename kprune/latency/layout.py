@@ -8,9 +8,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from kprune.graph import ChannelGraph
+from kprune.graph.registry import configuration
+
+_VERSION = 2
+"""Version of the fingerprints, which makes those of other versions miss."""
+
+_UNTIMED = ("name", "trainable", "seed", "momentum", "build_config")
+_UNTIMED_ENDS = ("_initializer", "_regularizer", "_constraint", "_momentum")
+"""Entries of a configuration that no operator of a converted model depends on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +106,8 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
         (
             type(visit.operation).__name__,
             [list(labels.shape[1:]) for labels in visit.outputs],
+            _settings(visit.operation),
+            _timed([visit.args, visit.kwargs]),
         )
         for visit in graph.visits.values()
     ]
@@ -105,8 +116,46 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
         for number, group in enumerate(graph.prunable)
         for member in group.members
     )
-    text = json.dumps([dtype, visits, variables], default=str)
+    text = json.dumps([_VERSION, dtype, visits, variables], default=_word)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settings(operation: Any) -> Any:
+    """Return what a layer or operation was constructed with, as plain data."""
+    config = dict(configuration(operation))
+    if isinstance(operation, keras.layers.Lambda):
+        # Keras' own form of a function's code differs between processes.
+        code = getattr(operation.function, "__code__", None)
+        config["function"] = code and [code.co_code.hex(), code.co_names]
+    return _timed(config)
+
+
+def _timed(value: Any) -> Any:
+    """Return plain data without the parts that an operator's time ignores."""
+    if isinstance(value, Mapping):
+        return {
+            k: _timed(v)
+            for k, v in sorted(value.items())
+            if not _is_untimed(k, v)
+        }
+    if isinstance(value, list | tuple):
+        return [_timed(v) for v in value]
+    return value
+
+
+def _is_untimed(name: str, value: Any) -> bool:
+    # Later versions of Keras add arguments, which are mostly off by default.
+    if value is None or value is False:
+        return True
+    if name == "dtype" and isinstance(value, Mapping):
+        return True  # A layer's policy: the converter decides.
+    return name in _UNTIMED or name.endswith(_UNTIMED_ENDS)
+
+
+def _word(value: Any) -> str:
+    """Return a word for a value that is no plain data, without its address."""
+    plain = isinstance(value, slice | np.generic)
+    return repr(value) if plain else type(value).__name__
 
 
 def _plain(width: Width | None) -> list[Any] | None:
