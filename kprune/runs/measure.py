@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,14 @@ SAMPLES = 64
 
 BATCHES = 64
 """Maximum number of batches to measure metrics on."""
+
+_LOWER = re.compile(
+    "loss|error|mae|mse|mape|msle|poisson|huber|hinge|log_?cosh|cross_?entropy|"
+    "perplexity|divergence|distance|false_?(pos|neg)|"
+    "(?<![a-z])(kld?|nll|wer|cer)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words in the names of losses and errors."""
 
 _OPEN = 32
 """Length of axes of unknown length."""
@@ -92,9 +101,31 @@ def metrics(
     return {name: float(value) for name, value in found.items()}
 
 
-def minimised(metric: str) -> bool:
-    """Return whether a metric is better if it is lower: a loss or an error."""
-    return any(word in metric for word in ("loss", "error", "mae", "mse"))
+def minimised(metric: str, model: keras.Model | None = None) -> bool:
+    """Return whether a metric is better if it is lower: a loss or an error.
+
+    Args:
+        metric: Name of the metric in the result of `evaluate`.
+        model: The evaluated model. If Keras knows the direction of its metric, the
+            name does not count.
+    """
+    found = None if model is None else _metric_of(model, metric)
+    direction = getattr(found, "_direction", None)
+    if direction is not None:
+        return bool(direction == "down")
+    names = metric if found is None else f"{metric} {type(found).__name__}"
+    return _LOWER.search(names) is not None
+
+
+def _metric_of(model: keras.Model, name: str) -> Any:
+    """Return the metric with a name; None if it is the loss or unknown."""
+    # Metrics given to `compile` are together in one.
+    metrics = [
+        m for one in model.metrics for m in getattr(one, "metrics", [one])
+    ]
+    # Of models with several outputs, results have the name of the output in front.
+    found = [m for m in metrics if f"_{name}".endswith(f"_{m.name}")]
+    return max(found, key=lambda m: len(m.name), default=None)
 
 
 class Batches(keras.utils.PyDataset):

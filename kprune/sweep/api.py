@@ -93,8 +93,8 @@ def sweep(  # noqa: PLR0913  each argument is independent
             default. An optimizer with a schedule keeps the schedule.
         batch_size: Samples per step of training.
         metric: Name of the compiled metric to compare. Defaults to the first one,
-            or to the loss if there is none. A loss or an error is minimised,
-            everything else maximised.
+            or to the loss if there is none. It is minimised if Keras says so or it
+            is named like a loss or an error, and maximised otherwise.
         run_dir: Folder of the runs.
         storage: URL or object of an Optuna storage. Defaults to an SQLite file
             in `run_dir`.
@@ -131,7 +131,7 @@ def sweep(  # noqa: PLR0913  each argument is independent
     before = metrics(model, given, None)
     metric = _metric(before, metric)
     folder.mkdir(parents=True, exist_ok=True)
-    direction = "minimize" if minimised(metric) else "maximize"
+    direction = "minimize" if minimised(metric, model) else "maximize"
     study = _study.create(
         folder, storage, name or _study_name(model), direction, seed
     )

@@ -1,0 +1,66 @@
+"""Metrics are compared in the direction that Keras says, or else their name."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from kprune.runs.measure import minimised
+
+LOWER = (
+    "mape",
+    "msle",
+    "kl_divergence",
+    "poisson",
+    "hinge",
+    keras.metrics.LogCoshError(),
+    "binary_crossentropy",
+    keras.losses.cosine_similarity,  # negative in Keras
+    keras.losses.Huber(name="quality"),
+    keras.metrics.MeanSquaredError(name="score"),
+    keras.metrics.FalseNegatives(name="missed"),
+)
+HIGHER = (
+    "accuracy",
+    keras.metrics.CosineSimilarity(name="likeness"),
+    keras.metrics.Recall(name="found"),
+    keras.metrics.BinaryAccuracy(name="errors_avoided"),
+)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_direction_is_that_of_the_keras_metric(outputs):
+    x = keras.Input((2,))
+    heads = [keras.layers.Dense(1, name=f"head{i}")(x) for i in range(outputs)]
+    model = keras.Model(x, heads)
+    y = [np.ones((4, 1), "float32")] * outputs
+    metrics = [[*LOWER, *HIGHER], *([[]] * (outputs - 1))]
+    model.compile("sgd", ["mse"] * outputs, metrics=metrics)
+    found = model.evaluate(
+        np.ones((4, 2)), y, batch_size=4, verbose=0, return_dict=True
+    )
+    names = {name for name in found if not name.endswith("loss")}
+    higher = {"accuracy", "likeness", "found", "errors_avoided"}
+    if outputs > 1:
+        higher = {f"head0_{name}" for name in higher}
+    assert len(names) == len(LOWER) + len(HIGHER)
+    assert {n for n in names if not minimised(n, model)} == higher
+    assert minimised("loss", model)
+
+
+@pytest.mark.parametrize(
+    ("lower", "names"),
+    [
+        (True, "val_loss mape head_mse_1 KLD false_negatives_3 top_1_error"),
+        (True, "rmse perplexity mean_absolute_percentage_error kl_divergence"),
+        (
+            False,
+            "accuracy weekly_sales auc f1_score cosine_similarity agreement",
+        ),
+    ],
+)
+def test_names_alone_tell_the_direction_too(lower, names):
+    assert [minimised(name) for name in names.split()] == [lower] * len(
+        names.split()
+    )
