@@ -18,6 +18,7 @@ from runs.running import compiled
 from runs.running import plain
 
 import kprune
+from kprune.report.sweeps import sweep_table
 from kprune.sweep import finished
 
 TARGET = {"macs": 0.4}
@@ -107,8 +108,6 @@ def test_a_trial_that_fails_is_told_once(tmp_path, caplog, monkeypatch):
 def test_a_winner_without_a_run_is_marked_and_named():
     import optuna
 
-    from kprune.report.sweeps import sweep_table
-
     study = optuna.create_study(direction="maximize")
     study.set_user_attr("metric", "accuracy")
     study.set_user_attr("original", 0.9)
@@ -146,6 +145,23 @@ def test_it_goes_on_with_what_is_new(study):
     again = swept(folder, ["l1", "random", "attenuation"])
     assert methods(again) == ["l1", "attenuation", "random"]
     assert [trial.number for trial in finished(again)] == [*numbers, 2]
+
+
+def test_a_trial_that_ctrl_c_ended_is_tried_again(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    module = importlib.import_module("kprune.sweep._trial")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_pruned", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            swept(tmp_path, ["l1", "l2"], epochs=0)
+    found = swept(tmp_path, ["l1", "l2"], epochs=0)
+    assert sorted(t.user_attrs["method"] for t in finished(found)) == [
+        "l1",
+        "l2",
+    ]
+    assert sweep_table(found).row_count == 2
 
 
 def test_training_that_loses_ends_early(tmp_path, study):

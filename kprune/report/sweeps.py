@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kprune.parts import code
 from kprune.report import units
+from kprune.sweep import asked
 from kprune.sweep import best_trial
 from kprune.sweep import finished
 
@@ -42,7 +43,7 @@ def sweep_table(study: optuna.Study) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
     winners = {best_trial(study, target).number for target in targets(study)}
-    for trial in sorted(_shown(study), key=lambda t: _order(study, t)):
+    for trial in sorted(asked(study), key=lambda t: _order(study, t)):
         table.add_row(*map(Text, _cells(trial, name, winners)))
     return table
 
@@ -68,7 +69,7 @@ class TrialProgress:
     def __call__(self, study: optuna.Study, trial: Any) -> None:
         if "method" not in trial.user_attrs:
             return
-        shown = _shown(study)
+        shown = asked(study)
         ended = [t for t in shown if t.state.is_finished()]
         _, target, method, parts, value, *_ = _cells(
             trial, study.user_attrs["metric"], set()
@@ -79,11 +80,6 @@ class TrialProgress:
             completed=len(ended),
             note=f"{' '.join(filter(None, (method, target, parts)))}: {value}",
         )
-
-
-def _shown(study: optuna.Study) -> list[Any]:
-    trials = study.get_trials(deepcopy=False)
-    return [t for t in trials if "method" in t.user_attrs]
 
 
 def _order(study: optuna.Study, trial: Any) -> tuple[Any, ...]:

@@ -24,6 +24,9 @@ Callback = Callable[["optuna.Study", Any], None]
 
 FILE = "study.db"
 
+INTERRUPTED = "interrupted"
+"""Attribute of a trial that Ctrl-C has ended."""
+
 _BEAT = 30  # seconds between the heartbeats of a trial
 
 
@@ -84,7 +87,7 @@ def create(
 def enqueue(
     study: optuna.Study, trials: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Enqueue the trials that the study does not have yet."""
+    """Enqueue the trials that the study does not have yet, or has lost to Ctrl-C."""
     import filelock
 
     with filelock.FileLock(folder / f".{FILE}.lock"):
@@ -93,11 +96,20 @@ def enqueue(
                 key: trial.user_attrs.get(key)
                 for key in ("method", "target", "parts")
             }
-            for trial in study.get_trials(deepcopy=False)
+            for trial in asked(study)
         ]
         for trial in trials:
             if trial not in there:
                 study.enqueue_trial(trial["target"], user_attrs=trial)
+
+
+def asked(study: optuna.Study) -> list[Any]:
+    """Return the trials of a sweep, but for those that Ctrl-C has ended."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if "method" in trial.user_attrs and INTERRUPTED not in trial.user_attrs
+    ]
 
 
 def waits(study: optuna.Study) -> bool:

@@ -65,7 +65,22 @@ class Setting:
 
 
 def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
-    """Prune a copy of the model as a trial asks; return the value of the metric."""
+    """Run a trial; return the value of the metric. See `_run`."""
+    try:
+        return _run(study, trial, setting)
+    except KeyboardInterrupt:
+        # Optuna counts it as failed, but it is to be tried again.
+        trial.set_user_attr(_study.INTERRUPTED, True)
+        raise
+
+
+def is_recipe(method: str) -> bool:
+    """Return whether a method is a recipe, which needs epochs."""
+    return method in modules("recipes")
+
+
+def _run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
+    """Prune a copy of the model as a trial asks, and measure it."""
     optuna = _study.load()
     asked = trial.user_attrs
     if "method" not in asked:
@@ -99,11 +114,6 @@ def run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
         )
         trial.set_user_attr("run", os.fspath(folder))
     return found[setting.metric]
-
-
-def is_recipe(method: str) -> bool:
-    """Return whether a method is a recipe, which needs epochs."""
-    return method in modules("recipes")
 
 
 def _criterion(method: str) -> str | None:
