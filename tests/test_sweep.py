@@ -22,6 +22,7 @@ from kprune.report.sweeps import sweep_table
 from kprune.sweep import finished
 
 TARGET = {"macs": 0.4}
+TARGETS = {"macs": [0.4]}
 
 
 def swept(folder, methods, **options):
@@ -131,11 +132,56 @@ def test_a_winner_without_a_run_is_marked_and_named():
         kprune.best_model(study, TARGET)
 
 
-def test_a_study_keeps_its_metric(study):
+def test_a_study_keeps_its_settings(study):
     folder, found = study
-    with pytest.raises(ValueError, match="compares by 'accuracy'"):
-        swept(folder, ["l1"], metric="loss")
+    for option, text in (
+        ({"metric": "loss"}, "metric='accuracy', not 'loss'; direction="),
+        ({"epochs": 3}, "epochs=2, not 3. "),
+        ({"seed": 1}, "seed=0, not 1. "),
+        ({"learning_rate": 0.5}, "learning_rate=0.0"),
+        ({"batch_size": 32}, "batch_size=64, not 32. "),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with {text}"):
+            swept(folder, ["l1"], **option)
+    x, y = arrays(64)
+    model, pair, other = compiled(), (x[:40], y[:40]), (x[40:], y[40:])
+    relabelled = (x[:40], y[:40][::-1])
+    for data, validation, text in (
+        (relabelled, other, "another data. "),
+        (pair, pair, "another validation. "),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with {text}"):
+            kprune.sweep(
+                model,
+                ["l1"],
+                TARGETS,
+                data,
+                validation,
+                run_dir=folder,
+                epochs=2,
+            )
     assert found.user_attrs["metric"] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("data", "received"),
+    [
+        (None, "NoneType"),
+        (arrays(8)[0], "inputs only"),
+        ([arrays(4), arrays(4)], "list"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(tmp_path, data, received):
+    with pytest.raises(ValueError, match=rf"`data` as \(x, y\).*: {received}"):
+        kprune.sweep(
+            compiled(),
+            ["l1"],
+            TARGETS,
+            data,
+            arrays(8),
+            run_dir=tmp_path / "new",
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_it_goes_on_with_what_is_new(study):

@@ -65,8 +65,13 @@ def data_words(source: Source | None) -> dict[str, Any] | None:
             f"{keras.backend.standardize_dtype(a.dtype)} {tuple(a.shape)}"
             for a in arrays
         ],
-        "fingerprint": _digest(map(_spread, _leaves(source.arrays[0]))),
+        "fingerprint": fingerprint(source.arrays[0]),
     }
+
+
+def fingerprint(arrays: Any) -> str:
+    """Return a fingerprint of a structure of arrays: of some samples if it is large."""
+    return _digest(map(_spread, _leaves(arrays)))
 
 
 def group_words(graph: ChannelGraph) -> list[dict[str, Any]]:

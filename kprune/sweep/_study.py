@@ -24,6 +24,9 @@ Callback = Callable[["optuna.Study", Any], None]
 
 FILE = "study.db"
 
+FINGERPRINTS = ("model", "data", "validation")
+"""Settings of a study that are stored as a fingerprint."""
+
 INTERRUPTED = "interrupted"
 """Attribute of a trial that Ctrl-C has ended."""
 
@@ -82,6 +85,36 @@ def create(
             pruner=_pruner(optuna),
             load_if_exists=True,
         )
+
+
+def agree(study: optuna.Study, settings: dict[str, Any]) -> None:
+    """Store the settings that all trials share, or compare them with those stored.
+
+    Args:
+        study: The study.
+        settings: Argument of `kprune.sweep` -> its value or, for a model or samples, a
+            fingerprint.
+
+    Raises:
+        ValueError: The study was begun with others.
+    """
+    direction = study.direction.name.lower()
+    begun = {**settings, "direction": direction, **study.user_attrs}
+    differing = [
+        f"another {key}"
+        if key in FINGERPRINTS
+        else f"{key}={begun[key]!r}, not {value!r}"
+        for key, value in settings.items()
+        if begun[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"The study '{study.study_name}' was begun with {'; '.join(differing)}. "
+            "Its trials would not compare with new ones: give the same again, or "
+            "another name= or run_dir=."
+        )
+    for key, value in settings.items():
+        study.set_user_attr(key, value)
 
 
 def enqueue(

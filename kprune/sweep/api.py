@@ -22,11 +22,13 @@ from kprune.arguments import model as check_model
 from kprune.arguments import number
 from kprune.arguments import share
 from kprune.arguments import whole
+from kprune.data.source import Source
 from kprune.data.source import as_source
 from kprune.masking.rates import rate_for_fine_tuning
 from kprune.masking.slots import base_optimizer
 from kprune.recipes import Recipe
 from kprune.registry import modules
+from kprune.runs.describe import fingerprint
 from kprune.runs.describe import model_words
 from kprune.runs.measure import metrics
 from kprune.runs.measure import minimised
@@ -65,7 +67,8 @@ def sweep(  # noqa: PLR0913  each argument is independent
 
     Each combination is a trial of an Optuna study and has a run folder. See
     `docs/runs.md`. Call this again with the same storage and name to continue:
-    only new trials run, and those of a process that was killed run again. Several
+    only new trials run, and those of a process that was killed run again. Whatever
+    all trials share, such as `epochs` and `data`, has to be the same. Several
     processes or machines that share a storage share the trials. In the second half
     of its epochs, training ends early if it is worse than the median of the trials
     with the same target at the same epoch.
@@ -78,7 +81,8 @@ def sweep(  # noqa: PLR0913  each argument is independent
             `kprune.sweep.METHODS`, without the recipes if `epochs` is below 2.
         reduce: Shares to remove of each cost. With several costs, all combinations
             are tried. Defaults to `{"macs": [0.3, 0.5, 0.7]}`.
-        data: Arrays `(x, y)` to prune and train with.
+        data: Arrays `(x, y)` to prune and train with. With `epochs=0`, samples in any
+            form, or None for methods that need none.
         validation: Samples `(x, y)` to compare on. They should be neither
             training nor test data.
         parts: Choices of `"allocation"` and `"recover"` to combine with each
@@ -111,7 +115,8 @@ def sweep(  # noqa: PLR0913  each argument is independent
     Raises:
         ImportError: Optuna is not installed.
         ValueError: A name is unknown, a share is outside of (0, 1), the model has
-            no loss, or the study compares another metric.
+            no loss, the samples have no targets to train with, or the study was
+            begun with other settings.
 
     Example:
 
@@ -124,9 +129,12 @@ def sweep(  # noqa: PLR0913  each argument is independent
     check_model(model, "sweep()")
     epochs = whole(epochs, "sweep()", "epochs", least=0)
     trials = list(_trials(_methods(methods, epochs), reduce, parts))
+    batch_size = whole(batch_size, "sweep()", "batch_size", of="samples")
+    seed = whole(seed, "sweep()", "seed", least=0)
     rate = _learning_rate(model, learning_rate) if epochs else None
     seconds = 3600 * number(hours, "sweep()", "hours", above=0)
     folder = Path(run_dir)
+    samples = _samples(data, model, epochs)
     given = as_source(validation, model, "validation")
     before = metrics(model, given, None)
     metric = _metric(before, metric)
@@ -135,13 +143,18 @@ def sweep(  # noqa: PLR0913  each argument is independent
     study = _study.create(
         folder, storage, name or _study_name(model), direction, seed
     )
-    known = study.user_attrs.get("metric", metric)
-    if known != metric:
-        raise ValueError(
-            f"The study '{study.study_name}' compares by {known!r}, so its trials "
-            f"have no {metric!r}. Give metric={known!r}, or another name=."
-        )
-    study.set_user_attr("metric", metric)
+    settings = {
+        "metric": metric,
+        "direction": direction,
+        "epochs": epochs,
+        "learning_rate": rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "model": model_words(model)["fingerprint"],
+        "data": fingerprint(samples and samples.arrays),
+        "validation": fingerprint(given.arrays),
+    }
+    _study.agree(study, settings)
     study.set_user_attr("original", before[metric])
     _study.enqueue(study, trials, folder)
     setting = _trial.Setting(
@@ -230,6 +243,26 @@ def _methods(methods: Sequence[str] | None, epochs: int) -> list[str]:
                 "`methods`."
             )
     return list(methods)
+
+
+def _samples(data: Any, model: keras.Model, epochs: int) -> Source | None:
+    """Return the samples to prune and train with.
+
+    Raises:
+        ValueError: Training needs other samples.
+    """
+    samples = None if data is None else as_source(data, model)
+    if not epochs:
+        return samples
+    if samples is None or samples.arrays is None or samples.arrays[1] is None:
+        raise ValueError(
+            "sweep() trains each method on arrays with targets: pass `data` as "
+            "(x, y), with the batches of a stream concatenated; or give epochs=0 to "
+            "compare methods without training. Received: "
+            f"{'inputs only' if samples and samples.arrays else type(data).__name__}."
+        )
+    samples.check_targets()
+    return samples
 
 
 def _learning_rate(model: keras.Model, given: float | None) -> float | None:
