@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from kprune.data.inputs import Input
+from kprune.data.places import PICTURES
 from kprune.data.places import class_folders
+from kprune.data.places import subfolders
 
 _MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
 _BATCH = 64
@@ -79,16 +81,19 @@ def frame_of(
 
 def load_folder(
     folder: Path, frame: Frame
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+) -> tuple[
+    np.ndarray, np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]
+]:
     """Read the images of a folder, as `keras.utils.image_dataset_from_directory` does.
 
     Args:
-        folder: Folder with one folder per class, or with images alone.
+        folder: Folder with one folder per class, or with images alone. A single
+            folder in it is no class.
         frame: The size that images are scaled to.
 
     Returns:
-        Images, float32 from 0 to 255; class indices `(n,)` or None; and the
-        names of the classes, in alphabetical order.
+        Images, float32 from 0 to 255; class indices `(n,)` or None; the names of
+        the classes, in alphabetical order, or None; and notes for the user.
 
     Raises:
         ValueError: A file cannot be read as an image. The message names it.
@@ -104,6 +109,8 @@ def load_folder(
         batch_size=_BATCH,
         image_size=(frame.height, frame.width),
         shuffle=False,
+        # As it follows the links of class folders.
+        follow_links=not classes and bool(subfolders(folder)),
         verbose=False,
     )
     files = list(dataset.file_paths)
@@ -118,18 +125,42 @@ def load_folder(
             labels[start : start + len(x)] = y
             start += len(x)
     except Exception as error:
+        named = _damaged(files, frame.channels) or str(folder)
         raise ValueError(
-            f"{(_damaged(files) or str(folder))!r} is not an image that can be read."
+            f"{named!r} is not an image that can be read as "
+            f"{_MODES[frame.channels]}. Leave it out, or save it again as .png."
         ) from error
-    return frame.arranged(images), labels if classes else None, classes or None
+    return (
+        frame.arranged(images),
+        labels if classes else None,
+        classes or None,
+        _notes(folder, classes),
+    )
 
 
-def _damaged(files: Sequence[str]) -> str | None:
+def _notes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return what the user has to know of images outside class folders."""
+    if not classes:
+        return tuple(
+            f"{str(folder)!r} has one folder, {name!r}, so that its images have no "
+            "labels"
+            for name in subfolders(folder)
+        )
+    loose = sum(e.suffix.lower() in PICTURES for e in folder.iterdir())
+    if not loose:
+        return ()
+    return (
+        f"{loose} of the images in {str(folder)!r} are in no class folder, and left "
+        "out",
+    )
+
+
+def _damaged(files: Sequence[str], channels: int) -> str | None:
     import tensorflow as tf
 
     for file in files:
         try:
-            tf.io.decode_image(tf.io.read_file(file))
+            tf.io.decode_image(tf.io.read_file(file), channels)
         except Exception:
             return file
     return None

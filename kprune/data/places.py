@@ -138,8 +138,13 @@ def datasets_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _images(folder: Path, given: str) -> Place:
-    parts = _parts([entry.name for entry in folder.iterdir() if entry.is_dir()])
-    place = Place(given, IMAGES, folder, parts if TRAIN in parts else {})
+    parts = _parts(subfolders(folder))
+    # A class can be called `train`, too.
+    if TRAIN not in parts or not (
+        VALIDATION in parts or class_folders(folder / parts[TRAIN])
+    ):
+        parts = {}
+    place = Place(given, IMAGES, folder, parts)
     for part in place.parts or {TRAIN: ""}:
         if not _has_pictures(place.folder(part)):
             raise ValueError(
@@ -152,7 +157,16 @@ def _images(folder: Path, given: str) -> Place:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the class folders in a folder of images, in Keras's order."""
+    """Return the class folders in a folder of images, in Keras's order.
+
+    A single folder tells no classes apart, so it is none.
+    """
+    found = subfolders(folder)
+    return found if len(found) > 1 else []
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the folders in a folder in alphabetical order, without hidden ones."""
     return sorted(
         entry.name
         for entry in folder.iterdir()
@@ -162,7 +176,7 @@ def class_folders(folder: Path) -> list[str]:
 
 def _has_pictures(folder: Path) -> bool:
     # A class folder may be a link. Keras does not follow deeper links, nor does this.
-    roots = [folder, *(folder / name for name in class_folders(folder))]
+    roots = [folder, *(folder / name for name in subfolders(folder))]
     return any(
         name.lower().endswith(PICTURES)
         for root in roots

@@ -89,8 +89,9 @@ def read_samples(
         return Samples(x, y, name, classes, notes=notes)
     if place.kind == places.IMAGES:
         frame = images.frame_of(inputs, image_size, place.given)
-        found = images.load_folder(place.folder(part), frame)
-        return Samples(found[0], found[1], name, found[2], pixels=True)
+        folder = place.folder(part)
+        x, y, classes, notes = images.load_folder(folder, frame)
+        return Samples(x, y, name, classes, pixels=True, notes=notes)
     split = place.split or own or "all"
     x, y, classes = images.load_dataset(place.path, split, inputs, image_size)
     return Samples(x, y, name, classes, pixels=np.ndim(x) == 4)

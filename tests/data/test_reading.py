@@ -7,6 +7,7 @@ import json
 import colours
 import numpy as np
 import pytest
+from PIL import Image
 from shared_data import shared_data
 
 from kprune.commands.samples import find_data
@@ -55,6 +56,43 @@ def test_parts_of_a_folder_and_images_without_labels(tmp_path):
     assert find_place(tmp_path / "train" / "red").unlabelled
 
 
+def test_a_class_can_be_called_train(tmp_path):
+    x, labels = colours.images(6)
+    classes = ("bus", "train")
+    folder = colours.write_folder(tmp_path / "photos", x, labels, classes)
+    found = read(folder, IMAGE)
+    assert found.classes == classes and found.size == 6
+    assert not find_place(folder).unlabelled
+    # Below a part of that name, too.
+    folder = colours.write_folder(tmp_path / "parts/train", x, labels, classes)
+    assert read(folder.parent, IMAGE).classes == classes
+
+
+def test_a_single_folder_is_no_class(tmp_path):
+    folder = colours.write_folder(tmp_path / "album", *colours.images(4))
+    (folder / "blue").rename(folder / "2023")
+    for one in (folder / "red").iterdir():
+        one.rename(folder / one.name)
+    (folder / "red").rmdir()
+    found = read(folder, IMAGE)
+    assert found.size == 4 and found.y is None and found.classes is None
+    assert find_place(folder).unlabelled
+    assert "one folder, '2023', so that" in found.notes[0]
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "2023").symlink_to(folder / "2023", target_is_directory=True)
+    assert read(linked, IMAGE).size == 2
+
+
+def test_images_beside_class_folders_are_left_out_with_a_note(tmp_path):
+    x, labels = colours.images(4)
+    folder = colours.write_folder(tmp_path / "photos", x, labels)
+    assert read(folder, IMAGE).notes == ()
+    colours.write_folder(tmp_path, x[:1], labels[:1], classes=("photos",))
+    found = read(folder, IMAGE)
+    assert found.size == 4 and found.notes[0].startswith("1 of the images ")
+
+
 def test_class_folders_may_be_links(tmp_path):
     folder = colours.write_folder(tmp_path / "photos", *colours.images(4))
     linked = tmp_path / "linked"
@@ -71,6 +109,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     (folder / "red" / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"red/broken\.png' is not an image"):
         read(folder, IMAGE)
+    # TensorFlow does not turn a bitmap in colour into a grey image.
+    (folder / "red" / "broken.png").unlink()
+    bitmap = folder / "red" / "colour.bmp"
+    Image.fromarray(colours.images(1)[0][0]).save(bitmap)
+    assert read(folder, IMAGE).size == 5
+    with pytest.raises(ValueError, match=r"red/colour\.bmp' .* as grayscale"):
+        read(folder, [Input("image", (8, 8, 1), "float32")])
 
 
 # -- arrays ------------------------------------------------------------------
