@@ -20,9 +20,9 @@ import numpy as np
 
 from kprune import allocation as allocations
 from kprune import criteria
+from kprune.allocation._outer import OuterAllocation
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
-from kprune.latency.allocation.latency import Latency
 from kprune.latency.allocation.ram import device_aware
 from kprune.masking import is_masked
 from kprune.masking import wrap
@@ -70,9 +70,10 @@ def prune(  # noqa: PLR0913  each is a choice of its own
     | `"reconstruction"` or `"output_error"` | as with only `data` |
     | another criterion or allocation | `"l1"`, `"global"`, `[]` |
 
-    If both are set, the criterion selects the row. If no dense or convolutional layer
-    reads a prunable group, there is nothing to refit, and `data` alone gives the same
-    defaults as nothing.
+    `Latency(...)`, `Ram(...)` and `Rounds(...)` count as the allocation inside, and as
+    not set if it is left open. If both are set, the criterion selects the row. If no
+    dense or convolutional layer reads a prunable group, there is nothing to refit, and
+    `data` alone gives the same defaults as nothing.
 
     Args:
         model: A plain model, which is not changed, or one made by `kprune.wrap`, which
@@ -163,17 +164,21 @@ def choose(
         alone: Defaults if neither criterion nor allocation is given, and there are no
             samples.
     """
+    outer = allocation if isinstance(allocation, OuterAllocation) else None
+    inner = allocation if outer is None else outer.inner
     if criterion is not None:
         best = _is(criteria.base.registry, criterion, WITH_DATA.criterion)
         row = WITH_DATA if best else OTHERS
-    elif allocation is not None:
-        best = _is(allocations.base.registry, allocation, WITH_DATA.allocation)
+    elif inner is not None:
+        best = _is(allocations.base.registry, inner, WITH_DATA.allocation)
         row = WITH_DATA if best else OTHERS
     elif session.source is None:
         row = alone
     else:
         refits = recoveries.get(WITH_DATA.recover).applies(session)
         row = WITH_DATA if refits else WITHOUT_DATA
+    if outer is not None and inner is None:
+        allocation = outer.over(allocations.get(row.allocation))
     given = Choice(criterion, allocation, recover)
     return Choice(
         *(r if g is None else g for g, r in zip(given, row, strict=True))
@@ -182,8 +187,6 @@ def choose(
 
 def _is(registry: Registry, part: Any, name: str) -> bool:
     """Return whether a part is the one registered under a name."""
-    if isinstance(part, Latency):
-        part = part.allocation
     return part == name or type(part) is registry.factory(name)
 
 

@@ -185,10 +185,40 @@ def test_what_goes_with_what_is_set(model):
     assert chosen(model, recover=[]) == ("l1", "global", [])
     criterion = kprune.criteria.Reconstruction(samples=64)
     assert chosen(model, x, criterion=criterion) == (criterion, *best[1:])
+
+
+def test_an_allocation_around_another_counts_as_the_one_inside(model):
+    x = np.zeros((8, 8, 8, 2), "float32")
+    Latency, Ram = kprune.allocation.Latency, kprune.allocation.Ram
     inside = kprune.allocation.OutputError(probe=64)
-    latency = kprune.allocation.Latency("phone.json", inside)
-    found = chosen(model, x, allocation=latency)
-    assert found == (best[0], latency, best[2])
+    for outer in (
+        Latency("phone.json", inside),
+        Ram(allocation=inside),
+        Ram(allocation=Latency("phone.json", inside)),
+        kprune.allocation.Rounds(2, inside),
+    ):
+        found = chosen(model, x, allocation=outer)
+        assert found == ("reconstruction", outer, "reconstruct")
+        assert found[1].needs_data
+    plain = Ram(allocation="uniform")
+    assert chosen(model, x, allocation=plain) == ("l1", plain, [])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_device_alone_changes_no_method(model, nested):
+    x = np.zeros((8, 8, 8, 2), "float32")
+    outer = kprune.allocation.Latency("phone.json")
+    if nested:
+        outer = kprune.allocation.Ram(allocation=outer)
+    criterion, allocation, recover = chosen(model, x, allocation=outer)
+    assert (criterion, recover) == ("reconstruction", "reconstruct")
+    assert isinstance(allocation.inner, kprune.allocation.OutputError)
+    assert type(allocation) is type(outer) and outer.inner is None
+    criterion, allocation, recover = chosen(model, allocation=outer)
+    assert (criterion, recover) == ("l1", "synthetic")
+    assert isinstance(allocation.inner, kprune.allocation.Global)
+    found = chosen(model, x, criterion="l1", allocation=outer)
+    assert isinstance(found[1].inner, kprune.allocation.Global)
 
 
 def test_the_docstring_has_the_table_of_the_code():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kprune.allocation.base import Allocation
+from kprune.allocation._outer import OuterAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import register
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @register("rounds")
-class Rounds(Allocation):
+class Rounds(OuterAllocation):
     """Runs another allocation in several rounds, with new scores in each.
 
     Unlike with a schedule, there is no training between the rounds. Scores that
@@ -47,22 +47,8 @@ class Rounds(Allocation):
     """
 
     def __init__(self, rounds: int = 10, allocation: Any = "global") -> None:
+        super().__init__(registry.get(allocation))
         self.rounds = whole(rounds, "Rounds", "rounds")
-        self.allocation: Allocation = registry.get(allocation)
-
-    @property
-    def needs_loss(self) -> bool:  # type: ignore[override]
-        return self.allocation.needs_loss
-
-    @property
-    def criteria(self) -> tuple[Any, ...]:  # type: ignore[override]
-        return self.allocation.criteria
-
-    def check(self, request: Request) -> None:
-        self.allocation.check(request)
-
-    def met(self, request: Request) -> bool:
-        return self.allocation.met(request)
 
     def solve(self, request: Request, session: Session | None) -> Vectors:
         if session is None:
@@ -76,13 +62,13 @@ class Rounds(Allocation):
         kept, scores = request.alive, request.scores
         for fraction in stages:
             now = dataclasses.replace(request, alive=kept, fraction=fraction)
-            if self.allocation.met(now):
+            if self.used.met(now):
                 continue
             if kept is not request.alive:
                 scores = session.rescore(
                     request.criterion, kept, now.progress()
                 )
-            kept = self.allocation.solve(
+            kept = self.used.solve(
                 dataclasses.replace(now, scores=scores), session
             )
         return kept

@@ -214,8 +214,8 @@ def about_result(
         way = "Train it with the labels too, or remove less."
         changes = {
             **plain,
-            "recover": "reconstruct",
-            "method": "similarity",
+            "recover": None,
+            "method": "refit",
             "epochs": EPOCHS,
         }
     else:

@@ -234,17 +234,21 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.pruning import WITH_DATA
     from kprune.pruning import WITHOUT_DATA
 
-    best = data is not None and criterion in (None, WITH_DATA.criterion)
-    default = (WITH_DATA if best else WITHOUT_DATA).allocation
     chosen: dict[str, Any] = {
         "criterion": criterion,
         "allocation": device_allocation(
-            asked, allocation or default, latency_table, runtime, dtype
+            asked, allocation, latency_table, runtime, dtype
         )
         if latency_table or runtime or dtype
         else _allocation(allocation, round_to),
         "recover": None if recover is None else _recover(recover),
     }
+    if round_to and not (criterion or allocation or method):
+        # Rounded widths are no choice of an allocation, so the defaults remain.
+        row = WITHOUT_DATA if data is None else WITH_DATA
+        chosen["criterion"] = row.criterion
+        if recover is None:
+            chosen["recover"] = row.recover
     chosen["run_dir"] = run_dir
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)

@@ -86,7 +86,7 @@ def check_device(
 
 def device_allocation(
     target: dict[str, float],
-    name: str,
+    name: str | None,
     table: Path | None,
     runtime: str | None,
     dtype: Dtype | None,

@@ -192,6 +192,19 @@ def test_prune_to_multiples(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "option", [("--round-to", 8), ("--reduce", "ram=0.2", "--dtype", "int8")]
+)
+def test_an_option_for_widths_changes_no_method(saved, x, tmp_path, option):
+    np.save(tmp_path / "x.npy", x)
+    asked = ("prune", saved, tmp_path / "s.keras", *option)
+    run(*asked, "--data", tmp_path / "x.npy", "--run-dir", tmp_path / "runs")
+    record = tmp_path / "runs" / "latest" / "run.json"
+    parts = json.loads(record.read_text())["asked"]["parts"]
+    assert "reconstruction" in json.dumps(parts["criterion"]).lower()
+    assert "reconstruct" in json.dumps(parts["recover"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("--latency-table", "t.json"), "needs --reduce latency=0.5"),

@@ -10,12 +10,13 @@ import keras
 
 from kprune import allocation as allocations
 from kprune.allocation._ladders import solve_ladders
+from kprune.allocation._outer import OuterAllocation
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import LimitedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
-from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
+from kprune.allocation.global_ import Global
 from kprune.cost.model import CostModel
 from kprune.latency.conversion import Conversion
 from kprune.latency.model import KEY
@@ -33,7 +34,7 @@ _log = logging.getLogger("kprune")
 
 
 @register(KEY)
-class Latency(Allocation):
+class Latency(OuterAllocation):
     """Meets `reduce={"latency": share}` with widths at the edges of measured steps.
 
     On devices, time falls in steps as channels are removed. Between two edges
@@ -50,7 +51,8 @@ class Latency(Allocation):
             it lacks the model (seconds to minutes).
         allocation: The allocation that decides what a channel is worth:
             `"global"`, `"uniform"`, `"similarity"`, `"output_error"`, an object
-            or a function.
+            or a function. Defaults to the one that `kprune.prune` would use
+            without a device.
         dtype: Number format, `"float32"` or `"int8"`. Defaults to the first that
             the runtime supports.
         threads: Number of CPU threads. Defaults to 1.
@@ -76,13 +78,15 @@ class Latency(Allocation):
     def __init__(
         self,
         table: LatencyTable | str | os.PathLike[str] | None = None,
-        allocation: Any = "global",
+        allocation: Any = None,
         dtype: str | None = None,
         threads: int | None = None,
         runtime: Any = None,
     ) -> None:
+        super().__init__(
+            None if allocation is None else limited(allocations.get(allocation))
+        )
         self.table = table
-        self.allocation = limited(allocations.get(allocation))
         self.dtype = dtype
         self.threads = threads
         self.runtime = runtime
@@ -144,16 +148,6 @@ class Latency(Allocation):
             return device.name, self.dtype or device.dtypes[0]
         return table.runtime, table.dtype
 
-    def check(self, request: Request) -> None:
-        check_reachable(
-            request,
-            self.allocation.min_channels(request),
-            self.allocation.limits,
-        )
-
-    def met(self, request: Request) -> bool:
-        return self.allocation.met(request)
-
     def solve(self, request: Request, session: Session | None) -> Vectors:
         self.check(request)
         if not isinstance(request.cost_model, TimedCostModel):
@@ -161,11 +155,23 @@ class Latency(Allocation):
                 "Allocation Latency needs costs that include the latency, as "
                 "kprune.prune and the callbacks make them."
             )
-        return solve_ladders(
-            request,
-            self.allocation.ladders(request, session),
-            self.allocation.min_channels(request),
-        )
+        return solve_by_worth(self, request, session)
+
+
+def solve_by_worth(
+    outer: OuterAllocation, request: Request, session: Session | None
+) -> Vectors:
+    """Return masks with the widths that save the most for what is lost.
+
+    Args:
+        outer: An allocation around the one that decides what a channel is worth.
+        request: The request.
+        session: The masked model, if there is one.
+    """
+    worth = limited(outer.inner or Global())
+    return solve_ladders(
+        request, worth.ladders(request, session), worth.min_channels(request)
+    )
 
 
 def limited(allocation: Allocation, key: str = KEY) -> LimitedAllocation:

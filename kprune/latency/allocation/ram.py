@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from kprune import allocation as allocations
-from kprune.allocation._ladders import solve_ladders
+from kprune.allocation._outer import OuterAllocation
 from kprune.allocation.base import Allocation
-from kprune.allocation.base import LimitedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
-from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
 from kprune.arguments import choice
 from kprune.cost.model import CostModel
 from kprune.latency import runtimes
 from kprune.latency.allocation.latency import Latency
 from kprune.latency.allocation.latency import limited
+from kprune.latency.allocation.latency import solve_by_worth
 from kprune.latency.conversion import Conversion
 from kprune.latency.memory import KEY
 from kprune.latency.memory import Memory
@@ -30,7 +29,7 @@ from kprune.session import Session
 
 
 @register(KEY)
-class Ram(Allocation):
+class Ram(OuterAllocation):
     """Meets `reduce={"ram": share}`, a target for the peak memory of activations.
 
     The peak occurs while an operator runs whose inputs and output, and all tensors
@@ -69,7 +68,7 @@ class Ram(Allocation):
         self,
         dtype: str = "int8",
         runtime: Any = None,
-        allocation: Any = "global",
+        allocation: Any = None,
     ) -> None:
         self.dtype = choice(dtype, "Ram", "dtype", DTYPES)
         self.runtime = runtime
@@ -77,19 +76,13 @@ class Ram(Allocation):
         if self._device is not None:
             _check_memory(self._device)
             self._device.check_dtype(dtype)
-        found = allocations.get(allocation)
-        self.allocation = (
-            found if isinstance(found, Latency) else limited(found, KEY)
-        )
-
-    @property
-    def _worth(self) -> LimitedAllocation:
-        """The allocation that decides what a channel is worth."""
-        inner = self.allocation
-        return inner.allocation if isinstance(inner, Latency) else inner
+        found = None if allocation is None else allocations.get(allocation)
+        if not (found is None or isinstance(found, Latency)):
+            found = limited(found, KEY)
+        super().__init__(found)
 
     def costs(self, session: Session) -> CostModel:
-        base = self.allocation.costs(session)
+        base = self.used.costs(session)
         dtypes = self.dtype, self.dtype
         known = [base.whole] if isinstance(base, TimedCostModel) else []
         conversion = next(
@@ -103,13 +96,6 @@ class Ram(Allocation):
         memory = Memory(conversion, self._device)
         return RamCostModel(session.graph, memory, base)
 
-    def check(self, request: Request) -> None:
-        worth = self._worth
-        check_reachable(request, worth.min_channels(request), worth.limits)
-
-    def met(self, request: Request) -> bool:
-        return self._worth.met(request)
-
     def solve(self, request: Request, session: Session | None) -> Vectors:
         self.check(request)
         if not isinstance(request.cost_model, RamCostModel):
@@ -119,11 +105,7 @@ class Ram(Allocation):
             )
         if self.met(request):
             return {n: request.alive[n].astype(bool) for n in request.names}
-        return solve_ladders(
-            request,
-            self._worth.ladders(request, session),
-            self._worth.min_channels(request),
-        )
+        return solve_by_worth(self, request, session)
 
 
 def device_aware(
@@ -142,24 +124,25 @@ def device_aware(
             channel is worth.
     """
     wanted = reduce if isinstance(reduce, Mapping) else {}
-    ram = allocation if isinstance(allocation, Ram) else None
-    inner = allocation if ram is None else ram.allocation
-    if LATENCY in wanted and not isinstance(inner, Latency):
-        inner = (
-            Latency(allocation=inner)
-            if ram is None
-            else Latency(allocation=inner, dtype=ram.dtype, runtime=ram.runtime)
+    if isinstance(allocation, Ram):
+        inner, dtype, runtime = (
+            allocation.allocation,
+            allocation.dtype,
+            allocation.runtime,
         )
-    if ram is not None:
-        same = inner is ram.allocation
-        return ram if same else Ram(ram.dtype, ram.runtime, inner)
+        if LATENCY not in wanted or isinstance(inner, Latency):
+            return allocation
+        latency = Latency(allocation=inner, dtype=dtype, runtime=runtime)
+        return Ram(dtype, runtime, latency)
+    if LATENCY in wanted and not isinstance(allocation, Latency):
+        allocation = Latency(allocation=allocation)
     if KEY not in wanted:
-        return inner
-    if not isinstance(inner, Latency):
-        return Ram(allocation=inner)
-    runtime, dtype = inner.setting()
+        return allocation
+    if not isinstance(allocation, Latency):
+        return Ram(allocation=allocation)
+    runtime, dtype = allocation.setting()
     has_memory = runtimes.get(runtime).memory is not None
-    return Ram(dtype, runtime if has_memory else None, inner)
+    return Ram(dtype, runtime if has_memory else None, allocation)
 
 
 def _check_memory(device: Runtime) -> None:
