@@ -54,18 +54,18 @@ class Memory:
         block = 1 if runtime is None else runtime.block
         self.stairs = frozenset() if block == 1 else frozenset({KEY})
         outside = {int(n) for n in (*graph.inputs, *graph.outputs)}
-        moments = range(len(graph.operators))
-        self._activations = _Tensors(moments)
+        steps = range(1, 1 + len(graph.operators))
+        self._activations = _Tensors(steps)
         for life in lifetimes(content):
             dims = shape(graph.tensors[life.tensor])
             mine = axes.get(life.tensor, {})
             inside = life.tensor not in outside and len(dims) == 4
             size = _Size(dims, mine, life.itemsize, block if inside else 1)
             self._activations.add(size, life.first, life.last)
-        self._weights = _Tensors(moments)
+        self._weights = _Tensors(steps)
         self._ahead = 0 if runtime is None else runtime.ahead
         if runtime is not None and self._ahead:
-            for number, op in enumerate(graph.operators):
+            for step, op in zip(steps, graph.operators, strict=True):
                 for index in map(int, op.inputs):
                     data = file.constant(graph.tensors[index])
                     if data is not None:
@@ -73,7 +73,7 @@ class Memory:
                         each = max(1, len(data) // max(1, int(np.prod(dims))))
                         mine = axes.get(index, {})
                         size = _Constants(dims, mine, each, runtime.step)
-                        self._weights.add(size, number, number)
+                        self._weights.add(size, step, step)
         self._scale = 1.0
         full = np.asarray(conversion.kept[0])
         if not self(full):

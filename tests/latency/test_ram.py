@@ -94,6 +94,18 @@ def test_moments_are_the_arena_of_any_width(unpruned, conversions):
         assert memory(row) == arena.planned
 
 
+def test_a_peak_at_the_output_counts():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(32, 3, padding="same", name="hidden")(x)
+    outputs = layers.Conv2DTranspose(8, 4, strides=4, name="last")(x)
+    masked = kprune.wrap(keras.Model(inputs, outputs))
+    conversion = Conversion(masked, "int8", "int8")
+    memory = Memory(conversion)
+    for kept in (np.array([16]), np.array([2])):
+        peak = estimate_arena(conversion.whole(kept)).peak
+        assert memory.moments(kept[None]).max() == pytest.approx(peak, rel=0.01)
+
+
 def test_ram_and_macs_together(unpruned):
     reduce = {"ram": 0.3, "macs": 0.6}
     masked = kprune.prune(network(), reduce=reduce)
