@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from cli.running import assert_fails
 from cli.running import run
 from fitting import arrays
 from runs.running import compiled
@@ -326,6 +327,61 @@ def test_wrong_names_are_refused_before_anything_runs(tmp_path):
         with pytest.raises(ValueError, match=text):
             swept(tmp_path / "runs", wrong, metric="f1")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run `kprune sweep` on a small model without training."""
+    x, y = arrays(48)
+    compiled().save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    np.savez(tmp_path / "bare.npz", x=x)
+
+    def sweep(data="data.npz", *options):
+        given = (
+            "--data",
+            tmp_path / data,
+            "--validation",
+            tmp_path / "data.npz",
+        )
+        given += ("--methods", "l1", "--reduce", "macs=0.4", *options)
+        given += ("--run-dir", tmp_path / "runs", "--out", tmp_path / "b.keras")
+        return run("sweep", tmp_path / "model.keras", *given)
+
+    return sweep
+
+
+def test_the_table_comes_first_and_the_report_is_extra(
+    command, tmp_path, monkeypatch
+):
+    (tmp_path / "runs" / "damaged").mkdir(parents=True)
+    (tmp_path / "runs" / "damaged" / "run.json").write_text("{")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setenv("COLUMNS", "40")  # does not count in a pipe
+    result = command("data.npz", "--epochs", 0)
+    assert result.exit_code == 0, result.output
+    assert "macs=0.4" in result.stdout and "…" not in result.stdout
+    assert result.stdout.endswith(f"wrote {tmp_path / 'b.keras'}\n")
+    assert (
+        'A report needs jinja2: pip install "kprune[report]"' in result.stderr
+    )
+
+
+def test_a_sweep_in_which_nothing_finishes_fails(
+    command, tmp_path, monkeypatch
+):
+    assert_fails(command("bare.npz"), "bare.npz", "training needs targets")
+    assert not (tmp_path / "runs").exists()
+
+    def fails(*_):
+        raise RuntimeError("no room left")
+
+    module = importlib.import_module("kprune.sweep._trial")
+    monkeypatch.setattr(module, "_pruned", fails)
+    result = command("data.npz", "--epochs", 0)
+    assert_fails(result, "no trial has finished")
+    assert "no room left" in result.stdout
+    assert not (tmp_path / "b.keras").exists()
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ ROUNDED = ("global", "similarity", "uniform")
 """Allocations that support `--round-to`."""
 
 
-def check_targets_given(method: str | None, data: Data) -> None:
+def check_targets_given(trains: bool, data: Data) -> None:
     """Raise ValueError if training is requested, but the data has no labels."""
-    if method is not None and data.train is not None and data.train.unlabelled:
+    if trains and data.train is not None and data.train.unlabelled:
         raise ValueError(
             f"{data.train.given!r} has inputs only, but training needs targets "
             'too: a folder for each class, or np.savez("train.npz", x=x, y=y).'

@@ -21,6 +21,7 @@ from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
+from kprune.report.templating import require_jinja2
 
 
 @one_line_errors
@@ -45,8 +46,11 @@ def inspect(  # noqa: PLR0913  options of a command
         ),
     ] = False,
     dtype: Annotated[
-        Dtype, typer.Option(help="Number format that --ram counts in.")
-    ] = Dtype.int8,
+        Dtype | None,
+        typer.Option(
+            help="Number format that --ram counts in. Defaults to int8."
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -72,10 +76,15 @@ def inspect(  # noqa: PLR0913  options of a command
 
     Example: `kprune inspect dynamic.keras --data photos`
     """
+    if dtype is not None and not ram:
+        raise typer.BadParameter(
+            "is what --ram counts in; add --ram.", param_hint="--dtype"
+        )
     check_inputs(model, pruned_by)
     found = find_data(data, None, data_dir, image_size, pixels)
     if graph is not None:
         check_output(graph, (".svg", ".html"), "A drawing", [model])
+        require_jinja2("A drawing")
     start_keras()
     from kprune.commands.files import load_model
     from kprune.report.inspection import inspection
@@ -103,7 +112,7 @@ def inspect(  # noqa: PLR0913  options of a command
         from kprune.report.memory import memory_peak
         from kprune.report.memory import memory_text
 
-        result["ram"] = memory_peak(loaded, dtype.value)
+        result["ram"] = memory_peak(loaded, (dtype or Dtype.int8).value)
         text += "\n\n" + memory_text(result["ram"])
     if graph is not None:
         from kprune.report.drawing import draw

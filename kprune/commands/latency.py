@@ -186,10 +186,9 @@ def show(
     """
     check_inputs(table)
     start_keras()
-    from rich.console import Console
-
     import kprune
     from kprune.commands.outcome import print_json
+    from kprune.commands.outcome import print_table
     from kprune.report.latency import latency_rows
     from kprune.report.latency import latency_summary
 
@@ -198,4 +197,4 @@ def show(
         print_json(loaded.to_dict())
         return
     print(latency_summary(loaded))
-    Console().print(latency_rows(loaded))
+    print_table(latency_rows(loaded))

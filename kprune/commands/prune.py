@@ -213,7 +213,7 @@ def prune(  # noqa: PLR0913  options of a command
     command = CommandLine(("prune", model, out), given)
     check_inputs(model, latency_table)
     found = find_data(data, validation, data_dir, image_size, pixels)
-    check_targets_given(method, found)
+    check_targets_given(method is not None, found)
     named = {
         "criteria": criterion,
         "allocation": allocation,

@@ -39,8 +39,7 @@ def report(
             f"{absent(path, 'folder')} kprune prune --run-dir writes one for each run."
         )
     start_keras()
-    from rich.console import Console
-
+    from kprune.commands.outcome import print_table
     from kprune.report.comparison import comparison_table
     from kprune.report.comparison import summaries
     from kprune.report.comparison import write_comparison
@@ -59,5 +58,5 @@ def report(
     if as_json:
         print(json.dumps(runs, indent=2))
         return
-    Console().print(comparison_table(runs))
-    print(f"wrote {write_comparison(folder)}")
+    print_table(comparison_table(runs))
+    print(f"wrote {write_comparison(folder, runs)}")

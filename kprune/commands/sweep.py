@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
+from typing import Any
 
 import typer
 
 from kprune.arguments import did_you_mean
+from kprune.commands.choices import check_targets_given
 from kprune.commands.options import FORMS
 from kprune.commands.options import DataDir
 from kprune.commands.options import Debug
@@ -21,6 +23,7 @@ from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_output
 from kprune.commands.samples import find_data
+from kprune.commands.samples import note
 from kprune.commands.start import start_keras
 from kprune.commands.targets import parse_reduce
 from kprune.outputs import check_root
@@ -123,6 +126,7 @@ def sweep(  # noqa: PLR0913  options of a command
     wanted = [parse_reduce(f"{key}={part}")[key] for part in shares.split(",")]
     check_inputs(model)
     found = find_data(data, validation, data_dir, image_size, pixels)
+    check_targets_given(epochs > 0, found)
     if not found.apart:
         raise typer.BadParameter(
             f"{str(data)!r} has no validation part to compare on; pass one.",
@@ -133,16 +137,16 @@ def sweep(  # noqa: PLR0913  options of a command
         check_output(out, (".keras",), "The best model", read)
     check_root(run_dir)
     start_keras()
-    from rich.console import Console
-
     import kprune
     from kprune.commands.files import load_model
     from kprune.commands.outcome import print_json
+    from kprune.commands.outcome import print_table
     from kprune.report.comparison import summaries
     from kprune.report.comparison import write_comparison
     from kprune.report.progress import progress
     from kprune.report.sweeps import TrialProgress
     from kprune.report.sweeps import sweep_table
+    from kprune.sweep import finished
 
     original = load_model(model)
     pairs = [
@@ -165,13 +169,24 @@ def sweep(  # noqa: PLR0913  options of a command
             seed=seed,
             callbacks=[TrialProgress(bars)],
         )
-    copies = [] if out is None else _copy(study, out)
-    page = write_comparison(run_dir)
+    if not as_json:
+        print_table(sweep_table(study))
+    if not finished(study):
+        raise ValueError(
+            "no trial has finished. The warnings above say why trials failed; if the "
+            "time ran out, run the command again with more --hours."
+        )
+    wrote = [] if out is None else _copy(study, out)
+    runs: list[dict[str, Any]] = []
+    try:
+        runs = summaries(run_dir)
+        wrote.append(write_comparison(run_dir, runs))
+    except (ImportError, FileNotFoundError) as error:
+        note(f"no report was written. {error}")
     if as_json:
-        print_json({"runs": summaries(run_dir), "wrote": [*copies, page]})
+        print_json({"runs": runs, "wrote": wrote})
         return
-    Console().print(sweep_table(study))
-    for path in (*copies, page):
+    for path in wrote:
         print(f"wrote {path}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ from kprune.runs.schema import read_run
 
 FILE = "report.html"
 
+_log = logging.getLogger("kprune")
+
 
 def summaries(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Summarise each run in a folder, the oldest first.
+
+    Runs whose record cannot be read are left out, with a warning.
 
     Returns:
         Dictionaries with `folder`, `model`, `fingerprint` (of the model),
@@ -36,9 +41,13 @@ def summaries(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no run.
-        ValueError: The record of a run is damaged.
     """
-    found = [_summary(folder) for folder in runs_in(root)]
+    found = []
+    for folder in runs_in(root):
+        try:
+            found.append(_summary(folder))
+        except (OSError, ValueError) as error:
+            _log.warning("The run is left out: %s", error)
     if not found:
         raise FileNotFoundError(
             f"There is no run in {os.fspath(root)!r}: expected a folder in which "
@@ -47,15 +56,19 @@ def summaries(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return found
 
 
-def write_comparison(root: str | os.PathLike[str]) -> Path:
+def write_comparison(
+    root: str | os.PathLike[str], runs: list[dict[str, Any]]
+) -> Path:
     """Write a report of all runs in a folder, `report.html`, into that folder.
 
+    Args:
+        root: The folder.
+        runs: Result of `summaries`.
+
     Raises:
-        FileNotFoundError: There is no run.
         ImportError: jinja2 or matplotlib is not installed.
     """
     root = Path(root)
-    runs = summaries(root)
     text = template("runs.html", "A report").render(
         name=root.resolve().name, runs=runs, pictures=_pictures(runs)
     )

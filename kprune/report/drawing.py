@@ -58,7 +58,7 @@ def draw(model: keras.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     check_suffix(path, SUFFIXES, "A drawing")
     check_file(path)
-    page = template(f"drawing{path.suffix.lower()}", "Drawing a model")
+    page = template(f"drawing{path.suffix.lower()}", "A drawing")
     graph = trace(model)
     boxes, edges = boxes_and_edges(model, graph)
     view = _view(boxes, edges, inspection(model))

@@ -7,11 +7,10 @@ from typing import Any
 EXTRA = 'pip install "kprune[report]"'
 
 
-def template(name: str, what: str) -> Any:
-    """Return a template.
+def require_jinja2(what: str) -> Any:
+    """Return the module jinja2.
 
     Args:
-        name: File in `kprune/report/templates`.
         what: What needs it, for the message, such as `"A report"`.
 
     Raises:
@@ -21,6 +20,20 @@ def template(name: str, what: str) -> Any:
         import jinja2
     except ImportError as error:
         raise ImportError(f"{what} needs jinja2: {EXTRA}.") from error
+    return jinja2
+
+
+def template(name: str, what: str) -> Any:
+    """Return a template.
+
+    Args:
+        name: File in `kprune/report/templates`.
+        what: See `require_jinja2`.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    jinja2 = require_jinja2(what)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kprune.report"),
         autoescape=True,

@@ -50,6 +50,7 @@ def test_help_of_a_command_shows_an_example(command):
         ("nonsense",),
         ("inspect",),
         ("inspect", "a.keras", "--nonsense"),
+        ("inspect", "a.keras", "--dtype", "float32"),
         ("prune", "a.keras"),
         ("prune", "a.keras", "b.keras", "--reduce", "macs"),
         ("prune", "a.keras", "b.keras", "--reduce", "macs=1.5"),
@@ -116,6 +117,14 @@ def test_inspect_says_what_it_drew(saved, tmp_path):
     assert run(*given).stdout.endswith(f"\n\nwrote {drawing}\n")
     assert json.loads(run(*given, "--json").stdout)["wrote"] == str(drawing)
     assert drawing.read_text().startswith("<svg")
+
+
+def test_inspect_says_what_drawing_needs_before_it_loads(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    path = tmp_path / "damaged.keras"
+    path.write_text("no model")
+    result = run("inspect", path, "--graph", tmp_path / "groups.html")
+    assert_fails(result, 'A drawing needs jinja2: pip install "kprune[report]"')
 
 
 # -- prune -----------------------------------------------------------------

@@ -121,12 +121,14 @@ def test_files_and_read(saved, model, tmp_path):
     assert "Fake 9, litert, int8, 2 threads" in result.stdout
 
 
-def test_show_lists_the_operators(table):
+def test_show_lists_the_operators(table, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # does not count in a pipe
     result = run("latency", "show", table)
     assert result.exit_code == 0, result.output
     assert "a fake, litert, float32, 1 thread" in result.stdout
     for text in ("CONV_2D", "FULLY_CONNECTED", "MEAN", "time"):
         assert text in result.stdout
+    assert "…" not in result.stdout
     told = run("latency", "show", table, "--json").stdout
     assert json.loads(told) == json.loads(table.read_text())
     assert run("latency", "show", table.with_name("no.json")).exit_code == 1

@@ -83,6 +83,19 @@ def test_reports_are_written_again_and_runs_compared(one_shot, training):
     assert '"kprune_run": 1' in result.output
 
 
+def test_damaged_records_are_left_out(one_shot, tmp_path, monkeypatch, caplog):
+    shutil.copytree((one_shot[0] / "latest").resolve(), tmp_path / "whole")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    monkeypatch.setenv("COLUMNS", "40")  # does not count in a pipe
+    result = command("report", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "whole" in result.output and "…" not in result.output
+    assert (tmp_path / "report.html").is_file()
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "kprune"]
+    assert "left out" in told and os.path.join("damaged", "run.json") in told
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     assert_fails(command("report", tmp_path), "There is no run in")
 
