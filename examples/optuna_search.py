@@ -1,5 +1,6 @@
 """Which way of pruning suits a model? `kprune.sweep`, or an objective of one's own.
 
+    pip install "kprune[data,sweep]"
     python examples/optuna_search.py --trials 6
 
 `kprune.sweep` tries named methods and keeps a folder and a report of each trial: begin

@@ -1,6 +1,6 @@
 """The objective of `optuna_search.py`, spread by Ray Tune over processes or machines.
 
-    pip install "ray[tune]"
+    pip install "kprune[data,sweep]" "ray[tune]"
     python examples/ray_tune.py --trials 6 --workers 2
 
 Ray is worth it where it runs already. Without it, several processes that are given the
