@@ -180,19 +180,20 @@ def export(  # noqa: PLR0913  options of a command
     --data train.npz --epochs 3`
     """
     _check(quantize, calibration, data, error_limit, size_limit)
-    given = {
-        "quantize": quantize,
+    given: dict[str, Any] = {
+        "quantize": quantize and quantize.value,
         "epochs": epochs,
         "clusters": clusters,
-        "io_dtype": io_dtype,
+        "io_dtype": io_dtype and io_dtype.value,
         "error_limit": error_limit,
         "size_limit": size_limit,
         "opset": opset,
         "batch_size": batch_size,
+        "tolerance": tolerance,
+        "original": original,
     }
-    check_format(
-        out, {name for name, value in given.items() if value is not None}
-    )
+    options = {k: v for k, v in given.items() if v is not None}
+    check_format(out, [name for name in FORMATS if name in options])
     check_inputs(model, original)
     reading = (data_dir, image_size, pixels)
     typical = Data()
@@ -211,30 +212,21 @@ def export(  # noqa: PLR0913  options of a command
     from kprune.commands.outcome import print_json
     from kprune.commands.outcome import print_table
 
-    passed: dict[str, Any] = {
-        "epochs": epochs,
-        "clusters": clusters,
-        "io_dtype": None if io_dtype is None else io_dtype.value,
-        "error_limit": error_limit,
-        "size_limit": size_limit,
-        "opset": opset,
-        "tolerance": tolerance,
-        "original": original,
-    }
-    options = {k: v for k, v in passed.items() if v is not None}
-    if batch_size is not None:
-        options["batch_size"] = batch_size or None
     asked = {
+        "--calibration": calibration,
         "--data": data,
         "--validation": validation,
         "--data-dir": data_dir,
         "--image-size": image_size,
         "--pixels": pixels,
-        "--quantize": quantize,
+        **{f"--{k.replace('_', '-')}": v for k, v in options.items()},
+        "--overwrite": overwrite or None,
     }
     command = CommandLine(("export", model, out), asked)
     work = Exporting(model, found, typical, command)
-    kind = None if quantize is None else quantize.value
+    kind = options.pop("quantize", None)
+    if batch_size == 0:
+        options["batch_size"] = None
     report = work.write(out, kind, options)
     lines = work.lines(out, original)
     if as_json:

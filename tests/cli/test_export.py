@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 
 import keras
 import numpy as np
@@ -145,3 +146,31 @@ def test_limits_are_checked_before_anything_is_loaded(saved, tmp_path):
     assert result.exit_code == 2 and "one limit" in result.output
     result = run("export", saved, out, "--quantize", "int2")
     assert result.exit_code == 2 and "int4" in result.output
+
+
+def test_suggested_commands_keep_all_options(tmp_path, monkeypatch):
+    def shown(model, found, typical, command):
+        raise RuntimeError(command)
+
+    monkeypatch.setattr("kprune.commands.exporting.Exporting", shown)
+    for name in ("m.keras", "x.npy", "old.tflite"):
+        (tmp_path / name).touch()
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 1)))
+    common = ["--tolerance", "0.5", "--original", tmp_path / "old.tflite"]
+    common += ["--batch-size", 0, "--overwrite"]
+    calibrated = ["--calibration", tmp_path / "x.npy", "--io-dtype", "int8"]
+    for out, options in (
+        ("m.tflite", ["--quantize", "int8", *calibrated]),
+        (
+            "m.tflite",
+            ["--quantize", "mixed", *calibrated, "--error-limit", 3.0],
+        ),
+        ("m.tflite", ["--quantize", "mixed", *calibrated, "--size-limit", 999]),
+        ("m.tflite", ["--epochs", 2, "--clusters", 16]),
+        ("m.onnx", ["--opset", 17]),
+    ):
+        words = ["export", tmp_path / "m.keras", tmp_path / out]
+        words = [str(w) for w in (*words, *options, *common)]
+        result = run(*words)
+        command = shlex.split(result.stderr.split("error: ")[-1])
+        assert sorted(command) == sorted(["kprune", *words])
