@@ -14,6 +14,7 @@ import numpy as np
 
 from kprune.display import Displayed
 from kprune.graph import describe
+from kprune.graph import walk
 from kprune.graph.call import FILTER
 from kprune.graph.call import STATISTIC
 from kprune.graph.call import Binding
@@ -350,6 +351,11 @@ class ChannelGraph(Displayed):
                     reasons.get(group.pinned, 0) + group.size
                 )
         return Coverage(prunable, sum(reasons.values()), reasons)
+
+    @functools.cached_property
+    def names(self) -> set[str]:
+        """Names of all operations of the model, nested models included."""
+        return walk.names(self.model)
 
     def kept(self, alive: Mapping[str, np.ndarray] | None = None) -> Kept:
         """Return which positions of every axis remain for a choice of channels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ class Kept:
     def __init__(self, counts: np.ndarray, graph: ChannelGraph) -> None:
         self._counts = counts
         self._graph = graph
+        self._names: set[str] = set()
 
     def indices(self, labels: Sequence[np.ndarray]) -> np.ndarray | None:
         """Return the kept positions of an axis, or None if all are kept.
@@ -82,6 +84,20 @@ class Kept:
             if index is not None:
                 shape[axis] = index.size
         return tuple(shape)
+
+    def name(self, wish: str) -> str:
+        """Return an unused name for an operation that the new model has in addition.
+
+        Args:
+            wish: The name, which gets a number if it is taken.
+        """
+        self._names = self._names or set(self._graph.names)
+        numbered = (f"{wish}_{n}" for n in itertools.count(1))
+        name = next(
+            n for n in itertools.chain([wish], numbered) if n not in self._names
+        )
+        self._names.add(name)
+        return name
 
 
 def _chosen(counts: np.ndarray) -> np.ndarray | None:

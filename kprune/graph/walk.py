@@ -192,6 +192,19 @@ def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
                 yield operation
 
 
+def names(model: keras.Model) -> set[str]:
+    """Return the names of all operations of `model`, nested models included."""
+    found = set()
+    stack = [require_functional(model)]
+    while stack:
+        for operation in stack.pop().operations:
+            found.add(operation.name)
+            inner = functional_of(operation)
+            if inner is not None:
+                stack.append(inner)
+    return found
+
+
 def flat_inputs(functional: keras.Model, inputs: Any) -> list[Any]:
     """Return arrays in the order of `functional.inputs`, matched as `predict` does."""
     flat = functional._standardize_inputs(inputs)

@@ -13,6 +13,7 @@ from harness import masked_and_compact
 from harness import outputs
 from harness import random_inputs
 from harness import randomise
+from keras import ops
 
 import kprune
 from kprune.masking import is_masked
@@ -72,6 +73,42 @@ def test_compact_model_can_be_pruned_again():
     x = random_inputs(compact)
     assert difference(outputs(again, x), outputs(smaller, x)) <= 1e-5
     assert smaller.count_params() < compact.count_params()
+
+
+def test_added_operations_have_free_names_and_outputs_keep_theirs(tmp_path):
+    """Automatic names start again in a new process, where a file is loaded."""
+    with floatx("float64"):
+        keras.utils.clear_session()
+        x = inputs = keras.Input((4, 6))
+        x = keras.layers.Dense(8, activation="relu", name="a")(x)
+        gated = keras.layers.Multiply()([x, ops.max(x, axis=-1, keepdims=True)])
+        parts = [gated, ops.take(x, [0, 2, 4, 6], axis=-1), x[:, :, ::-1]]
+        head = keras.layers.Dense(3, name="mean_kept")
+        model = keras.Model(
+            inputs,
+            [
+                ops.mean(x, axis=-1),
+                head(ops.concatenate(parts, axis=-1)),
+                ops.squeeze(keras.layers.Dense(2)(x)),
+            ],
+        )
+        model.compile(
+            "sgd", {"mean": "mse", "mean_kept": "mse", "squeeze": None}
+        )
+        randomise(model)
+        model.save(tmp_path / "m.keras")
+        keras.utils.clear_session()
+        model = kprune.load(tmp_path / "m.keras")
+        masked = kprune.wrap(model)
+        kprune.set_masks(masked, {"a": [1, 0, 1, 0], "a:2": [0, 0, 1, 1]})
+        compact = kprune.rebuild(masked)
+        assert compact.output_names == model.output_names
+        x = random_inputs(model)
+        assert difference(outputs(masked, x), outputs(compact, x)) <= 1e-12
+        y = outputs(masked, x)
+        assert np.isclose(
+            *(m.evaluate(x, y, verbose=0)[0] for m in (masked, compact))
+        )
 
 
 def test_plain_model_is_refused_with_the_way_out():

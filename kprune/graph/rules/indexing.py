@@ -46,7 +46,9 @@ class GetItemRule(Rule):
         tensor = args[0] if args else kwargs["x"]
         # GetItem supports regular slices only; ops.take selects the rest.
         for axis, index in irregular:
-            tensor = ops.take(tensor, index.tolist(), axis=axis)
+            name = kept.name(f"{visit.operation.name}_take{axis}")
+            take = ops.numpy.Take(axis=axis, name=name)
+            tensor = take(tensor, index.tolist())
         return (tensor, new), {}
 
 

@@ -149,7 +149,7 @@ class SqueezeRule(Rule):
     def shrink(self, visit: Visit, kept: Kept) -> Any:
         axes = self._axes(visit.operation, visit.inputs[0])
         if not axes:
-            return lambda x: x
+            return keras.layers.Identity(name=visit.operation.name)
         return super().shrink(visit, kept)
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:

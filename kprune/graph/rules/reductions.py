@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 from keras.src import ops
 
 from kprune.graph.call import Call
@@ -90,18 +91,28 @@ class MaskedReduceRule(Rule):
             return operation
         after = kept.shape(x)
         share = math.prod((after[a] or 1) / (x.shape[a] or 1) for a in axes)
-        return lambda *args, **kwargs: self.mend(
-            operation(*args, **kwargs), share
+        mend = self.mend(share)
+        if mend is None:
+            return operation
+        # The model's output names are those of its last operations.
+        last, operand = mend
+        last.name, operation.name = (
+            operation.name,
+            kept.name(f"{operation.name}_kept"),
         )
+        return lambda *args, **kwargs: last(operation(*args, **kwargs), operand)
 
-    def mend(self, reduced: Any, share: float) -> Any:
-        """Compute the reduction over all channels from that over the kept ones.
+    def mend(self, share: float) -> tuple[keras.Operation, float] | None:
+        """Return how the reduction over all channels follows from that of the kept.
 
         Args:
-            reduced: Reduction over the kept channels.
             share: Kept share of the reduced elements, from 0 to 1.
+
+        Returns:
+            A new operation of two operands, and its second operand; or None
+            if the reductions are equal.
         """
-        return reduced
+        return None
 
 
 @register_rule(ops.numpy.Sum)
@@ -111,20 +122,20 @@ class SumRule(MaskedReduceRule):
 
 @register_rule(ops.numpy.Mean)
 class MeanRule(MaskedReduceRule):
-    def mend(self, reduced: Any, share: float) -> Any:
-        return ops.multiply(reduced, share)
+    def mend(self, share: float) -> tuple[keras.Operation, float] | None:
+        return ops.numpy.Multiply(), share
 
 
 @register_rule(ops.numpy.Max)
 class MaxRule(MaskedReduceRule):
-    def mend(self, reduced: Any, share: float) -> Any:
-        return ops.maximum(reduced, 0)
+    def mend(self, share: float) -> tuple[keras.Operation, float] | None:
+        return ops.numpy.Maximum(), 0
 
 
 @register_rule(ops.numpy.Min)
 class MinRule(MaskedReduceRule):
-    def mend(self, reduced: Any, share: float) -> Any:
-        return ops.minimum(reduced, 0)
+    def mend(self, share: float) -> tuple[keras.Operation, float] | None:
+        return ops.numpy.Minimum(), 0
 
 
 def reduced_axes(operation: Any, rank: int) -> list[int]:
