@@ -12,6 +12,7 @@ import numpy as np
 from kprune.commands.line import CommandLine
 from kprune.commands.prune import EPOCHS
 from kprune.data import pixels
+from kprune.data.inputs import ModelInputs
 from kprune.report import units
 
 if TYPE_CHECKING:
@@ -146,10 +147,11 @@ def _other_range(scorer: Scorer, command: CommandLine) -> Advice | None:
     from kprune.commands.samples import predictor
 
     samples, classes = scorer.samples, scorer.classes
-    if np.ndim(samples.x) != 4 or classes is None:
+    images = pixels.as_images(samples.x, ModelInputs(scorer.original).inputs)
+    if images is None or classes is None:
         return None
     step = max(1, len(classes) // TRIED)
-    some, labels = samples.x[::step][:TRIED], classes[::step][:TRIED]
+    some, labels = images[::step][:TRIED], classes[::step][:TRIED]
     mode = samples.mode if samples.pixels else pixels.guess_range(some)
     raw = pixels.unscaled(some, mode)
     if raw is None:

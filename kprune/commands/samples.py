@@ -109,9 +109,24 @@ class Data:
         for text in samples.notes:
             note(text)
         raw = samples.pixels or getattr(samples.x, "dtype", None) == np.uint8
-        if np.ndim(samples.x) != 4 or not (raw or self.pixels):
+        images = pixels.as_images(samples.x, inputs)
+        if images is None and self.pixels:
+            raise typer.BadParameter(
+                f"has no effect: {samples.name} holds no images that the model "
+                "takes. Leave it out.",
+                param_hint="--pixels",
+            )
+        if images is None or not (raw or self.pixels):
             return samples
-        mode, why = pixels.choose_range(samples.x, samples.y, predict, model)
+        first = pixels.channels_first(images)
+        modes = pixels.candidates(images, first)
+        if self.pixels not in (None, *modes):
+            raise typer.BadParameter(
+                f"received {self.pixels!r}, which is for images of three colours. "
+                f"{did_you_mean(self.pixels, modes)}",
+                param_hint="--pixels",
+            )
+        mode, why = pixels.choose_range(images, samples.y, predict, model)
         advice = ": --pixels sets another" if why == pixels.GUESS else ""
         if self.pixels:
             if why != pixels.GUESS and mode != self.pixels:
@@ -120,8 +135,7 @@ class Data:
         if why == pixels.GUESS and not samples.pixels:
             return samples
         note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}{advice}")
-        first = pixels.channels_first(samples.x)
-        x = pixels.scaled(samples.x, mode, first)
+        x = pixels.scaled(images, mode, first)
         return dataclasses.replace(samples, x=x, mode=mode)
 
 

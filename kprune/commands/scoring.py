@@ -15,6 +15,8 @@ import numpy as np
 from kprune.data.pipeline import batches
 from kprune.data.reading import Samples
 from kprune.data.source import Source
+from kprune.data.targets import chosen
+from kprune.data.targets import class_indices
 from kprune.export.differences import compare_outputs
 from kprune.export.formats import Job
 from kprune.export.formats import format_for
@@ -261,35 +263,3 @@ def _evaluate(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
 
 def _is_compiled(model: keras.Model) -> bool:
     return bool(model.compiled) and model.loss is not None
-
-
-def class_indices(
-    y: np.ndarray | None, outputs: Sequence[np.ndarray]
-) -> np.ndarray | None:
-    """Return targets as class indices; None if the model is not a classifier.
-
-    Args:
-        y: Targets, indices or one-hot.
-        outputs: Outputs of the model for the same samples.
-    """
-    if y is None or len(outputs) != 1 or outputs[0].ndim != 2:
-        return None
-    number = outputs[0].shape[1]
-    if y.ndim == 2 and y.shape[1] == number > 1:
-        one_hot = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
-        return y.argmax(axis=1) if one_hot else None
-    flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    if flat.ndim != 1 or flat.dtype.kind not in "iubf":
-        return None
-    most = max(number - 1, 1)
-    if flat.min() < 0 or flat.max() > most or (flat != np.trunc(flat)).any():
-        return None
-    return flat.astype("int64")
-
-
-def chosen(output: np.ndarray) -> np.ndarray:
-    """Return the class of each sample from scores `(n, classes)` or `(n, 1)`."""
-    if output.shape[1] > 1:
-        return output.argmax(axis=1)
-    probabilities = 0 <= output.min() and output.max() <= 1
-    return (output[:, 0] > (0.5 if probabilities else 0.0)).astype("int64")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from kprune.data.inputs import BATCH
+from kprune.data.inputs import Input
+from kprune.data.targets import chosen
+from kprune.data.targets import class_indices
 
 MODES = {
     "raw": "0 to 255",
@@ -27,11 +33,30 @@ _CLEAR = 0.2
 """Accuracy by which the best range must lead the second best."""
 
 
+def as_images(x: Any, inputs: Sequence[Input]) -> np.ndarray | None:
+    """Return samples as images with the axes that a model takes.
+
+    Args:
+        x: Samples in any form.
+        inputs: The model's inputs.
+
+    Returns:
+        Array `(n, height, width, channels)`, with the channels first, or without
+        them for a model that takes none; None if the samples are something else.
+    """
+    if len(inputs) != 1 or not isinstance(x, np.ndarray):
+        return None
+    if inputs[0].readings(x.shape)[:1] != [BATCH]:
+        return None
+    images = inputs[0].ranked(x)
+    return images if images.ndim in (3, 4) else None
+
+
 def scaled(images: np.ndarray, mode: str, first: bool = False) -> np.ndarray:
     """Return images with their pixels in another range.
 
     Args:
-        images: Array `(n, height, width, channels)` from 0 to 255.
+        images: Images from 0 to 255. See `as_images`.
         mode: One of `MODES`.
         first: Whether the axis of channels comes first.
 
@@ -54,7 +79,7 @@ def scaled(images: np.ndarray, mode: str, first: bool = False) -> np.ndarray:
 
 def candidates(images: np.ndarray, first: bool = False) -> list[str]:
     """Return the ranges to try; some exist for colour images only."""
-    colours = images.shape[1 if first else -1] == 3
+    colours = images.ndim == 4 and images.shape[1 if first else -1] == 3
     return [m for m in MODES if colours or m not in ("torch", "caffe")]
 
 
@@ -78,7 +103,7 @@ def choose_range(
 
     Args:
         images: A few hundred images `(n, ...)` from 0 to 255.
-        labels: Class indices `(n,)`, or None.
+        labels: Targets, or None. Others than classes are not used.
         predict: Function that maps scaled images to outputs.
         model: The model, or None for an exported file.
 
@@ -118,19 +143,21 @@ def accuracies(
 
     Args:
         images: Images `(n, ...)` from 0 to 255.
-        labels: Class indices `(n,)`.
+        labels: Targets, class indices or one-hot.
         predict: Function that maps scaled images to outputs.
         modes: Ranges to try.
 
     Returns:
-        Accuracies from 0 to 1; empty if the outputs are not class scores.
+        Accuracies from 0 to 1; empty if the outputs are not class scores, or the
+        targets no classes.
     """
     found = {}
     for mode in modes:
         scores = predict(scaled(images, mode, channels_first(images)))
-        if scores.ndim != 2 or scores.shape[1] < 2 or labels.ndim != 1:
+        classes = class_indices(labels, [scores])
+        if classes is None:
             return {}
-        found[mode] = float(np.mean(scores.argmax(-1) == labels))
+        found[mode] = float(np.mean(chosen(scores) == classes))
     return found
 
 

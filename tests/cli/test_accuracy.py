@@ -8,10 +8,13 @@ import colours
 import keras
 import numpy as np
 import pytest
+import typer
 from cli.running import assert_fails
 from cli.running import run
+from keras import layers
 
 import kprune
+from kprune.commands.advice import about_original
 from kprune.commands.advice import about_result
 from kprune.commands.line import CommandLine
 from kprune.commands.samples import find_data
@@ -243,6 +246,72 @@ def test_a_requested_range_that_fits_badly_is_used_with_a_note(
     assert samples.mode == mode
     assert (samples.x.max() > 1) == (mode == "raw")
     assert end in capsys.readouterr().err
+
+
+# -- images without a channel axis -------------------------------------------
+
+
+def grey(shape=(8, 8, 1), units=2):
+    """Tells bright from dark where pixels are from 0 to 1; nothing says so."""
+    inputs = keras.Input(shape)
+    mean = layers.Flatten()(inputs)
+    score = layers.Dense(units, "sigmoid", name="scores")(mean)
+    net = keras.Model(inputs, score)
+    signs = np.array([-1, 1])[-units:]
+    kernel = np.ones((64, 1)) * signs / 64
+    net.get_layer("scores").set_weights([kernel, -0.45 * signs])
+    return net
+
+
+LABELS = np.arange(24) % 2
+GREY = np.full((24, 8, 8), 80, "uint8") + 70 * LABELS[:, None, None].astype(
+    "uint8"
+)
+
+
+@pytest.mark.parametrize(
+    ("y", "model"),
+    [
+        (LABELS, {}),
+        (LABELS[:, None], {}),
+        (np.eye(2)[LABELS], {}),
+        (LABELS, {"units": 1}),
+        (LABELS, {"shape": (8, 8)}),
+    ],
+)
+def test_integer_images_without_a_channel_axis(tmp_path, capsys, y, model):
+    np.savez(tmp_path / "grey.npz", x=GREY, y=y)
+    net = grey(**model)
+    samples = find_data(tmp_path / "grey.npz").samples(net)
+    assert samples.mode == "unit" and samples.x.shape[1:] == net.input_shape[1:]
+    np.testing.assert_allclose(samples.x.reshape(GREY.shape), GREY / 255, 1e-6)
+    assert (
+        "the range in which the model is right most" in capsys.readouterr().err
+    )
+    # Another range is used if it is asked for.
+    samples = find_data(tmp_path / "grey.npz", pixels="tf").samples(net)
+    np.testing.assert_allclose(samples.x.max(), 150 / 127.5 - 1, 1e-6)
+
+
+def test_another_range_is_told_without_a_channel_axis():
+    samples = Samples(GREY.astype("float32"), LABELS, "grey")
+    scorer = Scorer(samples, grey())
+    command = CommandLine(("prune", "m.keras", "c.keras"), {"--data": "d"})
+    score = scorer.model(scorer.original)
+    (found,) = about_original(scorer, score, command)
+    assert "With the range 0 to 1, the accuracy on 24" in found.message
+    assert found.command.endswith("--data d --pixels unit")
+
+
+def test_a_range_without_effect_is_a_wrong_option(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.ones((4, 3)))
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    with pytest.raises(typer.BadParameter, match="holds no images"):
+        find_data(tmp_path / "rows.npz", pixels="unit").samples(model)
+    np.savez(tmp_path / "grey.npz", x=GREY)
+    with pytest.raises(typer.BadParameter, match="images of three colours"):
+        find_data(tmp_path / "grey.npz", pixels="torch").samples(grey())
 
 
 def test_bench_shows_the_accuracy_of_files_and_models(
