@@ -1,6 +1,7 @@
 """Layers without kernels: activations, pooling, data movement, merging."""
 
 import keras
+import numpy as np
 import pytest
 from harness import assert_exact
 from harness import floatx
@@ -221,6 +222,51 @@ def test_pooling_in_three_dimensions():
         model = flat_model(inputs, x)
         assert prunable_sizes(model) == {"a": 5}
         assert_exact(model, 1e-5)
+
+
+def constants():
+    """Statistics and scales as numbers, lists and arrays, and adapted ones."""
+    one, two = np.linspace(0.1, 0.8, 5), np.linspace(0.5, 2, 15).reshape(3, 5)
+    x = inputs = keras.Input((3, 5))
+    for n, layer in enumerate(
+        [
+            layers.Normalization(axis=None, mean=3.0, variance=2.0),
+            layers.Normalization(axis=(1, 2), mean=two.tolist(), variance=two),
+            layers.Normalization(axis=(1, 2), mean=one, variance=one),
+            layers.Normalization(mean=1.0, variance=2.0, invert=True),
+            layers.Normalization(axis=1, mean=two[:, 0], variance=two[:, 1]),
+            layers.Normalization(),
+            layers.Normalization(axis=(-1, 1)),
+            layers.Rescaling(one, one.tolist()),
+            layers.Rescaling(list(one)),
+            layers.Rescaling(0.1, two),
+        ]
+    ):
+        x = layers.Dense(5, activation="sigmoid", name=f"d{n}")(layer(x))
+    return flat_model(inputs, x)
+
+
+def test_constants_are_cut(tmp_path):
+    expected = {f"d{n}": 5 for n in range(10)}
+    run_pruning_test(constants, tmp_path, expected=expected, train=False)
+
+
+def channels_first_constants():
+    x = inputs = keras.Input((4, 4, 2))
+    x = layers.Dense(6, activation="sigmoid", name="a")(x)
+    x = layers.Permute((3, 1, 2))(x)
+    x = layers.Rescaling(np.arange(1.0, 7.0), [1.0, 2.0, 3.0, 4.0])(x)
+    x = layers.Normalization(axis=1)(x)
+    return flat_model(inputs, x)
+
+
+def test_channels_first_constants_are_cut():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        run_pruning_test(channels_first_constants, expected={"a": 6})
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def test_channels_that_only_statistics_follow_stay():

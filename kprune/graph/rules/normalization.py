@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.config import image_data_format
+from keras.saving import serialize_keras_object
 
 from kprune.graph.call import SCALE
 from kprune.graph.call import STATISTIC
+from kprune.graph.call import Axis
 from kprune.graph.call import Call
 from kprune.graph.kept import Kept
 from kprune.graph.labels import Labels
@@ -35,27 +39,42 @@ class BatchNormalizationRule(Rule):
         return x.replace(shape=call.output_shape, zero=layer.gamma is not None)
 
 
+def _cut(given: Any, axes: Sequence[int], x: Labels, kept: Kept) -> Any:
+    """Return the part of a constant that meets kept channels of `x`.
+
+    Args:
+        given: The constant: a number, list or array.
+        axes: The axis of `x` that each of its axes meets.
+        x: Labels of the tensor it is combined with.
+        kept: The kept channels.
+    """
+    value = whole = np.asarray(given)
+    for n, axis in enumerate(axes):
+        index = kept.positions(x, axis)
+        if index is not None and whole.shape[n] > 1:
+            value = value.take(index, axis=n)
+    if value is whole:
+        return given
+    # Keras rounds lists to float32, and arrays not.
+    return value.tolist() if isinstance(given, list | tuple) else value
+
+
 @register_rule(layers.Rescaling)
 class RescalingRule(Rule):
     def trace(self, call: Call) -> Labels:
-        layer, x = call.layer, call.input
-        for value in (layer.scale, layer.offset):
-            shape = np.shape(value)
-            for axis in range(1, len(shape) + 1):
-                if shape[-axis] > 1 and axis != 1:
-                    why = f"{call!r} has constants along this axis"
-                    x = call.settle(x, [x.rank - axis], why)
-        return x.replace(zero=x.zero and not np.any(layer.offset))
+        x = call.input
+        return x.replace(zero=x.zero and not np.any(call.layer.offset))
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
-        config = visit.operation.get_config()
-        x = visit.inputs[0]
-        index = kept.positions(x, x.rank - 1)
-        if index is not None:
-            for name in ("scale", "offset"):
-                value = np.asarray(config[name])
-                if value.ndim and value.shape[-1] > 1:
-                    config[name] = value[..., index].tolist()
+        layer, x = visit.operation, visit.inputs[0]
+        config = layer.get_config()
+        for name in ("scale", "offset"):
+            given = getattr(layer, name)
+            rank, end = np.ndim(given), x.rank
+            if name == "scale" and image_data_format() == "channels_first":
+                end -= max(3 - rank, 0)  # As in `Rescaling.call`.
+            new = _cut(given, range(end - rank, end), x, kept)
+            config[name] = serialize_keras_object(new)
         return config
 
 
@@ -63,26 +82,31 @@ class RescalingRule(Rule):
 class NormalizationRule(Rule):
     def trace(self, call: Call) -> Labels:
         layer, x = call.layer, call.input
-        own = [a % x.rank for a in layer._keep_axis]
-        if own and own != [x.rank - 1]:
-            x = call.settle(x, own, f"{call!r} has constants along this axis")
+        if layer.input_mean is None:
+            axes = {
+                n: Axis(call.one_axis(x, axis), STATISTIC)
+                for n, axis in enumerate(layer._keep_axis)
+            }
+            call.bind(layer.adapt_mean, axes)
+            call.bind(layer.adapt_variance, axes)
         return x.replace(zero=False)
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
-        layer = visit.operation
-        config = layer.get_config()
-        x = visit.inputs[0]
-        index = kept.positions(x, x.rank - 1)
-        adapted = layer.input_mean is None
-        mean = np.asarray(layer.mean).reshape(-1)
-        variance = np.asarray(layer.variance).reshape(-1)
-        if adapted and index is None:
-            return config
-        if index is not None and mean.size > 1:
-            mean, variance = mean[index], variance[index]
-        config["mean"], config["variance"] = mean.tolist(), variance.tolist()
+        layer, x = visit.operation, visit.inputs[0]
+        config = self.copied(layer)
+        axes = layer._keep_axis[
+            len(layer._keep_axis) - np.ndim(config["mean"]) :
+        ]
+        for name in ("mean", "variance"):
+            config[name] = _cut(config[name], axes, x, kept)
+        return config
+
+    def copied(self, operation: Any) -> dict[str, Any]:
+        # get_config() makes lists of arrays, which changes their precision.
+        config = operation.get_config()
+        config["mean"] = operation.input_mean
+        config["variance"] = operation.input_variance
         return config
 
     def arrange(self, layer: Any, new: Any) -> None:
-        if new.input_mean is None:
-            new.finalize_state()
+        new.finalize_state()
