@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 from typing import Any
@@ -253,10 +254,11 @@ def prune(  # noqa: PLR0913  options of a command
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
     work = Pruning(model, out, found, command)
-    masked = work.prune(
-        target, parts, method, epochs or EPOCHS, learning_rate, resumable
-    )
-    result = work.finish(masked)
+    with contextlib.nullcontext() if resumable is None else resumable.kept():
+        masked = work.prune(
+            target, parts, method, epochs or EPOCHS, learning_rate, resumable
+        )
+        result = work.finish(masked)
     if as_json:
         print_json(result.to_dict())
     else:

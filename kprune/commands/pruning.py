@@ -152,6 +152,7 @@ class Pruning:
         self.command = command
         self.repaired = False
         self.trained = False
+        self._resumable: Resumable | None = None
         self.predicted: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._bars = progress()
         with self._bars, step(self._bars, "loading"):
@@ -181,6 +182,7 @@ class Pruning:
     ) -> keras.Model:
         """Prune the model at once or while it trains; return the masked model."""
         self.trained = method is not None
+        self._resumable = resumable
         with self._bars as bars:
             with step(bars, "measuring the original"):
                 if self.scorer is not None and self.before is not None:
@@ -256,6 +258,8 @@ class Pruning:
             with step(bars, f"writing {self.out.name}"):
                 real = None if self.samples is None else self.samples.x
                 report = kprune.export(compact, self.out, calibration=real)
+                if self._resumable is not None:
+                    self._resumable.remove()
             runs = self.out.suffix != ".keras"
             if self.scorer is not None:
                 with step(bars, "measuring"):

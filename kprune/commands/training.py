@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
+from typing import Any
 
 import keras
 
+from kprune.commands.files import load_model
 from kprune.commands.resume import Resumable
 from kprune.commands.samples import note
 from kprune.data import batches
+from kprune.outputs import atomic_file
 from kprune.report.progress import FitProgress
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ def train(
     from kprune.masking.rates import rate_for_fine_tuning
     from kprune.session import dynamic_cost
 
+    if resumable.trained.exists():
+        return load_model(resumable.trained)
     x, y = recipe.data
     if y is None:
         raise ValueError(
@@ -86,15 +92,13 @@ def train(
         )
     masked = recipe.prepare(model)
     bar = FitProgress(bars, recipe.name, ("loss", "pruned_macs"))
-    with resumable.kept() as folder:
-        backup = keras.callbacks.BackupAndRestore(str(folder))
-        masked.fit(
-            batches(x, y, BATCH_SIZE, shuffle=True),
-            epochs=recipe.epochs,
-            callbacks=[*recipe.callbacks, backup, bar],
-            verbose=0,
-            shuffle=False,
-        )
+    masked.fit(
+        batches(x, y, BATCH_SIZE, shuffle=True),
+        epochs=recipe.epochs,
+        callbacks=[*recipe.callbacks, _Backup(str(resumable.backup)), bar],
+        verbose=0,
+        shuffle=False,
+    )
     open_ = acting_gates(masked).values()
     if any(isinstance(gate, DynamicGate) for gate in open_):
         few = keras.tree.map_structure(lambda values: values[:COUNTED], x)
@@ -105,4 +109,22 @@ def train(
         )
     if open_:
         close_gates(masked)
+    with contextlib.suppress(Exception):  # Custom layers may lack a get_config.
+        with atomic_file(resumable.trained) as file:
+            masked.save(file)
     return masked
+
+
+class _Backup(keras.callbacks.BackupAndRestore):
+    """Saves the state after each epoch but the last.
+
+    At the end of training, other callbacks finish what they began. A run that ends
+    before that repeats the last epoch, for without one they do nothing.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, delete_checkpoint=False)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch + 1 < self.params["epochs"]:
+            super().on_epoch_end(epoch, logs)

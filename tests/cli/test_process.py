@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from cli.running import assert_fails
 from cli.running import run
 from fitting import arrays
 from fitting import loss
@@ -74,6 +76,63 @@ def test_an_interrupted_training_goes_on(files, monkeypatch):
     (epoch,) = [line for line in lines if line.startswith("similarity 3/3")]
     assert "loss " in epoch
     assert any(line.startswith("rebuilding, ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "method", ["similarity-soft", pytest.param("kdfs", marks=pytest.mark.slow)]
+)
+def test_what_was_trained_outlives_a_failing_end(files, monkeypatch, method):
+    def fails(*arguments, **options):
+        raise OSError("No space left on device.")
+
+    (files / "twice").mkdir()
+    shutil.copy(files / "model.keras", files / "twice")
+    shutil.copy(files / "train.npz", files / "twice")
+    given = ("--method", method, "--learning-rate", 0.01)
+    keras.utils.set_random_seed(0)
+    assert prune(files / "twice", *given).exit_code == 0
+    keras.utils.set_random_seed(0)
+    kept = files / "small.keras.resume"
+    with monkeypatch.context() as patch:
+        patch.setattr("kprune.export", fails)
+        result = prune(files, *given)
+    assert_fails(result, "No space left on device. The trained model is in")
+    assert not (files / "small.keras").exists()
+    monkeypatch.setattr(keras.Model, "fit", fails)  # There is no need to.
+    saved = run("export", kept / "trained.keras", files / "saved.keras")
+    assert saved.exit_code == 0, saved.output
+    result = prune(files, *given)
+    assert result.exit_code == 0, result.output
+    assert not kept.exists()
+    whole, *others = (
+        keras.models.load_model(files / name).get_weights()
+        for name in ("twice/small.keras", "small.keras", "saved.keras")
+    )
+    for other in others:
+        for a, b in zip(whole, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_epochs_outlive_a_later_one_that_fails(files, monkeypatch):
+    bar = training.FitProgress
+
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise MemoryError
+
+    def bars(*arguments):
+        return keras.callbacks.CallbackList([bar(*arguments), Fail()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "FitProgress", bars)
+        result = prune(files)
+    assert_fails(
+        result, "MemoryError. The state after the last saved epoch is in"
+    )
+    lines = prune(files).stderr.splitlines()
+    assert not any(line.startswith("similarity 1/3") for line in lines)
+    assert any(line.startswith("similarity 3/3") for line in lines)
 
 
 def test_ctrl_c_before_that_leaves_nothing(files, monkeypatch):
