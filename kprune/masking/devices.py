@@ -76,6 +76,22 @@ def undivided() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
+def predict_batch(model: keras.Model, x: Any) -> Any:
+    """Return `model.predict_on_batch(x)` for a batch of any size.
+
+    Within a `tf.distribute.Strategy`, each replica computes all samples, and Keras
+    returns the outputs of one after the other.
+
+    Args:
+        model: The model.
+        x: Inputs.
+    """
+    size = len(keras.tree.flatten(x)[0])
+    with undivided():
+        outputs = model.predict_on_batch(x)
+    return keras.tree.map_structure(lambda y: y[:size], outputs)
+
+
 class _Fitting:
     """A `keras.distribution` that splits only variables of divisible size.
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.losses.loss import scale_loss_for_distribution
 
 from kprune.arguments import share
 from kprune.masking import wrap
+from kprune.masking.devices import placed_like
 from kprune.masking.state import WeightSnapshot
 from kprune.recovery._augment import AUTO
 from kprune.recovery._augment import Augment
@@ -92,8 +94,10 @@ class InteractionMatch(Mimic):
 
     def _optimizer(self, rate: Any) -> keras.optimizers.Optimizer:
         # With batch normalisation in inference mode, Adam's steps are too long.
+        # Each replica clips its share of the gradient.
+        longest = float(scale_loss_for_distribution(keras.ops.ones(())))
         return keras.optimizers.SGD(
-            rate, momentum=0.9, nesterov=True, global_clipnorm=1.0
+            rate, momentum=0.9, nesterov=True, global_clipnorm=longest
         )
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:
@@ -117,6 +121,7 @@ class InteractionMatch(Mimic):
             return sets.without(sets.draw(rng) if partial else {})
 
         with (
+            placed_like(session.masked),
             unchanged(session.masked),
             logits(original.masked, scale) as teacher,
             logits(session.masked, scale) as bare,

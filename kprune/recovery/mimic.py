@@ -19,6 +19,9 @@ from kprune.arguments import share
 from kprune.arguments import whole
 from kprune.data.arrays import take
 from kprune.graph.values import read
+from kprune.masking.devices import placed_like
+from kprune.masking.devices import predict_batch
+from kprune.masking.devices import undivided
 from kprune.masking.state import WeightSnapshot
 from kprune.recovery._augment import Augment
 from kprune.recovery._pupils import Pupil
@@ -120,6 +123,7 @@ class Mimic(Recovery):
         pupil = Pupil(session)
         scale = input_scale(session.masked, fit)
         with (
+            placed_like(session.masked),
             logits(unpruned(session.masked, before), scale) as teacher,
             pupil.trained(scale) as trained,
         ):
@@ -181,7 +185,9 @@ class Mimic(Recovery):
         for step in range(1, self.steps + 1):
             x = next(batches)
             with lesson():
-                loss = pupil.train_on_batch(x, teacher.predict_on_batch(x))
+                targets = predict_batch(teacher, x)
+                with undivided():
+                    loss = pupil.train_on_batch(x, targets)
             if step % every and step < self.steps:
                 continue
             now = error()
@@ -261,8 +267,8 @@ def _predict(model: keras.Model, inputs: Any, size: int) -> list[np.ndarray]:
     count = len(keras.tree.flatten(inputs)[0])
     parts = [
         keras.tree.flatten(
-            model.predict_on_batch(
-                take(inputs, np.arange(start, min(start + size, count)))
+            predict_batch(
+                model, take(inputs, np.arange(start, min(start + size, count)))
             )
         )
         for start in range(0, count, size)

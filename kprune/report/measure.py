@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from kprune.masking.devices import predict_batch
+
 
 def predict(
     model: keras.Model, x: np.ndarray, batch_size: int = 250
@@ -26,7 +28,7 @@ def predict(
     ```
     """
     starts = range(0, len(x), batch_size)
-    parts = [model.predict_on_batch(x[i : i + batch_size]) for i in starts]
+    parts = [predict_batch(model, x[i : i + batch_size]) for i in starts]
     return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 

@@ -18,6 +18,12 @@ def test_inside_a_scope_everything_is_as_on_one_device():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recovery", ["Mimic", "InteractionMatch"])
+def test_recoveries_that_train_take_the_steps_of_one_device(recovery):
+    run("mirrored.py", "learns_as_on_one_device", recovery)
+
+
+@pytest.mark.slow
 def test_an_added_loss_counts_once():
     run("mirrored.py", "an_added_loss_counts_once")
 

@@ -25,6 +25,12 @@ def test_samples_need_not_divide(distribution):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["data", "model"])
+def test_a_recovery_that_trains_takes_the_steps_of_one_device(distribution):
+    on_jax("learns_as_on_one_device", distribution)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distribution", "callback"),
     [
