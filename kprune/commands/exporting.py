@@ -43,9 +43,8 @@ class Exporting:
             self.model = loaded
             self.samples = data.samples(loaded)
             checked = data.checked(loaded, self.samples)
-            self.calibration = typical.samples(loaded) or self.samples
-        # A file cannot be judged by the samples that calibrated it.
-        self._apart = checked if checked is not self.calibration else None
+            self.calibration = typical.samples(loaded)
+        self._checked = checked
         self.scorer, self.warnings = make_scorer(
             checked, loaded, data.checked_by
         )
@@ -60,10 +59,14 @@ class Exporting:
         self, out: Path, quantize: str | None, options: dict[str, Any]
     ) -> ExportReport:
         """Write the file and verify it. See `kprune.export`."""
-        samples, typical = self.samples, self.calibration
-        if self._apart is not None and quantize in CALIBRATED:
-            options = {**options, "validation": self._apart.x}
+        samples, checked = self.samples, self._checked
         trains = quantize == "qat" or "clusters" in options
+        # Samples to train on calibrate too.
+        typical = self.calibration or (None if trains else samples)
+        # A file cannot be judged by the samples that made it.
+        apart = checked is not typical and not (trains and checked is samples)
+        if checked is not None and apart and (trains or quantize in CALIBRATED):
+            options = {**options, "validation": checked.x}
         if trains and samples is not None:
             options = {**options, "data": (samples.x, samples.y)}
         with self._bars as bars, step(bars, f"writing {out.name}"):

@@ -14,6 +14,7 @@ from kprune.export.samples import MAX_SAMPLES
 from kprune.export.samples import check_finite
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
+from kprune.export.samples import spread
 from kprune.export.samples import spread_rows
 from kprune.export.signature import ModelSignature
 
@@ -80,9 +81,9 @@ def evidence(
         raise ValueError(_NO_CALIBRATION.format(quantize))
     data = _read(signature, quantize, samples, calibration, training)
     ranges = quantize in (*CALIBRATED, "qat")
+    name = "training data" if calibration is None else "calibration data"
     notes = []
     if data is not None:
-        name = "training data" if calibration is None else "calibration data"
         notes = unexpected(signature.model, data, name)
     for doubt in notes:
         logger.warning("export: %s", doubt)
@@ -94,10 +95,14 @@ def evidence(
     elif ranges and calibration is not None and len(data[0]) >= FEWEST:
         data, inputs = _split(data, samples)
         origin = "calibration data held back"
+        if training is not None:
+            notes.append(
+                "the model was trained on `data`, where agreement is better than "
+                "elsewhere: if the calibration data is from it, pass `validation`"
+            )
     else:
-        inputs = [array[:samples] for array in data]
-        origin = "calibration data" if training is None else "training data"
-        if ranges:
+        inputs, origin = spread(data, samples), name
+        if ranges or training is not None:
             notes.append(
                 f"measured on the {origin} itself, where agreement is better than "
                 "elsewhere: pass `validation`"

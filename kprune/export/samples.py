@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.arrays import take
 from kprune.data.inputs import first_not_finite
 from kprune.data.source import as_source
 from kprune.export.signature import ModelSignature
@@ -60,7 +61,8 @@ def _draw(
         _UNKNOWN_IMAGE_AXIS if len(spec.shape) >= 4 else _UNKNOWN_SEQUENCE_AXIS
     )
     shape = (count, *(unknown if n is None else n for n in spec.shape[1:]))
-    if vocabulary is not None or spec.integer:
+    text = spec.dtype == "string"
+    if not text and (vocabulary is not None or spec.integer):
         # Without an embedding the range of integers is unknown, but 0 and 1 are
         # usually valid.
         return rng.integers(0, vocabulary or 2, shape).astype(spec.dtype)
@@ -82,6 +84,9 @@ def collect_samples(
 ) -> list[np.ndarray]:
     """Read up to `limit` samples, in the dtypes that the model takes.
 
+    They are spread evenly over arrays, which are often sorted by class. Of a
+    stream they are the first ones, since its length is not known.
+
     Args:
         signature: The model's inputs.
         data: Samples. See `kprune.data.source.Source`. Targets are ignored.
@@ -92,22 +97,36 @@ def collect_samples(
         One array per input, samples along axis 0.
 
     Raises:
-        ValueError: The data is empty or does not fit the inputs.
+        ValueError: The data is empty or does not fit the inputs, or leaves out
+            an optional input.
         TypeError: `data` is of an unsupported type.
     """
     source = as_source(data, signature.model, argument)
+    if source.size is not None and source.size > limit:
+        rows = spread_rows(source.size, limit)
+        chosen = take(source.arrays, rows)
+        source = as_source(chosen, signature.model, argument)
     flat = keras.tree.flatten(source.inputs(limit))
     return [
-        array.astype(spec.dtype)
+        _typed(array, spec, argument)
         for array, spec in zip(flat, signature.inputs, strict=True)
     ]
 
 
+def _typed(
+    array: np.ndarray | None, spec: TensorSpec, argument: str
+) -> np.ndarray:
+    if array is None:
+        raise ValueError(
+            f"`{argument}` leaves out input {spec.name!r}, which is optional in "
+            "Keras, but an exported file always takes it. Pass samples for all "
+            "inputs, or build a model without it."
+        )
+    return array.astype("object" if spec.dtype == "string" else spec.dtype)
+
+
 def spread(samples: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
     """Return samples spread evenly from the first to the last.
-
-    Data is often sorted by class, so the first samples alone would not represent
-    it.
 
     Args:
         samples: One array per input.
@@ -144,7 +163,8 @@ def check_finite(
         where = first_not_finite(array)
         if where is not None:
             raise ValueError(
-                f"`{argument}` holds {array[where]} in sample {where[0]} of input "
-                f"{spec.name!r}, but int8 ranges need finite values. Leave such "
-                "samples out, or replace the values."
+                f"`{argument}` holds {array[where]} in sample {where[0]} of "
+                f"{len(array)} that were read, for input {spec.name!r}, but int8 "
+                "ranges need finite values. Leave such samples out, or replace the "
+                "values."
             )

@@ -24,10 +24,20 @@ def serving_function(
     Returns:
         A `tf.function` from positional tensors to a dictionary by output name,
         and its `tf.TensorSpec`s. Floating-point inputs are float32.
+
+    Raises:
+        ValueError: The model takes text.
     """
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
+    text = [spec.name for spec in signature.inputs if spec.dtype == "string"]
+    if text:
+        raise ValueError(
+            f"Model {signature.model.name!r} takes text as input {text[0]!r}, which "
+            "only .keras and SavedModel files can. Export the part behind its "
+            "TextVectorization or StringLookup, and prepare the text in the app."
+        )
     specs = [
         tf.TensorSpec(
             (batch_size, *spec.shape[1:]),

@@ -10,6 +10,8 @@ import pytest
 from cli.running import run
 from keras import layers
 
+import kprune
+
 needs_tfmot = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_model_optimization") is None,
     reason="needs kprune[tfmot]",
@@ -51,6 +53,46 @@ def test_qat_and_clusters(files):
     assert "kernels clustered to 8 weights: 2, trained for 2" in result.output
     assert "quantisation-aware training of" in result.output
     assert (files / "out.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "calibrates", "verifies"),
+    [
+        (("--quantize", "qat"), None, None),
+        (("--quantize", "qat", "--validation"), None, "other"),
+        (("--clusters", 8, "--validation"), None, "other"),
+        (("--quantize", "qat", "--calibration"), "other", None),
+        (("--quantize", "int8", "--validation"), "train", "other"),
+        (("--quantize", "int8", "--calibration"), "other", "train"),
+    ],
+)
+def test_no_file_is_judged_by_the_samples_that_made_it(
+    files, monkeypatch, options, calibrates, verifies
+):
+    arrays = {"train": np.load(files / "train.npz")["x"]}
+    arrays["other"] = arrays["train"] + 1
+    np.savez(files / "other.npz", x=arrays["other"], y=np.zeros(64, np.int64))
+    passed = {}
+
+    def export(*args, **kwargs):
+        passed.update(kwargs)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(kprune, "export", export)
+    if options[-1] in ("--validation", "--calibration"):
+        options = (*options, files / "other.npz")
+    run(
+        "export",
+        files / "model.keras",
+        files / "out.tflite",
+        *("--data", files / "train.npz"),
+        *options,
+    )
+    for name, wanted in (("calibration", calibrates), ("validation", verifies)):
+        given = passed.get(name)
+        assert (given is None) == (wanted is None)
+        if wanted is not None:
+            np.testing.assert_array_equal(given, arrays[wanted])
 
 
 @needs_tfmot

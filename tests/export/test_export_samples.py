@@ -9,6 +9,7 @@ import tensorflow as tf
 from export import zoo
 from keras import layers
 
+import kprune
 from kprune.export.samples import collect_samples
 from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
@@ -165,3 +166,66 @@ def test_undrawable_dtype_is_explained():
     model = keras.Model(inputs, keras.ops.real(inputs))
     with pytest.raises(ValueError, match="Pass real ones"):
         random_samples(ModelSignature(model), 2)
+
+
+# -- arrays are spread, streams are not --------------------------------------
+
+
+def test_arrays_sorted_by_class_are_spread():
+    x = np.repeat(np.arange(4.0), 25)[:, None, None, None] * np.ones((8, 8, 3))
+    signature = ModelSignature(zoo.conv_net())
+    (spread,) = collect_samples(signature, (x, np.arange(100)), limit=8)
+    assert spread[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    (first,) = collect_samples(signature, iter([x[:50], x[50:]]), limit=8)
+    assert not first.any()
+
+
+# -- text, bfloat16 and inputs that may be left out --------------------------
+
+
+def text_model():
+    text = keras.Input((1,), dtype="string", name="text")
+    words = layers.TextVectorization(
+        vocabulary=["a", "b", "c"], output_sequence_length=4
+    )
+    x = layers.Flatten()(layers.Embedding(5, 3)(words(text)))
+    return keras.Model(text, layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model"])
+def test_models_that_take_text_are_exported(tmp_path, name):
+    x = np.array([["a b"], ["c"], ["b a c"]])
+    report = kprune.export(text_model(), tmp_path / name, calibration=x)
+    assert report.samples == 3 and report.difference.max_abs == 0
+    with pytest.raises(ValueError, match=r"'text' has dtype 'string'.*Pass"):
+        kprune.export(text_model(), tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model.onnx"])
+def test_formats_without_text_say_so(tmp_path, name):
+    x = np.array([["a b"], ["c"]])
+    with pytest.raises(ValueError, match=r"text as input 'text'.*\.keras"):
+        kprune.export(text_model(), tmp_path / name, calibration=x)
+
+
+def test_bfloat16_inputs_calibrate(tmp_path):
+    inputs = keras.Input((4,), dtype="bfloat16")
+    model = keras.Model(inputs, layers.Dense(2)(inputs))
+    x = np.random.default_rng(0).random((60, 4), "float32")
+    report = kprune.export(model, tmp_path / "m.tflite", "int8", x)
+    assert report.difference.max_rel < 0.05
+
+
+def test_an_optional_input_that_is_left_out_is_named(tmp_path):
+    class Sum(layers.Layer):
+        def call(self, a, b=None):
+            return a if b is None else a + b
+
+    inputs = [
+        keras.Input((4,), name="a"),
+        keras.Input((4,), name="b", optional=True),
+    ]
+    model = keras.Model(inputs, layers.Dense(2)(Sum()(*inputs)))
+    x = np.ones((60, 4), "float32")
+    with pytest.raises(ValueError, match="`calibration` leaves out input 'b'"):
+        kprune.export(model, tmp_path / "m.tflite", "int8", [x, None])

@@ -222,7 +222,8 @@ def calls(job: Job) -> Iterator[dict[str, np.ndarray]]:
         yield {
             name: np.asarray(
                 array[rows],
-                np.float32 if np.issubdtype(array.dtype, np.floating) else None,
+                # NumPy does not count bfloat16 as floating.
+                np.float32 if "float" in array.dtype.name else None,
             )
             for name, array in zip(names, arrays, strict=True)
         }
