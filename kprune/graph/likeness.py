@@ -116,10 +116,19 @@ def random_values(
 
 def outputs_of(layer: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
     """Return the outputs of a layer in inference, as arrays."""
+    return arrays(inferred(layer, *args, **kwargs))
+
+
+def inferred(layer: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    """Return the output tensors of a layer or operation in inference."""
     if getattr(layer, "_call_has_training_arg", False):
         kwargs = {**kwargs, "training": False}
     outputs = keras.tree.flatten(layer(*args, **kwargs))
-    tensors = [y for y in outputs if keras.ops.is_tensor(y)]
+    return [y for y in outputs if keras.ops.is_tensor(y)]
+
+
+def arrays(tensors: list[Any]) -> list[np.ndarray]:
+    """Return tensors as arrays."""
     return [np.asarray(keras.ops.convert_to_numpy(y)) for y in tensors]
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kprune.graph.batches import BATCH
 from kprune.graph.batches import UnreadableError
@@ -22,6 +25,7 @@ from kprune.graph.foreign import translated
 from kprune.graph.likeness import alike
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_tensor
+from kprune.graph.values import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,9 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     )
     model = _called(layer, inputs, args, kwargs)
     _refuse_own_weights(layer, model)
+    _refuse_frozen_weights(
+        layer, model, lambda: _called(layer, inputs, args, kwargs)
+    )
     _refuse_missing_outputs(layer, model)
     if layer._call_has_training_arg:
         steps = _steps(model)
@@ -303,6 +310,65 @@ def _refuse_own_weights(layer: Any, model: keras.Model) -> None:
     known = {id(v) for v in layer.variables}
     if any(id(v) not in known for v in model.variables):
         raise UnreadableError("its call creates new layers")
+
+
+def _refuse_frozen_weights(
+    layer: Any, model: keras.Model, read_again: Callable[[], keras.Model]
+) -> None:
+    """Raise if the call made constants of weights, which would not be trained.
+
+    This happens where a call computes with weights but no symbolic tensor. The
+    call is read again with other weights: then such constants change.
+    """
+    before = _constants(model)
+
+    def changes(variables: Sequence[Any]) -> bool:
+        with keras.StatelessScope([(v, _varied(v)) for v in variables]):
+            try:
+                after = _constants(read_again())
+            except UnreadableError:
+                return True
+        return len(after) != len(before) or not all(
+            map(np.array_equal, before, after)
+        )
+
+    frozen = [v for v in before if isinstance(v, keras.Variable)]
+    if not frozen:
+        floats = [v for v in layer.variables if "float" in v.dtype]
+        if not changes(floats):
+            return
+        if changes([]):
+            raise UnreadableError("it does something else at every call")
+        while len(floats) > 1:
+            half = floats[: len(floats) // 2]
+            floats = half if changes(half) else floats[len(half) :]
+        frozen = floats
+    raise UnreadableError(
+        f"it uses weight '{frozen[0].path}' outside of the layers that it calls "
+        "on its inputs, so the weight would become a constant: let a layer "
+        "compute with it, such as keras.layers.ReversibleEmbedding for a head "
+        "tied to an embedding"
+    )
+
+
+def _constants(model: keras.Model) -> list[Any]:
+    """Return all arrays, fractions and variables given to the calls of a model."""
+    given = [
+        (n.arguments.args, n.arguments.kwargs, given_to(n.operation))
+        for n in nodes_of(model)
+    ]
+    return [
+        x if isinstance(x, float | keras.Variable) else read(x)
+        for x in keras.tree.flatten(given)
+        if isinstance(x, float | np.ndarray | np.generic | keras.Variable)
+        or keras.ops.is_tensor(x)
+    ]
+
+
+def _varied(variable: Any) -> Any:
+    value = read(variable).astype("float32")
+    noise = np.random.default_rng(0).random(value.shape, dtype="float32")
+    return keras.ops.convert_to_tensor(value + noise, dtype=variable.dtype)
 
 
 def _steps(model: keras.Model) -> list[tuple[Any, ...]]:

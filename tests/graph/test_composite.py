@@ -159,3 +159,68 @@ def test_work_with_weights_of_its_own_is_unknown():
     (opaque,) = graph.opaque
     assert not opaque.counted and opaque.params == 48
     assert "MACs unknown" in str(graph) and "own: 'kernel'" in str(graph)
+
+
+class Tied(layers.Layer):
+    """Computes with a weight that another layer, or its own sublayer, has."""
+
+    how = "tensor"
+
+    def __init__(self, to, **kwargs):
+        super().__init__(**kwargs)
+        self.to = to
+
+    def call(self, x):
+        kernel = self.to.kernel
+        if self.how == "fraction":
+            return x * float(kernel[0, 0])
+        if self.how == "number":
+            return x * kernel[0, 0]
+        if self.how == "variable":
+            return keras.ops.matmul(self.to(x), kernel)
+        return keras.ops.matmul(x, keras.ops.transpose(kernel))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 8)
+
+
+@pytest.mark.parametrize("how", ["tensor", "number", "fraction", "variable"])
+def test_weights_that_would_become_constants_are_refused(how):
+    inputs = keras.Input((8,))
+    to = layers.Dense(8, use_bias=False, name="to")
+    tied = type("Tied", (Tied,), {"how": how})(to, name="tied")
+    to.build((None, 8))
+    x = tied(layers.Dense(8, name="before")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(7, name="a")(x)))
+    graph = kprune.trace(model)
+    assert {g.name for g in graph.prunable} == {"a"}
+    assert "uses weight 'to/kernel' outside of the layers" in str(
+        graph.opaque[0]
+    )
+
+
+def test_layers_that_share_a_weight_cannot_be_copied():
+    x = inputs = keras.Input((8,))
+    first = layers.Dense(8, name="first")
+    x = layers.Dense(8, name="middle")(first(x))
+    model = keras.Model(inputs, Tied(first, name="tied")(x))
+    with pytest.raises(ValueError, match="'first' and 'tied' share weight"):
+        kprune.wrap(model)
+
+
+class LanguageModel(keras.Model):
+    def __init__(self):
+        super().__init__(name="lm")
+        self.words = layers.Embedding(11, 8, name="words")
+        self.hidden = layers.Dense(8, name="hidden")
+
+    def call(self, ids):
+        x = self.hidden(self.words(ids))
+        return keras.ops.matmul(x, keras.ops.transpose(self.words.embeddings))
+
+
+def test_a_head_tied_by_hand_is_refused():
+    model = LanguageModel()
+    model(np.zeros((1, 4), "int32"))
+    with pytest.raises(TypeError, match=r"words/embeddings.*Reversible"):
+        kprune.trace(model)

@@ -116,3 +116,44 @@ def test_nothing_changes():
     kprune.wrap(model)
     for old, new in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, read(new))
+
+
+class Scaled(layers.Layer):
+    """A layer that is read as a model of its layers."""
+
+    factor = 2.0
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = layers.Conv2D(6, 1, name="inside")
+
+    def call(self, x):
+        return self.inside(x) * self.factor
+
+
+class ScaledModel(keras.Model):
+    def __init__(self):
+        super().__init__(name="scaled")
+        self.parts = [Scaled(), layers.Dense(2, name="head")]
+        self.factor = 2.0
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x * self.factor
+
+
+@pytest.mark.parametrize("which", ["layer", "model", "layer of a model"])
+def test_an_attribute_set_after_the_call_was_read(which):
+    if which == "layer":
+        changed = Scaled(name="own")
+        model = network(changed)
+    else:
+        model = ScaledModel()
+        model(np.zeros((1, 8, 8, 3)))
+        changed = model if which == "model" else model.parts[0]
+    kprune.trace(model)
+    changed.factor = 3.0
+    told = rf"read from the call\(\) of '{changed.name}' \({type(changed).__name__}\)"
+    with pytest.raises(ValueError, match=told):
+        kprune.wrap(model)
