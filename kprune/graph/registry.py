@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -145,6 +146,13 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
     If a subclass' constructor does not take the configuration, the result is of
     the parent class that computes the same.
     """
+    new = _made(operation, config)
+    if hasattr(operation, "save_assets"):
+        _copy_assets(operation, new)
+    return new
+
+
+def _made(operation: Any, config: dict[str, Any]) -> Any:
     cls = type(operation)
     if cls is keras.layers.Lambda:
         return _lambda(operation, config)
@@ -162,6 +170,17 @@ def from_config(operation: Any, config: dict[str, Any]) -> Any:
     if new is not None:
         return new
     return known.from_config(parent_config(operation, config, known))
+
+
+def _copy_assets(layer: Any, new: Any) -> None:
+    """Copy what a layer keeps in files of its own, such as an adapted vocabulary."""
+    if not layer.variables:  # Those of Keras are copied by kprune.
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        new.load_own_variables(store)
+    with tempfile.TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        new.load_assets(folder)
 
 
 def _lambda(layer: Any, config: dict[str, Any]) -> Any:

@@ -3,6 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from harness import difference
+from harness import floatx
+from harness import masked_and_compact
+from harness import outputs
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
@@ -95,3 +99,39 @@ def test_a_reversed_input_that_must_stay_keeps_the_table():
         [tokens, vectors], [head(table(tokens)), table(vectors, reverse=True)]
     )
     assert kprune.trace(model)["table"].pinned is not None
+
+
+@pytest.mark.not_on("torch", reason="strings are no tensors")
+@pytest.mark.not_on("jax", reason="strings are no tensors")
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("StringLookup", {"num_oov_indices": 2}),
+        ("StringLookup", {"output_mode": "tf_idf"}),
+        ("IntegerLookup", {}),
+        ("TextVectorization", {"output_sequence_length": 4}),
+        ("TextVectorization", {"output_mode": "tf_idf"}),
+    ],
+)
+def test_adapted_vocabularies_are_copied(kind, options, tmp_path):
+    numbers = kind == "IntegerLookup"
+    known = np.arange(4) if numbers else np.array(["b c b", "a b", "c", "d a"])
+    other = type(known[0])(9)
+    with floatx("float64"):
+        layer = getattr(layers, kind)(**options)
+        layer.adapt(known)
+        inputs = keras.Input((1,), dtype="int64" if numbers else "string")
+        x = layer(inputs)
+        if "int" in x.dtype:
+            x = layers.Flatten()(layers.Embedding(9, 8, name="embed")(x))
+        x = layers.Dense(6, activation="sigmoid", name="hidden")(x)
+        model = keras.Model(inputs, head(x))
+        x = ops.convert_to_tensor(np.array([*known, other])[:, None])
+        copy = kprune.wrap(model)
+        assert difference(outputs(model, x), outputs(copy, x)) <= 1e-12
+        masked, compact = masked_and_compact(model)
+        y = outputs(compact, x)
+        assert difference(outputs(masked, x), y) <= 1e-12
+        compact.save(tmp_path / "compact.keras")
+        loaded = keras.saving.load_model(tmp_path / "compact.keras")
+        assert difference(outputs(loaded, x), y) <= 1e-12
