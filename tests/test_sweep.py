@@ -377,11 +377,17 @@ def test_a_sweep_in_which_nothing_finishes_fails(
         raise RuntimeError("no room left")
 
     module = importlib.import_module("kprune.sweep._trial")
-    monkeypatch.setattr(module, "_pruned", fails)
-    result = command("data.npz", "--epochs", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_pruned", fails)
+        result = command("data.npz", "--epochs", 0)
     assert_fails(result, "no trial has finished")
     assert "no room left" in result.stdout
     assert not (tmp_path / "b.keras").exists()
+    # A failed trial is not tried again, but the other target is.
+    result = command("data.npz", "--epochs", 0, "--reduce", "macs=0.3,0.4")
+    assert result.exit_code == 0, result.output
+    assert "no trial has finished with macs=0.4: no model" in result.stderr
+    assert (tmp_path / "b.keras").exists()
 
 
 @pytest.mark.slow

@@ -146,6 +146,7 @@ def sweep(  # noqa: PLR0913  options of a command
     from kprune.report.progress import progress
     from kprune.report.sweeps import TrialProgress
     from kprune.report.sweeps import sweep_table
+    from kprune.report.sweeps import targets
     from kprune.sweep import finished
 
     original = load_model(model)
@@ -177,6 +178,9 @@ def sweep(  # noqa: PLR0913  options of a command
             "time ran out, run the command again with more --hours."
         )
     wrote = [] if out is None else _copy(study, out)
+    for share in wanted if out else ():
+        if {key: share} not in targets(study):
+            note(f"no trial has finished with {key}={share:g}: no model for it")
     runs: list[dict[str, Any]] = []
     try:
         runs = summaries(run_dir)
