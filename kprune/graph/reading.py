@@ -41,13 +41,28 @@ class Reading:
     cause: str = ""
 
 
-_READINGS: weakref.WeakKeyDictionary[Any, tuple[int, Reading]] = (
-    weakref.WeakKeyDictionary()
-)
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A reading, and what it depends on.
+
+    Args:
+        counts: Numbers of weights and of calls. Building adds weights.
+        calls: The distinct calls.
+        reading: The result.
+    """
+
+    counts: tuple[int, int]
+    calls: set[tuple[Any, ...]]
+    reading: Reading
+
+
+_READINGS: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
 def reading_of(layer: Any, trusted: bool = False) -> Reading:
     """Read the call of a layer or subclassed model and cache the result.
+
+    It is read again when it has more weights, or was called in another way.
 
     Args:
         layer: A layer that is called in a functional model, or a built model.
@@ -55,18 +70,42 @@ def reading_of(layer: Any, trusted: bool = False) -> Reading:
         trusted: Whether to skip the comparison of both on a random sample,
             because the layer has a `CompositeRule`.
     """
-    weights = len(layer.variables)
     known = _READINGS.get(layer)
-    if known is not None and known[0] == weights:
-        return known[1]
-    try:
-        with translated(), _several_results():
-            reading = Reading(_read(layer, trusted))
-    except UnreadableError as error:
-        reading = Reading(None, str(error))
-    # Building adds weights, after which the layer is read again.
-    _READINGS[layer] = (len(layer.variables), reading)
+    if known is not None and known.counts == _counts(layer):
+        return known.reading
+    calls = _distinct_calls(layer)
+    reading = None
+    if known is not None and known.counts[0] == len(layer.variables):
+        reading = known.reading if known.calls == calls else None
+    if reading is None:
+        try:
+            with translated(), _several_results():
+                reading = Reading(_read(layer, trusted))
+        except UnreadableError as error:
+            reading = Reading(None, str(error))
+    _READINGS[layer] = _Known(_counts(layer), calls, reading)
     return reading
+
+
+def _counts(layer: Any) -> tuple[int, int]:
+    return len(layer.variables), len(layer._inbound_nodes)
+
+
+def _distinct_calls(layer: Any) -> set[tuple[Any, ...]]:
+    """Return the calls of a layer by their tensors' shapes and other arguments."""
+    return {
+        (
+            _rest(args, kwargs),
+            *((tuple(t.shape), t.dtype) for t in tensors_of(args, kwargs)),
+        )
+        for args, kwargs in _calls(layer)
+    }
+
+
+def _calls(layer: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return the symbolic arguments of all calls of a layer."""
+    nodes = layer._inbound_nodes
+    return [(n.arguments.args, n.arguments.kwargs) for n in nodes]
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -134,14 +173,12 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
 def _arguments(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the call arguments of a layer, with tensors as `KerasTensor`."""
     if layer._inbound_nodes:
-        calls = [
-            (n.arguments.args, n.arguments.kwargs) for n in layer._inbound_nodes
-        ]
+        calls = _calls(layer)
         rests = {_rest(*call) for call in calls}
         if len(rests) > 1:
             raise UnreadableError("it is called with different arguments")
         args, kwargs = calls[0]
-        if tensors_of((), {"mask": kwargs.get("mask")}):
+        if any(tensors_of((), {"mask": k.get("mask")}) for _, k in calls):
             raise UnreadableError("it is called with a mask")
         return _of_any_size(calls, args, _without_defaults(kwargs))
     functional = getattr(layer, "_functional", layer)

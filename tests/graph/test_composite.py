@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from harness import difference
+from harness import outputs
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
@@ -224,3 +226,39 @@ def test_a_head_tied_by_hand_is_refused():
     model(np.zeros((1, 4), "int32"))
     with pytest.raises(TypeError, match=r"words/embeddings.*Reversible"):
         kprune.trace(model)
+
+
+def shared(block, size, **kwargs):
+    inputs = keras.Input((size, size, 3))
+    x = layers.Conv2D(6, 1, name="before")(inputs)
+    x = layers.GlobalAveragePooling2D()(block(x, **kwargs))
+    x = layers.Dense(7, name="after")(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_a_block_called_in_two_models_is_read_for_both():
+    block = Bottleneck(5, name="block")
+    first = shared(block, 8)
+    assert "inside" in prunable_sizes(first)
+    second = shared(block, 6)
+    for model in (first, second):
+        masked = kprune.wrap(model)
+        assert "inside" in prunable_sizes(masked)
+        x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+        assert difference(outputs(model, x), outputs(masked, x)) < 1e-6
+
+
+class Times(Bottleneck):
+    def call(self, x, factor=1.0):
+        return super().call(x) * factor
+
+
+def test_a_block_called_with_other_arguments_in_another_model_stays_whole():
+    block = Times(5, name="block")
+    assert "inside" in prunable_sizes(shared(block, 8, factor=1.0))
+    model = shared(block, 8, factor=3.0)
+    masked = kprune.wrap(model)
+    assert prunable_sizes(masked) == {"after": 7}
+    assert "called with different arguments" in str(kprune.trace(model))
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+    assert difference(outputs(model, x), outputs(masked, x)) < 1e-6
