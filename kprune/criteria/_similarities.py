@@ -10,6 +10,7 @@ import numpy as np
 
 from kprune.arguments import choice
 from kprune.criteria.base import filters
+from kprune.graph.registry import is_batch_norm
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -78,6 +79,54 @@ MEASURES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 }
 
 
+def acting_filters(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Return filters as the layers behind them see them, and the size of their outputs.
+
+    After a BatchNormalization, outputs have the size of `gamma`, whatever the norm of
+    the filter, and a negative one turns the filter round. The first one counts.
+
+    Args:
+        group: The channels.
+
+    Returns:
+        `filters(group)` times the sign of `gamma`, and an array of shape `(size,)`.
+    """
+    rows = filters(group)
+    for member in group.scales:
+        if not is_batch_norm(member.layer):
+            continue
+        if member.layer.gamma is None:
+            return rows, np.ones(group.size)
+        if member.variable is member.layer.gamma:
+            gamma = member.matrix().astype("float64").mean(axis=1)
+            return rows * np.sign(gamma)[:, None], np.abs(gamma)
+    return rows, np.linalg.norm(rows, axis=1)
+
+
+def closest(
+    rows: np.ndarray, kept: np.ndarray, measure: str = "cosine"
+) -> np.ndarray:
+    """Return for each removed filter the most similar kept one, for others themselves.
+
+    Args:
+        rows: Filters of shape `(n, d)`. Some kept one is not 0.
+        kept: Booleans of shape `(n,)`.
+        measure: See `Similarity`.
+
+    Returns:
+        Integers of shape `(n,)`. Filters that are 0 get any kept one that is not.
+    """
+    lives = rows.any(axis=1)
+    donors = np.arange(len(rows))
+    candidates = np.flatnonzero(kept & lives)
+    donors[~kept] = candidates[0]
+    lost = np.flatnonzero(~kept & lives)
+    alike, _ = similarities(rows[np.r_[lost, candidates]], measure)
+    best = alike[: len(lost), len(lost) :].argmax(axis=1)
+    donors[lost] = candidates[best]
+    return donors
+
+
 class Twins(NamedTuple):
     """Substitutes for the filters of a group.
 
@@ -127,20 +176,13 @@ def twins(group: Group, mask: np.ndarray, measure: str = "cosine") -> Twins:
             f"The mask of group '{group.name}' must have shape ({group.size},). "
             f"Received shape {kept.shape}."
         )
-    lives = rows.any(axis=1)
-    if not (kept & lives).any():
+    if not rows[kept].any():
         raise ValueError(
             f"All filters that group '{group.name}' keeps are 0, so none can replace "
             f"others. Received a mask that keeps {int(kept.sum())} of {group.size}."
         )
-    donors, scales = np.arange(group.size), kept.astype("float64")
-    candidates = np.flatnonzero(kept & lives)
+    donors, scales = closest(rows, kept, measure), kept.astype("float64")
     lost = np.flatnonzero(~kept)
-    donors[lost] = candidates[0]
-    lost = np.flatnonzero(~kept & lives)
-    alike, _ = similarities(rows[np.r_[lost, candidates]], measure)
-    best = alike[: len(lost), len(lost) :].argmax(axis=1)
-    donors[lost] = candidates[best]
     products = (rows[lost] * rows[donors[lost]]).sum(axis=1)
     squares = (rows[donors[lost]] ** 2).sum(axis=1)
     scales[lost] = np.maximum(products / squares, 0.0)

@@ -13,6 +13,7 @@ import numpy as np
 from kprune.arguments import choice
 from kprune.arguments import count_or_all
 from kprune.arguments import number
+from kprune.criteria._similarities import acting_filters
 from kprune.data.source import as_source
 from kprune.duplication.donors import cosine
 from kprune.duplication.statistics import Shifts
@@ -217,7 +218,7 @@ class Absorb(Split):
     def _data_free(self, group: Group, known: CopyMap) -> np.ndarray:
         every = np.arange(group.size)
         cosines = cosine(group)[every, known.donors]
-        scales = _scales(group)
+        _, scales = acting_filters(group)
         donors = scales[known.donors]
         ratio = np.divide(
             scales, donors, out=np.zeros(group.size), where=donors > 0
@@ -247,13 +248,3 @@ class Absorb(Split):
             replacement.maps,
             self._fits(replacement),
         )
-
-
-def _scales(group: Group) -> np.ndarray:
-    """Return the scale of each channel: `|gamma|`, or the norm of its filters."""
-    for member in group.scales:
-        if member.name == "gamma":
-            return np.abs(member.matrix().astype("float64")).mean(axis=1)
-    kernels = [m.matrix() for m in group.producers if m.name != "bias"]
-    rows = np.concatenate([np.zeros((group.size, 1)), *kernels], axis=1)
-    return np.linalg.norm(rows.astype("float64"), axis=1)

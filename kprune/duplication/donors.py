@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kprune.criteria.base import filters
+from kprune.criteria._similarities import acting_filters
 from kprune.graph.channel_graph import Group
 from kprune.parts import Part
 from kprune.registry import Registry
@@ -150,8 +150,11 @@ class Nearest(DonorMap):
 
 
 def cosine(group: Group) -> np.ndarray:
-    """Return the cosines of filters, of shape `(size, size)`; 0 for zero filters."""
-    rows = filters(group)
+    """Return the cosines of filters, of shape `(size, size)`; 0 for zero filters.
+
+    See `acting_filters`.
+    """
+    rows, _ = acting_filters(group)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
     return unit @ unit.T

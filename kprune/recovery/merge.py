@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from kprune.arguments import share
-from kprune.criteria._similarities import twins
-from kprune.criteria.base import filters
-from kprune.graph.registry import is_batch_norm
+from kprune.criteria._similarities import acting_filters
+from kprune.criteria._similarities import closest
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import WeightSnapshot
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import register
 from kprune.session import Session
-
-if TYPE_CHECKING:
-    from kprune.graph import Group
 
 
 @register("merge")
@@ -28,10 +22,10 @@ class Merge(Recovery):
     In layers that read the channels, the weights of a removed one, times a
     slope, are added to those of the kept channel whose filter has the largest
     cosine similarity. The slope is the cosine times the ratio of the filters'
-    norms, or of the scales of the BatchNormalization after them. This is exact
-    for parallel filters with ReLU whose offsets have the same ratio. Needs no
-    samples. It is the merging step of similarity pruning, and the inverse of
-    Net2Net (Chen et al., arXiv 1511.05641).
+    norms, or of the scales of the BatchNormalization after them, whose signs count
+    as those of the filters. This is exact for parallel filters with ReLU whose
+    offsets have the same ratio. Needs no samples. It is the merging step of
+    similarity pruning, and the inverse of Net2Net (Chen et al., arXiv 1511.05641).
 
     Args:
         threshold: Smallest cosine for a merge, from 0 to 1. Defaults to 0.1: in
@@ -68,9 +62,12 @@ class Merge(Recovery):
         additions = []
         for group in graph.prunable:
             gone = (kept[group.name] == 0) & (was[group.name] > 0)
-            if not gone.any() or not filters(group).shape[1]:
+            stay = kept[group.name] > 0
+            rows, sizes = acting_filters(group)
+            if not gone.any() or not rows[stay].any():
                 continue
-            donors, slopes = self._twins(group, kept[group.name] > 0, gone)
+            donors = closest(rows, stay)
+            slopes = self._slopes(rows, sizes, donors)
             lost = np.flatnonzero(gone & (slopes > 0))
             for member in group.consumers:
                 rows = np.moveaxis(read(member.variable), member.axis, 0)
@@ -83,33 +80,13 @@ class Merge(Recovery):
             np.add.at(np.moveaxis(value, member.axis, 0), places, taken)
             member.variable.assign(value)
 
-    def _twins(
-        self, group: Group, kept: np.ndarray, gone: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return each channel's donor, and its slope, which is 0 without a merge."""
-        donors, _ = twins(group, kept)
-        rows = filters(group)
+    def _slopes(
+        self, rows: np.ndarray, sizes: np.ndarray, donors: np.ndarray
+    ) -> np.ndarray:
+        """Return each channel's slope with respect to its donor; 0 for no merge."""
         lengths = np.linalg.norm(rows, axis=1)
         products = (rows * rows[donors]).sum(axis=1)
-        safe = np.maximum(lengths * lengths[donors], 1e-30)
-        cosine = products / safe
-        size = _scales(group)
-        if size is None:
-            size = lengths
-        ratio = size / np.maximum(size[donors], 1e-30)
-        usable = gone & (cosine >= self.threshold) & (size[donors] > 0)
-        return donors, np.where(usable, cosine * ratio, 0.0)
-
-
-def _scales(group: Group) -> np.ndarray | None:
-    """Return the scales of a group's first batch normalisation, or None.
-
-    Its outputs do not depend on the norms of the filters.
-    """
-    for member in group.scales:
-        if is_batch_norm(member.layer):
-            if member.variable is member.layer.gamma:
-                return np.abs(member.matrix()).mean(axis=1)
-            if member.layer.gamma is None:
-                return np.ones(group.size)
-    return None
+        cosine = products / np.maximum(lengths * lengths[donors], 1e-30)
+        ratio = sizes / np.maximum(sizes[donors], 1e-30)
+        usable = (cosine >= self.threshold) & (sizes[donors] > 0)
+        return np.where(usable, cosine * ratio, 0.0)

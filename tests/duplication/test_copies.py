@@ -312,6 +312,35 @@ def test_absorbing_without_data():
         assert difference(outputs(none, x), outputs(plain, x)) < 1e-10
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_absorbing_without_data_counts_the_sign_of_gamma(sign):
+    """Filters 0-3 are 4-7 or their negatives; their scales are half as large."""
+    inputs_ = keras.Input((6, 6, 2))
+    x = layers.Conv2D(8, 3, use_bias=False, name="conv")(inputs_)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.Conv2D(4, 3, name="next")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    with floatx("float64"):
+        model = keras.Model(inputs_, layers.Dense(3, name="head")(x))
+        randomise(model)
+        norm = model.get_layer("norm")
+        gamma, beta, mean, variance = norm.get_weights()
+        gamma[:4], beta[:4] = -gamma[4:] / 2, beta[4:] / 2
+        mean[:4], variance[:4] = sign * mean[4:], variance[4:]
+        norm.set_weights([gamma, beta, mean, variance])
+        (kernel,) = model.get_layer("conv").get_weights()
+        kernel[..., :4] = sign * kernel[..., 4:]
+        model.get_layer("conv").set_weights([kernel])
+        # With gamma turned round, only the negative of a filter acts as it does.
+        masked = absorbing(model, Absorb(threshold=0.99))
+        plain = absorbing(model, "split")
+        wanted = model if sign < 0 else plain
+        other = plain if sign < 0 else model
+        x = inputs()
+        assert difference(outputs(wanted, x), outputs(masked, x)) < 1e-6
+        assert difference(outputs(other, x), outputs(masked, x)) > 1e-3
+
+
 def test_slopes_are_least_squares():
     """Against numpy.linalg.lstsq on what the consumer reads."""
     from kprune.data.source import as_source

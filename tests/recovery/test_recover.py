@@ -343,8 +343,11 @@ def test_errors_say_what_to_do():
         kprune.recovery.Reconstruct(samples=0)
 
 
-def parallel(norm):
-    """A net in which filter 5 is 3 times filter 2, or does as it does."""
+def parallel(norm, turned=False):
+    """A net in which filter 5 is 3 times filter 2, or does as it does.
+
+    Turned, with a normalisation: it is -3 times filter 2, and so is its scale.
+    """
     model = chain(norm=norm)
     conv = model.get_layer("conv1")
     kernel = np.array(keras.ops.convert_to_numpy(conv.kernel))
@@ -352,18 +355,24 @@ def parallel(norm):
     kernel[..., 5], bias[5] = 3 * kernel[..., 2], 3 * bias[2]
     conv.set_weights([kernel, bias])
     if norm:
+        sign = np.where(np.arange(8) == 5, -1, 1)
         bn = model.get_layer("norm1")
         gamma, beta, mean, variance = bn.get_weights()
         gamma[5], beta[5] = 0.5 * gamma[2], 0.5 * beta[2]
         mean[5] = 3 * mean[2]
         variance[5] = 9 * (variance[2] + bn.epsilon) - bn.epsilon
+        if turned:
+            gamma[5], mean[5] = -gamma[5], -mean[5]
+            conv.set_weights([kernel * sign, bias * sign])
         bn.set_weights([gamma, beta, mean, variance])
     return model
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_merge_is_exact_for_parallel_filters(norm):
-    model, x = parallel(norm), images()
+@pytest.mark.parametrize(
+    ("norm", "turned"), [(False, False), (True, False), (True, True)]
+)
+def test_merge_is_exact_for_parallel_filters(norm, turned):
+    model, x = parallel(norm, turned), images()
     masks = {"conv1": without(8, 5)}
     deleted = removed(model, masks, lambda session, before: None, x)
     merged = removed(model, masks, "merge", None)
@@ -380,6 +389,28 @@ def test_merge_leaves_dissimilar_filters_deleted():
     strict = kprune.recovery.Merge(threshold=1.0)
     merged = removed(model, masks, strict, None)
     assert difference(outputs(deleted, x), outputs(merged, x)) == 0
+
+
+def test_merge_deletes_the_negative_of_a_filter():
+    model, x = parallel(True), images()
+    norm = model.get_layer("norm1")
+    norm.gamma.assign(np.where(np.arange(8) == 5, -norm.gamma, norm.gamma))
+    # No other filter is like it.
+    merge = kprune.recovery.Merge(threshold=0.95)
+    masks = {"conv1": without(8, 5)}
+    deleted = removed(model, masks, lambda session, before: None, x)
+    assert_same(deleted, removed(model, masks, merge, None), x)
+
+
+def test_merge_skips_a_group_that_keeps_only_zeros():
+    model, x = parallel(False), images()
+    conv = model.get_layer("conv1")
+    kernel = np.array(keras.ops.convert_to_numpy(conv.kernel))
+    kernel[..., 1:] = 0
+    conv.kernel.assign(kernel)
+    masks = {"conv1": without(8, 0)}
+    deleted = removed(model, masks, lambda session, before: None, x)
+    assert_same(deleted, removed(model, masks, "merge", None), x)
 
 
 def test_merge_works_where_groups_have_several_members():
