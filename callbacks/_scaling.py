@@ -36,7 +36,7 @@ class Scaler:
         self, masked: keras.Model, graph: ChannelGraph, target: str
     ) -> None:
         self._masked = masked
-        paths = norm_paths(graph)
+        paths = norm_paths(graph, is_scaled_norm)
         self._members: dict[str, list[Member]] = {}
         self.normed: list[str] = []
         for group in graph.prunable:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 class Folded(Criterion):
     """Scores filters after folding the following BatchNormalization into them.
 
-    Each filter is multiplied by `gamma / sqrt(moving_variance + epsilon)` before
-    `criterion` scores it, so that scores reflect its outputs in inference. If a
-    channel has several paths to its readers, the mean factor is used, with 1 for
-    paths without BatchNormalization.
+    Each filter is multiplied by `gamma / sqrt(moving_variance + epsilon)`, with
+    `gamma` 1 if there is no scale, before `criterion` scores it, so that scores
+    reflect its outputs in inference. If a channel has several paths to its readers,
+    the mean factor is used, with 1 for paths without BatchNormalization.
 
     Args:
         criterion: A criterion that needs only a group's weights: `"l1"`, `"l2"`,
@@ -121,7 +121,8 @@ def _scales(group: Group) -> dict[int, np.ndarray]:
             parts.setdefault(id(member.layer), {})[member.name] = values
             layers[id(member.layer)] = member.layer
     return {
-        key: p["gamma"] / np.sqrt(p["moving_variance"] + layers[key].epsilon)
+        key: p.get("gamma", 1.0)
+        / np.sqrt(p["moving_variance"] + layers[key].epsilon)
         for key, p in parts.items()
-        if "gamma" in p
+        if "moving_variance" in p
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,8 +20,7 @@ class Path:
     """The paths from a producer to the layers that read its channels.
 
     Args:
-        norms: The first BatchNormalization layer with a scale on each path, in
-            order of execution.
+        norms: The first normalisation on each path, in order of execution.
         bare: Whether some path has no such layer.
     """
 
@@ -28,11 +28,15 @@ class Path:
     bare: bool = False
 
 
-def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
+def norm_paths(
+    graph: ChannelGraph, counts: Callable[[Any], bool] = is_batch_norm
+) -> dict[int, Path]:
     """Follow the channels of all producers to their readers.
 
     Args:
         graph: The model's channel graph.
+        counts: Whether a layer is a normalisation that counts. Defaults to every
+            BatchNormalization.
 
     Returns:
         `id(layer)` -> `Path`, for every layer that produces channels.
@@ -42,7 +46,7 @@ def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
         for binding in graph.bindings.values()
         if any(axis.role == FILTER for axis in binding.axes.values())
     }
-    follower = _Follower(producers)
+    follower = _Follower(producers, counts)
     functional = walk.require_functional(graph.model)
     for tensors in follower.follow(functional, [frozenset()]):
         follower.read(tensors)
@@ -52,7 +56,10 @@ def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
 class _Follower:
     """Tracks, for each tensor, the producers whose channels are not normalised."""
 
-    def __init__(self, producers: set[int]) -> None:
+    def __init__(
+        self, producers: set[int], counts: Callable[[Any], bool]
+    ) -> None:
+        self._counts = counts
         self.paths = {layer: Path() for layer in producers}
 
     def follow(
@@ -81,7 +88,7 @@ class _Follower:
         self, operation: Any, raw: list[frozenset[int]]
     ) -> frozenset[int]:
         shown = frozenset().union(*raw)
-        if is_scaled_norm(operation):
+        if self._counts(operation):
             for layer in shown:
                 if operation not in self.paths[layer].norms:
                     self.paths[layer].norms.append(operation)

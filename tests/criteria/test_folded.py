@@ -8,6 +8,7 @@ from keras import layers
 
 import kprune
 from kprune.criteria import Folded
+from kprune.graph.norms import is_scaled_norm
 from kprune.graph.norms import norm_paths
 
 
@@ -51,6 +52,18 @@ def test_filters_are_scaled_by_the_norm_behind_them_alone():
     np.testing.assert_array_equal(result["conv3"], scores("l1", model)["conv3"])
 
 
+def test_a_norm_without_a_scale_is_folded_too():
+    inputs = keras.Input((6,))
+    x = layers.Dense(4, name="first")(inputs)
+    x = layers.BatchNormalization(scale=False, name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.ReLU()(x)))
+    model.get_layer("first").kernel.assign(np.ones((6, 4)))
+    norm = model.get_layer("norm")
+    norm.moving_variance.assign([1.0, 1e2, 1e4, 1e6])
+    found = scores(Folded("l1"), model)["first"]
+    np.testing.assert_allclose(found, [6, 0.6, 0.06, 0.006], rtol=1e-3)
+
+
 def test_a_folded_score_is_that_of_the_folded_model():
     """What a model without norms, but of the same outputs, would score."""
     x = inputs = keras.Input((6, 6, 2))
@@ -92,12 +105,12 @@ def test_criteria_that_run_the_model_cannot_be_folded():
         Folded("taylor")
 
 
-def paths(model):
+def paths(model, *counts):
     graph = kprune.trace(model)
     names = {id(b.layer): b.layer.name for b in graph.bindings.values()}
     return {
         names[layer]: ([n.name for n in path.norms], path.bare)
-        for layer, path in norm_paths(graph).items()
+        for layer, path in norm_paths(graph, *counts).items()
     }
 
 
@@ -112,12 +125,14 @@ def test_ways_through_and_past_norms_are_found():
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     expected = {
-        "stem": (["pre"], True),
+        "stem": (["pre", "unscaled"], False),
         "inner": (["post"], False),
         "head": ([], True),
     }
     assert paths(model) == expected
     assert paths(kprune.wrap(model)) == expected
+    expected["stem"] = (["pre"], True)
+    assert paths(model, is_scaled_norm) == expected
 
 
 def test_ways_lead_into_nested_models_and_out_again():
