@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +31,8 @@ def copy_compilation(
 ) -> None:
     """Compile `copy` like `model`, if `model` is compiled.
 
-    Losses and other stateless objects are reused (serialisation would lose plain
-    Python functions). Objects with state (optimizer, metrics) are recreated from
+    Losses, learning rate schedules and other stateless objects are reused
+    (serialisation would lose plain Python functions). Objects with state (optimizer, metrics) are recreated from
     their configuration; a warning names those for which that fails, which are
     left out.
 
@@ -119,24 +121,53 @@ def recreated(value: Any, lost: list[str]) -> Any:
     if not isinstance(value, keras.Metric | keras.Optimizer):
         return value
     kind = type(value)
-    config = value.get_config()
-    forgotten = []
-    if not kind.__module__.startswith("keras."):
-        forgotten = [
-            parameter.name
-            for parameter in inspect.signature(kind).parameters.values()
-            if parameter.kind in _NAMED
-            and parameter.name not in {"dtype", *config}
-            and _differs(value, parameter)
-        ]
     try:
+        with _without_schedule(value) as schedule:
+            config = value.get_config()
+        forgotten = _forgotten(value, config)
         if not forgotten:
-            return kind.from_config(config)
-    except Exception as error:
-        forgotten = [str(error)]
+            new = kind.from_config(config)
+            if schedule is not None:
+                new.learning_rate = schedule
+            return new
+    except Exception as error:  # User code may raise anything.
+        forgotten = [str(error) or type(error).__name__]
     name = getattr(value, "name", kind.__name__)
     lost.append(f"{kind.__name__} '{name}' ({', '.join(forgotten)})")
     return None
+
+
+@contextlib.contextmanager
+def _without_schedule(value: Any) -> Iterator[Any]:
+    """Take the schedule off an optimizer meanwhile; many cannot be serialised.
+
+    Yields:
+        The schedule or function that the learning rate follows, or None.
+    """
+    base = base_optimizer(value)
+    rate = getattr(base, "_learning_rate", None)
+    if not callable(rate) or isinstance(rate, keras.Variable):
+        yield None
+        return
+    base._learning_rate = None  # Keras then writes any number.
+    try:
+        yield rate
+    finally:
+        base._learning_rate = rate
+
+
+def _forgotten(value: Any, config: dict[str, Any]) -> list[str]:
+    """Return the constructor's arguments that a configuration may lack."""
+    kind = type(value)
+    if kind.__module__.startswith("keras."):
+        return []
+    return [
+        parameter.name
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.kind in _NAMED
+        and parameter.name not in {"dtype", *config}
+        and _differs(value, parameter)
+    ]
 
 
 _NAMED = (
@@ -149,7 +180,7 @@ def _differs(value: Any, parameter: inspect.Parameter) -> bool:
     """Return whether a constructor argument may differ from its default."""
     for name in (parameter.name, f"_{parameter.name}"):
         if hasattr(value, name):
-            return bool(getattr(value, name) != parameter.default)
+            return not np.array_equal(getattr(value, name), parameter.default)
     return True
 
 

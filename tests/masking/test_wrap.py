@@ -232,6 +232,29 @@ def test_a_metric_that_cannot_be_recreated_is_left_out_by_name(caplog):
     assert set(result) == {"loss", "mae"}
 
 
+class Weighted(keras.metrics.Mean):
+    """Has an array as argument, and no configuration that says so."""
+
+    def __init__(self, class_weights=None, name="weighted", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.class_weights = class_weights
+
+
+class Bare(keras.metrics.Mean):
+    def get_config(self):
+        raise NotImplementedError
+
+
+def test_metrics_with_arrays_or_without_configuration_are_left_out(caplog):
+    model = zoo.sequential()
+    metrics = [Weighted(), Weighted(np.arange(3.0)), Bare(name="bare")]
+    model.compile("sgd", "mse", metrics=metrics)
+    masked = kprune.wrap(model)
+    assert "Weighted 'weighted' (class_weights)" in caplog.text
+    assert "Bare 'bare' (NotImplementedError)" in caplog.text
+    assert len(masked._compile_config.config["metrics"]) == 1
+
+
 def test_metrics_of_keras_can_all_be_recreated():
     lost = []
     arguments = {"k": 2, "num_classes": 3, "target_class_ids": [0], "name": "m"}

@@ -224,6 +224,33 @@ def test_accumulators_of_removed_weights_are_as_before_the_first_step():
         assert np.isfinite(masked.train_on_batch(*data))
 
 
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """Has no `get_config`, as in many tutorials."""
+
+    def __init__(self, peak):
+        self.peak = peak
+
+    def __call__(self, step):
+        return self.peak / (1.0 + keras.ops.cast(step, "float64"))
+
+
+@pytest.mark.parametrize(
+    "rate, scaled", [(Warmup(0.1), True), (lambda: 0.1, False)]
+)
+def test_schedules_without_configuration_go_on(rate, scaled, caplog):
+    with floatx("float64"):
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, beta_1=0.8)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        masked, x, y = trained(optimizer, steps=2)
+        compact = kprune.rebuild(masked)
+        for _ in range(2):
+            a, b = (m.train_on_batch(x, y) for m in (masked, compact))
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+        assert difference(outputs(masked, x), outputs(compact, x)) <= 1e-9
+    assert not caplog.text
+
+
 def test_an_optimizer_that_cannot_be_recreated_is_left_out_by_name(caplog):
     class Odd(keras.optimizers.SGD):
         def __init__(self, power, **kwargs):
