@@ -12,6 +12,7 @@ from kprune.commands.files import load_model
 from kprune.commands.resume import Resumable
 from kprune.commands.samples import note
 from kprune.data import batches
+from kprune.data.targets import check_targets
 from kprune.outputs import atomic_file
 from kprune.report.progress import FitProgress
 
@@ -48,7 +49,7 @@ def train(
         averaged, so that the model can be rebuilt.
 
     Raises:
-        ValueError: The model has no loss, or there are no targets.
+        ValueError: The model has no loss, or there are no targets that it takes.
 
     Example:
 
@@ -79,6 +80,7 @@ def train(
             "train with. Call model.compile(optimizer, loss) and "
             'model.save("model.keras") again, or train in Python: see docs/methods.'
         )
+    check_targets(y, model, None, "--data")
     if learning_rate is not None:
         config = model.get_compile_config()
         config["optimizer"]["config"]["learning_rate"] = learning_rate

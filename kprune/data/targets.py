@@ -31,6 +31,7 @@ def check_targets(
             and expected, and how to mend it.
     """
     loss = getattr(model, "loss", None) if loss is None else loss
+    _check_structure(targets, model, loss, argument)
     for output, one, target in _pairs(targets, model, loss):
         name = _name(one)
         if name is None or target.dtype.kind == "V":
@@ -142,6 +143,26 @@ def check_weights(weights: Any, argument: str) -> None:
                 f"`{argument}` holds NaN or infinite sample weights. Leave such "
                 "samples out."
             )
+
+
+def _check_structure(
+    targets: Any, model: keras.Model, loss: Any, argument: str
+) -> None:
+    """Raise if one array is given for several outputs, unless the model splits it."""
+    own = any(
+        getattr(type(model), step, None) is not getattr(keras.Model, step)
+        for step in ("train_step", "compute_loss")
+    )
+    if own or not hasattr(targets, "dtype"):
+        return
+    losses = _by_output(loss, _outputs(model))
+    taking = [str(name) for name, one in losses.items() if one is not None]
+    if len(taking) > 1:
+        raise ValueError(
+            f"`{argument}` holds one array of targets, but {len(taking)} outputs of "
+            f"model '{model.name}' have a loss: {', '.join(taking)}. Pass an array "
+            "for each, in Python: (x, [y1, y2])."
+        )
 
 
 def _alike(
@@ -276,13 +297,7 @@ def _pairs(
     targets: Any, model: keras.Model, loss: Any
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Yield each output with its loss and targets, where these can be matched."""
-    sequential = isinstance(model, keras.Sequential)
-    structure = model.outputs[0] if sequential else model.output
-    if isinstance(structure, dict):
-        outputs = dict(structure)
-    else:
-        names = getattr(model, "output_names", None) or [""]
-        outputs = dict(zip(names, model.outputs, strict=False))
+    outputs = _outputs(model)
     losses = _by_output(loss, outputs)
     if len(outputs) > 1 and hasattr(targets, "dtype"):
         return
@@ -290,6 +305,16 @@ def _pairs(
     for key, output in outputs.items():
         if losses.get(key) is not None and hasattr(targets.get(key), "dtype"):
             yield output, losses[key], targets[key]
+
+
+def _outputs(model: keras.Model) -> dict[str, Any]:
+    """Return the outputs of a model by name."""
+    sequential = isinstance(model, keras.Sequential)
+    structure = model.outputs[0] if sequential else model.output
+    if isinstance(structure, dict):
+        return dict(structure)
+    names = getattr(model, "output_names", None) or [""]
+    return dict(zip(names, model.outputs, strict=False))
 
 
 def _by_output(value: Any, outputs: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import kprune
 from kprune.commands.advice import about_original
 from kprune.commands.advice import about_result
 from kprune.commands.line import CommandLine
+from kprune.commands.pruning import make_scorer
 from kprune.commands.samples import find_data
 from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
@@ -139,6 +140,20 @@ def test_one_hot_targets_are_what_the_loss_wants(saved, photos, tmp_path):
     model = keras.saving.load_model(saved)
     found = Scorer(data.samples(model), model).model(model)
     assert found.metrics["accuracy"] == pytest.approx(20 / 24)
+
+
+def test_labels_of_one_output_among_several_are_left_out():
+    inputs = keras.Input((8, 8, 3))
+    pooled = layers.GlobalAveragePooling2D()(inputs)
+    outputs = [layers.Dense(2, name=name)(pooled) for name in ("kind", "age")]
+    model = keras.Model(inputs, outputs, name="two")
+    model.compile("sgd", "mse")
+    scorer, (found,) = make_scorer(
+        Samples(*unit_images(), "photos"), model, "--data"
+    )
+    assert "2 outputs of model 'two' have a loss: kind, age" in found.message
+    score = scorer.model(model)
+    assert not scorer.labelled and score.accuracy is None
 
 
 # -- advice ------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from cli.running import assert_fails
 from cli.running import run
 from fitting import arrays
 from fitting import loss
@@ -126,6 +127,16 @@ def test_targets_and_a_loss_are_needed(files, model):
     small_net(8).save(files / "model.keras")
     result = prune(files, "--method", "attenuation")
     assert result.exit_code == 1 and "without a loss" in result.stderr
+
+
+def test_targets_that_the_loss_cannot_take_are_told_before_training(files):
+    x, y = arrays(48)
+    np.savez(files / "from_1.npz", x=x, y=y + 1)
+    result = prune(files, "--method", "attenuation", data="from_1.npz")
+    last = f"whole numbers from 0 to {y.max()}"
+    assert_fails(
+        result, f"`--data` holds targets from 1 to {y.max() + 1}", last
+    )
 
 
 @pytest.mark.parametrize("options", [

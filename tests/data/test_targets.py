@@ -157,6 +157,40 @@ def test_several_outputs_are_told_apart(structure):
         Source((X, given(CLASSES, ONE_HOT + np.inf)), model=net).check_targets()
 
 
+@pytest.mark.parametrize(
+    ("structure", "loss", "fits"),
+    [
+        ("list", "mse", False),
+        ("list", ["mse", "mse"], False),
+        ("dict", {"kind": "mse", "size": "mse"}, False),
+        ("list", ["mse", None], True),
+        ("dict", {"kind": "mse"}, True),
+        ("list", None, True),
+    ],
+)
+def test_one_array_for_several_outputs(structure, loss, fits):
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(3, name=n)(inputs) for n in ("kind", "size")]
+    if structure == "dict":
+        outputs = dict(zip(("kind", "size"), outputs, strict=True))
+    kinds = {keras.Model: fits}
+
+    class Split(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, **kwargs):
+            return super().compute_loss(x, [y[:, :3], y[:, 3:]], y_pred)
+
+    kinds[Split] = True
+    for kind, accepted in kinds.items():
+        net = kind(inputs, outputs)
+        net.compile("sgd", loss=loss)
+        source = Source((X, ONE_HOT), model=net)
+        if accepted:
+            source.check_targets()
+        else:
+            with pytest.raises(ValueError, match="a loss: kind, size"):
+                source.check_targets()
+
+
 def test_missing_targets_and_another_loss():
     net = model("mse")
     with pytest.raises(ValueError, match="sweep needs targets"):
