@@ -264,7 +264,8 @@ def _called(
     layer: Any, inputs: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> keras.Model:
     try:
-        outputs = _tensors_only(layer.call(*args, **kwargs))
+        with _symbolic_constants(inputs):
+            outputs = _tensors_only(layer.call(*args, **kwargs))
         given = inputs if len(inputs) > 1 else inputs[0]
         if isinstance(layer, keras.Model) and not layer._inbound_nodes:
             given = args[0]
@@ -300,6 +301,44 @@ def _several_results() -> Iterator[None]:
             ):
                 raise
             return _as_model(self, args, kwargs)
+
+    keras.layers.Layer.__call__ = call
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original
+
+
+@contextlib.contextmanager
+def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
+    """Return a context in which calls of layers on constants become nodes.
+
+    An example are embeddings of positions. Keras would compute such a call at
+    once, and its weights would be constants.
+
+    Args:
+        inputs: The inputs of the model that is read. Nodes must depend on one.
+    """
+    numbers = [x for x in inputs if x.dtype != "string"]
+    original = keras.layers.Layer.__call__
+    within: list[Any] = []
+
+    def symbolic(value: Any) -> Any:
+        if not keras.ops.is_tensor(value) and not isinstance(value, np.ndarray):
+            return value
+        kind = keras.backend.standardize_dtype(value.dtype)
+        nothing = keras.ops.sum(keras.ops.zeros_like(numbers[0]))
+        return keras.ops.add(keras.ops.cast(nothing, kind), value)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        direct = not within and numbers and self.variables
+        if direct and not tensors_of(args, kwargs):
+            args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+        within.append(self)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            within.pop()
 
     keras.layers.Layer.__call__ = call
     try:
@@ -381,10 +420,9 @@ def _refuse_frozen_weights(
             floats = half if changes(half) else floats[len(half) :]
         frozen = floats
     raise UnreadableError(
-        f"it uses weight '{frozen[0].path}' outside of the layers that it calls "
-        "on its inputs, so the weight would become a constant: let a layer "
-        "compute with it, such as keras.layers.ReversibleEmbedding for a head "
-        "tied to an embedding"
+        f"it uses weight '{frozen[0].path}' outside of the calls of its layers, "
+        "so the weight would become a constant: let a layer compute with it, "
+        "such as keras.layers.ReversibleEmbedding for a head tied to an embedding"
     )
 
 

@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from harness import assert_exact
 from harness import difference
+from harness import floatx
 from harness import outputs
 from harness import prunable_sizes
 from harness import run_pruning_test
@@ -196,9 +198,7 @@ def test_weights_that_would_become_constants_are_refused(how):
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(7, name="a")(x)))
     graph = kprune.trace(model)
     assert {g.name for g in graph.prunable} == {"a"}
-    assert "uses weight 'to/kernel' outside of the layers" in str(
-        graph.opaque[0]
-    )
+    assert "uses weight 'to/kernel' outside" in str(graph.opaque[0])
 
 
 def test_layers_that_share_a_weight_cannot_be_copied():
@@ -262,3 +262,36 @@ def test_a_block_called_with_other_arguments_in_another_model_stays_whole():
     assert "called with different arguments" in str(kprune.trace(model))
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
     assert difference(outputs(model, x), outputs(masked, x)) < 1e-6
+
+
+@keras.saving.register_keras_serializable(package="kprune_tests")
+class Positions(layers.Layer):
+    """Adds embeddings of positions, which do not depend on the input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.projection = layers.Dense(8, name="projection")
+        self.table = layers.Embedding(6, 8, name="table")
+
+    def build(self, shape):
+        self.projection.build(shape)
+        self.table.build(shape[1:2])
+
+    def call(self, x):
+        positions = keras.ops.expand_dims(keras.ops.arange(x.shape[1]), axis=0)
+        return self.projection(x) + self.table(positions)
+
+
+def positioned():
+    x = inputs = keras.Input((6, 3))
+    x = layers.Dense(7, name="before")(x)
+    x = layers.Dense(5, name="after")(Positions(name="own")(x))
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+
+
+def test_embeddings_of_positions_are_pruned_and_trained():
+    with floatx("float64"):
+        masked, _, _ = assert_exact(positioned(), 1e-12)
+    assert prunable_sizes(masked) == {"before": 7, "projection": 8, "after": 5}
+    trained = [v.path for v in masked.trainable_variables]
+    assert "table/embeddings" in trained
