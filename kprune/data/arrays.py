@@ -70,6 +70,11 @@ def take(arrays: Any, chosen: np.ndarray) -> Any:
     )
 
 
+def repeated(array: np.ndarray, size: int) -> np.ndarray:
+    """Return `size` samples, repeated from the first on if there are fewer."""
+    return array[np.arange(size) % len(array)]
+
+
 def stack(samples: Sequence[Any]) -> Any:
     """Stack single samples into one batch.
 

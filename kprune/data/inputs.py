@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.arrays import repeated
+
 BATCH = "batch"
 SAMPLE = "sample"
 
@@ -94,6 +96,8 @@ class ModelInputs:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self._batch = model.inputs[0].shape[0]
+        self._probed = self._batch or PROBED
         sequential = isinstance(model, keras.Sequential)
         self._structure = model.inputs[0] if sequential else model.input
         keys: dict[int, str] = {}
@@ -239,8 +243,9 @@ class ModelInputs:
         Raises:
             ValueError: An output is not finite.
         """
-        rows = slice(self._model.inputs[0].shape[0] or PROBED)
-        if not self._finite_outputs(keras.tree.flatten(x), rows):
+        leaves = keras.tree.flatten(x)
+        size = min(len(a) for a in leaves if a is not None)
+        if not self._finite_outputs(leaves, np.arange(size)[: self._probed]):
             raise ValueError(
                 f"Model '{self._model.name}' gives NaN or infinite outputs for the "
                 f"first samples of `{argument}`, whose inputs are finite. Scale and "
@@ -255,11 +260,11 @@ class ModelInputs:
             if array.dtype.kind in "fV":
                 bad = ~np.isfinite(array.astype("float32", copy=False))
                 doubtful |= bad.reshape(len(bad), -1).any(axis=1)
-        return np.flatnonzero(doubtful)[:PROBED]
+        return np.flatnonzero(doubtful)[: self._probed]
 
-    def _finite_outputs(
-        self, leaves: Sequence[Any], rows: slice | np.ndarray
-    ) -> bool:
+    def _finite_outputs(self, leaves: Sequence[Any], rows: np.ndarray) -> bool:
+        if self._batch is not None:
+            rows = repeated(rows, self._batch)
         x = keras.tree.pack_sequence_as(
             self._structure, [a if a is None else a[rows] for a in leaves]
         )
@@ -331,7 +336,7 @@ def _same(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:
 
 def _plain(name: str) -> str:
     """Return a name as exported files spell it."""
-    return re.sub(r"\W", "_", name)
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def _by_name(x: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
 from kprune.export.formats import format_for
+from kprune.export.names import explain_name
 from kprune.export.operators import Operators
 from kprune.export.original import measure_original
 from kprune.export.precision import float32_compute
@@ -103,8 +104,8 @@ def export(  # noqa: PLR0913  each argument is independent
         validation: Real inputs to verify on, which are not used to calibrate. All
             kinds of data that `calibration` takes. Defaults to some of
             `calibration`.
-        **options: Options of the format. `.tflite`: `batch_size` (1; None makes
-            it dynamic) and `io_dtype` (`"float32"` or `"int8"`); for `"mixed"`
+        **options: Options of the format. `.tflite`: `batch_size` (1, or the number
+            that the model was built for; None makes it dynamic) and `io_dtype` (`"float32"` or `"int8"`); for `"mixed"`
             one of `error_limit` (2: accepted output error, as a multiple of an
             int8 file's) and `size_limit` (bytes); `clusters` (None, or the number
             of different weights to leave in each kernel);
@@ -112,7 +113,8 @@ def export(  # noqa: PLR0913  each argument is independent
             `(x, y)`, or batches of them in a `tf.data.Dataset` or a
             `keras.utils.PyDataset`), `epochs` (1), `learning_rate` (1e-4, of
             Adam) and `loss` (None: the compiled model's). `.onnx`:
-            `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic).
+            `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic,
+            unless the model was built for a number).
             `.h`: those of `.tflite`, and `symbol` (name of the array).
 
     Returns:
@@ -142,7 +144,11 @@ def export(  # noqa: PLR0913  each argument is independent
     chosen.require()
     given = model
     model, rebuilt = _compact(model)
-    job = Job(ModelSignature(model), quantize, None, settings, name=path.stem)
+    signature = ModelSignature(model)
+    _check_stateless(model)
+    if signature.batch_size is not None and "batch_size" in chosen.options:
+        settings = {**settings, "batch_size": signature.batch_size, **options}
+    job = Job(signature, quantize, None, settings, name=path.stem)
     before = measure_original(given if original is None else original)
     chosen.check(job)
     found = evidence(
@@ -170,8 +176,9 @@ def _write_verified(
         _computing(chosen, job.signature.model) as notes,
         _target(chosen, path) as temporary,
     ):
-        written = chosen.prepare(job)
-        chosen.write(written, temporary)
+        with _naming(job.signature.model):
+            written = chosen.prepare(job)
+            chosen.write(written, temporary)
         reference = job.signature.predict(found.inputs)
         outputs = chosen.run(job, temporary, found.inputs)
         difference = compare_outputs(reference, outputs)
@@ -227,6 +234,29 @@ def _check(
                 f"{did_you_mean(name, chosen.options)}"
             )
     return {**chosen.options, **options}
+
+
+def _check_stateless(model: keras.Model) -> None:
+    for layer in model._flatten_layers(include_self=False):
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                f"Layer {layer.name!r} of model {model.name!r} is stateful: its "
+                "outputs depend on earlier calls, so no file can be verified. Build "
+                "it with stateful=False, and make the state an input and an output "
+                "(`initial_state`, `return_state=True`)."
+            )
+
+
+@contextlib.contextmanager
+def _naming(model: keras.Model) -> Iterator[None]:
+    """Explain failures that come from the name of a layer."""
+    try:
+        yield
+    except Exception as error:
+        why = explain_name(model, str(error))
+        if why is None:
+            raise
+        raise ValueError(why) from error
 
 
 def _compact(model: keras.Model) -> tuple[keras.Model, bool]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kprune.arguments import whole
+from kprune.data.arrays import repeated
 from kprune.export.operators import tflite_operators
 from kprune.export.quiet import quiet
 from kprune.export.signature import TensorSpec
@@ -81,7 +82,7 @@ class Runtime(abc.ABC):
             }
             size = min(batch, count - start)
             if fixed and size < batch:
-                part = {name: _repeat_to(x, batch) for name, x in part.items()}
+                part = {name: repeated(x, batch) for name, x in part.items()}
             parts.append(
                 {k: np.array(v)[:size] for k, v in self.run(part).items()}
             )
@@ -105,10 +106,6 @@ def _naming(runtime: Runtime, act: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise _named(runtime, act, error) from error
-
-
-def _repeat_to(array: np.ndarray, count: int) -> np.ndarray:
-    return array[np.arange(count) % len(array)]
 
 
 class LiteRT(Runtime):

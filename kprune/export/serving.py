@@ -26,7 +26,7 @@ def serving_function(
         and its `tf.TensorSpec`s. Floating-point inputs are float32.
 
     Raises:
-        ValueError: The model takes text.
+        ValueError: The model takes text, or no batches of this size.
     """
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
@@ -57,8 +57,18 @@ def serving_function(
 
     # Captured constants, such as the mean of Normalization, would become inputs
     # of an ONNX file. Constant weights also halve the time of conversion.
-    with _inlined_functions():
-        traced = trace.get_concrete_function()
+    try:
+        with _inlined_functions():
+            traced = trace.get_concrete_function()
+    except Exception as error:
+        fixed = signature.batch_size
+        if fixed is None or batch_size == fixed:
+            raise
+        raise ValueError(
+            f"Model {signature.model.name!r} was built for batches of {fixed} "
+            f"samples and does not run with `batch_size={batch_size}`. Leave "
+            "`batch_size` out, or build the model with keras.Input(shape)."
+        ) from error
     frozen = convert_to_constants.convert_variables_to_constants_v2(
         traced, lower_control_flow=False
     )

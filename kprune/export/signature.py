@@ -12,6 +12,9 @@ import keras
 import numpy as np
 
 from kprune.arguments import model as check_model
+from kprune.data.arrays import repeated
+
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class ModelSignature:
         outputs = model.outputs[0] if sequential else model.output
         self.outputs = _specs(model.outputs, outputs, taken)
 
+    @property
+    def batch_size(self) -> int | None:
+        """The only number of samples that the model takes; None for any."""
+        return self.inputs[0].shape[0]
+
     def call(self, flat: Sequence[Any]) -> list[Any]:
         """Run the model in inference mode on a flat list of tensors.
 
@@ -87,22 +95,28 @@ class ModelSignature:
         return keras.tree.pack_sequence_as(self._structure, list(flat))
 
     def predict(
-        self, flat: Sequence[np.ndarray], batch_size: int = 32
+        self, flat: Sequence[np.ndarray], call: Any = None
     ) -> list[np.ndarray]:
         """Run the model on NumPy arrays, batch by batch.
 
         Args:
             flat: One array per input, samples along axis 0.
-            batch_size: Samples per call.
+            call: Function from a batch of each input to a batch of each output.
+                Defaults to `self.call`.
 
         Returns:
             One array per output.
         """
+        call = call or self.call
+        size = self.batch_size or _BATCH_SIZE
         batches = []
-        for start in range(0, len(flat[0]), batch_size):
-            part = [array[start : start + batch_size] for array in flat]
+        for start in range(0, len(flat[0]), size):
+            part = [array[start : start + size] for array in flat]
+            count = len(part[0])
+            if self.batch_size is not None:
+                part = [repeated(array, size) for array in part]
             batches.append(
-                [keras.ops.convert_to_numpy(t) for t in self.call(part)]
+                [keras.ops.convert_to_numpy(t)[:count] for t in call(part)]
             )
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
@@ -112,8 +126,8 @@ def _specs(
 ) -> tuple[TensorSpec, ...]:
     tensors = list(tensors)
     if isinstance(structure, dict) and len(structure) == len(tensors):
-        by_id = {id(tensor): key for key, tensor in structure.items()}
-        names = [str(by_id[id(tensor)]) for tensor in tensors]
+        # By position, since one tensor may be listed under several keys.
+        names = keras.tree.flatten({key: str(key) for key in structure})
     else:
         names = [tensor._keras_history.operation.name for tensor in tensors]
     return tuple(
@@ -135,9 +149,9 @@ def identifier(name: str) -> str:
         name: Any name.
 
     Returns:
-        The name with everything but letters, digits and underscores replaced.
+        The name with everything but ASCII letters, digits and underscores replaced.
     """
-    base = re.sub(r"\W", "_", name)
+    base = re.sub(r"\W", "_", name, flags=re.ASCII)
     return base if base[:1].isalpha() else f"t_{base}"
 
 

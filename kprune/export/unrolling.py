@@ -8,6 +8,7 @@ import keras
 
 from kprune.export.precision import rolled_layers
 from kprune.export.sizes import format_bytes
+from kprune.graph.likeness import built_shape
 
 logger = logging.getLogger("kprune")
 
@@ -45,8 +46,7 @@ def warn_of_growth(model: keras.Model) -> None:
 
 
 def _steps(layer: keras.layers.RNN) -> int:
-    shape = layer.get_build_config()["input_shape"]
-    return int(shape[1] or 0)
+    return int(built_shape(layer)[1] or 0)
 
 
 def _bytes(layer: keras.layers.RNN) -> int:

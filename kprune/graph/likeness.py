@@ -81,8 +81,16 @@ def sample_of(layer: Any) -> Any:
         node = layer._inbound_nodes[0]
         first = [*node.arguments.args, *node.arguments.kwargs.values()][0]
         return keras.tree.map_structure(_random_like, first)
-    shape = layer.get_build_config()["input_shape"]
-    return random_tensor(shape, layer.variable_dtype)
+    return random_tensor(built_shape(layer), layer.variable_dtype)
+
+
+def built_shape(layer: Any) -> tuple[int | None, ...]:
+    """Return the shape of the first argument that a layer was built for."""
+    config = layer.get_build_config()
+    # Layers of several arguments, such as an RNN with its state, have all shapes.
+    shapes = config.get("shapes_dict", config)
+    first: tuple[int | None, ...] = tuple(next(iter(shapes.values())))
+    return first
 
 
 def _random_like(tensor: Any) -> Any:

@@ -13,6 +13,7 @@ from export import zoo
 from export.zoo import tensor_types
 
 import kprune
+from kprune.export.unrolling import warn_of_growth
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,14 @@ def test_large_quantisation_error_is_logged(tmp_path, caplog):
     )
     assert report.max_rel > 0.2
     assert "check its accuracy" in caplog.text
+
+
+def test_a_layer_with_an_initial_state_is_announced(caplog):
+    inputs = keras.Input((90, 8))
+    _, *state = keras.layers.LSTM(4, return_state=True)(inputs)
+    x = keras.layers.LSTM(4, name="second")(inputs, initial_state=state)
+    warn_of_growth(keras.Model(inputs, x))
+    assert "second (90 steps)" in caplog.text
 
 
 @pytest.mark.parametrize(

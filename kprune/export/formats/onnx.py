@@ -32,7 +32,8 @@ class Onnx(Format):
 
     Options:
         opset: Version of the ONNX operator set. Defaults to tf2onnx's default.
-        batch_size: Samples per call. Defaults to any number.
+        batch_size: Samples per call. Defaults to any number, or to that which the
+            model was built for.
     """
 
     name = "ONNX"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,12 +39,15 @@ class SavedModel(Format):
         with quiet():
             loaded = tf.saved_model.load(str(path))
         signature = job.signature
-        tensors = [
-            tf.convert_to_tensor(array, spec.dtype)
-            for array, spec in zip(samples, signature.inputs, strict=True)
-        ]
-        outputs = loaded.serve(signature.pack(tensors))
-        return [np.asarray(tensor) for tensor in keras.tree.flatten(outputs)]
+
+        def serve(part: Sequence[np.ndarray]) -> list[Any]:
+            tensors = [
+                tf.convert_to_tensor(array, spec.dtype)
+                for array, spec in zip(part, signature.inputs, strict=True)
+            ]
+            return keras.tree.flatten(loaded.serve(signature.pack(tensors)))
+
+        return signature.predict(samples, serve)
 
     def tolerance(self, job: Job) -> float:
         # A compiled graph may keep half-precision results in float32.

@@ -51,7 +51,8 @@ class TFLite(Format):
     """`.tflite` through `tf.lite.TFLiteConverter`.
 
     Options:
-        batch_size: Samples per call. Defaults to 1. None makes the batch axis
+        batch_size: Samples per call. Defaults to 1, or to the number that the
+            model was built for. None makes the batch axis
             dynamic, but then recurrent layers do not convert, and accelerators
             often refuse the file.
         io_dtype: `"float32"`, or `"int8"` for int8 inputs and outputs of a

@@ -1,0 +1,46 @@
+"""Explain failures of TensorFlow that come from names it does not accept."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+
+_REFUSED = re.compile(
+    r"'([^']+)' is not a valid (?:root )?scope name"
+    # A SavedModel's signature, whose arguments TensorFlow renames.
+    r"|more than one argument to '[^']+' was named '([^']+)'"
+)
+
+
+def explain_name(model: keras.Model, message: str) -> str | None:
+    """Explain a failure of an export that is caused by a name.
+
+    Args:
+        model: The model that failed.
+        message: Message of TensorFlow.
+
+    Returns:
+        The cause and the way out; None if a name is not the cause.
+    """
+    found = _REFUSED.search(message)
+    if found is None:
+        return None
+    # A weight's name begins with that which its layer had when it was built.
+    name, *rest = (found[1] or found[2]).split("/")
+    layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+    accepted = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "renamed"
+    if name in layers or rest:
+        what = f"layer {name!r} of model {model.name!r}"
+        way = (
+            f'`model.get_layer({name!r}).name = "{accepted}"`, then '
+            "`copy = keras.models.clone_model(model)` and "
+            "`copy.set_weights(model.get_weights())`, since weights keep its name"
+        )
+    else:
+        what, way = f"model {name!r}", f'`model.name = "{accepted}"`'
+    return (
+        f"TensorFlow does not accept the name of {what}. Names begin with an ASCII "
+        "letter or digit and hold ASCII letters, digits, '_', '-' and '.'. Export to "
+        f"'.keras', or rename it: {way}."
+    )
