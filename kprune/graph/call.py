@@ -77,6 +77,24 @@ class Call:
         return [x for x in flat if isinstance(x, Labels)]
 
     @property
+    def tensors(self) -> list[Labels]:
+        """Labels of the tensors and constants in the first argument."""
+        given = self.args[0] if self.args else next(iter(self.kwargs.values()))
+        return [self.labels_of(x) for x in keras.tree.flatten(given)]
+
+    def labels_of(self, given: Any, what: str = "a constant") -> Labels:
+        """Return the labels of an argument; a constant has no factors.
+
+        Args:
+            given: Labels, or a constant.
+            what: What the constant is, for reasons.
+        """
+        if isinstance(given, Labels):
+            return given
+        why = f"{what} of {self!r}"
+        return Labels(tuple(np.shape(given)), zero=False, why=why)
+
+    @property
     def input(self) -> Labels:
         return self.inputs[0]
 

@@ -244,6 +244,12 @@ class Tracer:
             return self._unknown(call)
         outputs = rule.trace(call)
         outputs = [outputs] if isinstance(outputs, Labels) else list(outputs)
+        if len(outputs) != len(call.output_shapes):
+            raise ValueError(
+                f"The rule {type(rule).__name__} returned labels of "
+                f"{len(outputs)} tensors for {call!r}, which has "
+                f"{len(call.output_shapes)} outputs."
+            )
         for labels, shape in zip(outputs, call.output_shapes, strict=True):
             for factor in labels.factors:
                 fits = len(factor.shape) == len(shape) and all(

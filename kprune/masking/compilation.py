@@ -32,9 +32,9 @@ def copy_compilation(
     """Compile `copy` like `model`, if `model` is compiled.
 
     Losses, learning rate schedules and other stateless objects are reused
-    (serialisation would lose plain Python functions). Objects with state (optimizer, metrics) are recreated from
-    their configuration; a warning names those for which that fails, which are
-    left out.
+    (serialisation would lose plain Python functions). Objects with state
+    (optimizer, metrics) are recreated from their configuration; a warning names
+    those for which that fails, which are left out.
 
     Args:
         model: The model whose configuration is read.

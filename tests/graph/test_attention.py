@@ -393,3 +393,18 @@ def test_query_attention_stays_as_wide_as_a_query_that_must_stay():
     model = keras.Model(inputs, head(x))
     assert {g.size for g in kprune.trace(model).prunable} == {2, 4}
     assert_exact(model, 1e-5)
+
+
+@pytest.mark.parametrize("constant", ["key", "value", "query"])
+def test_constant_operands_are_read_whole(constant):
+    with floatx("float64"):
+        inputs = keras.Input(batch_shape=(2, 4, 6))
+        x = layers.Dense(8, activation="sigmoid", name="x")(inputs)
+        given = {"query": x, "value": x, "key": x}
+        given[constant] = np.sin(np.arange(64.0)).reshape(2, 4, 8)
+        y = layers.MultiHeadAttention(2, 3, name="heads")(**given)
+        z = layers.Attention()([x, given["value"], given["key"]])
+        y = layers.Flatten()(layers.Concatenate()([y, z]))
+        model = keras.Model(inputs, head(y))
+        x = random_inputs(model, batch=2)
+        assert_exact(model, 1e-10, x=x)

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from harness import assert_exact
 from harness import difference
 from harness import floatx
 from harness import masked_and_compact
 from harness import outputs
+from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
@@ -83,6 +85,16 @@ def test_a_single_column_stays():
     x = layers.Flatten()(layers.Embedding(5, 1, name="embed")(inputs))
     graph = kprune.trace(keras.Model(inputs, head(x)))
     assert "only column" in graph["embed"].pinned
+
+
+def test_channels_used_as_tokens_stay():
+    with floatx("float64"):
+        x = inputs = keras.Input((4,))
+        x = layers.Dense(6, activation="sigmoid", name="scores")(x)
+        x = layers.Embedding(5, 8, name="embed")(ops.cast(x * 4, "int32"))
+        model = keras.Model(inputs, head(layers.Flatten()(x)))
+        assert prunable_sizes(model) == {"embed": 8}
+        assert_exact(model, 1e-10)
 
 
 def test_the_reverse_projection_counts_as_work():

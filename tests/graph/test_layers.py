@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_exact
+from harness import assert_saves
 from harness import floatx
 from harness import prunable_sizes
 from harness import run_pruning_test
@@ -248,7 +249,30 @@ def constants():
 
 def test_constants_are_cut(tmp_path):
     expected = {f"d{n}": 5 for n in range(10)}
-    run_pruning_test(constants, tmp_path, expected=expected, train=False)
+    with floatx("float64"):
+        model = constants()
+        assert prunable_sizes(model) == expected
+        _, compact, x = assert_exact(model, 1e-10)
+        assert_saves(compact, x, tmp_path / "compact.keras")
+
+
+def several_inputs():
+    inputs = keras.Input((4, 6))
+    a, b, c = (
+        layers.Dense(8, activation="sigmoid", name=n)(inputs) for n in "abc"
+    )
+    p, q = layers.Identity()([a, b])
+    c = layers.Add()([c, np.ones((1, 4, 8))])
+    return flat_model(inputs, layers.Concatenate()([p, q, c]))
+
+
+def test_several_inputs_and_constants():
+    with floatx("float64"):
+        model = several_inputs()
+        assert prunable_sizes(model) == {"a": 8, "b": 8}
+        assert_exact(model, 1e-10)
+        reason = kprune.trace(model)["c"].pinned
+    assert reason == "a constant of Add 'add'"
 
 
 def channels_first_constants():
@@ -264,7 +288,10 @@ def test_channels_first_constants_are_cut():
     before = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:
-        run_pruning_test(channels_first_constants, expected={"a": 6})
+        with floatx("float64"):
+            model = channels_first_constants()
+            assert prunable_sizes(model) == {"a": 6}
+            assert_exact(model, 1e-10)
     finally:
         keras.config.set_image_data_format(before)
 

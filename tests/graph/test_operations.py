@@ -3,7 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from harness import assert_exact
 from harness import except_on
+from harness import floatx
+from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
 from keras import ops
@@ -200,3 +203,20 @@ MISSING = {
 @pytest.mark.parametrize("build", except_on(MISSING, CASES))
 def test_operations(build, tmp_path):
     run_pruning_test(build, tmp_path, expected=CASES[build])
+
+
+@keras.saving.register_keras_serializable("test_operations")
+def doubled(x):
+    return x * np.full(5, 2.0)
+
+
+def test_uniform_constants_are_no_elementwise_functions():
+    """Those with one value for each channel of the probe included."""
+    with floatx("float64"):
+        x = inputs = keras.Input((4,))
+        x = ops.power(dense(x, 5, "raised"), np.full(5, 2.0))
+        x = layers.Dense(5, activation=doubled, name="own")(x)
+        x = ops.power(dense(x, 5, "scalar"), 2.0)
+        model = flat_model(inputs, x)
+        assert prunable_sizes(model) == {"scalar": 5}
+        assert_exact(model, 1e-10)

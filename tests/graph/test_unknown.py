@@ -189,6 +189,18 @@ def test_a_rule_that_returns_wrong_labels_is_told():
         kprune.trace(around(lambda x: Wrong()(x))())
 
 
+def test_a_rule_for_one_output_of_several_is_told():
+    class Twice(layers.Layer):
+        def call(self, x):
+            return x, 2 * x
+
+    kprune.register_rule(Twice)(lambda call: call.input)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Twice(name="twice")(inputs))
+    with pytest.raises(ValueError, match=r"1 tensors.*'twice'.*2 outputs"):
+        kprune.trace(model)
+
+
 def test_worked_example_of_the_documentation(tmp_path, capsys):
     page = pages.DOCS / "custom_layers.md"
     space = pages.run(page)

@@ -58,8 +58,9 @@ def _pin_masks(call: Call, given: dict[str, Any]) -> None:
             call.pin(value.factors, f"{name} of {call!r}")
 
 
-def _features(call: Call, x: Labels) -> Labels:
+def _features(call: Call, given: Any) -> Labels:
     """Return the input with nothing removable along any but its last axis."""
+    x = call.labels_of(given)
     why = f"{call!r} compares the positions along this axis"
     return call.settle(x, range(x.rank - 1), why)
 
@@ -105,7 +106,7 @@ class _HeadsRule(Rule):
         query = _features(call, given["query"])
         value = _features(call, given["value"])
         key = value
-        if isinstance(given.get("key"), Labels):
+        if given.get("key") is not None:
             key = _features(call, given["key"])
         last = query.rank - 1
         reads = call.one_axis(query, last)

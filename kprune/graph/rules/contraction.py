@@ -261,7 +261,7 @@ class DotRule(Rule):
     """Masks the summed axis unless removed channels contribute 0 anyway."""
 
     def trace(self, call: Call) -> Labels:
-        layer, (x, y) = call.layer, call.inputs
+        layer, (x, y) = call.layer, call.tensors
         a, b = self._axes(layer, x.rank, y.rank)
         (first, second), _ = _paired([x.rank, y.rank], [0, a], [0, b])
         output = tuple(

@@ -30,8 +30,12 @@ from kprune.graph.registry import register_rule
 class PassRule(Rule):
     """Layers with f(0) == 0 and no parameters: labels pass unchanged."""
 
-    def trace(self, call: Call) -> Labels:
-        return call.input.replace(shape=call.output_shape)
+    def trace(self, call: Call) -> list[Labels]:
+        shapes = call.output_shapes
+        return [
+            x.replace(shape=shape)
+            for x, shape in zip(call.tensors, shapes, strict=True)
+        ]
 
 
 @register_rule(layers.AlphaDropout, layers.GaussianNoise)
@@ -125,13 +129,13 @@ def same_rank(inputs: list[Labels]) -> list[Labels]:
 )
 class MergeRule(Rule):
     def trace(self, call: Call) -> Labels:
-        return call.join(same_rank(call.inputs), call.output_shape)
+        return call.join(same_rank(call.tensors), call.output_shape)
 
 
 @register_rule(layers.Multiply)
 class MultiplyRule(Rule):
     def trace(self, call: Call) -> Labels:
-        return product(call, same_rank(call.inputs))
+        return product(call, same_rank(call.tensors))
 
 
 def product(call: Call, inputs: list[Labels]) -> Labels:

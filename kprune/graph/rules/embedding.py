@@ -21,6 +21,8 @@ from kprune.graph.registry import register_rule
 def embed(call: Call) -> Labels:
     """Return the output's labels: the columns of the embedding table."""
     shape = call.output_shape
+    for x in call.inputs:
+        call.pin(x.factors, f"{call!r} uses these values as indices")
     slots = call.filters(call.layer._embeddings, 1)
     call.bind(call.layer._embeddings, {1: Axis([slots], FILTER)})
     if slots.size == 1:

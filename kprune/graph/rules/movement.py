@@ -55,6 +55,6 @@ class RepeatVectorRule(Rule):
 @register_rule(layers.Concatenate)
 class ConcatenateRule(Rule):
     def trace(self, call: Call) -> Labels:
-        inputs = call.inputs
+        inputs = call.tensors
         axis = call.layer.axis % inputs[0].rank
         return movement.concatenate(call, inputs, axis, call.output_shape)

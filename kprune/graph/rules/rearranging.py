@@ -75,26 +75,11 @@ class MoveAxisRule(Rule):
         return movement.transpose(x, order)
 
 
-def tensors_of(call: Call) -> list[Labels]:
-    """Return the labels of a call's list argument; constants have no factors."""
-    given = call.args[0] if call.args else next(iter(call.kwargs.values()))
-    return [
-        x
-        if isinstance(x, Labels)
-        else Labels(
-            tuple(np.shape(x)), zero=False, why=f"a constant in {call!r}"
-        )
-        for x in given
-    ]
-
-
 @register_rule(ops.numpy.Concatenate)
 class ConcatenateOpRule(Rule):
     def trace(self, call: Call) -> Labels:
         axis = call.operation.axis % len(call.output_shape)
-        return movement.concatenate(
-            call, tensors_of(call), axis, call.output_shape
-        )
+        return movement.concatenate(call, call.tensors, axis, call.output_shape)
 
 
 @register_rule(ops.numpy.Stack)
@@ -102,7 +87,7 @@ class StackRule(Rule):
     def trace(self, call: Call) -> Labels:
         rank = len(call.output_shape)
         axis = call.operation.axis % rank
-        wide = [movement.expand(x, axis) for x in tensors_of(call)]
+        wide = [movement.expand(x, axis) for x in call.tensors]
         return call.join(wide, call.output_shape)
 
 

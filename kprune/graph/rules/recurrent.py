@@ -60,11 +60,8 @@ def arguments_of(call: Call) -> tuple[Labels, list[Labels] | None]:
     given = call.kwargs.get("initial_state", given)
     if given is None:
         return sequence, None
-    why = f"a constant initial state of {call!r}"
     states = [
-        s
-        if isinstance(s, Labels)
-        else Labels(tuple(np.shape(s)), zero=False, why=why)
+        call.labels_of(s, "a constant initial state")
         for s in keras.tree.flatten(given)
     ]
     return sequence, states
