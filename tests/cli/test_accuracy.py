@@ -198,7 +198,7 @@ def score(accuracy):
         (0.8, {"--data": "d"}, True,
          ("lost 15.0 points", "--data d --recover mimic")),
         (0.8, {"--data": "d", "--recover": "mimic"}, True,
-         ("labels too", "--recover reconstruct --method similarity")),
+         ("labels too", "--method refit")),
         (0.5, {"--data": "d"}, True, ("hardly better than guessing",)),
         (0.8, {"--data": "d", "--method": "hgs", "--epochs": 9}, True,
          ("Repair the layers", "--method hgs --epochs 9 --recover reconstruct")),
