@@ -158,6 +158,7 @@ def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
         if first.applies(session):
             first.repair(session, before)
     chosen.repair(session, before)
+    session.settle()
     _check_finite(session, chosen)
 
 

@@ -39,11 +39,16 @@ class BiasCorrection(Recovery):
 def _correct(step: Step) -> None:
     if not hasattr(step.layer, "kernel") or step.calls > 1:
         return
-    if len(step.node.outputs) != 1 or home_of(step) is None:
+    if len(step.node.outputs) != 1 or (home := home_of(step)) is None:
         return
+    variable, _ = home
     sums = step.sums()
-    axis = 1 if step.channels_first else sums.before.ndim - 1
-    others = tuple(a for a in range(sums.before.ndim) if a != axis)
+    rank = sums.before.ndim
+    sizes = [1] * (rank - len(variable.shape)) + list(variable.shape)
+    if step.channels_first:
+        sizes = [1, *variable.shape] + [1] * (rank - 2)
+    # The bias of an EinsumDense may have several axes.
+    others = tuple(axis for axis, size in enumerate(sizes) if size == 1)
     gap = sums.before.mean(axis=others, dtype=np.float64)
     gap -= sums.after.mean(axis=others, dtype=np.float64)
-    add_constant(step, gap)
+    add_constant(step, gap.reshape(variable.shape))

@@ -119,6 +119,39 @@ def test_bias_folds_a_constant_channel_exactly_where_nothing_is_padded(norm):
     assert difference(outputs(model, fresh), outputs(masked, fresh)) < 1e-5
 
 
+@pytest.mark.parametrize("axes", ["e", "he", "h", "te"])
+def test_means_are_restored_along_the_axes_of_the_bias(axes):
+    inputs = keras.Input((3, 4))
+    x = layers.Dense(8, activation="relu", name="first")(inputs)
+    einsum = layers.EinsumDense(
+        "btd,dhe->bthe", (3, 2, 5), bias_axes=axes, name="einsum"
+    )
+    model = keras.Model(inputs, einsum(x))
+    randomise(model)
+    x = np.random.default_rng(0).normal(size=(64, 3, 4)).astype("float32")
+    mean = tuple(n for n, axis in enumerate("bthe") if axis not in axes)
+
+    def gap(recovery):
+        masked = removed(model, {"first": without(8, 1, 4)}, recovery, x)
+        found = outputs(model, x)[0] - outputs(masked, x)[0]
+        return np.abs(found.mean(axis=mean)).max()
+
+    assert gap(lambda session, before: None) > 1e-2
+    assert gap("bias") < 1e-5
+
+
+@pytest.mark.parametrize("recovery", ["bias", "merge"])
+def test_weights_of_removed_filters_stay_0(recovery):
+    masked = kprune.prune(
+        chain(), reduce={"macs": 0.5}, data=images(), recover=recovery
+    )
+    for name in ("conv1", "conv2"):
+        gone = kprune.masks(masked)[name] == 0
+        assert gone.any()
+        for weight in masked.get_layer(name).layer.weights:
+            assert not kprune.graph.values.read(weight)[..., gone].any()
+
+
 @pytest.mark.parametrize("recovery", ["bias", "reconstruct"])
 def test_means_are_those_of_the_unpruned_model(recovery):
     model, x = residual(), images()
