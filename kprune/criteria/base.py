@@ -183,8 +183,8 @@ def by_length_elsewhere(
 ) -> Scores:
     """Score groups that a criterion cannot score by the norms of their filters.
 
-    Norms are rescaled so that a group's mean equals the mean over all scored
-    channels, which keeps groups comparable. A log line names the groups.
+    Norms are rescaled so that a group's mean equals the mean absolute score of all
+    scored channels, which keeps groups comparable. A log line names the groups.
 
     Args:
         scores: Scores of the other groups.
@@ -201,7 +201,7 @@ def by_length_elsewhere(
             f"groups: they have {lacking}. Choose another criterion, for example "
             'criterion="l2".'
         )
-    typical = np.concatenate(list(scores.values())).mean()
+    typical = np.abs(np.concatenate(list(scores.values()))).mean()
     others = [group for group in groups if group.name not in scores]
     filled = dict(scores)
     for group in others:

@@ -3,8 +3,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from models import dense_layers
 
 from kprune import criteria
+from kprune.criteria.base import by_length_elsewhere
+from kprune.criteria.base import lengths
 from kprune.graph import trace
 
 
@@ -297,3 +300,13 @@ def test_effective_magnitude_counts_what_reads_a_filter(residual):
     reading = np.sqrt((branch**2).sum((0, 1, 3)) + (hidden**2).sum(axis=1))
     length = np.linalg.norm(flat_filters(residual, "stem", "branch"), axis=1)
     np.testing.assert_allclose(found["stem"], length * reading, rtol=1e-5)
+
+
+def test_groups_scored_by_lengths_keep_their_order_among_negative_scores():
+    groups = trace(dense_layers((4, 5), 3)).prunable
+    first, second = groups
+    filled = by_length_elsewhere(
+        {first.name: np.array([-3.0, -2.0, 1.0, -2.0])}, groups, "X", "nothing"
+    )
+    ratios = filled[second.name] / lengths(second)
+    np.testing.assert_allclose(ratios, 2.0 / lengths(second).mean(), rtol=1e-6)
