@@ -14,12 +14,11 @@ from kprune.graph.likeness import arrays
 from kprune.graph.likeness import inferred
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_values
+from kprune.graph.sizes import open_size
+from kprune.graph.sizes import sizes_of
 from kprune.masking.state import no_gradients
 
 logger = logging.getLogger("kprune")
-
-OPEN_SIZE = 32
-"""Size used for axes of unknown size."""
 
 MOST = 64
 """Largest size of images and sequences in the first try."""
@@ -46,8 +45,9 @@ def require_same_outputs(
     """
     ours = walk.require_functional(model)
     theirs = walk.require_functional(copy)
+    size = open_size(ours)
     for small in (True, False):
-        sample = [_value(t, small) for t in ours.inputs]
+        sample = [_value(t, size, small) for t in ours.inputs]
         try:
             expected, outputs = _run(ours, sample)
             if walk.is_read(model):
@@ -98,15 +98,18 @@ def _refuse(model: keras.Model, layer: Any) -> None:
     )
 
 
-def _value(tensor: Any, small: bool) -> Any:
+def _value(tensor: Any, size: int | None, small: bool) -> Any:
     """Return a random value for an input."""
-    batch, *sizes = tensor.shape
-    sizes = [OPEN_SIZE if n is None else n for n in sizes]
+    batch, *known = tensor.shape
+    sizes = sizes_of(tensor, size)
     if small:
         # The channel axis is not cut, wherever it is.
         first = len(sizes) > 2 and sizes[0] < sizes[-1]
         spatial = slice(1, None) if first else slice(0, -1)
-        sizes[spatial] = [min(n, MOST) for n in sizes[spatial]]
+        sizes[spatial] = [
+            n if unknown is None else min(n, MOST)
+            for n, unknown in zip(sizes[spatial], known[spatial], strict=True)
+        ]
     rng = np.random.default_rng(0)
     shape = (batch or 1, *sizes)
     value = random_values(rng, tensor.dtype, shape)

@@ -13,9 +13,12 @@ import numpy as np
 from kprune.data.source import as_source
 from kprune.graph import walk
 from kprune.graph.registry import is_batch_norm
+from kprune.graph.sizes import open_size
+from kprune.graph.sizes import sizes_of
 from kprune.graph.values import read
 from kprune.masking.state import no_gradients
 from kprune.session import Session
+from kprune.session.program import Program
 
 PLACES = 2**22
 """Largest number of positions of all inputs together."""
@@ -87,7 +90,7 @@ class Calibration:
             for norm, *_ in held:
                 norm.momentum, norm.trainable = 0.0, True
             with no_gradients():
-                self._session.masked(x, training=True)
+                _run_training(self._session.masked, x)
         finally:
             for norm, momentum, trainable in held:
                 norm.momentum, norm.trainable = momentum, trainable
@@ -111,6 +114,25 @@ def norms(model: keras.Model) -> list[Any]:
     return [layer for layer in layers if is_batch_norm(layer)]
 
 
+def _run_training(model: keras.Model, x: Any) -> None:
+    """Run a model with only its batch normalisation in training mode."""
+    program = Program(model)
+    inputs = walk.flat_inputs(program.functional, x)
+    tensors = dict(
+        zip(
+            program.inputs,
+            map(keras.ops.convert_to_tensor, inputs),
+            strict=True,
+        )
+    )
+    for index, call in enumerate(program.calls):
+        outputs = call.run_training([tensors[slot] for slot in call.given])
+        tensors.update(zip(call.outputs, outputs, strict=True))
+        for slot in call.given:
+            if program.last[slot] == index:
+                tensors.pop(slot, None)
+
+
 def noise(masked: keras.Model, samples: int, seed: int = 0) -> Any:
     """Return inputs of Gaussian noise, in the structure of the model's inputs.
 
@@ -125,17 +147,18 @@ def noise(masked: keras.Model, samples: int, seed: int = 0) -> Any:
     """
     functional = walk.require_functional(masked)
     rng = np.random.default_rng(seed)
-    places = max(
-        math.prod(n or 1 for n in t.shape[1:-1]) for t in functional.inputs
-    )
+    size = open_size(functional)
+    places = max(math.prod(sizes_of(t, size)[:-1]) for t in functional.inputs)
     count = max(min(samples, PLACES // places), 32)
     return keras.tree.map_structure(
-        lambda tensor: _noise(tensor, count, rng), functional.input
+        lambda tensor: _noise(sizes_of(tensor, size), count, rng),
+        functional.input,
     )
 
 
-def _noise(tensor: Any, count: int, rng: np.random.Generator) -> np.ndarray:
-    sizes = [n or 32 for n in tensor.shape[1:]]
+def _noise(
+    sizes: list[int], count: int, rng: np.random.Generator
+) -> np.ndarray:
     values = rng.normal(size=(count, *sizes))
     if len(sizes) == 3:
         first = keras.config.image_data_format() == "channels_first"

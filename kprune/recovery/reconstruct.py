@@ -106,6 +106,8 @@ class Reconstruct(Recovery):
             )
             return
         fit, held_out = self._sums(step, view, filters, correction)
+        if not fit.count:
+            return
         constant = home_of(step) is not None
         weights, offset = _change(fit, held_out, constant)
         matrix = view.to_matrix(read(view.kernel).astype("float64"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kprune.graph import walk
+from kprune.graph.sizes import open_size
 from kprune.masking.state import WeightSnapshot
 from kprune.recovery._calibration import calibrated
 from kprune.recovery._calibration import norms
@@ -28,7 +29,8 @@ class Synthetic(Recovery):
     Then the model's own statistics are restored, with the changes made by the
     recovery.
 
-    Models without batch normalisation, or with integer inputs, are not changed.
+    Models without batch normalisation, with integer inputs, or with inputs of unknown
+    size that need more than 224 pixels, are not changed.
 
     Args:
         samples: Largest number of inputs to generate.
@@ -53,10 +55,17 @@ class Synthetic(Recovery):
         self.seed = seed
 
     def applies(self, session: Session) -> bool:
-        """Return whether the model has batch normalisation and float inputs."""
-        inputs = walk.require_functional(session.masked).inputs
-        real = all("float" in str(tensor.dtype) for tensor in inputs)
-        return real and bool(norms(session.masked))
+        """Return whether the model has batch normalisation and float inputs.
+
+        Their unknown sizes, if any, have a value for which no tensor is empty.
+        """
+        functional = walk.require_functional(session.masked)
+        real = all("float" in str(t.dtype) for t in functional.inputs)
+        return (
+            real
+            and bool(norms(session.masked))
+            and open_size(functional) is not None
+        )
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:
         if not self.applies(session):

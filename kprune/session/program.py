@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kprune.graph import walk
+from kprune.graph.registry import is_batch_norm
 from kprune.masking import FilterMask
 
 Tensors = dict[int, Any]
@@ -70,11 +71,8 @@ class ProgramCall:
             given: Tensors for the slots `given`.
             values: See `values`.
         """
-        known = {id(t): v for t, v in zip(self.tensors, given, strict=True)}
-        args, kwargs = self.node.arguments.fill_in(known)
+        args, kwargs = self._arguments(given, training=False)
         operation = self.operation
-        if getattr(self.layer, "_call_has_training_arg", False):
-            kwargs["training"] = False
         if not values:
             return keras.tree.flatten(operation(*args, **kwargs))
         function = operation.compute_masked if self._unwrapped else operation
@@ -86,6 +84,31 @@ class ProgramCall:
     def run(self, given: Sequence[Any]) -> list[Any]:
         """Return the outputs of the call with the current weights and masks."""
         return self.compute(given, self.values())
+
+    def run_training(self, given: Sequence[Any]) -> list[Any]:
+        """Return the outputs of the call, with batch normalisation in training mode.
+
+        All else, such as dropout, is in inference mode, except inside a nested model
+        that is not inlined.
+
+        Args:
+            given: Tensors for the slots `given`.
+        """
+        operation = self.operation
+        nested = walk.functional_of(operation) is not None
+        args, kwargs = self._arguments(
+            given, training=nested or is_batch_norm(self.layer)
+        )
+        return list(keras.tree.flatten(operation(*args, **kwargs)))
+
+    def _arguments(
+        self, given: Sequence[Any], training: bool
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        known = {id(t): v for t, v in zip(self.tensors, given, strict=True)}
+        args, kwargs = self.node.arguments.fill_in(known)
+        if getattr(self.layer, "_call_has_training_arg", False):
+            kwargs["training"] = training
+        return args, kwargs
 
     @functools.cached_property
     def _unwrapped(self) -> bool:

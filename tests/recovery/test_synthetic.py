@@ -13,6 +13,7 @@ from models import convolutions
 from models import dense_layers
 
 import kprune
+from kprune.graph.sizes import open_size
 from kprune.graph.values import read
 from kprune.recovery import Synthetic
 from kprune.recovery import recover
@@ -88,6 +89,52 @@ def test_calibrated_normalisations_give_what_they_are_known_to_give():
     held.restore()
     for variable, value in zip(masked.variables, now, strict=True):
         np.testing.assert_allclose(read(variable), value, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_does_not_act_while_statistics_are_measured():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same", name="conv")(x))
+    x = layers.GaussianNoise(1.0)(layers.Dropout(0.5)(x))
+    x = layers.Conv2D(6, 3, padding="same")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    masked = kprune.wrap(keras.Model(inputs, layers.Dense(2)(x)))
+    session = kprune.Session(masked)
+    with calibrated(session, 64):
+        norm = masked.get_layer("norm")
+        inner = keras.Model(masked.input, norm.output)
+        y = outputs(inner, session.samples.inputs(64))[0]
+    np.testing.assert_allclose(y.std(axis=(0, 1, 2)), 1.0, rtol=1e-2)
+
+
+def strided(strides):
+    """A convolutional network for images of any size."""
+    x = inputs = keras.Input((None, None, 3))
+    for n in range(strides):
+        x = layers.Conv2D(6, 3, strides=2, name=f"conv{n}")(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize(("strides", "size"), [(1, 32), (5, 64), (8, None)])
+def test_images_of_unknown_size_are_large_enough(strides, size):
+    model = strided(strides)
+    session = kprune.Session(kprune.wrap(model))
+    assert open_size(session.masked) == size
+    assert Synthetic().applies(session) == (size is not None)
+    if size == 64:
+        made = noise(session.masked, 4)
+        assert made.shape == (32, 64, 64, 3)
+        assert not np.isnan(outputs(model, made)[0]).any()
+        masked, session, before = pruned(model, {"conv1": [1, 0, 1, 1, 1, 1]})
+        start = np.array(read(masked.get_layer("conv2").layer.kernel))
+        recover(session, before, Synthetic(32))
+        found = read(masked.get_layer("conv2").layer.kernel)
+        assert np.isfinite(outputs(masked, made)[0]).all()
+        assert np.abs(found - start).max() > 1e-3
 
 
 def test_frozen_normalisations_and_momenta_stay_as_they_are():

@@ -261,7 +261,7 @@ class Mixture(keras.Model):
         with keras.StatelessScope(state_mapping=values):
             for call in program.calls:
                 given = [tensors[slot] for slot in call.given]
-                outputs = _outputs(call, given)
+                outputs = call.run_training(given)
                 sources = self._sources.get(id(call.layer))
                 if sources is not None:
                     outputs = [self._mixed(call, outputs[0], sources, half)]
@@ -312,15 +312,6 @@ class _Shares(keras.constraints.Constraint):
 
     def __call__(self, w: Any) -> Any:
         return ops.clip(w, 0.0, 1.0)
-
-
-def _outputs(call: ProgramCall, given: Sequence[Any]) -> list[Any]:
-    """Return a call's outputs, with only batch normalisation in training mode."""
-    known = {id(t): v for t, v in zip(call.tensors, given, strict=True)}
-    args, kwargs = call.node.arguments.fill_in(known)
-    if getattr(call.layer, "_call_has_training_arg", False):
-        kwargs["training"] = is_batch_norm(call.layer)
-    return list(keras.tree.flatten(call.operation(*args, **kwargs)))
 
 
 def _scale(group: Group) -> np.ndarray:
