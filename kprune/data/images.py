@@ -80,7 +80,7 @@ def frame_of(
 
 
 def load_folder(
-    folder: Path, frame: Frame
+    folder: Path, frame: Frame, known: Sequence[str] = ()
 ) -> tuple[
     np.ndarray, np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]
 ]:
@@ -90,17 +90,19 @@ def load_folder(
         folder: Folder with one folder per class, or with images alone. A single
             folder in it is no class.
         frame: The size that images are scaled to.
+        known: Classes of the training part, whose numbers hold here too.
 
     Returns:
         Images, float32 from 0 to 255; class indices `(n,)` or None; the names of
         the classes, in alphabetical order, or None; and notes for the user.
 
     Raises:
-        ValueError: A file cannot be read as an image. The message names it.
+        ValueError: A file cannot be read as an image, or there is a class that the
+            training part lacks. The message names it.
     """
     import keras
 
-    classes = tuple(class_folders(folder))
+    classes, names = _classes(folder, known)
     dataset = keras.utils.image_dataset_from_directory(
         str(folder),
         labels="inferred" if classes else None,
@@ -132,10 +134,30 @@ def load_folder(
         ) from error
     return (
         frame.arranged(images),
-        labels if classes else None,
-        classes or None,
+        np.array([names.index(c) for c in classes])[labels]
+        if classes
+        else None,
+        names or None,
         _notes(folder, classes),
     )
+
+
+def _classes(
+    folder: Path, known: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes of a folder, and those that the numbers stand for."""
+    if not known:
+        own = tuple(class_folders(folder))
+        return own, own
+    # A single folder is a class here if the training part has that class.
+    own = tuple(sorted(subfolders(folder)))
+    other = [name for name in own if name not in known]
+    if other:
+        raise ValueError(
+            f"{str(folder)!r} has {', '.join(map(repr, other))}, but the folder to "
+            f"train on has only the classes {', '.join(map(repr, known))}."
+        )
+    return own, tuple(known) if own else ()
 
 
 def _notes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:

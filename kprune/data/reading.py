@@ -90,7 +90,8 @@ def read_samples(
     if place.kind == places.IMAGES:
         frame = images.frame_of(inputs, image_size, place.given)
         folder = place.folder(part)
-        x, y, classes, notes = images.load_folder(folder, frame)
+        known = places.class_folders(place.folder(places.TRAIN))
+        x, y, classes, notes = images.load_folder(folder, frame, known)
         return Samples(x, y, name, classes, pixels=True, notes=notes)
     split = place.split or own or "all"
     x, y, classes = images.load_dataset(place.path, split, inputs, image_size)

@@ -105,17 +105,17 @@ def export(  # noqa: PLR0913  each argument is independent
             kinds of data that `calibration` takes. Defaults to some of
             `calibration`.
         **options: Options of the format. `.tflite`: `batch_size` (1, or the number
-            that the model was built for; None makes it dynamic) and `io_dtype` (`"float32"` or `"int8"`); for `"mixed"`
-            one of `error_limit` (2: accepted output error, as a multiple of an
-            int8 file's) and `size_limit` (bytes); `clusters` (None, or the number
-            of different weights to leave in each kernel);
-            and for training with `quantize="qat"` or `clusters`: `data` (arrays
-            `(x, y)`, or batches of them in a `tf.data.Dataset` or a
-            `keras.utils.PyDataset`), `epochs` (1), `learning_rate` (1e-4, of
-            Adam) and `loss` (None: the compiled model's). `.onnx`:
-            `opset` (None: tf2onnx's default) and `batch_size` (None: dynamic,
-            unless the model was built for a number).
-            `.h`: those of `.tflite`, and `symbol` (name of the array).
+            that the model was built for; None makes it dynamic) and `io_dtype`
+            (`"float32"` or `"int8"`); for `"mixed"` one of `error_limit` (2:
+            accepted output error, as a multiple of an int8 file's) and
+            `size_limit` (bytes); `clusters` (None, or the number of different
+            weights to leave in each kernel); and for training with
+            `quantize="qat"` or `clusters`: `data` (arrays `(x, y)`, or batches of
+            them in a `tf.data.Dataset` or a `keras.utils.PyDataset`), `epochs`
+            (1), `learning_rate` (1e-4, of Adam) and `loss` (None: the compiled
+            model's). `.onnx`: `opset` (None: tf2onnx's default) and `batch_size`
+            (None: dynamic, unless the model was built for a number). `.h`: those
+            of `.tflite`, and `symbol` (name of the array).
 
     Returns:
         A report of sizes, differences, operators and everything else measured.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import colours
 import numpy as np
@@ -54,6 +55,21 @@ def test_parts_of_a_folder_and_images_without_labels(tmp_path):
     flat = read(tmp_path / "train" / "red", IMAGE)
     assert flat.y is None and flat.size == 2
     assert find_place(tmp_path / "train" / "red").unlabelled
+
+
+def test_classes_of_the_training_part_hold_in_the_other(tmp_path):
+    x, _ = colours.images(6)
+    three = ("green", "red", "white")
+    colours.write_folder(tmp_path / "train", x[:3], [0, 1, 2], three)
+    for present in ([2, 1, 2], [2, 2, 2]):
+        val = tmp_path / "val"
+        colours.write_folder(val, x[3:], present, three)
+        found = read(tmp_path, IMAGE, part="validation")
+        assert list(found.y) == sorted(present) and found.classes == three
+        shutil.rmtree(val)
+    colours.write_folder(tmp_path / "val", x[3:], [0, 1, 1])
+    with pytest.raises(ValueError, match=r"has 'blue', but .* 'green', 'red'"):
+        read(tmp_path, IMAGE, part="validation")
 
 
 def test_a_class_can_be_called_train(tmp_path):

@@ -59,7 +59,7 @@ def test_fewer_samples_than_a_fixed_batch_are_checked():
 def test_stateful_layers_are_refused(tmp_path, name):
     inputs = keras.Input(batch_shape=(8, 5, 3))
     x = layers.LSTM(4, stateful=True, name="memory")(inputs)
-    with pytest.raises(ValueError, match="Layer 'memory'.*is stateful"):
+    with pytest.raises(ValueError, match=r"Layer 'memory'.*is stateful"):
         kprune.export(keras.Model(inputs, x), tmp_path / name)
 
 
