@@ -213,7 +213,7 @@ def shrink_key(
             length = x.shape[axis] or 0
             if isinstance(entry, slice):
                 wanted = np.arange(length)[entry]
-                picked = np.searchsorted(index, wanted[np.isin(wanted, index)])
+                picked = places(index, wanted)
                 start = int(picked[0]) if picked.size else 0
                 if (picked == np.arange(start, start + picked.size)).all():
                     entry = slice(start, start + picked.size)
@@ -225,6 +225,19 @@ def shrink_key(
         new.append(entry)
         axis += 1
     return tuple(new), irregular
+
+
+def places(index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where the wanted positions are among the kept ones, in their order.
+
+    Args:
+        index: The kept positions, sorted. Repeated ones are found each time.
+        wanted: The wanted positions. Those that are not kept are left out.
+    """
+    first = np.searchsorted(index, wanted, "left")
+    last = np.searchsorted(index, wanted, "right")
+    ranges = zip(first, last, strict=True)
+    return np.array([n for a, b in ranges for n in range(a, b)], dtype=int)
 
 
 def broadcast(x: Labels, shape: Shape) -> Labels:

@@ -9,6 +9,7 @@ from fitting import arrays
 from fitting import loss
 from fitting import small_net
 from harness import difference
+from harness import floatx
 from harness import outputs
 from harness import prunable_sizes
 from harness import random_inputs
@@ -95,3 +96,20 @@ def test_channels_that_are_not_the_last_axis_keep_their_number():
     masked = wrapped(model)
     wide = grow(masked, {"conv": 8}, scores(masked))
     assert prunable_sizes(wide) == {"conv": 6}
+
+
+def test_channels_that_are_sliced_and_taken_are_copied():
+    with floatx("float64"):
+        inputs = keras.Input((4, 6))
+        x = keras.layers.Dense(8, activation="relu", name="a")(inputs)
+        parts = [x[..., :4], x[..., 7:3:-1], keras.ops.take(x, [6, 0], axis=-1)]
+        heads = [keras.layers.Dense(3)(part) for part in parts]
+        model = keras.Model(inputs, keras.layers.Add()(heads))
+        masked = wrapped(model)
+        sizes = prunable_sizes(masked)
+        wide = grow(
+            masked, {n: 2 * size for n, size in sizes.items()}, scores(masked)
+        )
+        assert sum(prunable_sizes(wide).values()) > sum(sizes.values())
+        x = random_inputs(model)
+        assert difference(outputs(model, x), outputs(wide, x)) <= 1e-10

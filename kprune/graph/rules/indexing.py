@@ -106,7 +106,7 @@ class TakeRule(Rule):
             return args, kwargs
         given = args[1] if len(args) > 1 else kwargs["indices"]
         wanted = np.asarray(given) % x.shape[axis]
-        picked = np.searchsorted(index, wanted[np.isin(wanted, index)])
+        picked = movement.places(index, wanted)
         return ((args[0] if args else kwargs["x"]), picked.tolist()), {}
 
 
