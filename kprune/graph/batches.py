@@ -26,13 +26,25 @@ def nodes_of(model: Any) -> list[Any]:
     ]
 
 
+def input_like(tensor: Any, batch_shape: Any, name: str | None) -> Any:
+    """Return a new input for tensors of the kind that a symbolic tensor stands for."""
+    source = getattr(getattr(tensor, "_keras_history", None), "operation", None)
+    return keras.Input(
+        batch_shape=batch_shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        ragged=tensor.ragged,
+        name=name,
+        optional=getattr(source, "optional", False),
+    )
+
+
 def for_any_batch(model: keras.Model) -> keras.Model:
     """Return the model for batches of any size instead of `BATCH`."""
 
     def opened(tensor: Any) -> Any:
         shape = (None, *tensor.shape[1:])
-        name = tensor._keras_history.operation.name
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name)
+        return input_like(tensor, shape, tensor._keras_history.operation.name)
 
     inputs = [opened(t) for t in model.inputs]
     tensors = {id(t): x for t, x in zip(model.inputs, inputs, strict=True)}

@@ -20,6 +20,7 @@ from kprune.graph.batches import BATCH
 from kprune.graph.batches import UnreadableError
 from kprune.graph.batches import for_any_batch
 from kprune.graph.batches import given_to
+from kprune.graph.batches import input_like
 from kprune.graph.batches import nodes_of
 from kprune.graph.foreign import translated
 from kprune.graph.likeness import alike
@@ -119,12 +120,18 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     given = tensors_of(args, kwargs)
     if not given:
         raise UnreadableError("it is called on no tensor")
+    if any(_is_optional(t) for t in given):
+        raise UnreadableError(
+            "it is called on an optional input, maybe on None"
+        )
+    if layer.activity_regularizer is not None:
+        raise UnreadableError("it has an activity_regularizer")
     fixed = any(t.shape[0] and t.shape[0] % BATCH for t in given)
     inputs = [
-        keras.Input(
-            batch_shape=(t.shape[0] if fixed else BATCH, *t.shape[1:]),
-            dtype=t.dtype,
-            name=t.name if isinstance(layer, keras.Model) else None,
+        input_like(
+            t,
+            (t.shape[0] if fixed else BATCH, *t.shape[1:]),
+            t.name if isinstance(layer, keras.Model) else None,
         )
         for t in given
     ]
@@ -165,6 +172,11 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
         }
         _refuse_other_numbers(layer, args, kwargs, values, model)
     return model
+
+
+def _is_optional(tensor: Any) -> bool:
+    history = getattr(tensor, "_keras_history", None)
+    return history is not None and getattr(history.operation, "optional", False)
 
 
 # -- arguments ----------------------------------------------------------------
@@ -210,7 +222,13 @@ def _of_any_size(
         common[id(first)] = (
             first
             if shape == tuple(first.shape)
-            else keras.KerasTensor(shape, first.dtype, name=first.name)
+            else keras.KerasTensor(
+                shape,
+                first.dtype,
+                sparse=first.sparse,
+                ragged=first.ragged,
+                name=first.name,
+            )
         )
 
     def swap(value: Any) -> Any:
@@ -349,7 +367,7 @@ def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
 
 def _as_model(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = tensors_of(args, kwargs)
-    inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in given]
+    inputs = [input_like(t, t.shape, None) for t in given]
     tensors = {id(t): x for t, x in zip(given, inputs, strict=True)}
     outputs = layer.call(
         *_filled(layer, args, tensors), **_filled(layer, kwargs, tensors)

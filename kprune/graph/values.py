@@ -26,6 +26,16 @@ def copy_value(source: Any, target: Any) -> None:
     target.assign(np.array(read(source)))
 
 
+def copy_traits(source: Any, target: Any) -> None:
+    """Let a variable be trained like another, whatever their layers say of it."""
+    target.trainable = source.trainable
+    for name in ("regularizer", "constraint"):
+        trait = getattr(source, name, None)
+        # A penalty that training attached, see `kprune.regularizers`, is left out.
+        trait = getattr(trait, "former", trait)
+        setattr(target, name, trait)
+
+
 def paired(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Pair the variables of a layer with those of its copy.
 

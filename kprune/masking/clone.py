@@ -12,6 +12,7 @@ from keras.src.models.functional import Functional
 from keras.src.trainers.trainer import Trainer
 
 from kprune.graph import walk
+from kprune.graph.batches import input_like
 
 logger = logging.getLogger("kprune")
 
@@ -54,11 +55,10 @@ class Cloner:
         functional = walk.require_functional(model)
         tensors: dict[int, Any] = {}
         for index, tensor in enumerate(functional.inputs):
-            tensors[id(tensor)] = keras.Input(
-                batch_shape=self._input_shape(functional, index),
-                dtype=tensor.dtype,
-                sparse=tensor.sparse,
-                name=walk.input_name(tensor),
+            tensors[id(tensor)] = input_like(
+                tensor,
+                self._input_shape(functional, index),
+                walk.input_name(tensor),
             )
         for node in walk.nodes(functional):
             args, kwargs = node.arguments.fill_in(tensors)

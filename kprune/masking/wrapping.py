@@ -21,6 +21,7 @@ from kprune.graph.channel_graph import Group
 from kprune.graph.registry import copy_operation
 from kprune.graph.registry import find_rule
 from kprune.graph.tracer import trace
+from kprune.graph.values import copy_traits
 from kprune.graph.values import copy_value
 from kprune.graph.values import paired
 from kprune.masking.clone import Cloner
@@ -113,6 +114,7 @@ def _wrapped(model: keras.Model, graph: ChannelGraph) -> keras.Model:
         for source, target in paired(old.variables, new.variables):
             place_like(source, target)
             copy_value(source, target)
+            copy_traits(source, target)
             pairs.append((source, target))
         rule = find_rule(old)
         if rule is not None:

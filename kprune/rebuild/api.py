@@ -15,6 +15,7 @@ from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.kept import Kept
 from kprune.graph.registry import copy_operation
 from kprune.graph.tracer import trace
+from kprune.graph.values import copy_traits
 from kprune.graph.values import paired
 from kprune.graph.values import read
 from kprune.masking.clone import Cloner
@@ -202,6 +203,7 @@ def _load_weights(
             place_like(old, target)
             # Copied, because a value that is not cut is a view. See copy_value.
             target.assign(np.array(value))
+            copy_traits(old, target)
             pairs.append((old, target))
         rule = values.rules.get(id(layer))
         if rule is not None:

@@ -269,3 +269,67 @@ def test_metrics_of_keras_can_all_be_recreated():
         assert recreated(kind(**given), lost) is not None
         made += 1
     assert made > 30 and lost == []
+
+
+class MaybeAdd(layers.Layer):
+    def call(self, x, y=None):
+        return x if y is None else x + y
+
+    def compute_output_spec(self, x, y=None):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_optional_inputs_stay_optional():
+    given = keras.Input((6,), name="given")
+    more = keras.Input((6,), optional=True, name="more")
+    x = layers.Dense(6)(layers.Dense(8, name="a")(given))
+    model = keras.Model([given, more], layers.Dense(3)(MaybeAdd()(x, more)))
+    masked = kprune.wrap(model)
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    for copy in (masked, kprune.rebuild(masked)):
+        for other in (None, x):
+            expected = model.predict([x, other], verbose=0)
+            found = copy.predict([x, other], verbose=0)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+class Residual(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(8, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return x + self.inner(x)
+
+
+def test_activity_regularizers_of_own_layers_are_kept():
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, name="a")(inputs)
+    x = Residual(activity_regularizer="l2", name="own")(x)
+    x = layers.Dense(7, name="b")(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    masked = kprune.wrap(model)
+    x = np.ones((2, 6), "float32")
+    model(x), masked(x)
+    assert float(sum(masked.losses)) == pytest.approx(float(sum(model.losses)))
+    assert len(masked.losses) == 1
+
+
+def test_what_was_set_on_single_weights_is_kept():
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, kernel_regularizer="l1", name="a")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    layer = model.get_layer("a")
+    layer.bias.trainable = False
+    layer.bias.regularizer = keras.regularizers.L2(0.5)
+    layer.kernel.constraint = keras.constraints.MaxNorm(1.0)
+    layer.bias.assign(np.ones(8))
+    masked = kprune.wrap(model)
+    for copy in (masked.get_layer("a").layer, kprune.rebuild(masked).layers[1]):
+        assert [v.name for v in copy.trainable_variables] == ["kernel"]
+        assert isinstance(copy.kernel.regularizer, keras.regularizers.L1)
+        assert isinstance(copy.kernel.constraint, keras.constraints.MaxNorm)
+        assert float(copy.bias.regularizer(copy.bias)) == pytest.approx(4.0)
