@@ -9,6 +9,8 @@ from pathlib import Path
 
 import keras
 
+from kprune.export.formats.base import format_for
+from kprune.export.formats.base import registry
 from kprune.export.sizes import path_size
 
 _FLOAT32 = 4
@@ -62,7 +64,10 @@ def measure_original(
         raise FileNotFoundError(
             f"There is no file {str(path)!r} to compare the size with."
         )
-    return Original(path_size(path).plain, path.name)
+    known = path.suffix in {f".{name}" for name in registry.names}
+    # A .h file is larger than its array.
+    size = format_for(path).size(path) if known else path_size(path)
+    return Original(size.plain, path.name)
 
 
 def _weight_bytes(model: keras.Model) -> int:

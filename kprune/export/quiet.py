@@ -54,18 +54,20 @@ def quiet(stdout: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held_back(stream: TextIO, descriptor: int) -> Iterator[None]:
+def _held_back(stream: TextIO | None, descriptor: int) -> Iterator[None]:
+    # A process may run without a standard error, as a stream or as a descriptor.
+    flush = getattr(stream, "flush", lambda: None)
     with _lock, tempfile.TemporaryFile() as sink:
-        stream.flush()
+        flush()
         try:
             saved = os.dup(descriptor)
-        except OSError:  # A process may run without a standard error.
+        except OSError:
             yield
             return
         os.dup2(sink.fileno(), descriptor)
         try:
             yield
         finally:
-            stream.flush()
+            flush()
             os.dup2(saved, descriptor)
             os.close(saved)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kprune.arguments import absent
 from kprune.arguments import whole
 from kprune.data.arrays import repeated
 from kprune.export.operators import tflite_operators
@@ -312,11 +313,11 @@ def open_runtime(path: str | os.PathLike[str], threads: int = 1) -> Runtime:
     path = Path(path)
     threads = whole(threads, "A runtime", "threads")
     runtime = _RUNTIMES.get(path.suffix)
+    if not path.exists() or (runtime is not None and not path.is_file()):
+        raise absent(path)
     if runtime is None:
         raise ValueError(
             f"No runtime for {str(path)!r}: expected a file ending in "
             f"{', '.join(sorted(_RUNTIMES))} or .keras."
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     return runtime(path, threads)

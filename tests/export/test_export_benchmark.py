@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -185,11 +188,14 @@ def test_integer_inputs_and_unknown_axes(tmp_path):
 def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     kprune.export(zoo.conv_net(), path)
-    monkeypatch.setattr(trial, "_RUN_ONCE", "import os; os.abort()")
-    with pytest.raises(
-        ValueError, match=r"m\.tflite' is damaged: running it crashes"
-    ):
-        kprune.benchmark(path)
+    trial.check_survives(path)
+    # On Windows the exit code of a crash is positive.
+    for crash in ("os.abort()", "os._exit(3)"):
+        monkeypatch.setattr(trial, "_RUN_ONCE", f"import os; {crash}")
+        with pytest.raises(
+            ValueError, match=r"m\.tflite' is damaged: running it crashes"
+        ):
+            kprune.benchmark(path)
     monkeypatch.setattr(trial, "_RUN_ONCE", "import time; time.sleep(60)")
     monkeypatch.setattr(trial, "SECONDS", 0.2)
     with pytest.raises(ValueError, match=r"running it takes more than 0\.2 s"):
@@ -208,3 +214,23 @@ def test_what_a_runtime_says_is_one_line_with_the_name(suffix, tmp_path):
     ) as error:
         runtime.run({spec.name: wrong})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.keras", "missing", "missing.onnx"])
+def test_a_file_that_is_not_there_is_named(name, tmp_path):
+    (tmp_path / f"{name}2").touch()
+    message = rf"no file '.*{name}'\. Did you mean '{name}2'"
+    with pytest.raises(FileNotFoundError, match=message):
+        kprune.benchmark(tmp_path / name)
+
+
+def test_a_trial_without_litert_uses_tensorflow(monkeypatch, capsys):
+    made = mock.Mock()
+    made.lite.Interpreter.return_value.get_input_details.return_value = []
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", made)
+    monkeypatch.setattr(sys, "argv", ["-c", "m.tflite"])
+    exec(trial._RUN_ONCE, {})
+    made.lite.Interpreter.assert_called_once_with(model_path="m.tflite")
+    made.lite.Interpreter.return_value.invoke.assert_called_once_with()
+    assert "survived" in capsys.readouterr().out

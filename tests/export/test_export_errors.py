@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import kprune
 from kprune.export import ExportReport
 from kprune.export import VerificationError
 from kprune.export.formats.tflite import TFLite
+from kprune.export.quiet import quiet
 
 
 @pytest.mark.parametrize(
@@ -219,3 +221,11 @@ def test_sizes_that_are_not_known_are_named(tmp_path):
     ):
         kprune.export(model, tmp_path / "m.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_without_standard_error_exports(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with quiet(stdout=True):
+        pass
+    kprune.export(zoo.conv_net(), tmp_path / "m.tflite", samples=2)

@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from export import zoo
 
 import kprune
+from kprune.export.original import measure_original
 
 
 @pytest.fixture
@@ -49,6 +50,13 @@ def test_the_original_is_a_model_or_a_file(masked, tmp_path):
     assert other.original.basis == "before.tflite"
     assert other.compression > 1
     assert f"before: {before.size / 1000:.2f} kB (before.tflite)" in str(other)
+    # Of a header, the array counts, and of an unknown file all of it.
+    header = kprune.export(original, tmp_path / "before.h")
+    assert measure_original(tmp_path / "before.h").size == header.size
+    (tmp_path / "before.bin").write_bytes(bytes(70))
+    assert measure_original(tmp_path / "before.bin").size == 70
+    folder = kprune.export(original, tmp_path / "before")
+    assert measure_original(tmp_path / "before").size == folder.size
 
 
 def test_variables_that_wrappers_share_count_once(tmp_path):
