@@ -117,13 +117,18 @@ def _recorded(parts: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
         return call
 
     parts = list({id(p): p for p in parts}.values())
+    # An instance may have a `call` of its own.
+    before = [vars(part).get("call") for part in parts]
     for part in parts:
         part.call = recorder(part)
     try:
         yield calls
     finally:
-        for part in parts:
-            del part.call
+        for part, call in zip(parts, before, strict=True):
+            if call is None:
+                del part.call
+            else:
+                part.call = call
 
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:

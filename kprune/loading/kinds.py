@@ -129,6 +129,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], str]:
                 config = archive.read("config.json")
                 known = "metadata.json" in archive.namelist()
                 about = archive.read("metadata.json") if known else b"{}"
-        return json.loads(config), json.loads(about).get("keras_version", "")
+        version = json.loads(about).get("keras_version") or ""
+        return json.loads(config), str(version)
     except (ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise FileError(f"is damaged: {error}") from error

@@ -148,6 +148,17 @@ def test_work_of_layers_inside_is_counted():
     assert costs["after"] == 64 * 6 * 4
 
 
+def test_a_call_set_on_an_instance_stays():
+    layer = Opaque(name="own")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 1, name="after")(layer(inputs))
+    original = layer.conv.call
+    layer.conv.call = lambda x: -original(x)
+    mine = layer.conv.call
+    kprune.trace(keras.Model(inputs, layers.Flatten()(x)))
+    assert layer.conv.call is mine
+
+
 class Own(layers.Layer):
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 6), name="kernel")

@@ -240,6 +240,13 @@ def test_a_file_of_a_later_keras_says_so(suffix, tmp_path):
         kprune.load(path)
 
 
+def test_a_file_that_names_no_version(trained, tmp_path):
+    path = tmp_path / "m.keras"
+    trained.save(path)
+    edit(path, lambda found: None, version=None)
+    assert_same(trained, kprune.load(path))
+
+
 def test_an_unzipped_file(trained, tmp_path):
     trained.save(tmp_path / "m.keras")
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
