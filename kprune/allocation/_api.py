@@ -140,6 +140,7 @@ def allocate(
     reduce: Any = None,
     allocation: Any = "global",
     fraction: float = 1.0,
+    criterion: Any = None,
 ) -> Vectors:
     """Decide which channels to keep.
 
@@ -150,13 +151,15 @@ def allocate(
         reduce: See `request`.
         allocation: Name, object, dictionary or function. See `get`.
         fraction: Share of the target to reach now, from 0 to 1.
+        criterion: The criterion of the scores, for `"rounds"` and `"greedy_loss"`,
+            which score again. Defaults to None.
 
     Returns:
         Prunable group name -> float32 mask of shape `(size,)`, of 0 and 1.
 
     Raises:
-        ValueError: If the target is out of reach, or names are unknown. The
-            message says what to do.
+        ValueError: If the target is out of reach, names are unknown, or the
+            criterion is missing. The message says what to do.
 
     Example:
 
@@ -168,7 +171,9 @@ def allocate(
     """
     allocation = get(allocation)
     asked = dataclasses.replace(
-        request(session, reduce, allocation), scores=scores, fraction=fraction
+        request(session, reduce, allocation, criterion),
+        scores=scores,
+        fraction=fraction,
     )
     return solve(allocation, asked, session)
 

@@ -56,6 +56,23 @@ class Request:
     fraction: float = 1.0
     criterion: Any = None
 
+    def require_criterion(self, allocation: str) -> Any:
+        """Return the criterion.
+
+        Args:
+            allocation: Name of the allocation that scores again.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.criterion is None:
+            raise ValueError(
+                f"Allocation {allocation} scores channels again, so it needs the "
+                "criterion of the scores: kprune.allocation.allocate(session, scores, "
+                'allocation=..., criterion="taylor"), for example.'
+            )
+        return self.criterion
+
     @property
     def names(self) -> list[str]:
         """Names of the prunable groups, in the order of all count vectors."""

@@ -164,7 +164,9 @@ class _Search:
         self._options = options
         self._request = request
         self._session = session
-        self._criteria = options.criteria or (request.criterion,)
+        self._criteria = options.criteria or (
+            request.require_criterion("GreedyLoss"),
+        )
         self._budgets = request.budgets()
         self._alive = {
             name: request.alive[name].astype(bool) for name in request.names

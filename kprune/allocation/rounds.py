@@ -65,9 +65,8 @@ class Rounds(OuterAllocation):
             if self.used.met(now):
                 continue
             if kept is not request.alive:
-                scores = session.rescore(
-                    request.criterion, kept, now.progress()
-                )
+                criterion = request.require_criterion("Rounds")
+                scores = session.rescore(criterion, kept, now.progress())
             kept = self.used.solve(
                 dataclasses.replace(now, scores=scores), session
             )

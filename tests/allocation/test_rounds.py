@@ -76,3 +76,15 @@ def test_errors_say_what_to_do():
     session = kprune.Session(kprune.wrap(zoo.sequential()))
     with pytest.raises(ValueError, match="needs a model"):
         allocation.solve("rounds", allocation.request(session))
+
+
+def test_the_public_allocate_takes_the_criterion_of_later_rounds():
+    model = zoo.sequential()
+    session = kprune.Session(kprune.wrap(model))
+    asked = session, session.score("fpgm"), {"macs": 0.6}, Rounds(3)
+    found = allocation.allocate(*asked, criterion="fpgm")
+    wanted = kprune.masks(kprune.prune(model, "fpgm", {"macs": 0.6}, Rounds(3)))
+    np.testing.assert_equal(found, wanted)
+    for name in ("rounds", "greedy_loss"):
+        with pytest.raises(ValueError, match='criterion="taylor"'):
+            allocation.allocate(*asked[:3], name)
