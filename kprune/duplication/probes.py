@@ -89,6 +89,7 @@ class ReplacementProbe:
     def _with_copies(self, name: str, mask: np.ndarray) -> float:
         graph = self._request.graph
         plan = self._plan(name, mask)
-        values = new_values(graph.model, graph, plan.maps, self._copies)
+        source = self._session.source
+        values = new_values(graph.model, graph, plan.maps, self._copies, source)
         with self._session.trial(weights=values):
             return self._session.loss(plan.masks, self._samples)
