@@ -150,3 +150,10 @@ def test_increments_say_when_the_epochs_do_not_suffice():
 def test_bad_increments_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         schedules.Increments(**options)
+
+
+def test_a_function_without_epochs_is_told_of_a_schedule_with_an_end():
+    with pytest.raises(ValueError, match=r"example Polynomial\(begin=0, end=10"):
+        schedules.get(lambda epoch: 1.0).rounds()
+    with pytest.raises(ValueError, match=r"Set its end, for example Linear\("):
+        Linear(begin=2).rounds()

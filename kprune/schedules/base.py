@@ -75,10 +75,13 @@ class FunctionSchedule(Schedule):
 def two_thirds(schedule: Schedule, begin: int, epochs: int | None) -> int:
     """Return the last epoch of the first two thirds, `begin` or later."""
     if epochs is None:
+        kind, advice = "Polynomial", "Use a schedule with an end"
+        if hasattr(schedule, "end"):
+            kind, advice = type(schedule).__name__, "Set its end"
         raise ValueError(
             f"{schedule!r} ends after two thirds of the epochs, but their number is "
-            "unknown here. Set its end, for example "
-            f"{type(schedule).__name__}(begin={begin}, end={begin + 10})."
+            f"unknown here. {advice}, for example "
+            f"{kind}(begin={begin}, end={begin + 10})."
         )
     return max(begin, 2 * epochs // 3 - 1)
 
