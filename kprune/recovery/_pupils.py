@@ -17,6 +17,7 @@ from kprune.rebuild import rebuild
 from kprune.recovery._calibration import norms
 from kprune.recovery._linear import linear
 from kprune.session import Session
+from kprune.session.gradients import trainable
 from kprune.session.program import Program
 from kprune.session.program import ProgramCall
 
@@ -57,24 +58,25 @@ class Pupil:
         self._pairs = _pairs(masked, self.model)
         if any(not self._is_cut(old, new) for old, new in self._pairs):
             self.model, self._pairs = masked, []
-            return
-        self.model.trainable = True
-        for variable in self.model.trainable_variables:
-            # A penalty would pull the weights away from the target.
-            variable.regularizer = None
 
     @contextlib.contextmanager
     def trained(self, scale: float) -> Iterator[keras.Model]:
         """Return a context with the model to train. See `logits`."""
         held = [(norm, norm.momentum) for norm in norms(self.model)]
+        penalties = [(v, v.regularizer) for v in self.model.weights]
         for norm, momentum in held:
             norm.momentum = min(momentum, MOMENTUM)
+        for variable, _ in penalties:
+            # A penalty would pull the weights away from the target.
+            variable.regularizer = None
         try:
-            with logits(self.model, scale) as model:
+            with trainable(self.model), logits(self.model, scale) as model:
                 yield model
         finally:
             for norm, momentum in held:
                 norm.momentum = momentum
+            for variable, penalty in penalties:
+                variable.regularizer = penalty
 
     def write_back(self) -> None:
         """Copy the trained weights to the masked model."""

@@ -164,24 +164,34 @@ def unchanged(model: Any) -> Iterator[None]:
 
     Afterwards the `trainable` flags and all other state are restored.
     """
+    variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}
+    with trainable(model):
+        state = [(v, _numpy(v)) for v in variables.values() if not v.trainable]
+        try:
+            yield
+        finally:
+            for variable, value in state:
+                if not np.array_equal(_numpy(variable), value, equal_nan=True):
+                    variable.assign(value)
+
+
+@contextlib.contextmanager
+def trainable(model: Any) -> Iterator[None]:
+    """Return a context in which all weights are trainable, but no other state."""
     layers = list(model._flatten_layers())
     flags = [layer.trainable for layer in layers]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}
     variable_flags = [(v, v.trainable) for v in variables.values()]
     for layer in layers:
         layer.trainable = True
-    state = [(v, _numpy(v)) for v in variables.values() if not v.trainable]
     try:
         yield
     finally:
         # A layer's setter also sets its sublayers, so outer layers come first.
         for layer, flag in zip(layers, flags, strict=True):
             layer.trainable = flag
-        for variable, trainable in variable_flags:
-            variable.trainable = trainable
-        for variable, value in state:
-            if not np.array_equal(_numpy(variable), value, equal_nan=True):
-                variable.assign(value)
+        for variable, flag in variable_flags:
+            variable.trainable = flag
 
 
 def structures(model: Any) -> tuple[Any, Any]:

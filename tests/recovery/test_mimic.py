@@ -210,8 +210,10 @@ def test_frozen_layers_are_trained_and_stay_frozen():
     assert not kprune.rebuild(masked).trainable_weights
 
 
-def test_attenuated_filters_are_trained_as_they_act():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_attenuated_filters_are_trained_as_they_act(frozen):
     model, x = chain(), images()
+    model.trainable = not frozen
     masked = kprune.wrap(model)
     kprune.set_masks(masked, {"conv2": np.linspace(0.2, 1.0, 6)})
     session = kprune.Session(masked, x)
@@ -221,6 +223,7 @@ def test_attenuated_filters_are_trained_as_they_act():
     start = np.mean((outputs(masked, x)[0] - reference) ** 2)
     recover(session, before, [short(steps=30)])
     assert np.mean((outputs(masked, x)[0] - reference) ** 2) < 0.8 * start
+    assert masked.get_layer("conv2").trainable == (not frozen)
     factors = masked.get_layer("conv2").factor
     np.testing.assert_allclose(factors, np.linspace(0.2, 1.0, 6), rtol=1e-6)
 
