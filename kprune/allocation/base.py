@@ -331,6 +331,15 @@ def within_budget(request: Request) -> bool:
     )
 
 
+def require_finite(loss: float) -> float:
+    """Return the loss of the model before a search, or raise if it is not finite."""
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss}. Check the weights and `data` for NaN."
+        )
+    return loss
+
+
 def check_reachable(
     request: Request, min_channels: np.ndarray, limits: str
 ) -> None:

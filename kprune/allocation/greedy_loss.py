@@ -19,6 +19,7 @@ from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
+from kprune.allocation.base import require_finite
 from kprune.allocation.base import within_budget
 from kprune.arguments import choice
 from kprune.arguments import count_or_all
@@ -186,10 +187,7 @@ class _Search:
         """Return the step to take, and its loss."""
         if self._loss is None:
             self._loss = self._session.loss({}, self._options.samples)
-        if not math.isfinite(self._loss):
-            raise ValueError(
-                f"The loss is {self._loss}. Check the weights and `data` for NaN."
-            )
+        require_finite(self._loss)
         candidates = self._candidates()
         if not self._options.lazy:
             self._estimates = {}

@@ -17,9 +17,12 @@ from models import dense_layers
 
 import kprune
 from kprune import allocation
+from kprune.duplication import FUR
 from kprune.duplication import Copies
 from kprune.duplication import Importance
 from kprune.duplication import Tolerance
+from kprune.duplication.api import replace
+from kprune.duplication.probes import ReplacementProbe
 
 HALF = {"macs": 0.5}
 
@@ -119,6 +122,14 @@ def test_a_loss_that_is_not_finite_keeps_the_filters():
     tolerance = Tolerance()
     kept = tolerance.solve(*problem(net(), explodes))
     assert (~kept["d0"]).sum() <= 10
+
+
+@pytest.mark.parametrize("kind", [Tolerance, Importance, FUR])
+def test_a_model_whose_loss_is_not_finite_is_refused(kind):
+    request, session = problem(net(), lambda gone: np.nan)
+    session.loss = lambda masks=None, samples=None: np.nan
+    with pytest.raises(ValueError, match="The loss is nan"):
+        kind().solve(request, session)
 
 
 def test_floors_hold():
@@ -236,3 +247,20 @@ def test_without_data(model):
 def test_bad_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_copies_are_measured_as_they_are_made(model, data):
+    """With samples, slopes and constants are fitted to them."""
+    copies = Copies(consumers="absorb")
+    session = kprune.Session(kprune.wrap(model), data)
+    scores = session.score("l1")
+    asked = dataclasses.replace(
+        allocation.request(session, HALF), scores=scores
+    )
+    probe = ReplacementProbe(asked, session, copies, None)
+    name = session.groups[0].name
+    measured = probe(name, 8)
+    mask = np.ones(16)
+    mask[np.argsort(scores[name])[:8]] = 0
+    replace(session, {name: mask}, scores, session.alive(), copies)
+    assert measured == pytest.approx(session.loss(), rel=1e-5)

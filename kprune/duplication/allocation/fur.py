@@ -11,6 +11,7 @@ from kprune.allocation._solver import fits
 from kprune.allocation.base import RankedAllocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import register
+from kprune.allocation.base import require_finite
 from kprune.arguments import count_or_all
 from kprune.arguments import share
 from kprune.arguments import whole
@@ -114,7 +115,7 @@ class FUR(RankedAllocation):
                 "kprune.prune(..., data=(x, y)) or a callback."
             )
         rng = np.random.default_rng(self.seed)
-        start = session.loss(samples=self.samples)
+        start = require_finite(session.loss(samples=self.samples))
         ratios = {}
         for group, rate in zip(
             request.graph.prunable, self.rates(request), strict=True

@@ -9,6 +9,7 @@ import numpy as np
 from kprune import arguments
 from kprune.allocation.base import Request
 from kprune.allocation.base import register
+from kprune.allocation.base import require_finite
 from kprune.duplication.allocation._measured import MeasuredAllocation
 from kprune.duplication.copies import Copies
 from kprune.duplication.probes import ReplacementProbe
@@ -53,7 +54,7 @@ class Importance(MeasuredAllocation):
         self, request: Request, session: Session | None
     ) -> list[np.ndarray]:
         probe = ReplacementProbe(request, session, Copies(), self.samples)
-        start = probe(request.names[0], 0)
+        start = require_finite(probe(request.names[0], 0))
         found = []
         for name, present in zip(
             request.names, request.alive_counts, strict=True

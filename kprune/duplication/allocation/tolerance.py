@@ -6,6 +6,7 @@ import numpy as np
 
 from kprune.allocation.base import Request
 from kprune.allocation.base import register
+from kprune.allocation.base import require_finite
 from kprune.arguments import whole
 from kprune.duplication.allocation._measured import MeasuredAllocation
 from kprune.duplication.allocation._measured import every_count
@@ -78,7 +79,7 @@ class Tolerance(MeasuredAllocation):
         if self.curves is not None:
             return self._known(request, self.curves)
         probe = ReplacementProbe(request, session, self.copies, self.samples)
-        start = probe(request.names[0], 0)
+        start = require_finite(probe(request.names[0], 0))
         found = []
         for name, present in zip(
             request.names, request.alive_counts, strict=True
@@ -107,6 +108,7 @@ class Tolerance(MeasuredAllocation):
                     f"`curves` has {curve.size} channels for group '{group.name}', "
                     f"but the group has {group.size}."
                 )
+            require_finite(curve.values["loss"][0])
             gone = group.size - int(present)
             every = every_count(curve.removed, curve.increase(), group.size)
             found.append(every[gone:] - every[gone])
