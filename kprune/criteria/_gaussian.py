@@ -20,7 +20,7 @@ from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.graph import walk
 from kprune.graph.activations import describe_activation
-from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import batch_norm_of
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -141,7 +141,7 @@ def _norms(group: Group) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield `(id(layer), offsets, scales)` of each batch normalisation."""
     parts: dict[int, dict[str, np.ndarray]] = {}
     for member in group.members:
-        if is_batch_norm(member.layer):
+        if batch_norm_of(member.layer):
             rows = member.matrix().astype("float64").mean(axis=1)
             parts.setdefault(id(member.layer), {})[member.name] = rows
     for layer, found in parts.items():
@@ -173,7 +173,7 @@ def activations(model: Any) -> Iterator[tuple[int, Callable[[Any], Any]]]:
         inner = walk.functional_of(node.operation)
         if inner is not None:
             yield from activations(inner)
-        elif is_batch_norm(walk.unwrap(node.operation)):
+        elif batch_norm_of(walk.unwrap(node.operation)):
             (output,) = node.outputs
             chain = list(_elementwise(output, readers))
             yield id(walk.unwrap(node.operation)), _composed(chain)

@@ -10,7 +10,7 @@ import numpy as np
 
 from kprune.arguments import choice
 from kprune.criteria.base import filters
-from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import batch_norm_of
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -93,11 +93,12 @@ def acting_filters(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = filters(group)
     for member in group.scales:
-        if not is_batch_norm(member.layer):
+        norm = batch_norm_of(member.layer)
+        if norm is None:
             continue
-        if member.layer.gamma is None:
+        if norm.gamma is None:
             return rows, np.ones(group.size)
-        if member.variable is member.layer.gamma:
+        if member.variable is norm.gamma:
             gamma = member.matrix().astype("float64").mean(axis=1)
             return rows * np.sign(gamma)[:, None], np.abs(gamma)
     return rows, np.linalg.norm(rows, axis=1)

@@ -13,7 +13,7 @@ from kprune.criteria.base import Scores
 from kprune.criteria.base import by_length_elsewhere
 from kprune.criteria.base import describe
 from kprune.criteria.base import register
-from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import batch_norm_of
 
 if TYPE_CHECKING:
     from kprune.graph import Group
@@ -56,7 +56,7 @@ def _gammas(group: Group) -> list[Any]:
     return [
         member
         for member in group.members
-        if member.name == "gamma" and is_batch_norm(member.layer)
+        if member.name == "gamma" and batch_norm_of(member.layer)
     ]
 
 

@@ -18,7 +18,7 @@ from kprune.graph.channel_graph import Group
 from kprune.graph.channel_graph import Member
 from kprune.graph.norms import Path
 from kprune.graph.norms import norm_paths
-from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import batch_norm_of
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -116,10 +116,11 @@ def _scales(group: Group) -> dict[int, np.ndarray]:
     parts: dict[int, dict[str, np.ndarray]] = {}
     layers: dict[int, Any] = {}
     for member in group.members:
-        if is_batch_norm(member.layer):
+        norm = batch_norm_of(member.layer)
+        if norm is not None:
             values = member.matrix().astype("float64").mean(axis=1)
             parts.setdefault(id(member.layer), {})[member.name] = values
-            layers[id(member.layer)] = member.layer
+            layers[id(member.layer)] = norm
     return {
         key: p.get("gamma", 1.0)
         / np.sqrt(p["moving_variance"] + layers[key].epsilon)

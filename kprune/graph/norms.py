@@ -12,6 +12,7 @@ import keras
 from kprune.graph import walk
 from kprune.graph.call import FILTER
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.registry import batch_norm_of
 from kprune.graph.registry import is_batch_norm
 
 
@@ -29,14 +30,14 @@ class Path:
 
 
 def norm_paths(
-    graph: ChannelGraph, counts: Callable[[Any], bool] = is_batch_norm
+    graph: ChannelGraph, counts: Callable[[Any], Any] = batch_norm_of
 ) -> dict[int, Path]:
     """Follow the channels of all producers to their readers.
 
     Args:
         graph: The model's channel graph.
-        counts: Whether a layer is a normalisation that counts. Defaults to every
-            BatchNormalization.
+        counts: Function that returns whether a layer is a normalisation that
+            counts. Defaults to every BatchNormalization.
 
     Returns:
         `id(layer)` -> `Path`, for every layer that produces channels.
@@ -57,7 +58,7 @@ class _Follower:
     """Tracks, for each tensor, the producers whose channels are not normalised."""
 
     def __init__(
-        self, producers: set[int], counts: Callable[[Any], bool]
+        self, producers: set[int], counts: Callable[[Any], Any]
     ) -> None:
         self._counts = counts
         self.paths = {layer: Path() for layer in producers}

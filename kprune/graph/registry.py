@@ -361,5 +361,12 @@ def is_batch_norm(layer: Any) -> bool:
     return rule is not None and rule.batch_norm
 
 
+def batch_norm_of(layer: Any) -> Any:
+    """Return the batch normalisation that a layer is or repeats over time, or None."""
+    if isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    return layer if is_batch_norm(layer) else None
+
+
 def _harmless(name: str) -> bool:
     return name in _HARMLESS or name.startswith(("_api_export", "_abc_"))

@@ -144,3 +144,23 @@ def test_ways_lead_into_nested_models_and_out_again():
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     assert paths(model)["conv"] == (["norm"], False)
+
+
+def test_norms_that_are_repeated_over_time_count():
+    """Videos, frame by frame, against the network of a single frame."""
+    conv, norm = layers.Conv2D(5, 3, name="conv"), layers.BatchNormalization()
+    found = []
+    for shape, wrap in (((6, 6, 2), lambda x: x), ((4, 6, 6, 2), over_time)):
+        x = inputs = keras.Input(shape)
+        x = layers.ReLU()(wrap(norm)(wrap(conv)(x)))
+        x = layers.Dense(2, name="head")(layers.Flatten()(x))
+        found.append(keras.Model(inputs, x))
+    randomised(found[0])
+    for criterion in (Folded("l1"), "bn_scale", "bn_act"):
+        (one,), (other,) = (list(scores(criterion, m).values()) for m in found)
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+        assert np.ptp(one) > 0.1
+
+
+def over_time(layer):
+    return layers.TimeDistributed(layer)

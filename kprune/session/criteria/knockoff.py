@@ -21,7 +21,7 @@ from kprune.criteria.base import describe
 from kprune.criteria.base import register
 from kprune.criteria.base import required
 from kprune.graph import walk
-from kprune.graph.registry import is_batch_norm
+from kprune.graph.registry import batch_norm_of
 from kprune.graph.registry import is_linear
 from kprune.masking.devices import undivided
 from kprune.session.gradients import structures
@@ -319,6 +319,6 @@ def _scale(group: Group) -> np.ndarray:
     found = [
         np.abs(member.matrix().astype("float64")).mean(axis=1)
         for member in group.scales
-        if member.name == "gamma" and is_batch_norm(member.layer)
+        if member.name == "gamma" and batch_norm_of(member.layer)
     ]
     return np.mean(found, axis=0) if found else np.ones(group.size)
