@@ -199,7 +199,7 @@ def problem(sizes=(12, 20), fraction=1.0, reduce=None, model=None):
     ]
     session.rescore = lambda criterion, alive, progress: worth
     asked = dataclasses.replace(
-        allocation.request(session, reduce, "greedy_loss"),
+        allocation.request(session, reduce, "greedy_loss", "l1"),
         scores=worth,
         fraction=fraction,
     )
