@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 from kprune.graph import ChannelGraph
+from kprune.graph.call import Visit
 from kprune.graph.registry import configuration
 
-_VERSION = 2
-"""Version of the fingerprints, which makes those of other versions miss."""
+VERSION = 2
+"""Version of the fingerprints. Those of version 1 ignore settings of layers."""
 
 _UNTIMED = ("name", "trainable", "seed", "momentum", "build_config")
 _UNTIMED_ENDS = ("_initializer", "_regularizer", "_constraint", "_momentum")
@@ -92,12 +93,13 @@ class Layout:
         )
 
 
-def fingerprint(graph: ChannelGraph, dtype: str) -> str:
+def fingerprint(graph: ChannelGraph, dtype: str, version: int = VERSION) -> str:
     """Return a fingerprint that differs between models with different operators.
 
     Args:
         graph: The model's channels.
         dtype: `"float32"` or `"int8"`.
+        version: Version of the fingerprint.
 
     Returns:
         16 hexadecimal digits, the same for the same model in another process.
@@ -106,8 +108,7 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
         (
             type(visit.operation).__name__,
             [list(labels.shape[1:]) for labels in visit.outputs],
-            _settings(visit.operation),
-            _timed([visit.args, visit.kwargs]),
+            *(_settings(visit) if version > 1 else ()),
         )
         for visit in graph.visits.values()
     ]
@@ -116,18 +117,20 @@ def fingerprint(graph: ChannelGraph, dtype: str) -> str:
         for number, group in enumerate(graph.prunable)
         for member in group.members
     )
-    text = json.dumps([_VERSION, dtype, visits, variables], default=_word)
+    what = [dtype, visits, variables]
+    text = json.dumps([version, *what] if version > 1 else what, default=_word)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _settings(operation: Any) -> Any:
-    """Return what a layer or operation was constructed with, as plain data."""
+def _settings(visit: Visit) -> list[Any]:
+    """Return what an operation was constructed and called with, as plain data."""
+    operation = visit.operation
     config = dict(configuration(operation))
     if isinstance(operation, keras.layers.Lambda):
         # Keras' own form of a function's code differs between processes.
         code = getattr(operation.function, "__code__", None)
         config["function"] = code and [code.co_code.hex(), code.co_names]
-    return _timed(config)
+    return [_timed(config), _timed([visit.args, visit.kwargs])]
 
 
 def _timed(value: Any) -> Any:

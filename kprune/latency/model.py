@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -27,6 +28,8 @@ from kprune.latency.layout import fingerprint
 from kprune.latency.table import LatencyTable
 from kprune.latency.table import Steps
 from kprune.latency.whole import Whole
+
+_log = logging.getLogger("kprune")
 
 KEY = "latency"
 
@@ -128,6 +131,16 @@ class LatencyModel:
     def __init__(self, graph: ChannelGraph, table: LatencyTable) -> None:
         name = fingerprint(graph, table.dtype)
         layout = table.layout(name)
+        if layout is None:
+            name = fingerprint(graph, table.dtype, version=1)
+            layout = table.layout(name)
+            if layout is not None:
+                _log.warning(
+                    "The latency table (%s) was made by an older version of kprune, "
+                    "which took models for the same that differ in activations or "
+                    "other settings. If they changed since, measure again.",
+                    table.described(),
+                )
         if layout is None:
             raise ValueError(
                 f"The latency table ({table.described()}) does not know model "

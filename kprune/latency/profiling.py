@@ -86,7 +86,8 @@ def profile(
         The `LatencyTable`. If it came from a file, the file is updated.
 
     Raises:
-        ValueError: The table has other settings, or the model cannot be pruned or
+        ValueError: The table has other settings, or was measured on another
+            device and does not know the model; or the model cannot be pruned or
             converted.
         RuntimeError: Keras runs on another backend than TensorFlow, and the
             table does not know the model.
@@ -202,6 +203,8 @@ def fill(
     name = fingerprint(graph, table.dtype)
     if table.layout(name) is not None and table.wholes(name):
         return True
+    if runtime is not None:
+        _check_device(table, runtime.device)
     io_dtype = "float32"
     if runtime is not None and table.dtype == "int8":
         io_dtype = runtime.io_dtype
@@ -283,6 +286,18 @@ def _steps(
         find_step(reading, widest_read),
         find_step(writing, widest_write),
     )
+
+
+def _check_device(table: LatencyTable, device: str) -> None:
+    # A table made by the caller has any name. Older ones lack the runtime's version.
+    if table.path is not None and not device.startswith(table.device):
+        raise ValueError(
+            f"The latency table ({table.described()}) was measured on "
+            f"{table.device!r} and does not know this model; this is {device!r}, "
+            "whose times must not be mixed in. Choose another `table`, or write "
+            "files to time on the table's device: kprune.latency.write_files. If "
+            "both are the same device, set `device` of the loaded table and save it."
+        )
 
 
 def check_table(table: LatencyTable, **wanted: Any) -> None:

@@ -7,6 +7,10 @@ from keras import layers
 from keras import ops
 
 import kprune
+from kprune.latency import LatencyTable
+from kprune.latency import predict
+from kprune.latency.layout import Layout
+from kprune.latency.layout import Placed
 from kprune.latency.layout import fingerprint
 
 
@@ -72,3 +76,18 @@ def test_a_loaded_model_is_the_same(tmp_path):
     )
     model.save(tmp_path / "model.keras")
     assert of(keras.models.load_model(tmp_path / "model.keras")) == of(model)
+
+
+def test_older_tables_serve_with_a_warning(caplog):
+    model = network(activation="relu")
+    graph = kprune.trace(model)
+    table = LatencyTable("a board")
+    old = fingerprint(graph, "float32", version=1)
+    table.add("MEAN() x", 0, 0, 2.0)
+    table.add_model(old, Layout((Placed("MEAN() x"),)))
+    assert predict(model, table) == 2.0
+    assert "a board" in caplog.text and "older version" in caplog.text
+    caplog.clear()
+    table.add_model(of(model), Layout((Placed("MEAN() x"),)))
+    assert predict(model, table) == 2.0
+    assert not caplog.text

@@ -1,5 +1,6 @@
 """Measurements are kept while measuring, by one process at a time."""
 
+import re
 import threading
 
 import fake_device
@@ -8,7 +9,10 @@ import pytest
 from keras import layers
 
 import kprune
+from kprune.latency import LatencyTable
 from kprune.latency import profiling
+from kprune.latency.layout import Layout
+from kprune.latency.layout import fingerprint
 from kprune.latency.runtimes.litert import LiteRT
 
 pytestmark = pytest.mark.tensorflow
@@ -104,4 +108,28 @@ def test_a_folder_or_a_damaged_file_is_not_measured_into(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a\.json' is not a latency table"):
         profile(device, tmp_path / "a.json", monkeypatch)
+    assert device.measured == 0
+
+
+def test_a_table_of_another_device_is_not_added_to(tmp_path, monkeypatch):
+    device, path = Device(), tmp_path / "phone.json"
+    LatencyTable("Pixel 8").save(path)
+    here = kprune.latency.runtimes.get("litert").device
+    message = (
+        rf"phone\.json'.*'Pixel 8'.*this is '{re.escape(here)}'.*write_files"
+    )
+    with pytest.raises(ValueError, match=message):
+        profile(device, path, monkeypatch)
+    assert device.measured == 0
+    # A table without the version of the runtime is of this machine.
+    LatencyTable(here.rpartition(", ")[0]).save(tmp_path / "old.json")
+    assert profile(device, tmp_path / "old.json", monkeypatch).size > 0
+    device = Device()
+    # A model that it knows needs no measurement.
+    table = LatencyTable("Pixel 8")
+    name = fingerprint(kprune.trace(kprune.wrap(network())), "float32")
+    table.add_model(name, Layout(()))
+    table.add_whole(name, [16, 8], 1.0)
+    table.save(path)
+    assert profile(device, path, monkeypatch).device == "Pixel 8"
     assert device.measured == 0

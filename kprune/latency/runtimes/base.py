@@ -26,6 +26,9 @@ class Runtime(Part, abc.ABC):
     io_dtype: ClassVar[str] = "float32"
     """Number format of the inputs and outputs of int8 files."""
 
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages that it may run in; the version of the first one found counts."""
+
     step: ClassVar[int] = 1
     """Number of channels processed at once, for a runtime with `operators`."""
 
@@ -35,7 +38,7 @@ class Runtime(Part, abc.ABC):
     @property
     def device(self) -> str:
         """Name of the device."""
-        return device_name()
+        return device_name(*self.packages)
 
     def check_dtype(self, dtype: str) -> None:
         """Raise unless it supports a number format.

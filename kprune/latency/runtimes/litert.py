@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ _QUANTILE = 0.25
 @register("litert")
 class LiteRT(Runtime):
     """The LiteRT interpreter on the CPU. Times are the lower quartile of all runs."""
+
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tensorflow")
 
     def measure(
         self, content: bytes, threads: int, runs: int, seconds: float

@@ -24,6 +24,7 @@ class OnnxRuntime(Runtime):
     """
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def measure(
         self, content: bytes, threads: int, runs: int, seconds: float
