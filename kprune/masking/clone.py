@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.models.functional import Functional
+from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.trainer import Trainer
 
 from kprune.graph import walk
 from kprune.graph.batches import input_like
+from kprune.graph.values import copy_traits
+from kprune.graph.values import copy_value
+from kprune.graph.values import read
+from kprune.masking.devices import place_like
 
 logger = logging.getLogger("kprune")
 
@@ -48,6 +55,9 @@ class Cloner:
         self.layers: dict[int, Any] = {}
         # The new tensor by the id of the old one.
         self.tensors: dict[int, Any] = {}
+        # Variables that models of own classes have besides those of layers, and
+        # their copies.
+        self.pairs: list[tuple[Any, Any]] = []
         self._variables: set[int] = set()
 
     def clone(self, model: keras.Model) -> keras.Model:
@@ -116,11 +126,16 @@ class Cloner:
             if not own or (walk.is_read(model) and not _trains(own)):
                 return new
             new.__class__ = _with_graph(cls)
-        known = {*vars(new), *_own_names()}
+        made = dict(vars(new))
+        known = {*_own_names(), "_kprune_own_weights"}
+        if hasattr(type(new), _MADE_HERE):
+            known |= set(made)
         # Keras looked at the class that the copy had when it was made.
         known.discard("_compute_loss_has_training_arg")
         for name, value in vars(model).items():
             if name in known:
+                continue
+            if name in made and self._has_taken(value, made[name]):
                 continue
             try:
                 setattr(new, name, self._swapped(value))
@@ -131,6 +146,10 @@ class Cloner:
                     model.name,
                     name,
                 )
+        if hasattr(type(new), _MADE_HERE):
+            new._kprune_own_weights = _OwnWeights(
+                [*new._trainable_variables, *new._non_trainable_variables]
+            )
         return new
 
     def _functional(
@@ -139,15 +158,38 @@ class Cloner:
         from keras.src.models.functional import functional_like_constructor
 
         if functional_like_constructor(cls) and not hasattr(cls, _MADE_HERE):
-            return cls(inputs, outputs, name=model.name)
+            # It may require arguments besides those of Functional.
+            with contextlib.suppress(Exception):
+                return cls(inputs, outputs, name=model.name)
         # The constructor's arguments are unknown, but what it made of them is
         # in the attributes.
         new = keras.Model(inputs, outputs, name=model.name)
         new.__class__ = _with_graph(cls)
         return new
 
+    def _has_taken(self, value: Any, made: Any) -> bool:
+        """Let weights that a constructor made take the values of the original's.
+
+        Returns:
+            False if the attribute has no weights, or layers that have a copy.
+        """
+        parts = keras.tree.flatten([value])
+        old, new = _variables_in(value), _variables_in(made)
+        if not old or any(id(part) in self.layers for part in parts):
+            return False
+        if [v.shape for v in old] == [v.shape for v in new]:
+            for source, target in zip(old, new, strict=True):
+                self._take(source, target)
+        return True
+
+    def _take(self, source: Any, target: Any) -> None:
+        place_like(source, target)
+        copy_value(source, target)
+        copy_traits(source, target)
+        self.pairs.append((source, target))
+
     def _swapped(self, value: Any) -> Any:
-        """Return an attribute's value with layers replaced by their copies."""
+        """Return an attribute's value with layers and variables replaced by copies."""
         if isinstance(value, dict):
             return {k: self._swapped(v) for k, v in value.items()}
         if isinstance(value, list):
@@ -156,6 +198,12 @@ class Cloner:
             return tuple(self._swapped(v) for v in value)
         if isinstance(value, keras.layers.Layer):
             return self._layer(value)
+        if isinstance(value, keras.Variable):
+            new = keras.Variable(
+                np.array(read(value)), dtype=value.dtype, name=value.name
+            )
+            self._take(value, new)
+            return new
         return value
 
     def _layer(self, layer: Any) -> Any:
@@ -181,6 +229,15 @@ class Cloner:
         if any(id(v) in self._variables for v in layer.variables):
             raise _TiedError
         return layer
+
+
+def _variables_in(value: Any) -> list[Any]:
+    """Return the variables in an attribute, also those of layers and metrics."""
+    found: list[Any] = []
+    for part in keras.tree.flatten([value]):
+        is_variable = isinstance(part, keras.Variable)
+        found += [part] if is_variable else getattr(part, "variables", [])
+    return found
 
 
 class _TiedError(Exception):
@@ -219,6 +276,28 @@ def _trains(own: list[Any]) -> bool:
 _MADE_HERE = "_kprune_calls_as_functional"
 
 
+class _OwnWeights(KerasSaveable):
+    """Saves a model's own weights beside it, where Keras' Functional has none."""
+
+    def __init__(self, variables: list[Any]):
+        self.variables = variables
+
+    def _obj_type(self) -> str:
+        return "Operation"  # Keras accepts its own types only.
+
+    def save_own_variables(self, store: Any) -> None:
+        for number, variable in enumerate(self.variables):
+            store[str(number)] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        for number, variable in enumerate(self.variables):
+            variable.assign(store[str(number)])
+
+
+def _nothing(model: Any, store: Any) -> None:
+    """Save or load no variables. See `_OwnWeights`."""
+
+
 @functools.cache
 def _with_graph(cls: Any) -> Any:
     """Return a class that calls and saves as Functional does, but trains as `cls`.
@@ -232,6 +311,8 @@ def _with_graph(cls: Any) -> Any:
         "__module__": Functional.__module__,
         "__qualname__": Functional.__qualname__,
         _MADE_HERE: True,
+        "save_own_variables": _nothing,
+        "load_own_variables": _nothing,
     }
     if not issubclass(cls, Functional):
         return type("Functional", (Functional, cls), named)

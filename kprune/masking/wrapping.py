@@ -108,7 +108,7 @@ def _wrapped(model: keras.Model, graph: ChannelGraph) -> keras.Model:
         lambda functional, index: functional.inputs[index].shape,
     )
     masked = cloner.clone(model)
-    pairs = []
+    pairs = cloner.pairs
     for old in walk.layers_of(model):
         new = walk.unwrap(cloner.layers[id(old)])
         for source, target in paired(old.variables, new.variables):

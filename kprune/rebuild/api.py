@@ -185,7 +185,7 @@ def _load_weights(
     masked: keras.Model, values: _Values, kept: Kept, cloner: Cloner
 ) -> Pairs:
     """Cut every variable and return pairs of old and new variables."""
-    pairs = []
+    pairs = cloner.pairs
     for outer in walk.layers_of(masked):
         layer = walk.unwrap(outer)
         new = cloner.layers[id(outer)]

@@ -333,3 +333,69 @@ def test_what_was_set_on_single_weights_is_kept():
         assert isinstance(copy.kernel.regularizer, keras.regularizers.L1)
         assert isinstance(copy.kernel.constraint, keras.constraints.MaxNorm)
         assert float(copy.bias.regularizer(copy.bias)) == pytest.approx(4.0)
+
+
+class Tempered(keras.Model):
+    """A functional model with a setting, a weight and a metric of its own."""
+
+    def __init__(self, *args, alpha=0.1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+        self.temperature = self.add_weight(
+            shape=(), initializer="ones", name="temperature"
+        )
+        self.seen = keras.metrics.Mean(name="seen")
+
+    def compute_loss(self, *args, **kwargs):
+        loss = super().compute_loss(*args, **kwargs)
+        return self.alpha * loss * self.temperature
+
+
+class Strict(Tempered):
+    def __init__(self, *args, alpha, **kwargs):
+        super().__init__(*args, alpha=alpha, **kwargs)
+
+
+class Sized(Tempered):
+    def __init__(self, units, alpha):
+        inputs = keras.Input((6,))
+        x = layers.Dense(units, activation="relu", name="a")(inputs)
+        super().__init__(inputs, layers.Dense(3)(x), alpha=alpha)
+
+
+@pytest.mark.parametrize("cls", [Tempered, Strict, Sized])
+def test_attributes_and_weights_of_own_classes_are_copied(cls, tmp_path):
+    model = Sized(8, alpha=0.9)
+    if cls is not Sized:
+        model = cls(model.input, model.output, alpha=0.9)
+    model.temperature.assign(5.0)
+    x, y = np.ones((4, 6), "float32"), np.ones((4, 3), "float32")
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(optimizer, "mse", run_eagerly=True)
+    model.train_on_batch(x, y)
+    before = float(model.temperature)
+    assert before != 5.0
+    masked = kprune.wrap(model)
+    compact = kprune.rebuild(masked)
+    for copy in (masked, compact):
+        assert copy.alpha == 0.9
+        assert len(copy.trainable_variables) == 5
+        assert float(copy.temperature) == before
+        copy.train_on_batch(x, y)
+    # The momentum was copied too, so both took the same step.
+    model.train_on_batch(x, y)
+    for copy in (masked, compact):
+        assert float(copy.temperature) == pytest.approx(
+            float(model.temperature), rel=1e-6
+        )
+    compact.save_weights(tmp_path / "compact.weights.h5")
+    compact.temperature.assign(0.0)
+    compact.load_weights(tmp_path / "compact.weights.h5")
+    assert float(compact.temperature) == float(masked.temperature)
+    compact.save(tmp_path / "compact.keras")
+    loaded = keras.models.load_model(
+        tmp_path / "compact.keras", {"Tempered": Tempered}, compile=False
+    )
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), compact.predict(x, verbose=0), rtol=1e-6
+    )
