@@ -20,6 +20,7 @@ import numpy as np
 
 from kprune import allocation as allocations
 from kprune import criteria
+from kprune.allocation import Global
 from kprune.allocation._outer import OuterAllocation
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
@@ -71,9 +72,10 @@ def prune(  # noqa: PLR0913  each is a choice of its own
     | another criterion or allocation | `"l1"`, `"global"`, `[]` |
 
     `Latency(...)`, `Ram(...)` and `Rounds(...)` count as the allocation inside, and as
-    not set if it is left open. If both are set, the criterion selects the row. If no
-    dense or convolutional layer reads a prunable group, there is nothing to refit, and
-    `data` alone gives the same defaults as nothing.
+    not set if it is left open; so does `Global(round_to=8)`, which only rounds. If both
+    are set, the criterion selects the row. If no dense or convolutional layer reads a
+    prunable group, there is nothing to refit, and `data` alone gives the same defaults
+    as nothing.
 
     Args:
         model: A plain model, which is not changed, or one made by `kprune.wrap`, which
@@ -166,6 +168,8 @@ def choose(
     """
     outer = allocation if isinstance(allocation, OuterAllocation) else None
     inner = allocation if outer is None else outer.inner
+    if _only_rounds(inner):
+        inner = None
     if criterion is not None:
         best = _is(criteria.base.registry, criterion, WITH_DATA.criterion)
         row = WITH_DATA if best else OTHERS
@@ -177,12 +181,20 @@ def choose(
     else:
         refits = recoveries.get(WITH_DATA.recover).applies(session)
         row = WITH_DATA if refits else WITHOUT_DATA
-    if outer is not None and inner is None:
+    if outer is not None and outer.inner is None:
         allocation = outer.over(allocations.get(row.allocation))
     given = Choice(criterion, allocation, recover)
     return Choice(
         *(r if g is None else g for g, r in zip(given, row, strict=True))
     )
+
+
+def _only_rounds(allocation: Any) -> bool:
+    """Return whether an allocation differs from the default by rounding alone."""
+    if not isinstance(allocation, Global) or allocation.round_to == 1:
+        return False
+    plain = {**allocation.get_config(), "round_to": 1}
+    return plain == Global().get_config()
 
 
 def _is(registry: Registry, part: Any, name: str) -> bool:

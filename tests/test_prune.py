@@ -204,6 +204,20 @@ def test_an_allocation_around_another_counts_as_the_one_inside(model):
     assert chosen(model, x, allocation=plain) == ("l1", plain, [])
 
 
+def test_rounding_alone_changes_no_method(model):
+    x = np.zeros((8, 8, 8, 2), "float32")
+    rounded = kprune.allocation.Global(round_to=8)
+    found = chosen(model, x, allocation=rounded)
+    assert found == ("reconstruction", rounded, "reconstruct")
+    assert chosen(model, allocation=rounded) == ("l1", rounded, "synthetic")
+    for other in (
+        kprune.allocation.Global(),
+        kprune.allocation.Global(normalize="none", round_to=8),
+        kprune.allocation.Uniform(round_to=8),
+    ):
+        assert chosen(model, x, allocation=other) == ("l1", other, [])
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_device_alone_changes_no_method(model, nested):
     x = np.zeros((8, 8, 8, 2), "float32")

@@ -153,7 +153,9 @@ def test_bad_increments_are_refused(options):
 
 
 def test_a_function_without_epochs_is_told_of_a_schedule_with_an_end():
-    with pytest.raises(ValueError, match=r"example Polynomial\(begin=0, end=10"):
+    with pytest.raises(
+        ValueError, match=r"example Polynomial\(begin=0, end=10"
+    ):
         schedules.get(lambda epoch: 1.0).rounds()
     with pytest.raises(ValueError, match=r"Set its end, for example Linear\("):
         Linear(begin=2).rounds()

@@ -232,8 +232,6 @@ def prune(  # noqa: PLR0913  options of a command
     from kprune.commands.outcome import print_table
     from kprune.commands.pruning import Pruning
     from kprune.export.formats import check_writable
-    from kprune.pruning import WITH_DATA
-    from kprune.pruning import WITHOUT_DATA
 
     chosen: dict[str, Any] = {
         "criterion": criterion,
@@ -244,12 +242,6 @@ def prune(  # noqa: PLR0913  options of a command
         else _allocation(allocation, round_to),
         "recover": None if recover is None else _recover(recover),
     }
-    if round_to and not (criterion or allocation or method):
-        # Rounded widths are no choice of an allocation, so the defaults remain.
-        row = WITHOUT_DATA if data is None else WITH_DATA
-        chosen["criterion"] = row.criterion
-        if recover is None:
-            chosen["recover"] = row.recover
     chosen["run_dir"] = run_dir
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
