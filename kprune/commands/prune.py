@@ -168,8 +168,8 @@ def prune(  # noqa: PLR0913  options of a command
     Without `--method`, there is no training on labels: pass a few hundred
     unlabelled samples as `--data`, to choose filters and repair layers. With it,
     the model trains on `--data` with the loss and optimizer that it was saved
-    with, while filters are removed. After Ctrl-C, the same command continues from
-    the last epoch.
+    with, while filters are removed. If it is interrupted or fails, the same
+    command continues from the last saved epoch.
 
     With labels, the accuracy before and after is shown; without, how often the
     pruned model agrees with the original.

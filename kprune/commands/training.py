@@ -120,8 +120,8 @@ def train(
 class _Backup(keras.callbacks.BackupAndRestore):
     """Saves the state after each epoch but the last.
 
-    At the end of training, other callbacks finish what they began. A run that ends
-    before that repeats the last epoch, for without one they do nothing.
+    The last epoch is not saved: callbacks finish their work when training ends, so
+    a run that breaks off before that has to repeat the last epoch.
     """
 
     def __init__(self, folder: str) -> None:
