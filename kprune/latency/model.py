@@ -144,7 +144,8 @@ class LatencyModel:
         if layout is None:
             raise ValueError(
                 f"The latency table ({table.described()}) does not know model "
-                f"'{graph.model.name}', or knows it with other layers left out. Run "
+                f"'{graph.model.name}', or knows it with other layers left out, or "
+                "was made by an earlier version of kprune. Run "
                 "kprune.latency.profile(model, table=...) on the device, or write "
                 "files for the device with `kprune latency files`."
             )
