@@ -181,18 +181,18 @@ class Tied(layers.Layer):
 
     how = "tensor"
 
-    def __init__(self, to, **kwargs):
+    def __init__(self, source, **kwargs):
         super().__init__(**kwargs)
-        self.to = to
+        self.source = source
 
     def call(self, x):
-        kernel = self.to.kernel
+        kernel = self.source.kernel
         if self.how == "fraction":
-            return x * float(kernel[0, 0])
+            return x * float(keras.ops.convert_to_numpy(kernel)[0, 0])
         if self.how == "number":
             return x * kernel[0, 0]
         if self.how == "variable":
-            return keras.ops.matmul(self.to(x), kernel)
+            return keras.ops.matmul(self.source(x), kernel)
         return keras.ops.matmul(x, keras.ops.transpose(kernel))
 
     def compute_output_shape(self, shape):
