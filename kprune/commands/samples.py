@@ -66,21 +66,29 @@ class Data:
 
         Args:
             model: The model that takes them.
-            samples: The samples of `--data`, if they have been read.
+            samples: The samples of `--data`, if they have been read. The numbers
+                of their classes hold here too.
         """
         if self.validation is None:
             return None
         if not self.apart and samples is not None:
             return samples
         part = places.VALIDATION if self.apart else places.TRAIN
-        return self._read(self.validation, part, model)
+        known = () if samples is None else samples.classes or ()
+        return self._read(self.validation, part, model, known)
 
-    def _read(self, place: Place, part: str, model: keras.Model) -> Samples:
+    def _read(
+        self,
+        place: Place,
+        part: str,
+        model: keras.Model,
+        known: Sequence[str] = (),
+    ) -> Samples:
         from kprune.data.inputs import ModelInputs
         from kprune.data.targets import as_loss_wants
 
         inputs = ModelInputs(model).inputs
-        samples = self.read(place, part, inputs, predictor(model), model)
+        samples = self.read(place, part, inputs, predictor(model), model, known)
         if samples.y is None:
             return samples
         return dataclasses.replace(samples, y=as_loss_wants(samples.y, model))
@@ -92,6 +100,7 @@ class Data:
         inputs: Sequence[Input],
         predict: Callable[[np.ndarray], np.ndarray],
         model: keras.Model | None = None,
+        known: Sequence[str] = (),
     ) -> Samples:
         """Read samples and scale their pixels to the range that a model takes.
 
@@ -101,11 +110,12 @@ class Data:
             inputs: The model's inputs.
             predict: Function that maps inputs to outputs.
             model: The model, or None for an exported file.
+            known: Classes of the samples to train on.
         """
         from kprune.data import pixels
         from kprune.data.reading import read_samples
 
-        samples = read_samples(place, inputs, part, self.image_size)
+        samples = read_samples(place, inputs, part, self.image_size, known)
         for text in samples.notes:
             note(text)
         raw = samples.pixels or getattr(samples.x, "dtype", None) == np.uint8

@@ -150,9 +150,10 @@ def sweep(  # noqa: PLR0913  options of a command
     from kprune.sweep import finished
 
     original = load_model(model)
+    samples = found.samples(original)
     pairs = [
         None if one is None else (one.x, one.y)
-        for one in (found.samples(original), found.checked(original))
+        for one in (samples, found.checked(original, samples))
     ]
     with progress() as bars:
         study = kprune.sweep(

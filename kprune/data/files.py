@@ -9,6 +9,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def load_table(
-    path: Path, inputs: Sequence[Input]
+    path: Path, inputs: Sequence[Input], known: Sequence[str] = ()
 ) -> tuple[
     np.ndarray, np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]
 ]:
@@ -179,6 +180,7 @@ def load_table(
             column, if the table has one more column than the model takes.
         inputs: The model's only input. It is filled from the other columns in
             order.
+        known: Classes of the table to train on, whose numbers hold here too.
 
     Returns:
         Inputs `(n, ...)`, targets `(n,)` or None, the names of the classes or
@@ -187,7 +189,7 @@ def load_table(
 
     Raises:
         ValueError: The table is empty, its number of columns does not fit the
-            model, or a cell is not a number.
+            model, a cell is not a number, or a class is not known.
 
     Example:
 
@@ -241,12 +243,40 @@ def load_table(
         )
     if target is None:
         return x, None, None, notes
-    if all(map(_is_number, labels)):
+    numbers = all(map(_is_number, labels))
+    # Numbers stand for themselves, unless they are names of classes.
+    if known and (not numbers or any(map(_is_number, known))):
+        check_classes(str(path), labels, known)
+        y = np.array([known.index(label) for label in labels], "int64")
+        return x, y, tuple(known), notes
+    if numbers:
         y = np.array(list(map(float, labels)))
         whole = bool(np.all(y == np.trunc(y)))
         return x, y.astype("int64" if whole else "float32"), None, notes
     classes, indices = np.unique(labels, return_inverse=True)
     return x, indices.astype("int64"), tuple(map(str, classes)), notes
+
+
+def check_classes(
+    given: str, classes: Iterable[str], known: Sequence[str]
+) -> None:
+    """Raise if there are classes that the samples to train on lack.
+
+    Args:
+        given: Where the classes are, for the message.
+        classes: Classes of these samples.
+        known: Classes of the samples to train on.
+
+    Raises:
+        ValueError: A class is not known. The message names it.
+    """
+    other = sorted(set(classes) - set(known))
+    if other:
+        raise ValueError(
+            f"{given!r} has {', '.join(map(repr, other))}, but the data to train on "
+            f"has only the classes {', '.join(map(repr, known))}. Rename such "
+            "classes as there, or leave their samples out."
+        )
 
 
 def _header(rows: Sequence[Sequence[str]]) -> list[str]:

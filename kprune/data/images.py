@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kprune.data.files import check_classes
 from kprune.data.inputs import Input
 from kprune.data.places import PICTURES
 from kprune.data.places import class_folders
@@ -90,15 +91,15 @@ def load_folder(
         folder: Folder with one folder per class, or with images alone. A single
             folder in it is no class.
         frame: The size that images are scaled to.
-        known: Classes of the training part, whose numbers hold here too.
+        known: Classes of the samples to train on, whose numbers hold here too.
 
     Returns:
         Images, float32 from 0 to 255; class indices `(n,)` or None; the names of
         the classes, in alphabetical order, or None; and notes for the user.
 
     Raises:
-        ValueError: A file cannot be read as an image, or there is a class that the
-            training part lacks. The message names it.
+        ValueError: A file cannot be read as an image, or there is a class that is
+            not known. The message names it.
     """
     import keras
 
@@ -149,14 +150,9 @@ def _classes(
     if not known:
         own = tuple(class_folders(folder))
         return own, own
-    # A single folder is a class here if the training part has that class.
+    # A single folder is a class here if the samples to train on have it.
     own = tuple(sorted(subfolders(folder)))
-    other = [name for name in own if name not in known]
-    if other:
-        raise ValueError(
-            f"{str(folder)!r} has {', '.join(map(repr, other))}, but the folder to "
-            f"train on has only the classes {', '.join(map(repr, known))}."
-        )
+    check_classes(str(folder), own, known)
     return own, tuple(known) if own else ()
 
 

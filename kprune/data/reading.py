@@ -57,6 +57,7 @@ def read_samples(
     inputs: Sequence[Input],
     part: str = places.TRAIN,
     image_size: tuple[int, int] | None = None,
+    known: Sequence[str] = (),
 ) -> Samples:
     """Read samples into memory.
 
@@ -66,12 +67,15 @@ def read_samples(
         part: `"train"` or `"validation"`, if the place has both.
         image_size: Height and width that images are scaled to, for a model
             that takes any size.
+        known: Classes of the samples to train on, whose numbers hold here too.
+            Only folders of images and tables name their classes by themselves.
 
     Returns:
         The samples. Pixels are as in the image files, from 0 to 255.
 
     Raises:
-        ValueError: They do not fit the model, or a file is damaged.
+        ValueError: They do not fit the model, a file is damaged, or there is a
+            class that is not known.
 
     Example:
 
@@ -85,12 +89,12 @@ def read_samples(
     if place.kind == places.ARRAYS:
         return Samples(*load_arrays(place.path, own, inputs), name)
     if place.kind == places.TABLE:
-        x, y, classes, notes = load_table(place.path, inputs)
+        x, y, classes, notes = load_table(place.path, inputs, known)
         return Samples(x, y, name, classes, notes=notes)
     if place.kind == places.IMAGES:
         frame = images.frame_of(inputs, image_size, place.given)
         folder = place.folder(part)
-        known = places.class_folders(place.folder(places.TRAIN))
+        known = known or places.class_folders(place.folder(places.TRAIN))
         x, y, classes, notes = images.load_folder(folder, frame, known)
         return Samples(x, y, name, classes, pixels=True, notes=notes)
     split = place.split or own or "all"

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import colours
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,6 +71,28 @@ def test_classes_of_the_training_part_hold_in_the_other(tmp_path):
     colours.write_folder(tmp_path / "val", x[3:], [0, 1, 1])
     with pytest.raises(ValueError, match=r"has 'blue', but .* 'green', 'red'"):
         read(tmp_path, IMAGE, part="validation")
+
+
+def two_places(train, validation):
+    """Read the latter as `--data train --validation validation` does."""
+    data = find_data(train, validation)
+    model = colours.model()
+    if train.suffix == ".csv":
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    return data.checked(model, data.samples(model))
+
+
+def test_classes_of_data_hold_in_another_folder(tmp_path):
+    x, _ = colours.images(6)
+    three = ("green", "red", "white")
+    train = colours.write_folder(tmp_path / "a", x[:3], [0, 1, 2], three)
+    for name, present in (("b", [2, 1, 2]), ("c", [2, 2, 2])):
+        val = colours.write_folder(tmp_path / name, x[3:], present, three)
+        found = two_places(train, val)
+        assert list(found.y) == sorted(present) and found.classes == three
+    other = colours.write_folder(tmp_path / "d", x[3:], [0, 1, 1])
+    with pytest.raises(ValueError, match=r"d' has 'blue', .* Rename"):
+        two_places(train, other)
 
 
 def test_a_class_can_be_called_train(tmp_path):
@@ -211,6 +234,28 @@ def test_tables(tmp_path, text, x, y, classes):
     np.testing.assert_array_equal(found.y, y)
     assert found.classes == classes
     assert bool(found.notes) == text.startswith((",", "Unnamed"))
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "y"),
+    [
+        (("cat", "dog", "emu"), ("dog", "emu"), [1, 2]),
+        (("cat", "dog", "emu"), ("emu",), [2]),
+        (("0", "a", "b"), ("b", "a"), [2, 1]),
+        (("1", "2", "b"), ("2", "1"), [1, 0]),
+        (("cat", "dog", "emu"), ("2", "1"), [2, 1]),
+    ],
+)
+def test_classes_of_data_hold_in_another_table(tmp_path, train, validation, y):
+    paths = [tmp_path / "train.csv", tmp_path / "val.csv"]
+    for path, labels in zip(paths, (train, validation), strict=True):
+        rows = "".join(f"1,2,{label}\n" for label in labels)
+        path.write_text("a,b,label\n" + rows)
+    found = two_places(*paths)
+    np.testing.assert_array_equal(found.y, y)
+    paths[1].write_text("a,b,label\n1,2,owl\n")
+    with pytest.raises(ValueError, match=r"val\.csv' has 'owl', but "):
+        two_places(*paths)
 
 
 def test_a_table_of_one_column_can_have_a_header(tmp_path):
