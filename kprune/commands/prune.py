@@ -246,6 +246,7 @@ def prune(  # noqa: PLR0913  options of a command
     parts = {k: v for k, v in chosen.items() if v is not None}
     check_writable(out)
     work = Pruning(model, out, found, command)
+    check_writable(out, work.original)
     with contextlib.nullcontext() if resumable is None else resumable.kept():
         masked = work.prune(
             target, parts, method, epochs or EPOCHS, learning_rate, resumable

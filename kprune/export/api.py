@@ -22,6 +22,7 @@ from kprune.export.evidence import evidence
 from kprune.export.formats import Format
 from kprune.export.formats import Job
 from kprune.export.formats import check_backend
+from kprune.export.formats import check_state
 from kprune.export.formats import format_for
 from kprune.export.names import explain_name
 from kprune.export.operators import Operators
@@ -145,7 +146,7 @@ def export(  # noqa: PLR0913  each argument is independent
     given = model
     model, rebuilt = _compact(model)
     signature = ModelSignature(model)
-    _check_stateless(model)
+    check_state(chosen, model)
     if signature.batch_size is not None and "batch_size" in chosen.options:
         settings = {**settings, "batch_size": signature.batch_size, **options}
     job = Job(signature, quantize, None, settings, name=path.stem)
@@ -179,7 +180,8 @@ def _write_verified(
         with _naming(job.signature.model):
             written = chosen.prepare(job)
             chosen.write(written, temporary)
-        reference = job.signature.predict(found.inputs)
+        with _state_from_zero(job.signature.model):
+            reference = job.signature.predict(found.inputs)
         outputs = chosen.run(job, temporary, found.inputs)
         difference = compare_outputs(reference, outputs)
         _check_difference(difference, limit, path)
@@ -236,15 +238,27 @@ def _check(
     return {**chosen.options, **options}
 
 
-def _check_stateless(model: keras.Model) -> None:
-    for layer in model._flatten_layers(include_self=False):
-        if getattr(layer, "stateful", False):
-            raise ValueError(
-                f"Layer {layer.name!r} of model {model.name!r} is stateful: its "
-                "outputs depend on earlier calls, so no file can be verified. Build "
-                "it with stateful=False, and make the state an input and an output "
-                "(`initial_state`, `return_state=True`)."
-            )
+@contextlib.contextmanager
+def _state_from_zero(model: keras.Model) -> Iterator[None]:
+    """Let layers that keep state begin like those of a loaded file.
+
+    Files do not hold the state. The layers get theirs back after the block.
+    """
+    variables = [
+        variable
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for variable in keras.tree.flatten(layer.states)
+        if variable is not None
+    ]
+    before = [keras.ops.convert_to_numpy(each).copy() for each in variables]
+    for variable in variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 @contextlib.contextmanager

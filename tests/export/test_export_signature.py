@@ -9,6 +9,7 @@ from keras import layers
 
 import kprune
 from kprune.data.source import Source
+from kprune.export.formats import check_writable
 from kprune.export.runtime import open_runtime
 from kprune.export.signature import ModelSignature
 
@@ -55,12 +56,29 @@ def test_fewer_samples_than_a_fixed_batch_are_checked():
         Source(bad, model=fixed_batch())
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_stateful_layers_are_refused(tmp_path, name):
+def stateful():
     inputs = keras.Input(batch_shape=(8, 5, 3))
     x = layers.LSTM(4, stateful=True, name="memory")(inputs)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_stateful_layers_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"Layer 'memory'.*is stateful"):
-        kprune.export(keras.Model(inputs, x), tmp_path / name)
+        kprune.export(stateful(), tmp_path / name)
+    with pytest.raises(ValueError, match=r"Layer 'memory'.*is stateful"):
+        check_writable(tmp_path / name, stateful())
+
+
+def test_a_keras_file_may_be_stateful(tmp_path):
+    x = np.random.default_rng(0).random((16, 5, 3), "float32")
+    model = stateful()
+    model(x[:8])
+    states = model.layers[1].states
+    before = [keras.ops.convert_to_numpy(state).copy() for state in states]
+    kprune.export(model, tmp_path / "model.keras", calibration=x)
+    for state, value in zip(states, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(state), value)
 
 
 def test_an_output_may_be_listed_twice(tmp_path):

@@ -124,7 +124,7 @@ def test_known_models_are_not_measured_again(profiled):
 def test_unknown_models_are_named():
     masked = kprune.wrap(network())
     with pytest.raises(
-        ValueError, match="does not know model.*earlier version"
+        ValueError, match=r"does not know model.*earlier version"
     ):
         LatencyModel(kprune.trace(masked), LatencyTable("empty"))
 

@@ -63,6 +63,8 @@ class Format(abc.ABC):
     """Kind of folder, if the artefact is one."""
     any_backend: ClassVar[bool] = False
     """Whether the format can be written without the TensorFlow backend."""
+    stateful: ClassVar[bool] = False
+    """Whether the model may keep state between calls."""
 
     def require(self) -> None:
         """Raise if a package that writes the format is not installed."""
@@ -135,20 +137,49 @@ def format_for(path: str | os.PathLike[str]) -> Format:
     return found
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(
+    path: str | os.PathLike[str], model: keras.Model | None = None
+) -> None:
     """Raise if this process cannot write the format of a path.
 
     Args:
         path: Where a model will be written.
+        model: The model, if it is known yet.
 
     Raises:
-        ValueError: No format has this suffix.
+        ValueError: No format has this suffix, or this one does not take layers of
+            the model.
         RuntimeError: Keras runs on another backend than the format needs.
         ImportError: A package is not installed.
     """
     chosen = format_for(path)
     check_backend(chosen)
     chosen.require()
+    if model is not None:
+        check_state(chosen, model)
+
+
+def check_state(chosen: Format, model: keras.Model) -> None:
+    """Raise if a model keeps state between calls and the format cannot.
+
+    Args:
+        chosen: The format to write.
+        model: The model to write.
+
+    Raises:
+        ValueError: It has a stateful layer.
+    """
+    if chosen.stateful:
+        return
+    for layer in model._flatten_layers(include_self=False):
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                f"Layer {layer.name!r} of model {model.name!r} is stateful: its "
+                "outputs depend on earlier calls, so no file of this format can be "
+                "verified. Write a .keras file, or build the layer with "
+                "stateful=False, and make the state an input and an output "
+                "(`initial_state`, `return_state=True`)."
+            )
 
 
 def check_backend(chosen: Format) -> None:

@@ -22,6 +22,7 @@ class KerasFile(Format):
     name = "Keras"
     suffix = ".keras"
     any_backend = True
+    stateful = True
 
     def write(self, job: Job, path: Path) -> None:
         job.signature.model.save(path)
