@@ -224,7 +224,12 @@ def prune(  # noqa: PLR0913  options of a command
     if run_dir is not None:
         check_root(run_dir)
     check_model_output(out, (model, *found.files, latency_table), overwrite)
-    resumable = None if method is None else Resumable(out, str(command))
+    resumable = None
+    if method is not None:
+        begins = [model, *found.files[:1]]
+        resumable = Resumable(
+            out, str(command), [path for path in begins if path is not None]
+        )
     start_keras()
     from kprune.commands.outcome import advise
     from kprune.commands.outcome import lines_table

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +32,12 @@ class Resumable:
     Args:
         out: File that the command writes.
         command: The command line.
+        files: Files and folders that the run starts from. Changed ones are not
+            mixed with a state that comes from the old ones.
 
     Raises:
-        ValueError: The folder holds a run of another command.
+        ValueError: The folder holds a run of another command, or of files that have
+            changed since.
 
     Example:
 
@@ -45,20 +51,37 @@ class Resumable:
     ```
     """
 
-    def __init__(self, out: Path, command: str) -> None:
+    def __init__(
+        self, out: Path, command: str, files: Iterable[Path] = ()
+    ) -> None:
         self.folder = out.with_name(f"{out.name}.resume")
         self.backup = self.folder / _BACKUP
         self.trained = self.folder / _TRAINED
         self.command = command
+        self._files: dict[str, str] | None = {
+            str(path): _digest(path) for path in files
+        }
         saved = self.folder / _COMMAND
         if not saved.exists():
             return
-        before = json.loads(saved.read_text("utf-8"))["command"]
-        if before != command:
+        before = json.loads(saved.read_text("utf-8"))
+        if before["command"] != command:
             raise ValueError(
                 f"{str(self.folder)!r} holds an interrupted run of another command. "
-                f"Continue it: {before}; or remove the folder."
+                f"Continue it: {before['command']}; or {self._anew()}."
             )
+        if not self.begun:
+            return
+        # Earlier versions did not note the files, so nothing can be told.
+        noted = before.get("files")
+        for path, digest in self._files.items():
+            if noted is not None and noted.get(path) != digest:
+                raise ValueError(
+                    f"{path!r} has changed since the interrupted run in "
+                    f"{str(self.folder)!r} began. Bring back the old one to continue, "
+                    f"or {self._anew()}."
+                )
+        self._files = noted
 
     @property
     def begun(self) -> bool:
@@ -78,28 +101,70 @@ class Resumable:
         """
         self.folder.mkdir(exist_ok=True)
         with atomic_file(self.folder / _COMMAND) as file:
-            file.write_text(json.dumps({"command": self.command}), "utf-8")
+            noted = {"command": self.command, "files": self._files}
+            file.write_text(json.dumps(noted), "utf-8")
         try:
             yield
         except (KeyboardInterrupt, Exception) as error:
             if not self.begun:
                 self.remove()
                 raise
+            left = self._left()
             if isinstance(error, KeyboardInterrupt):
-                raise InterruptedRun(f"interrupted. {self._rest()}") from None
+                raise InterruptedRun(
+                    f"interrupted. {left}; the same command continues from there, or "
+                    f"{self._anew()}."
+                ) from None
             what = str(error).rstrip().removesuffix(".") or type(error).__name__
-            raise RuntimeError(f"{what}. {self._rest()}") from error
+            export = ""
+            if self.trained.exists():
+                export = "write that model with kprune export, "
+            # The same command may well fail in the same way again.
+            raise RuntimeError(
+                f"{what}. {left}. Once the cause is mended, the same command "
+                f"continues from there; or {export}{self._anew()}."
+            ) from error
 
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _rest(self) -> str:
-        """Return what is left of the run, and how to continue it."""
-        on = "the same command continues from there"
+    def _left(self) -> str:
+        """Return what is left of the run."""
         if self.trained.exists():
-            return (
-                f"The trained model is in {str(self.trained)!r}; {on}, and kprune "
-                "export writes it in any format."
+            return f"The trained model is in {str(self.trained)!r}"
+        return (
+            f"The state after the last saved epoch is in {str(self.folder)!r}"
+        )
+
+    def _anew(self) -> str:
+        """Return how to start the run again."""
+        return f"remove {str(self.folder)!r} to start again"
+
+
+def _digest(path: Path) -> str:
+    """Return a digest that tells whether a file or folder has changed.
+
+    Folders may hold many images, so only names, sizes and times of their files count.
+    """
+    found = hashlib.sha256()
+    if not path.is_dir():
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()
+    for folder, below, names in os.walk(path):
+        below.sort()
+        for name in sorted(names):
+            file_path = Path(folder, name)
+            # Hidden files are written by whatever views the folder.
+            if name.startswith(".") or not file_path.exists():
+                continue
+            about = file_path.stat()
+            row = (
+                file_path.relative_to(path).as_posix(),
+                about.st_size,
+                about.st_mtime_ns,
             )
-        return f"The state after the last saved epoch is in {str(self.folder)!r}; {on}."
+            found.update(repr(row).encode())
+    return found.hexdigest()

@@ -20,6 +20,7 @@ from fitting import small_net
 
 from kprune.commands import inspect
 from kprune.commands import training
+from kprune.commands.resume import Resumable
 
 
 @pytest.fixture
@@ -96,8 +97,17 @@ def test_what_was_trained_outlives_a_failing_end(files, monkeypatch, method):
     with monkeypatch.context() as patch:
         patch.setattr("kprune.export", fails)
         result = prune(files, *given)
-    assert_fails(result, "No space left on device. The trained model is in")
+    assert_fails(
+        result,
+        "No space left on device. The trained model is in",
+        "Once the cause is mended",
+        f"remove {str(kept)!r} to start again",
+    )
     assert not (files / "small.keras").exists()
+    (files / "model.keras").rename(files / "old.keras")
+    small_net(8).save(files / "model.keras")
+    assert_fails(prune(files, *given), "model.keras' has changed since")
+    (files / "old.keras").replace(files / "model.keras")
     monkeypatch.setattr(keras.Model, "fit", fails)  # There is no need to.
     saved = run("export", kept / "trained.keras", files / "saved.keras")
     assert saved.exit_code == 0, saved.output
@@ -133,6 +143,34 @@ def test_epochs_outlive_a_later_one_that_fails(files, monkeypatch):
     lines = prune(files).stderr.splitlines()
     assert not any(line.startswith("similarity 1/3") for line in lines)
     assert any(line.startswith("similarity 3/3") for line in lines)
+
+
+@pytest.mark.parametrize("changed", ["model.keras", "photos/cat/1.jpg"])
+def test_a_state_is_not_continued_with_changed_files(tmp_path, changed):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    begins = [tmp_path / "model.keras", tmp_path / "photos"]
+    for file in (begins[0], begins[1] / "cat" / "1.jpg"):
+        file.write_text("old")
+
+    def resumable():
+        return Resumable(tmp_path / "small.keras", "kprune prune", begins)
+
+    first = resumable()
+    with pytest.raises(RuntimeError, match=r"remove .* to start again"):
+        with first.kept():
+            first.trained.touch()
+            raise OSError("full")
+    (begins[1] / ".DS_Store").touch()
+    resumable()
+    (tmp_path / changed).write_text("newer")
+    with pytest.raises(ValueError, match="has changed since"):
+        resumable()
+    # Without an epoch there is nothing to mix with; earlier versions noted no files.
+    first.trained.unlink()
+    resumable()
+    first.trained.touch()
+    (first.folder / "command.json").write_text('{"command": "kprune prune"}')
+    resumable()
 
 
 def test_ctrl_c_before_that_leaves_nothing(files, monkeypatch):
