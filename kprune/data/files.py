@@ -236,6 +236,15 @@ def load_table(
         values.append(_numbers(row, path, number))
     x = np.array(values, "float32").reshape(-1, *shape)
     notes: tuple[str, ...] = ()
+    *others, last = names or [""]
+    doubtful = all(map(_is_number, others)) and not _counts(others)
+    if names and target == width and last not in TARGETS and doubtful:
+        # A class such as `a` in this row looks alike.
+        notes = (
+            f"the first row of {str(path)!r} names its columns, as all cells below "
+            f"{last!r} are numbers. If it is a sample, put a row of names "
+            "above it",
+        )
     if index:
         notes = (
             f"the first column of {str(path)!r} has no name: it is an index, and "
@@ -284,20 +293,45 @@ def _header(rows: Sequence[Sequence[str]]) -> list[str]:
     if not rows:
         return []
     names = list(map(_plain, rows[0]))
-    second = rows[1] if len(rows) > 1 else []
-    if names[0] in _INDEX and any(second[:1]):
+    columns = [
+        [_plain(row[column]) for row in rows[1:] if len(row) > column]
+        for column in range(len(names))
+    ]
+    if _above_index(names, columns[0]):
         return names
-    if any(
-        not (name in _MISSING or _is_number(name)) and _is_number(cell)
-        for name, cell in zip(names, second, strict=False)
+    for number, (name, column) in enumerate(
+        zip(names, columns, strict=True), 1
     ):
-        return names
-    for column, name in enumerate(names):
         # A class can have such a name too, as in a column of `y` and `n`.
-        below = (row[column] for row in rows[1:] if len(row) > column)
-        if name in TARGETS and name not in map(_plain, below):
+        if name in TARGETS and name not in column:
+            return names
+        cells = [cell for cell in column if cell not in _MISSING]
+        # The last column may hold classes that mix words and numbers.
+        told = cells if number == len(names) else cells[:1]
+        if _is_word(name) and told and all(map(_is_number, told)):
             return names
     return []
+
+
+def _above_index(names: Sequence[str], cells: Sequence[str]) -> bool:
+    """Return whether the first row has names, and none for an index below.
+
+    A sample whose first cell is missing looks alike.
+
+    Args:
+        names: The first row.
+        cells: The first column below it.
+    """
+    if names[0] or not cells or not all(cells):
+        return names[0] in _INDEX[1:]
+    # The last cell may be a class.
+    others = names[1:] if _is_number(names[-1]) else names[1:-1]
+    return (
+        any(map(_is_word, others))
+        or all(map(_is_word, cells))
+        or _counts(cells)
+        or _counts(others)
+    )
 
 
 def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
@@ -312,6 +346,15 @@ def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
 
 def _plain(cell: str) -> str:
     return cell.strip().lower()
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Return whether the cells are 0, 1, 2 and so on, as pandas counts."""
+    return bool(cells) and list(cells) == list(map(str, range(len(cells))))
+
+
+def _is_word(cell: str) -> bool:
+    return not (cell in _MISSING or _is_number(cell))
 
 
 def _is_number(cell: str) -> bool:

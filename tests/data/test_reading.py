@@ -222,8 +222,15 @@ ROWS = [Input("row", (2,), "float32")]
         ("0,1,price\n1,2,0.5\n3,4,1\n", [[1, 2], [3, 4]], [0.5, 1], None),
         ("0,1,label\n1,2,wet\n3,4,dry\n", [[1, 2], [3, 4]], [1, 0], ("dry", "wet")),
         ("1,2,y\n3,4,n\n5,6,y\n", [[1, 2], [3, 4], [5, 6]], [1, 0, 1], ("n", "y")),
+        ("5,1,a\n4,9,b\n3,4,0\n", [[5, 1], [4, 9], [3, 4]], [1, 2, 0], ("0", "a", "b")),
+        ("5,1,a\n4,9,0\n3,4,b\n", [[5, 1], [4, 9], [3, 4]], [1, 0, 2], ("0", "a", "b")),
+        ("0,1,price\n1,2,0.5\n3,4,\n", [[1, 2], [3, 4]], [1, 0], ("", "0.5")),
         (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None, None),
         (",0,1,2\n0,1,2,8\n1,3,4,9\n", [[1, 2], [3, 4]], [8, 9], None),
+        (",0,1,y\n9,1,2,p\n7,3,4,q\n", [[1, 2], [3, 4]], [0, 1], ("p", "q")),
+        (",5,7,9\nu,1,2,0\nv,3,4,1\n", [[1, 2], [3, 4]], [0, 1], None),
+        (",5,7\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]], None, None),
+        (",a,b\n9,1,2\n7,3,4\n", [[1, 2], [3, 4]], None, None),
         ("Unnamed: 0,a,b,y\nu,1,2,0\nv,3,4,1\n", [[1, 2], [3, 4]], [0, 1], None),
     ],
 )  # fmt: skip
@@ -258,6 +265,15 @@ def test_classes_of_data_hold_in_another_table(tmp_path, train, validation, y):
         two_places(*paths)
 
 
+def test_a_first_row_taken_for_names_on_one_word_is_noted(tmp_path):
+    (tmp_path / "t.csv").write_text("5,1,a\n4,9,0\n3,4,1\n")
+    (note,) = read(tmp_path / "t.csv", ROWS).notes
+    assert "all cells below 'a' are numbers" in note
+    for text in ("0,1,price\n1,2,0.5\n", "5,1,label\n1,2,0\n", "a,b\n1,2\n"):
+        (tmp_path / "t.csv").write_text(text)
+        assert not read(tmp_path / "t.csv", ROWS).notes
+
+
 def test_a_table_of_one_column_can_have_a_header(tmp_path):
     row = [Input("row", (1,), "float32")]
     for text in ("temp\n20.5\n21\n", "20.5\n21\n", ",0\n0,20.5\n1,21\n"):
@@ -278,6 +294,9 @@ def test_a_column_without_a_name_is_left_out_with_a_note(tmp_path, capsys):
     [
         ("1,2\n3\n", "Row 2 .* has 1 columns instead of 2"),
         ("1,?\n3,4\n", "Row 1 .* holds '\\?' where a number"),
+        (",2,0\n3,4,1\n5,6,0\n", "Row 1 .* holds '' where a number"),
+        (",2,wet\n3,4,dry\n5,6,wet\n", "Row 1 .* holds '' where a number"),
+        (",2\n3,4\n,6\n", "Row 1 .* holds '' where a number"),
         ("1,2\nx,4\n", "Row 2 .* holds 'x' where a number"),
         ("1,2,3,4\n", "has 4 columns; the model takes 2"),
         (
