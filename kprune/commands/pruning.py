@@ -231,7 +231,10 @@ class Pruning:
     ) -> None:
         """Add the measurements to the folder of the run, if there is one."""
         folder = folder_of(masked)
-        if folder is None or self.scorer is None:
+        if folder is None and self._resumable is not None:
+            # A model that was trained before Ctrl-C or a failure.
+            folder = self._resumable.record
+        if folder is None or not folder.exists() or self.scorer is None:
             return
         size = self.scorer.samples.size
         rows: list[dict[str, Any]] = []

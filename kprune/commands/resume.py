@@ -58,6 +58,7 @@ class Resumable:
         self.backup = self.folder / _BACKUP
         self.trained = self.folder / _TRAINED
         self.command = command
+        self.record: Path | None = None
         self._files: dict[str, str] | None = {
             str(path): _digest(path) for path in files
         }
@@ -72,6 +73,8 @@ class Resumable:
             )
         if not self.begun:
             return
+        if before.get("record") is not None:
+            self.record = Path(before["record"])
         # Earlier versions did not note the files, so nothing can be told.
         noted = before.get("files")
         for path, digest in self._files.items():
@@ -100,9 +103,7 @@ class Resumable:
             RuntimeError: An error after an epoch, with a message on how to continue.
         """
         self.folder.mkdir(exist_ok=True)
-        with atomic_file(self.folder / _COMMAND) as file:
-            noted = {"command": self.command, "files": self._files}
-            file.write_text(json.dumps(noted), "utf-8")
+        self._note()
         try:
             yield
         except (KeyboardInterrupt, Exception) as error:
@@ -124,6 +125,24 @@ class Resumable:
                 f"{what}. {left}. Once the cause is mended, the same command "
                 f"continues from there; or {export}{self._anew()}."
             ) from error
+
+    def keep_record(self, folder: Path) -> None:
+        """Note the folder of the training's record, for a run that continues.
+
+        Args:
+            folder: From `kprune.runs.folder_of`.
+        """
+        self.record = folder.absolute()
+        self._note()
+
+    def _note(self) -> None:
+        noted = {
+            "command": self.command,
+            "files": self._files,
+            "record": None if self.record is None else str(self.record),
+        }
+        with atomic_file(self.folder / _COMMAND) as file:
+            file.write_text(json.dumps(noted), "utf-8")
 
     def remove(self) -> None:
         """Remove the folder."""

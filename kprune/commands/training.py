@@ -15,6 +15,7 @@ from kprune.data import batches
 from kprune.data.targets import check_targets
 from kprune.outputs import atomic_file
 from kprune.report.progress import FitProgress
+from kprune.runs import folder_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -111,6 +112,9 @@ def train(
         )
     if open_:
         close_gates(masked)
+    record = folder_of(masked)
+    if record is not None:
+        resumable.keep_record(record)
     with contextlib.suppress(Exception):  # Custom layers may lack a get_config.
         with atomic_file(resumable.trained) as file:
             masked.save(file)

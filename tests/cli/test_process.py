@@ -21,6 +21,7 @@ from fitting import small_net
 from kprune.commands import inspect
 from kprune.commands import training
 from kprune.commands.resume import Resumable
+from kprune.runs import Run
 
 
 @pytest.fixture
@@ -143,6 +144,20 @@ def test_epochs_outlive_a_later_one_that_fails(files, monkeypatch):
     lines = prune(files).stderr.splitlines()
     assert not any(line.startswith("similarity 1/3") for line in lines)
     assert any(line.startswith("similarity 3/3") for line in lines)
+
+
+def test_a_resumed_run_adds_its_measurements_to_the_record(files, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError("full")
+
+    given = ("--run-dir", files / "runs", "--learning-rate", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr("kprune.export", fails)
+        assert prune(files, *given).exit_code == 1
+    result = prune(files, *given)
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in Run(files / "runs").record["results"]}
+    assert rows["original"]["metrics"] and rows["compact"]["metrics"]
 
 
 @pytest.mark.parametrize("changed", ["model.keras", "photos/cat/1.jpg"])
