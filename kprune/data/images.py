@@ -89,7 +89,7 @@ def load_folder(
 
     Args:
         folder: Folder with one folder per class, or with images alone. A single
-            folder in it is no class.
+            folder in it is no class, unless it is among `known`.
         frame: The size that images are scaled to.
         known: Classes of the samples to train on, whose numbers hold here too.
 
@@ -151,7 +151,7 @@ def _classes(
         own = tuple(class_folders(folder))
         return own, own
     # A single folder is a class here if the samples to train on have it.
-    own = tuple(sorted(subfolders(folder)))
+    own = tuple(subfolders(folder))
     check_classes(str(folder), own, known)
     return own, tuple(known) if own else ()
 

@@ -161,7 +161,7 @@ def _check_structure(
         raise ValueError(
             f"`{argument}` holds one array of targets, but {len(taking)} outputs of "
             f"model '{model.name}' have a loss: {', '.join(taking)}. Pass an array "
-            "for each, in Python: (x, [y1, y2])."
+            "for each: (x, [y1, y2])."
         )
 
 
