@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import abc
 import copy
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Self
 
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import Request
 from kprune.allocation.global_ import Global
+from kprune.cost.model import CostModel
+
+if TYPE_CHECKING:
+    from kprune.session import Session
 
 
 class OuterAllocation(Allocation, abc.ABC):
@@ -53,6 +58,9 @@ class OuterAllocation(Allocation, abc.ABC):
     @property
     def criteria(self) -> tuple[Any, ...]:  # type: ignore[override]
         return self.used.criteria
+
+    def costs(self, session: Session) -> CostModel:
+        return self.used.costs(session)
 
     def check(self, request: Request) -> None:
         self.used.check(request)

@@ -155,11 +155,14 @@ class Latency(OuterAllocation):
                 "Allocation Latency needs costs that include the latency, as "
                 "kprune.prune and the callbacks make them."
             )
-        return solve_by_worth(self, request, session)
+        return solve_by_worth(self, request, session, KEY)
 
 
 def solve_by_worth(
-    outer: OuterAllocation, request: Request, session: Session | None
+    outer: OuterAllocation,
+    request: Request,
+    session: Session | None,
+    key: str,
 ) -> Vectors:
     """Return masks with the widths that save the most for what is lost.
 
@@ -167,8 +170,9 @@ def solve_by_worth(
         outer: An allocation around the one that decides what a channel is worth.
         request: The request.
         session: The masked model, if there is one.
+        key: The target, for messages.
     """
-    worth = limited(outer.inner or Global())
+    worth = limited(outer.inner or Global(), key)
     return solve_ladders(
         request, worth.ladders(request, session), worth.min_channels(request)
     )

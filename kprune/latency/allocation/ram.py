@@ -47,7 +47,8 @@ class Ram(OuterAllocation):
         runtime: `"ethos-u55-128"` or another runtime that reports its memory. See
             `kprune.latency.profile`. Defaults to TensorFlow Lite Micro.
         allocation: The allocation that decides what a channel is worth. See
-            `kprune.latency.Latency`. Or a `Latency`, for both targets.
+            `kprune.latency.Latency`, also for the default. Or a `Latency`, for
+            both targets.
 
     Raises:
         ValueError: The allocation cannot tell what a channel is worth, or the
@@ -105,7 +106,7 @@ class Ram(OuterAllocation):
             )
         if self.met(request):
             return {n: request.alive[n].astype(bool) for n in request.names}
-        return solve_by_worth(self, request, session)
+        return solve_by_worth(self, request, session, KEY)
 
 
 def device_aware(
