@@ -188,6 +188,26 @@ def test_a_state_is_not_continued_with_changed_files(tmp_path, changed):
     resumable()
 
 
+def test_a_format_without_state_is_refused_before_training(
+    tmp_path, monkeypatch
+):
+    def trains(*arguments, **options):
+        raise AssertionError("trains")
+
+    monkeypatch.setattr(keras.Model, "fit", trains)
+    inputs = keras.Input(batch_shape=(8, 5, 3))
+    memory = keras.layers.LSTM(4, stateful=True, name="memory")
+    net = keras.Model(inputs, memory(inputs))
+    net.compile("sgd", "mse")
+    net.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "train.npz", x=np.zeros((8, 5, 3)), y=np.zeros((8, 4)))
+    result = run(
+        *("prune", tmp_path / "model.keras", tmp_path / "small.onnx"),
+        *("--data", tmp_path / "train.npz", "--method", "similarity"),
+    )
+    assert_fails(result, "'memory'", "is stateful", "Write a .keras file")
+
+
 def test_ctrl_c_before_that_leaves_nothing(files, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
