@@ -45,7 +45,8 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
 
     A model of your own class keeps its attributes and its training behaviour.
     If the class overrides `call` or its constructor arguments, a saved copy
-    loads as a plain functional model.
+    loads as a plain functional model. A weight that two layers share is copied
+    for each, with a warning.
 
     Args:
         model: A built `keras.Model`: functional, Sequential, or subclassed
@@ -58,10 +59,10 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
 
     Raises:
         ValueError: If no channel can be removed (the message lists the reasons),
-            if the model is wrapped already, if two layers share a weight, or if
-            the copy of a layer computes something else than the layer. The
-            latter is checked by running both models on one random sample, with
-            images and sequences cut to 64 positions if the model accepts that.
+            if the model is wrapped already, or if the copy of a layer computes
+            something else than the layer. The latter is checked by running both
+            models on one random sample, with images and sequences cut to 64
+            positions if the model accepts that.
         TypeError: If the model is not functional and cannot be read as such.
 
     Example:
@@ -79,25 +80,28 @@ def wrap(model: keras.Model, skip: Iterable[Any] | None = None) -> keras.Model:
         )
     graph = trace(model, skip)
     require_prunable(graph)
-    _require_one_owner(model)
+    _tell_of_shared_weights(model)
     with placed_like(model):
         return _wrapped(model, graph)
 
 
-def _require_one_owner(model: keras.Model) -> None:
-    """Raise if two layers share a weight, which their copies would not."""
+def _tell_of_shared_weights(model: keras.Model) -> None:
+    """Warn of weights that several layers share, which their copies will not."""
     owners: dict[int, Any] = {}
     for layer in walk.layers_of(model):
         for weight in layer.weights:
             other = owners.setdefault(id(weight), layer)
             if other is not layer:
-                raise ValueError(
-                    f"Layers '{other.name}' and '{layer.name}' share weight "
-                    f"'{weight.path}', so model '{model.name}' cannot be copied: "
-                    "their copies would have one each. Let one layer compute "
-                    "with it and call that layer twice, such as "
-                    "keras.layers.ReversibleEmbedding for a head tied to an "
-                    "embedding."
+                logger.warning(
+                    "Layers '%s' and '%s' of model '%s' will no longer share "
+                    "weight '%s': each copy gets its own. To keep it shared, let "
+                    "one layer compute with it and call that layer twice, such "
+                    "as keras.layers.ReversibleEmbedding for a head tied to an "
+                    "embedding.",
+                    other.name,
+                    layer.name,
+                    model.name,
+                    weight.path,
                 )
 
 

@@ -212,13 +212,18 @@ def test_weights_that_would_become_constants_are_refused(how):
     assert "uses weight 'to/kernel' outside" in str(graph.opaque[0])
 
 
-def test_layers_that_share_a_weight_cannot_be_copied():
-    x = inputs = keras.Input((8,))
-    first = layers.Dense(8, name="first")
-    x = layers.Dense(8, name="middle")(first(x))
-    model = keras.Model(inputs, Tied(first, name="tied")(x))
-    with pytest.raises(ValueError, match="'first' and 'tied' share weight"):
-        kprune.wrap(model)
+def test_layers_that_share_a_weight_get_one_each_with_a_warning(caplog):
+    inputs = [keras.Input((4, 6)), keras.Input((6,))]
+    shared = layers.Dense(8, name="shared")
+    x = layers.TimeDistributed(shared, name="steps")(inputs[0])
+    x = layers.GlobalAveragePooling1D()(x)
+    x = layers.Concatenate()([x, shared(inputs[1])])
+    x = layers.Dense(7, name="after")(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    masked, _, _ = assert_exact(model, 1e-5)
+    assert prunable_sizes(masked) == {"steps": 8, "after": 7}
+    assert "'steps' and 'shared' of model" in caplog.text
+    assert "will no longer share weight 'steps/shared/kernel'" in caplog.text
 
 
 class LanguageModel(keras.Model):
