@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_values
 from kprune.graph.sizes import open_size
 from kprune.graph.sizes import sizes_of
+from kprune.graph.values import read
 from kprune.masking.state import no_gradients
 
 logger = logging.getLogger("kprune")
@@ -61,8 +63,13 @@ def require_same_outputs(
             if alike(outputs, copied):
                 return
             different = model
-        again, _ = _run(ours, sample)
-        if _first_difference(ours, expected, again, {}) is None:
+        seeds = _other_seeds(model)
+        again, repeated = _run(ours, sample, seeds)
+        if walk.is_read(model):
+            repeated = _call(model, ours, sample, seeds)
+        if alike(outputs, repeated) and (
+            _first_difference(ours, expected, again, {}) is None
+        ):
             _refuse(model, different)
         return
     logger.info(
@@ -116,23 +123,48 @@ def _value(tensor: Any, size: int | None, small: bool) -> Any:
     return keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
 
 
+def _other_seeds(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Return all states of random layers of a model, each with another value.
+
+    Without them, a layer that is random in inference, such as Monte Carlo
+    dropout, would compute the same in every stateless scope.
+    """
+    states = [
+        v for v in model.non_trainable_variables if "seed_generator" in v.path
+    ]
+    return [
+        (v, keras.ops.convert_to_tensor(read(v) + 1, dtype=v.dtype))
+        for v in states
+    ]
+
+
 def _run(
-    functional: keras.Model, inputs: list[Any]
+    functional: keras.Model,
+    inputs: list[Any],
+    state: Sequence[tuple[Any, Any]] = (),
 ) -> tuple[dict[int, list[Any]], list[Any]]:
     """Run a model call by call.
+
+    Args:
+        functional: The model.
+        inputs: Its inputs.
+        state: Variables with the values that they shall have meanwhile.
 
     Returns:
         The outputs of all calls by the id of their first output tensor, and
         those of the model.
     """
     found: dict[int, list[Any]] = {}
-    with no_gradients(), keras.StatelessScope():
+    with no_gradients(), keras.StatelessScope(state):
         outputs = _run_into(found, functional, inputs)
     return found, arrays(outputs)
 
 
 def _call(
-    model: keras.Model, functional: keras.Model, inputs: list[Any]
+    model: keras.Model,
+    functional: keras.Model,
+    inputs: list[Any],
+    state: Sequence[tuple[Any, Any]] = (),
 ) -> list[Any]:
     """Return the outputs of a model by its own `call`."""
     args: Any = (keras.tree.pack_sequence_as(functional.input, inputs),)
@@ -143,7 +175,7 @@ def _call(
         args, kwargs = arguments.fill_in(
             {id(t): x for t, x in zip(given, inputs, strict=True)}
         )
-    with no_gradients(), keras.StatelessScope():
+    with no_gradients(), keras.StatelessScope(state):
         return outputs_of(model, *args, **kwargs)[: len(functional.outputs)]
 
 

@@ -110,6 +110,26 @@ def test_a_model_that_differs_from_itself_is_not_blamed():
     assert kprune.wrap(network(Noisy()))
 
 
+class MonteCarlo(keras.Model):
+    """Dropout also in inference."""
+
+    def __init__(self):
+        super().__init__(name="monte_carlo")
+        self.hidden = layers.Dense(8, name="hidden")
+        self.drop = layers.Dropout(0.5)
+        self.head = layers.Dense(2, name="head")
+
+    def call(self, x):
+        return self.head(self.drop(self.hidden(x), training=True))
+
+
+def test_dropout_in_inference_is_not_blamed():
+    model = MonteCarlo()
+    model(np.zeros((1, 6)))
+    masked = kprune.wrap(model)
+    assert [g.name for g in kprune.trace(masked).prunable] == ["hidden"]
+
+
 def test_nothing_changes():
     model = network(layers.GaussianNoise(0.1), layers.BatchNormalization())
     before = [read(v).copy() for v in model.variables]
