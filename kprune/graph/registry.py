@@ -172,15 +172,50 @@ def _made(operation: Any, config: dict[str, Any]) -> Any:
     return known.from_config(parent_config(operation, config, known))
 
 
+_LOOKUPS = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+)
+
+
 def _copy_assets(layer: Any, new: Any) -> None:
     """Copy what a layer keeps in files of its own, such as an adapted vocabulary."""
-    if not layer.variables:  # Those of Keras are copied by kprune.
-        store: dict[str, Any] = {}
-        layer.save_own_variables(store)
-        new.load_own_variables(store)
-    with tempfile.TemporaryDirectory() as folder:
-        layer.save_assets(folder)
-        new.load_assets(folder)
+    if any(type(layer).save_assets is c.save_assets for c in _LOOKUPS):
+        _copy_vocabulary(layer, new)
+        return
+    try:
+        if not layer.variables:  # Those of Keras are copied by kprune.
+            store: dict[str, Any] = {}
+            layer.save_own_variables(store)
+            new.load_own_variables(store)
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            new.load_assets(folder)
+    except Exception as error:  # User code may raise anything.
+        raise ValueError(
+            f"{type(layer).__name__} '{layer.name}' cannot be copied by its "
+            "save_assets() and load_assets(). Make load_assets() of a new layer "
+            "read what save_assets() writes, also before the layer is adapted. "
+            f"{error}"
+        ) from error
+
+
+def _copy_vocabulary(layer: Any, new: Any) -> None:
+    """Copy the vocabulary of a lookup layer of Keras, if it has one.
+
+    Not through its files: they hold one term per line, and terms may hold line
+    ends; a file without terms cannot be loaded.
+    """
+    if not layer.get_vocabulary(include_special_tokens=False):
+        return
+    terms = layer.get_vocabulary()
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    weights = store.get("idf_weights")
+    if weights is not None:  # May be padded to the largest vocabulary.
+        weights = weights[: len(terms)]
+    new.set_vocabulary(terms, weights)
 
 
 def _lambda(layer: Any, config: dict[str, Any]) -> Any:

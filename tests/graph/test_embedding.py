@@ -15,6 +15,7 @@ from keras import ops
 from models import head
 
 import kprune
+from kprune.graph.registry import copy_operation
 
 
 def bag_of_tokens():
@@ -147,3 +148,58 @@ def test_adapted_vocabularies_are_copied(kind, options, tmp_path):
         compact.save(tmp_path / "compact.keras")
         loaded = keras.saving.load_model(tmp_path / "compact.keras")
         assert difference(outputs(loaded, x), y) <= 1e-12
+
+
+@pytest.mark.not_on("torch", reason="strings are no tensors")
+@pytest.mark.not_on("jax", reason="strings are no tensors")
+@pytest.mark.parametrize(
+    "kind, options, known",
+    [
+        ("StringLookup", {}, None),
+        ("IntegerLookup", {"mask_token": 0}, None),
+        ("TextVectorization", {}, None),
+        (
+            "StringLookup",
+            {"oov_token": None},
+            ["a", "b"],
+        ),
+        ("StringLookup", {"invert": True, "vocabulary": ["a", "b"]}, None),
+        (
+            "TextVectorization",
+            {"split": "character", "standardize": None},
+            ["ab\n\nc d", "b a\ta\u2028"],
+        ),
+        (
+            "TextVectorization",
+            {
+                "split": "character",
+                "standardize": None,
+                "output_mode": "tf_idf",
+                "max_tokens": 9,
+                "pad_to_max_tokens": True,
+            },
+            ["ab\n\nc", "b a"],
+        ),
+    ],
+)
+def test_any_vocabulary_is_copied(kind, options, known):
+    layer = getattr(layers, kind)(**options)
+    if known:
+        layer.adapt(np.array(known, dtype=object))
+    new = copy_operation(layer)
+    assert new.get_vocabulary() == layer.get_vocabulary()
+    if known:
+        x = ops.convert_to_tensor(np.array(known, dtype=object))
+        assert difference(outputs(layer, x), outputs(new, x)) == 0
+
+
+def test_files_that_cannot_be_copied_name_the_layer():
+    class Own(layers.Layer):
+        def save_assets(self, folder):
+            raise RuntimeError("Not adapted.")
+
+        def load_assets(self, folder):
+            pass
+
+    with pytest.raises(ValueError, match=r"Own 'mine'.*Not adapted"):
+        copy_operation(Own(name="mine"))
