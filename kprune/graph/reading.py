@@ -422,9 +422,7 @@ def _refuse_frozen_weights(
                 after = _constants(read_again())
             except UnreadableError:
                 return True
-        return len(after) != len(before) or not all(
-            map(np.array_equal, before, after)
-        )
+        return len(after) != len(before) or not all(map(_same, before, after))
 
     frozen = [v for v in before if isinstance(v, keras.Variable)]
     if not frozen:
@@ -456,6 +454,12 @@ def _constants(model: keras.Model) -> list[Any]:
         if isinstance(x, float | np.ndarray | np.generic | keras.Variable)
         or keras.ops.is_tensor(x)
     ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two constants are equal; not a number is like itself."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.array_equal(a, b, equal_nan="float" in a.dtype.name)
 
 
 def _varied(variable: Any) -> Any:

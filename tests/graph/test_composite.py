@@ -212,6 +212,35 @@ def test_weights_that_would_become_constants_are_refused(how):
     assert "uses weight 'to/kernel' outside" in str(graph.opaque[0])
 
 
+class Undefined(layers.Layer):
+    """Computes with a constant that is not equal to itself."""
+
+    kind = "fraction"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = layers.Dense(8, name="inside")
+
+    def build(self, shape):
+        self.inside.build(shape)
+
+    def call(self, x):
+        y = self.inside(x)
+        nan = float("nan")
+        if self.kind == "array":
+            nan = np.array([nan], "float32")
+        return keras.ops.nan_to_num(keras.ops.where(y > 0, y, nan))
+
+
+@pytest.mark.parametrize("kind", ["fraction", "array"])
+def test_constants_that_are_not_a_number_are_no_change(kind):
+    x = inputs = keras.Input((6,))
+    layer = type("Undefined", (Undefined,), {"kind": kind})(name="own")
+    x = layers.Dense(5, name="after")(layer(x))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    assert prunable_sizes(model) == {"inside": 8, "after": 5}
+
+
 def test_layers_that_share_a_weight_get_one_each_with_a_warning(caplog):
     inputs = [keras.Input((4, 6)), keras.Input((6,))]
     shared = layers.Dense(8, name="shared")
