@@ -10,6 +10,7 @@ import numpy as np
 
 from kprune.arguments import choice
 from kprune.criteria.base import filters
+from kprune.graph.norms import norm_paths
 from kprune.graph.registry import batch_norm_of
 
 if TYPE_CHECKING:
@@ -83,25 +84,49 @@ def acting_filters(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Return filters as the layers behind them see them, and the size of their outputs.
 
     After a BatchNormalization, outputs have the size of `gamma`, whatever the norm of
-    the filter, and a negative one turns the filter round. The first one counts.
+    the filter, and a negative one turns the filter round. The first one on the
+    producer's own path counts.
 
     Args:
         group: The channels.
 
     Returns:
-        `filters(group)` times the sign of `gamma`, and an array of shape `(size,)`.
+        `filters(group)`, each producer's times the sign of its `gamma`, and an array
+        of shape `(size,)`: the root of the summed squares over all normalisations,
+        and over the filters without one.
     """
-    rows = filters(group)
-    for member in group.scales:
+    gammas, paths = _gammas(group), norm_paths(group.graph)
+    rows, squares = [np.zeros((group.size, 0))], {}
+    for member in group.producers:
+        if member.name == "bias":
+            continue
+        kernel = member.matrix().astype("float64")
+        norms = [id(n) for n in paths[id(member.layer)].norms]
+        norm = next((n for n in norms if n in gammas), None)
+        if norm is None:
+            squares[id(member)] = (kernel**2).sum(axis=1)
+        else:
+            # Producers that share a normalisation are added up before it.
+            squares[norm] = gammas[norm] ** 2
+            kernel *= np.sign(gammas[norm])[:, None]
+        rows.append(kernel)
+    sizes = np.sqrt(sum(squares.values(), np.zeros(group.size)))
+    return np.concatenate(rows, axis=1), sizes
+
+
+def _gammas(group: Group) -> dict[int, np.ndarray]:
+    """Return the scales of each batch normalisation by `id(layer)`; 1 without."""
+    found: dict[int, np.ndarray] = {}
+    for member in group.members:
         norm = batch_norm_of(member.layer)
         if norm is None:
             continue
         if norm.gamma is None:
-            return rows, np.ones(group.size)
-        if member.variable is norm.gamma:
+            found[id(member.layer)] = np.ones(group.size)
+        elif member.variable is norm.gamma:
             gamma = member.matrix().astype("float64").mean(axis=1)
-            return rows * np.sign(gamma)[:, None], np.abs(gamma)
-    return rows, np.linalg.norm(rows, axis=1)
+            found[id(member.layer)] = gamma
+    return found
 
 
 def closest(

@@ -70,9 +70,10 @@ class Merge(Recovery):
             slopes = self._slopes(rows, sizes, donors)
             lost = np.flatnonzero(gone & (slopes > 0))
             for member in group.consumers:
-                rows = np.moveaxis(read(member.variable), member.axis, 0)
-                shape = [-1] + [1] * (rows.ndim)
-                taken = rows[member.index[lost]] * slopes[lost].reshape(shape)
+                weights = np.moveaxis(read(member.variable), member.axis, 0)
+                shape = [-1] + [1] * weights.ndim
+                taken = weights[member.index[lost]]
+                taken = taken * slopes[lost].reshape(shape)
                 additions.append((member, member.index[donors[lost]], taken))
         after.restore()
         for member, places, taken in additions:

@@ -419,6 +419,36 @@ def test_merge_is_exact_for_parallel_filters(norm, turned):
     assert difference(outputs(model, x), outputs(compact, x)) < 1e-5
 
 
+@pytest.mark.parametrize("turned", ["n1", "n2"])
+def test_merge_turns_each_branch_by_its_own_gamma(turned):
+    """Channel 5 is half of channel 2; in one branch filter and gamma are turned."""
+    inputs = keras.Input((8, 8, 3))
+    branches = [
+        layers.BatchNormalization(name=f"n{n}")(
+            layers.Conv2D(8, 3, use_bias=False, name=f"c{n}")(inputs)
+        )
+        for n in (1, 2)
+    ]
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()(branches)))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    randomise(model)
+    for n in (1, 2):
+        conv, norm = model.get_layer(f"c{n}"), model.get_layer(f"n{n}")
+        sign = -1 if norm.name == turned else 1
+        (kernel,) = conv.get_weights()
+        kernel[..., 5] = sign * kernel[..., 2]
+        conv.set_weights([kernel])
+        gamma, beta, mean, variance = norm.get_weights()
+        gamma[5], beta[5] = sign * gamma[2] / 2, beta[2] / 2
+        mean[5], variance[5] = sign * mean[2], variance[2]
+        norm.set_weights([gamma, beta, mean, variance])
+    merge = kprune.recovery.Merge(threshold=0.99)
+    merged = removed(model, {"c1": without(8, 5)}, merge, None)
+    assert (
+        difference(outputs(model, images()), outputs(merged, images())) < 1e-5
+    )
+
+
 def test_merge_leaves_dissimilar_filters_deleted():
     model, x = chain(), images()
     masks = {"conv1": without(8, 5)}
