@@ -415,6 +415,8 @@ def _refuse_frozen_weights(
     call is read again with other weights: then such constants change.
     """
     before = _constants(model)
+    if not before:
+        return  # To read the call again takes as long as the first time.
 
     def changes(variables: Sequence[Any]) -> bool:
         with keras.StatelessScope([(v, _varied(v)) for v in variables]):

@@ -12,6 +12,7 @@ from harness import run_pruning_test
 from keras import layers
 
 import kprune
+from kprune.graph import reading
 from kprune.graph import registry
 from kprune.report.inspection import inspection
 from kprune.report.inspection import inspection_text
@@ -239,6 +240,13 @@ def test_constants_that_are_not_a_number_are_no_change(kind):
     x = layers.Dense(5, name="after")(layer(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
     assert prunable_sizes(model) == {"inside": 8, "after": 5}
+
+
+def test_a_call_without_constants_is_not_read_with_other_weights(monkeypatch):
+    varied = []
+    monkeypatch.setattr(reading, "_varied", lambda v: varied.append(v) or v)
+    assert "inside" in prunable_sizes(network())
+    assert not varied
 
 
 def test_layers_that_share_a_weight_get_one_each_with_a_warning(caplog):
