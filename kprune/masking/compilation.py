@@ -149,7 +149,8 @@ def _without_schedule(value: Any) -> Iterator[Any]:
     if not callable(rate) or isinstance(rate, keras.Variable):
         yield None
         return
-    base._learning_rate = None  # Keras then writes any number.
+    # Any number: own optimizers may compute with it in get_config().
+    base._learning_rate = 0.5
     try:
         yield rate
     finally:

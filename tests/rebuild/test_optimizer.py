@@ -251,6 +251,20 @@ def test_schedules_without_configuration_go_on(rate, scaled, caplog):
     assert not caplog.text
 
 
+def test_own_optimizers_that_write_their_rate_keep_the_schedule(caplog):
+    class Writing(keras.optimizers.SGD):
+        def get_config(self):
+            rate = float(self.learning_rate)
+            return {**super().get_config(), "learning_rate": rate}
+
+    rate = Warmup(0.1)
+    _, model, _ = small(optimizer=Writing(rate))
+    masked = kprune.wrap(model)
+    assert type(masked.optimizer) is Writing
+    assert masked.optimizer._learning_rate is rate
+    assert not caplog.text
+
+
 def test_an_optimizer_that_cannot_be_recreated_is_left_out_by_name(caplog):
     class Odd(keras.optimizers.SGD):
         def __init__(self, power, **kwargs):
