@@ -75,6 +75,25 @@ def test_compact_model_can_be_pruned_again():
     assert smaller.count_params() < compact.count_params()
 
 
+def test_a_squeeze_of_nothing_keeps_the_dtype(tmp_path):
+    inputs = keras.Input((4, 6))
+    x = keras.layers.Dense(8, dtype="mixed_bfloat16", name="a")(inputs)
+    x = keras.layers.Dense(2, dtype="mixed_bfloat16")(x)
+    model = keras.Model(inputs, ops.squeeze(x))
+    masked = kprune.wrap(model)
+    kprune.set_masks(masked, {"a": [1, 0] * 4})
+    compact = kprune.rebuild(masked)
+    x = random_inputs(model)
+    compact.save(tmp_path / "compact.keras")
+    for one in (compact, keras.saving.load_model(tmp_path / "compact.keras")):
+        assert one.output.dtype == "bfloat16"
+        assert keras.backend.standardize_dtype(one(x).dtype) == "bfloat16"
+        assert (
+            difference(*(np.float32(outputs(m, x)) for m in (masked, one)))
+            < 0.1
+        )
+
+
 def test_added_operations_have_free_names_and_outputs_keep_theirs(tmp_path):
     """Automatic names start again in a new process, where a file is loaded."""
     with floatx("float64"):

@@ -28,10 +28,10 @@ _CHECKED = 32
 # These only move values, so int8 does not change them.
 _MOVEMENT = frozenset(
     {
-        "Cropping1D", "Cropping3D", "ExpandDims", "Flip", "GetItem", "Identity",
-        "InputLayer", "Moveaxis", "Pad", "Repeat", "RepeatVector", "Reshape",
-        "Slice", "Split", "Squeeze", "Stack", "Swapaxes", "Tile", "Transpose",
-        "ZeroPadding1D", "ZeroPadding3D",
+        "Copy", "Cropping1D", "Cropping3D", "ExpandDims", "Flip", "GetItem",
+        "Identity", "InputLayer", "Moveaxis", "Pad", "Repeat", "RepeatVector",
+        "Reshape", "Slice", "Split", "Squeeze", "Stack", "Swapaxes", "Tile",
+        "Transpose", "ZeroPadding1D", "ZeroPadding3D",
     }
 )  # fmt: skip
 

@@ -134,7 +134,8 @@ class SqueezeRule(Rule):
     def shrink(self, visit: Visit, kept: Kept) -> Any:
         axes = self._axes(visit.operation, visit.inputs[0])
         if not axes:
-            return keras.layers.Identity(name=visit.operation.name)
+            # Not an Identity layer, which casts to the dtype of its policy.
+            return ops.numpy.Copy(name=visit.operation.name)
         return super().shrink(visit, kept)
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
