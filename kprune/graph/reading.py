@@ -426,9 +426,18 @@ def _refuse_frozen_weights(
                 return True
         return len(after) != len(before) or not all(map(_same, before, after))
 
-    frozen = [v for v in before if isinstance(v, keras.Variable)]
+    fixed = _fixed(layer)
+    frozen = [
+        v
+        for v in before
+        if isinstance(v, keras.Variable) and id(v) not in fixed
+    ]
     if not frozen:
-        floats = [v for v in layer.variables if "float" in v.dtype]
+        floats = [
+            v
+            for v in layer.variables
+            if "float" in v.dtype and id(v) not in fixed
+        ]
         if not changes(floats):
             return
         if changes([]):
@@ -442,6 +451,23 @@ def _refuse_frozen_weights(
         "so the weight would become a constant: let a layer compute with it, "
         "such as keras.layers.ReversibleEmbedding for a head tied to an embedding"
     )
+
+
+def _fixed(layer: Any) -> set[int]:
+    """Return the ids of frozen weights in a trainable layer, such as fixed tables.
+
+    They may become constants. A layer that is frozen as a whole has none: such
+    layers are often made trainable again. Nor are statistics among them: no
+    optimizer trains them, but they change.
+    """
+    if not layer.trainable:
+        return set()
+    return {
+        id(v)
+        for part in layer._flatten_layers()
+        for v in part._trainable_variables
+        if not v.trainable
+    }
 
 
 def _constants(model: keras.Model) -> list[Any]:
@@ -460,6 +486,8 @@ def _constants(model: keras.Model) -> list[Any]:
 
 def _same(a: Any, b: Any) -> bool:
     """Return whether two constants are equal; not a number is like itself."""
+    if isinstance(a, keras.Variable) or isinstance(b, keras.Variable):
+        return a is b
     a, b = np.asarray(a), np.asarray(b)
     return np.array_equal(a, b, equal_nan="float" in a.dtype.name)
 

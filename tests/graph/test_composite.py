@@ -249,6 +249,42 @@ def test_a_call_without_constants_is_not_read_with_other_weights(monkeypatch):
     assert not varied
 
 
+class FixedTable(layers.Layer):
+    """Adds a frozen table outside of the call of its layer."""
+
+    how = "tensor"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = layers.Dense(8, name="inside")
+        self.table = layers.Embedding(6, 8, name="table", trainable=False)
+
+    def build(self, shape):
+        self.inside.build(shape)
+        self.table.build(None)
+
+    def call(self, x):
+        table = self.table.embeddings
+        if self.how == "tensor":
+            table = keras.ops.convert_to_tensor(table)
+        return keras.ops.add(self.inside(x), table)
+
+
+@pytest.mark.parametrize("how", ["tensor", "variable"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_frozen_weights_may_become_constants(how, whole):
+    inputs = keras.Input((6, 3))
+    layer = type("FixedTable", (FixedTable,), {"how": how})(name="own")
+    x = layers.Dense(5, name="after")(layer(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    # A layer that is frozen as a whole may be made trainable again.
+    layer.trainable = not whole
+    layer.table.trainable = False
+    masked, _, _ = assert_exact(model, 1e-5)
+    inside = {} if whole else {"inside": 8}
+    assert prunable_sizes(masked) == {**inside, "after": 5}
+
+
 def test_layers_that_share_a_weight_get_one_each_with_a_warning(caplog):
     inputs = [keras.Input((4, 6)), keras.Input((6,))]
     shared = layers.Dense(8, name="shared")
