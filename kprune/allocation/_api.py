@@ -151,7 +151,7 @@ def allocate(
         reduce: See `request`.
         allocation: Name, object, dictionary or function. See `get`.
         fraction: Share of the target to reach now, from 0 to 1.
-        criterion: The criterion of the scores, for `"rounds"` and `"greedy_loss"`,
+        criterion: The criterion of the scores, for `Rounds` and `GreedyLoss`,
             which score again. Defaults to None.
 
     Returns:

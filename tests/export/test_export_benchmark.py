@@ -150,6 +150,7 @@ def test_wrong_arguments_are_named(files, arguments, message):
 def test_wrong_paths_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.tflite"):
         kprune.benchmark(tmp_path / "none.tflite")
+    (tmp_path / "model.h5").touch()
     with pytest.raises(ValueError, match=r"No runtime for .*\.h5"):
         kprune.benchmark(tmp_path / "model.h5")
     with pytest.raises(TypeError, match="Expected a path"):
