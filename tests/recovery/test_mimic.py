@@ -204,7 +204,7 @@ def test_frozen_layers_are_trained_and_stay_frozen():
     model.trainable = False
     masked, session, before = pruned(model, x)
     start = error(model, masked, x)
-    recover(session, before, [short(steps=30)])
+    recover(session, before, [short(steps=100)])
     assert error(model, masked, x) < start
     assert not masked.trainable
     assert not kprune.rebuild(masked).trainable_weights
@@ -221,7 +221,7 @@ def test_attenuated_filters_are_trained_as_they_act(frozen):
     before = session.snapshot()
     session.remove({"conv1": [1, 0, 1, 1, 0, 1, 1, 1]})
     start = np.mean((outputs(masked, x)[0] - reference) ** 2)
-    recover(session, before, [short(steps=30)])
+    recover(session, before, [short(steps=60)])
     assert np.mean((outputs(masked, x)[0] - reference) ** 2) < 0.8 * start
     assert masked.get_layer("conv2").trainable == (not frozen)
     factors = masked.get_layer("conv2").factor
