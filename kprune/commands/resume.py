@@ -166,12 +166,10 @@ def _digest(path: Path) -> str:
 
     Folders may hold many images, so only names, sizes and times of their files count.
     """
-    found = hashlib.sha256()
     if not path.is_dir():
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
-        return found.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
     for folder, below, names in os.walk(path):
         below.sort()
         for name in sorted(names):

@@ -84,8 +84,8 @@ def acting_filters(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Return filters as the layers behind them see them, and the size of their outputs.
 
     After a BatchNormalization, outputs have the size of `gamma`, whatever the norm of
-    the filter, and a negative one turns the filter round. The first one on the
-    producer's own path counts.
+    the filter, and a negative `gamma` flips the sign of the filter. The first
+    BatchNormalization on the producer's own path counts.
 
     Args:
         group: The channels.
@@ -132,7 +132,7 @@ def _gammas(group: Group) -> dict[int, np.ndarray]:
 def closest(
     rows: np.ndarray, kept: np.ndarray, measure: str = "cosine"
 ) -> np.ndarray:
-    """Return for each removed filter the most similar kept one, for others themselves.
+    """Return the donor of each filter: the most similar kept one, or itself if kept.
 
     Args:
         rows: Filters of shape `(n, d)`. Some kept one is not 0.

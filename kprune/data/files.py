@@ -236,34 +236,38 @@ def load_table(
         values.append(_numbers(row, path, number))
     x = np.array(values, "float32").reshape(-1, *shape)
     notes: tuple[str, ...] = ()
-    *others, last = names or [""]
-    doubtful = all(map(_is_number, others)) and not _counts(others)
-    if names and target == width and last not in TARGETS and doubtful:
-        # A class such as `a` in this row looks alike.
-        notes = (
-            f"the first row of {str(path)!r} names its columns, as all cells below "
-            f"{last!r} are numbers. If it is a sample, put a row of names "
-            "above it",
-        )
     if index:
         notes = (
             f"the first column of {str(path)!r} has no name: it is an index, and "
             "left out",
         )
+    elif names and target == width and _doubtful(names):
+        notes = (
+            f"the first row of {str(path)!r} names its columns, as all cells below "
+            f"{names[-1]!r} are numbers. If it is a sample, put a row of names "
+            "above it",
+        )
     if target is None:
         return x, None, None, notes
+    return x, *_targets(str(path), labels, known), notes
+
+
+def _targets(
+    given: str, labels: Sequence[str], known: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Return the targets of a table, and the names of the classes or None."""
     numbers = all(map(_is_number, labels))
     # Numbers stand for themselves, unless they are names of classes.
     if known and (not numbers or any(map(_is_number, known))):
-        check_classes(str(path), labels, known)
+        check_classes(given, labels, known)
         y = np.array([known.index(label) for label in labels], "int64")
-        return x, y, tuple(known), notes
+        return y, tuple(known)
     if numbers:
         y = np.array(list(map(float, labels)))
         whole = bool(np.all(y == np.trunc(y)))
-        return x, y.astype("int64" if whole else "float32"), None, notes
+        return y.astype("int64" if whole else "float32"), None
     classes, indices = np.unique(labels, return_inverse=True)
-    return x, indices.astype("int64"), tuple(map(str, classes)), notes
+    return indices.astype("int64"), tuple(map(str, classes))
 
 
 def check_classes(
@@ -311,6 +315,13 @@ def _header(rows: Sequence[Sequence[str]]) -> list[str]:
         if _is_word(name) and told and all(map(_is_number, told)):
             return names
     return []
+
+
+def _doubtful(names: Sequence[str]) -> bool:
+    """Return whether names may be a sample, whose last cell is a class such as `a`."""
+    *others, last = names
+    numbers = all(map(_is_number, others)) and not _counts(others)
+    return numbers and last not in TARGETS
 
 
 def _above_index(names: Sequence[str], cells: Sequence[str]) -> bool:

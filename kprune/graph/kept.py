@@ -86,7 +86,7 @@ class Kept:
         return tuple(shape)
 
     def name(self, wish: str) -> str:
-        """Return an unused name for an operation that the new model has in addition.
+        """Return an unused name for an operation that is added to the new model.
 
         Args:
             wish: The name, which gets a number if it is taken.

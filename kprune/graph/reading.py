@@ -302,6 +302,17 @@ def _tensors_only(outputs: Any) -> Any:
 
 
 @contextlib.contextmanager
+def _calling(call: Callable[..., Any]) -> Iterator[None]:
+    """Return a context in which all layers are called by a function."""
+    original = keras.layers.Layer.__call__
+    keras.layers.Layer.__call__ = call
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__ = original
+
+
+@contextlib.contextmanager
 def _several_results() -> Iterator[None]:
     """Return a context in which symbolic calls may return more than tensors.
 
@@ -320,11 +331,8 @@ def _several_results() -> Iterator[None]:
                 raise
             return _as_model(self, args, kwargs)
 
-    keras.layers.Layer.__call__ = call
-    try:
+    with _calling(call):
         yield
-    finally:
-        keras.layers.Layer.__call__ = original
 
 
 @contextlib.contextmanager
@@ -358,11 +366,8 @@ def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
         finally:
             within.pop()
 
-    keras.layers.Layer.__call__ = call
-    try:
+    with _calling(call):
         yield
-    finally:
-        keras.layers.Layer.__call__ = original
 
 
 def _as_model(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

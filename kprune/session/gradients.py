@@ -177,7 +177,7 @@ def unchanged(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trainable(model: Any) -> Iterator[None]:
-    """Return a context in which all weights are trainable, but no other state."""
+    """Return a context in which all weights are trainable; other state is not."""
     layers = list(model._flatten_layers())
     flags = [layer.trainable for layer in layers]
     variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}

@@ -55,7 +55,7 @@ def _cut(given: Any, axes: Sequence[int], x: Labels, kept: Kept) -> Any:
             value = value.take(index, axis=n)
     if value is whole:
         return given
-    # Keras rounds lists to float32, and arrays not.
+    # Keras rounds lists to float32 but keeps arrays as they are.
     return value.tolist() if isinstance(given, list | tuple) else value
 
 

@@ -103,7 +103,7 @@ class MaskedReduceRule(Rule):
         return lambda *args, **kwargs: last(operation(*args, **kwargs), operand)
 
     def mend(self, share: float) -> tuple[keras.Operation, float] | None:
-        """Return how the reduction over all channels follows from that of the kept.
+        """Return what turns the reduction over kept channels into that over all.
 
         Args:
             share: Kept share of the reduced elements, from 0 to 1.
