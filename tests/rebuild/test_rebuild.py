@@ -76,7 +76,7 @@ def test_compact_model_can_be_pruned_again():
 
 
 def test_a_squeeze_of_nothing_keeps_the_dtype(tmp_path):
-    inputs = keras.Input((4, 6))
+    inputs = keras.Input(batch_shape=(2, 4, 6))
     x = keras.layers.Dense(8, dtype="mixed_bfloat16", name="a")(inputs)
     x = keras.layers.Dense(2, dtype="mixed_bfloat16")(x)
     model = keras.Model(inputs, ops.squeeze(x))
@@ -108,7 +108,7 @@ def test_added_operations_have_free_names_and_outputs_keep_theirs(tmp_path):
             [
                 ops.mean(x, axis=-1),
                 head(ops.concatenate(parts, axis=-1)),
-                ops.squeeze(keras.layers.Dense(2)(x)),
+                ops.squeeze(keras.layers.Dense(1)(x), axis=-1),
             ],
         )
         model.compile(
