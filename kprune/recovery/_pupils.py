@@ -10,11 +10,13 @@ import keras
 import numpy as np
 
 from kprune.graph import walk
+from kprune.graph.kept import Kept
 from kprune.graph.values import read
 from kprune.masking import masks
 from kprune.masking.state import WeightSnapshot
 from kprune.rebuild import rebuild
 from kprune.recovery._calibration import norms
+from kprune.recovery._features import last_features
 from kprune.recovery._linear import linear
 from kprune.session import Session
 from kprune.session.gradients import trainable
@@ -32,12 +34,24 @@ def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:
         masked: The masked model.
         before: Its weights and masks before pruning.
     """
-    now = WeightSnapshot(masked.variables)
+    with _restored(masked, before):
+        return rebuild(masked, merge=None)
+
+
+@contextlib.contextmanager
+def _restored(model: keras.Model, before: WeightSnapshot) -> Iterator[None]:
+    """Return a context in which a model has earlier weights and masks."""
+    now = WeightSnapshot(model.variables)
     before.restore()
     try:
-        return rebuild(masked, merge=None)
+        yield
     finally:
         now.restore()
+
+
+def _kept(session: Session) -> Kept:
+    alive = masks(session.masked, session.graph).items()
+    return session.graph.kept({name: mask > 0 for name, mask in alive})
 
 
 class Pupil:
@@ -48,12 +62,14 @@ class Pupil:
 
     Args:
         session: The masked model.
+        before: Its weights and masks before pruning.
     """
 
-    def __init__(self, session: Session) -> None:
-        masked, graph = session.masked, session.graph
-        alive = {n: m > 0 for n, m in masks(masked, graph).items()}
-        self._kept = graph.kept(alive)
+    def __init__(self, session: Session, before: WeightSnapshot) -> None:
+        masked = session.masked
+        self._kept = _kept(session)
+        with _restored(masked, before):
+            self._had = _kept(session)
         self.model = rebuild(masked, merge=None)
         self._pairs = _pairs(masked, self.model)
         if any(not self._is_cut(old, new) for old, new in self._pairs):
@@ -77,6 +93,39 @@ class Pupil:
                 norm.momentum = momentum
             for variable, penalty in penalties:
                 variable.regularizer = penalty
+
+    def features(self, teacher: keras.Model) -> list[tuple[Any, Any]]:
+        """Return pairs of features of the teacher and of the model to train.
+
+        See `last_features`. Those of the teacher lack the channels that the model to
+        train lacks. There are none if the masked model itself is trained.
+
+        Args:
+            teacher: The unpruned model. See `unpruned`.
+        """
+        masked = {id(new): old for old, new in self._pairs}
+        found = []
+        for theirs, ours in zip(
+            last_features(teacher), last_features(self.model), strict=True
+        ):
+            if theirs is None or ours is None or id(ours.kernel) not in masked:
+                continue
+            kernel = masked[id(ours.kernel)]
+            axis = len(kernel.shape) - 2
+            now, had = (
+                np.arange(kernel.shape[axis]) if index is None else index
+                for index in (
+                    self._kept.axis(kernel, axis),
+                    self._had.axis(kernel, axis),
+                )
+            )
+            # An operation that selects channels ends the features of one model only.
+            wanted, channels, given = list(
+                zip(theirs.tensors, theirs.axes, ours.tensors, strict=False)
+            )[-1]
+            index = np.flatnonzero(np.isin(had, now))
+            found.append((keras.ops.take(wanted, index, channels), given))
+        return found
 
     def write_back(self) -> None:
         """Copy the trained weights to the masked model."""

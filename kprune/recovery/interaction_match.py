@@ -86,7 +86,14 @@ class InteractionMatch(Mimic):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            samples, steps, batch_size, learning_rate, AUTO, 0.0, seed
+            samples,
+            steps,
+            batch_size,
+            learning_rate,
+            AUTO,
+            mixup=0.0,
+            features=0.0,
+            seed=seed,
         )
         self.partial = share(
             partial, type(self).__name__, "partial", zero=True, one=True

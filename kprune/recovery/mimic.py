@@ -51,17 +51,19 @@ class Mimic(Recovery):
     """Trains the pruned model to reproduce the unpruned model's logits.
 
     No labels are needed: the loss is the mean squared difference of the logits,
-    relative to their variance. Inputs read by linear layers are scaled to a mean
-    square of 1. Images are flipped and shifted, and in some steps pairs of
-    samples are mixed, with the unpruned model's outputs as targets ("mixup",
-    Zhang et al., arXiv 1710.09412). The compact model is trained by Adam with
-    cosine decay of the learning rate, with batch normalisation in training mode.
-    Frozen layers are trained too.
+    relative to their variance, and the same of the last features: what the last
+    layer reads, before pooling, on the channels that are left. Mimicking these
+    features is due to "Practical Network Acceleration with Tiny Sets" (Wang et
+    al., arXiv 2202.07861). Inputs read by linear layers are scaled to a mean square
+    of 1. Images are flipped and shifted, and in some steps pairs of samples are
+    mixed, with the unpruned model's outputs as targets ("mixup", Zhang et al., arXiv
+    1710.09412). The compact model is trained by Adam with cosine decay of the
+    learning rate, with batch normalisation in training mode. Frozen layers are
+    trained too.
 
-    One in eight samples is held out. The best weights on these are kept, or the
-    original ones if none are better. Unless it is part of a list, it runs after
-    `"reconstruct"` if that applies. Related: "Practical Network Acceleration with
-    Tiny Sets" (Wang et al., arXiv 2202.07861), which mimics features.
+    One in eight samples is held out. The weights with the best logits on these are
+    kept, or the original ones if none are better. Unless it is part of a list, it
+    runs after `"reconstruct"` if that applies.
 
     Args:
         samples: Largest number of samples to use.
@@ -77,6 +79,9 @@ class Mimic(Recovery):
         mixup: Share of the steps in which pairs of samples are mixed, with
             weights drawn uniformly from 0 to 1. Integer inputs, such as tokens,
             are never mixed.
+        features: Weight of the loss of the features; 0 to learn the logits alone.
+            Outputs that do not come from a linear layer have no such loss, nor have
+            models with attenuated filters.
         seed: Seed of the sample order, the augmentation and the mixing.
 
     Raises:
@@ -96,7 +101,7 @@ class Mimic(Recovery):
 
     preceded_by: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each argument is independent
         self,
         samples: int = 1024,
         steps: int = 800,
@@ -104,6 +109,7 @@ class Mimic(Recovery):
         learning_rate: float = 3e-3,
         augment: Any = "auto",
         mixup: float = 0.5,
+        features: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(samples)
@@ -115,18 +121,23 @@ class Mimic(Recovery):
         )
         self.augment = augment
         self.mixup = share(mixup, owner, "mixup", zero=True, one=True)
+        self.features = number(features, owner, "features", least=0)
         self.seed = whole(seed, owner, "seed", least=0)
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:
         fit, held_out = self._split(session.samples.inputs(self.samples))
         change = Augment(self.augment, self.mixup, fit)
-        pupil = Pupil(session)
+        pupil = Pupil(session, before)
+        original = unpruned(session.masked, before)
         scale = input_scale(session.masked, fit)
         with (
             placed_like(session.masked),
-            logits(unpruned(session.masked, before), scale) as teacher,
+            logits(original, scale) as teacher,
             pupil.trained(scale) as trained,
         ):
+            pairs = pupil.features(original) if self.features else []
+            teacher = _widened(teacher, [wanted for wanted, _ in pairs])
+            trained = _widened(trained, [given for _, given in pairs])
 
             def batches() -> Iterator[Any]:
                 rng = np.random.default_rng(self.seed)
@@ -134,7 +145,13 @@ class Mimic(Recovery):
                     yield divide(change(self._batch(fit, rng), rng), scale)
 
             held_out = divide(held_out, scale)
-            better = self._train(trained, teacher, batches(), held_out)
+            better = self._train(
+                trained,
+                teacher,
+                batches(),
+                held_out,
+                features=[self.features / len(pairs) for _ in pairs],
+            )
         if better:
             pupil.write_back()
 
@@ -146,6 +163,7 @@ class Mimic(Recovery):
         held_out: Any,
         lesson: Context = contextlib.nullcontext,
         exams: Sequence[Context] = (contextlib.nullcontext,),
+        features: Sequence[float] = (),
     ) -> bool:
         """Train the pupil and keep its best weights.
 
@@ -156,6 +174,8 @@ class Mimic(Recovery):
             held_out: Samples to measure the error on.
             lesson: Returns the context of a training step.
             exams: Functions that return the contexts of error measurements.
+            features: Weights of the losses of the last outputs, which do not count in
+                the measured error.
 
         Returns:
             Whether the weights have improved.
@@ -165,7 +185,11 @@ class Mimic(Recovery):
             with exam():
                 wanted.append(_predict(teacher, held_out, self.batch_size))
         scales = [1 / max(t.var(axis=0).mean(), 1e-12) for t in wanted[0]]
-        self._compile(pupil, scales)
+        count = len(scales) - len(features)
+        weights = [1.0] * count + list(features)
+        self._compile(
+            pupil, [w * s for w, s in zip(weights, scales, strict=True)]
+        )
 
         def error() -> float:
             total = 0.0
@@ -174,7 +198,9 @@ class Mimic(Recovery):
                     given = _predict(pupil, held_out, self.batch_size)
                 total += sum(
                     s * float(np.mean(np.square(g - w)))
-                    for g, w, s in zip(given, answers, scales, strict=True)
+                    for g, w, s in list(
+                        zip(given, answers, scales, strict=True)
+                    )[:count]
                 )
             return total / len(exams)
 
@@ -251,6 +277,13 @@ class Mimic(Recovery):
             losses if len(losses) > 1 else losses[0],
             jit_compile=False if tensorflow else "auto",
         )
+
+
+def _widened(model: keras.Model, features: Sequence[Any]) -> keras.Model:
+    """Return the model with more outputs."""
+    if not features:
+        return model
+    return keras.Model(model.input, [*model.outputs, *features])
 
 
 def divide(inputs: Any, scale: float) -> Any:
