@@ -50,11 +50,12 @@ def last_features(model: keras.Model) -> list[Features | None]:
 
     def find(slot: int) -> Features | None:
         call = makers.get(slot)
-        while call is not None and (view := linear(call.layer)) is None:
-            if len(call.given) != 1 or getattr(call.layer, "weights", ()):
+        while call is not None and linear(call.layer) is None:
+            if len(call.given) != 1 or call.values():
                 return None
             call = makers.get(call.given[0])
-        if call is None or id(call.node) not in outer:
+        view = None if call is None else linear(call.layer)
+        if call is None or view is None or id(call.node) not in outer:
             return None
         tensors: list[Any] = []
         axes: list[int] = []

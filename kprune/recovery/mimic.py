@@ -109,7 +109,7 @@ class Mimic(Recovery):
         learning_rate: float = 3e-3,
         augment: Any = "auto",
         mixup: float = 0.5,
-        features: float = 1.0,
+        features: float = 3.0,
         seed: int = 0,
     ) -> None:
         super().__init__(samples)
