@@ -94,21 +94,22 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
                     f"{regularizer!r} has no attribute `strength`. Omit `shrinkage`."
                 )
         self.shrinkage = shrinkage
-        self._acts = False
+        self._acts: bool | None = None
         self._added: AddedLoss | None = None
         self._attached: list[tuple[Any, Any]] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
         drop_interrupted(self)
-        self._acts = False
+        self._acts = None
         self._attached = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         acts = self.until is None or epoch < self.until
-        if acts and not self._acts:
-            model = trained_part(self.model)
+        model = trained_part(self.model)
+        if self._acts is None:
             release(model, self._others(model))
+        if acts and not self._acts:
             attach(model, self._penalty(epoch), self.layers)
             self._attached = self._others(model)
             if model is not self.model:
@@ -131,6 +132,9 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
 
     def on_train_end(self, logs: Any = None) -> None:
         self._detach()
+        if self._acts is None:  # The run was complete: `fit` had no epoch.
+            model = trained_part(self.model)
+            release(model, self._others(model))
 
     def _detach(self) -> None:
         release(trained_part(self.model), self._attached)

@@ -205,6 +205,58 @@ def test_several_callbacks_penalise_different_layers():
     assert seen == [{first, second, third}, {second, third}, set()]
 
 
+@pytest.mark.parametrize("begin", [1, 2])
+def test_a_run_resumed_after_the_penalty_has_none(begin):
+    data = arrays(16)
+    recipe = kprune.recipe("orthoreg", {"macs": 0.3}, data=data, epochs=2)
+    model = small_net(4)
+    model.compile(sgd(0.01), loss(), run_eagerly=True)
+    masked = recipe.prepare(model)
+    assert attached(masked)
+    callback = RegularizeCallback("l2", until=1)
+    seen = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.kernels.update(
+            attached_kernels(masked)
+        )
+    )
+    seen.kernels = set()
+    masked.fit(
+        *data,
+        epochs=2,
+        initial_epoch=begin,
+        callbacks=[callback, seen],
+        verbose=0,
+    )
+    assert not seen.kernels
+    assert not attached(masked)
+
+
+def test_a_callback_that_has_ended_leaves_the_penalties_of_others():
+    model = small_net(4)
+    model.compile(sgd(0.0), loss())
+    kernel = model.get_layer("conv1").kernel.path
+    others = {model.get_layer(n).kernel.path for n in LAYERS[1:]}
+    first = RegularizeCallback("l2", until=1, layers=["conv1"])
+    second = RegularizeCallback("l2", until=3, layers=["conv2", "conv3"])
+    kprune.regularizers.attach(model, "l2", ["conv1"])
+    for order in ([first, second], [second, first]):
+        seen = []
+        see = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs, seen=seen: seen.append(
+                attached_kernels(model)
+            )
+        )
+        model.fit(
+            dataset(count=16),
+            epochs=2,
+            initial_epoch=1,
+            callbacks=[*order, see],
+            verbose=0,
+        )
+        assert seen == [others]
+        assert kernel not in attached_kernels(model)
+
+
 def strength(optimizer, begun=0):
     """Return the strength of a penalty on one kernel from epoch 2 of 4 on."""
     keras.utils.set_random_seed(0)
