@@ -24,6 +24,7 @@ from kprune.graph.batches import input_like
 from kprune.graph.batches import nodes_of
 from kprune.graph.foreign import translated
 from kprune.graph.likeness import alike
+from kprune.graph.likeness import arrays
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_tensor
 from kprune.graph.values import read
@@ -140,18 +141,24 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
         _filled(layer, args, tensors),
         _filled(layer, kwargs, tensors),
     )
-    model = _called(layer, inputs, args, kwargs)
+    calls: list[_PartCall] = []
+    model = _called(layer, inputs, args, kwargs, calls)
     _refuse_own_weights(layer, model)
     _refuse_frozen_weights(
         layer, model, lambda: _called(layer, inputs, args, kwargs)
     )
     _refuse_missing_outputs(layer, model)
-    if layer._call_has_training_arg:
+    batch = None if fixed else 1
+    if not layer._call_has_training_arg:
+        _refuse_fixed_training(calls, (False, True), batch)
+    else:
         steps = _steps(model)
         for training in (False, True):
+            calls.clear()
             other = _called(
-                layer, inputs, args, {**kwargs, "training": training}
+                layer, inputs, args, {**kwargs, "training": training}, calls
             )
+            _refuse_fixed_training(calls, (not training,), batch)
             if _steps(other) != steps:
                 again = _called(layer, inputs, args, kwargs)
                 when = (
@@ -165,9 +172,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     nested = not isinstance(layer, keras.Model) or layer._inbound_nodes
     if nested and not trusted:
         values = {
-            id(x): random_tensor(
-                (x.shape[0] if fixed else 1, *x.shape[1:]), x.dtype
-            )
+            id(x): random_tensor((batch or x.shape[0], *x.shape[1:]), x.dtype)
             for x in inputs
         }
         _refuse_other_numbers(layer, args, kwargs, values, model)
@@ -278,11 +283,20 @@ def _filled(layer: Any, structure: Any, tensors: dict[int, Any]) -> Any:
 # -- the call -------------------------------------------------------------------
 
 
+# A layer inside, and the arguments of its call as they are written there.
+_PartCall = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
 def _called(
-    layer: Any, inputs: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    layer: Any,
+    inputs: list[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    calls: list[_PartCall] | None = None,
 ) -> keras.Model:
+    """Return the model that a call defines, and add the calls in it to `calls`."""
     try:
-        with _symbolic_constants(inputs):
+        with _symbolic_constants(inputs, [] if calls is None else calls):
             outputs = _tensors_only(layer.call(*args, **kwargs))
         given = inputs if len(inputs) > 1 else inputs[0]
         if isinstance(layer, keras.Model) and not layer._inbound_nodes:
@@ -336,7 +350,9 @@ def _several_results() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
+def _symbolic_constants(
+    inputs: list[Any], calls: list[_PartCall]
+) -> Iterator[None]:
     """Return a context in which calls of layers on constants become nodes.
 
     An example are embeddings of positions. Keras would compute such a call at
@@ -344,6 +360,7 @@ def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
 
     Args:
         inputs: The inputs of the model that is read. Nodes must depend on one.
+        calls: A list that fills with the calls.
     """
     numbers = [x for x in inputs if x.dtype != "string"]
     original = keras.layers.Layer.__call__
@@ -360,6 +377,8 @@ def _symbolic_constants(inputs: list[Any]) -> Iterator[None]:
         direct = not within and numbers and self.variables
         if direct and not tensors_of(args, kwargs):
             args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+        if not within:
+            calls.append((self, args, dict(kwargs)))
         within.append(self)
         try:
             return original(self, *args, **kwargs)
@@ -501,6 +520,60 @@ def _varied(variable: Any) -> Any:
     value = read(variable).astype("float32")
     noise = np.random.default_rng(0).random(value.shape, dtype="float32")
     return keras.ops.convert_to_tensor(value + noise, dtype=variable.dtype)
+
+
+def _refuse_fixed_training(
+    calls: list[_PartCall], modes: tuple[bool, ...], batch: int | None
+) -> None:
+    """Raise if a layer inside is always called in one mode, and the mode matters.
+
+    A functional model passes its own mode to all layers, whatever their calls
+    say.
+
+    Args:
+        calls: The calls of the layers inside.
+        modes: The modes that count as fixed.
+        batch: The batch size to try layers out with, or None if it is fixed.
+    """
+    for part, args, kwargs in calls:
+        mode = kwargs.get("training")
+        if mode is None or bool(mode) not in modes:
+            continue
+        what = _changed_by_training(part, args, kwargs, batch)
+        if what is not None:
+            raise UnreadableError(
+                f"it calls '{part.name}' with training={bool(mode)}, which a "
+                f"functional model does not keep, and {what} depends on it. Pass "
+                "no constant as training; or, for inference, set trainable=False "
+                "of the batch normalisation and rate=0 of the dropout in it"
+            )
+
+
+def _changed_by_training(
+    part: Any, args: Any, kwargs: Any, batch: int | None
+) -> str | None:
+    """Return the layer or result that differs in training, or None."""
+
+    def value(x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        return random_tensor((batch or x.shape[0], *x.shape[1:]), x.dtype)
+
+    results: list[Any] = []
+    changed: list[set[int]] = []
+    try:
+        args, kwargs = keras.tree.map_structure(value, (args, kwargs))
+        for training in (False, True):
+            with keras.StatelessScope() as scope:
+                outputs = part(*args, **{**kwargs, "training": training})
+            results.append(arrays(keras.tree.flatten(outputs)))
+            changed.append(set(scope.state_mapping))
+    except Exception:  # User code may raise anything.
+        return "maybe its output"
+    for layer in reversed(list(part._flatten_layers())):
+        if any(id(v) in changed[1] - changed[0] for v in layer.variables):
+            return f"layer '{layer.name}'"
+    return None if alike(*results) else "its output"
 
 
 def _steps(model: keras.Model) -> list[tuple[Any, ...]]:

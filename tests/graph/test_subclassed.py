@@ -297,3 +297,99 @@ def test_a_layer_is_skipped_by_identity():
         kprune.trace(model, skip=[first, layers.Dense(2, name="other")])
     with pytest.raises(TypeError, match="nested models"):
         kprune.trace(model, skip=[3])
+
+
+class Transfer(keras.Model):
+    """A network on a backbone that always runs in inference, as in tutorials."""
+
+    def __init__(self, rate=0.0, mode=False):
+        super().__init__()
+        inputs = keras.Input((6,))
+        x = layers.BatchNormalization(name="norm")(layers.Dense(8)(inputs))
+        x = layers.Dropout(rate, name="drop")(x)
+        self.base = keras.Model(inputs, x, name="base")
+        self.head = layers.Dense(5)
+        self.last = layers.Dense(2)
+        self.mode = mode
+
+    def call(self, x, training=None):
+        x = self.base(x, training=self.mode)
+        return self.last(self.head(x))
+
+
+def test_a_frozen_part_may_always_run_in_inference():
+    model, x = Transfer(), np.ones((4, 6), "float32")
+    model(x)
+    model.base.trainable = False
+    masked = kprune.wrap(model)
+    expected, found = (
+        ops.convert_to_numpy(m(x, training=True)) for m in (model, masked)
+    )
+    assert difference([found], [expected]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("rate", "mode", "frozen", "layer"),
+    [
+        (0.0, False, False, "norm"),
+        (0.5, False, True, "drop"),
+        (0.5, True, True, "drop"),
+    ],
+)
+def test_a_mode_that_a_functional_model_cannot_keep_is_refused(
+    rate, mode, frozen, layer
+):
+    model = Transfer(rate, mode)
+    model(np.ones((4, 6)))
+    model.base.trainable = not frozen
+    said = f"calls 'base' with training={mode}, .* layer '{layer}' depends"
+    with pytest.raises(TypeError, match=said):
+        kprune.trace(model)
+
+
+class Still(layers.Layer):
+    """Fixes the mode of a layer, but has no argument `training` itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x, training=False)
+
+
+class Default(layers.Layer):
+    """Has a default for `training`, which callers override."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x, training=False):
+        return self.norm(x, training=training)
+
+
+class Blocks(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.block = Default()
+        self.last = layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.block(x))
+
+
+@pytest.mark.parametrize(("cls", "read"), [(Still, False), (Default, True)])
+def test_a_nested_layer_of_fixed_mode_stays_as_it_is(cls, read):
+    inputs = keras.Input((6,))
+    x = cls()(layers.Dense(8, name="first")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    graph = kprune.trace(model)
+    assert [g.name for g in graph.prunable] == (["first"] if read else [])
+    assert bool(graph.opaque) != read
+
+
+def test_a_default_of_training_is_not_a_fixed_mode():
+    model = Blocks()
+    model(np.ones((4, 6)))
+    assert kprune.trace(model)
