@@ -121,25 +121,27 @@ class Source:
             return int(self._data.cardinality()) == -1
         return False
 
-    def batches(self, steps: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, steps: int | None = None, samples: int = 0
+    ) -> Iterator[Batch]:
         """Yield `(x, y, sample_weight)` batches of NumPy arrays.
 
         Args:
             steps: Maximum number of batches. Defaults to all of them, or to the
                 first 64 if the data may have no end.
+            samples: Number of samples that this default must not cut off.
 
         Raises:
             ValueError: The data is empty, or a batch does not fit the model.
         """
         if _is_function(self._data):
-            yield from self._like(self._data()).batches(steps)
+            yield from self._like(self._data()).batches(steps, samples)
             return
-        may_be_endless = self.endless or isinstance(self._data, _Replay)
-        if steps is None and may_be_endless:
-            steps = ENDLESS_LIMIT
-            _log.info("data may have no end: using its first %d batches", steps)
+        found = itertools.islice(self._all(), steps)
+        if steps is None and (self.endless or isinstance(self._data, _Replay)):
+            found = self._first(samples)
         empty = True
-        for batch in itertools.islice(self._all(), steps):
+        for batch in found:
             empty = False
             yield batch
         if empty:
@@ -189,7 +191,7 @@ class Source:
         """Return the inputs of the first `samples` samples as one structure."""
         parts: list[Any] = []
         taken = 0
-        for x, _, _ in self.batches():
+        for x, _, _ in self.batches(samples=samples):
             parts.append(x)
             taken += cuts.count(x)
             if taken >= samples:
@@ -218,7 +220,7 @@ class Source:
             return self._like(cuts.take(self._whole, chosen))
         drawn: Batch | None = None
         keys = np.empty(0)
-        for batch in self.batches():
+        for batch in self.batches(samples=count):
             size = cuts.count(batch)
             keys = np.concatenate([keys, rng.random(size)])
             together = batch if drawn is None else cuts.join(drawn, batch)
@@ -287,6 +289,16 @@ class Source:
         for batch in self._stream():
             yield self._checked(self._ranked(batch), start)
             start += cuts.count(batch[0]) if self._takes else 0
+
+    def _first(self, samples: int) -> Iterator[Batch]:
+        """Yield the first `ENDLESS_LIMIT` batches, or more for enough samples."""
+        taken = 0
+        for number, batch in enumerate(self._all(), 1):
+            yield batch
+            taken += cuts.count(batch[0]) if samples else 0
+            if number >= ENDLESS_LIMIT and taken >= samples:
+                _log.info("data may have no end: using %d batches", number)
+                return
 
     def _stream(self) -> Iterator[Batch]:
         """Yield batches; collect single samples into batches."""

@@ -79,8 +79,10 @@ def evidence(
     """
     if quantize in CALIBRATED and calibration is None and training is None:
         raise ValueError(_NO_CALIBRATION.format(quantize))
-    data = _read(signature, quantize, samples, calibration, training)
     ranges = quantize in (*CALIBRATED, "qat")
+    splits = ranges and calibration is not None and validation is None
+    limit = MAX_SAMPLES + (samples if splits else 0)
+    data = _read(signature, quantize, limit, calibration, training)
     name = "training data" if calibration is None else "calibration data"
     notes = []
     if data is not None:
@@ -92,7 +94,7 @@ def evidence(
         origin = "validation data"
     elif data is None:
         inputs, origin = random_samples(signature, samples), "random inputs"
-    elif ranges and calibration is not None and len(data[0]) >= FEWEST:
+    elif splits and len(data[0]) >= FEWEST:
         data, inputs = _split(data, samples)
         origin = "calibration data held back"
         if training is not None:
@@ -113,7 +115,7 @@ def evidence(
 def _read(
     signature: ModelSignature,
     quantize: str | None,
-    samples: int,
+    limit: int,
     calibration: Any,
     training: Any,
 ) -> list[np.ndarray] | None:
@@ -121,10 +123,8 @@ def _read(
     if given is None:
         return None
     argument = "data" if calibration is None else "calibration"
-    ranges = quantize in (*CALIBRATED, "qat")
-    limit = MAX_SAMPLES + (samples if ranges else 0)
     data = collect_samples(signature, given, limit, argument)
-    if ranges:
+    if quantize in (*CALIBRATED, "qat"):
         check_finite(signature, data, argument)
     if quantize in CALIBRATED and len(data[0]) < _FEW_CALIBRATION_SAMPLES:
         logger.warning(

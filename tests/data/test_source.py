@@ -121,6 +121,8 @@ def test_endless_generators_are_limited(monkeypatch):
     monkeypatch.setattr(data_module, "ENDLESS_LIMIT", 5)
     source = Source((X, Y) for _ in itertools.count())
     assert len(list(source.batches())) == 5
+    assert len(source.inputs(40)) == source.sample(40).size == 40
+    assert len(list(source.batches())) == 5
 
 
 def test_any_iterable_of_batches():

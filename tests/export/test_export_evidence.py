@@ -56,6 +56,8 @@ def test_validation_data_are_verified_on(signature):
     assert len(found.inputs[0]) == 16
     assert found.inputs[0].max() == 0 and found.inputs[0].min() == -39
     assert found.origin == "validation data" and found.notes == ()
+    found = evidence(signature, "int8", 64, numbered(900), other)
+    assert len(found.calibration[0]) == 512
 
 
 def test_formats_without_calibration_hold_nothing_back(signature):

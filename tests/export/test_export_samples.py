@@ -103,6 +103,27 @@ def test_reading_stops_at_the_limit():
     np.testing.assert_array_equal(got[10:], X[:7])
 
 
+def one_by_one(count: int):
+    """What TFLite calls a representative dataset: batches of one sample."""
+    return ([X[i % 10][None]] for i in range(count))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        one_by_one(200),
+        lambda: one_by_one(200),
+        one_by_one(10**9),
+        dataset(X).batch(1).repeat(),
+    ],
+    ids=["generator", "function", "endless", "dataset"],
+)
+def test_batches_of_one_sample_are_read_up_to_the_limit(data):
+    signature = ModelSignature(zoo.conv_net())
+    (got,) = collect_samples(signature, data, limit=150)
+    np.testing.assert_array_equal(got, X[np.arange(150) % 10])
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
