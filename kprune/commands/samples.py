@@ -165,14 +165,10 @@ def note(text: str) -> None:
 
 def predictor(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that maps inputs to the first output of a model."""
-    import keras
+    from kprune.export.signature import ModelSignature
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        outputs = keras.tree.flatten(model(x, training=False))
-        found: np.ndarray = keras.ops.convert_to_numpy(outputs[0])
-        return found
-
-    return predict
+    signature = ModelSignature(model)
+    return lambda x: signature.predict([x])[0]
 
 
 def find_data(

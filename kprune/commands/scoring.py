@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune.data.inputs import BATCH
+from kprune.data.inputs import Input
 from kprune.data.pipeline import batches
 from kprune.data.reading import Samples
 from kprune.data.source import Source
@@ -27,6 +30,8 @@ from kprune.export.signature import ModelSignature
 BATCH_SIZE = 64
 
 _RIGHT = ("acc", "accuracy")
+_OTHERS = re.compile(r"(?:^|_)top_?(?!1_)(?:k|\d+)_")
+"""In the names of accuracies that count other classes than the first as right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +56,14 @@ class Score:
     @property
     def accuracy(self) -> float | None:
         """Accuracy from 0 to 1; None if it was not measured."""
-        for name, value in self.metrics.items():
-            if name in _RIGHT or name.endswith("_accuracy"):
-                return value
-        return None
+        found = [
+            name
+            for name in self.metrics
+            if name in _RIGHT
+            or (name.endswith("_accuracy") and not _OTHERS.search(name))
+        ]
+        best = max(found, key=_RIGHT.__contains__, default=None)
+        return None if best is None else self.metrics[best]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the score as plain data, for JSON."""
@@ -105,6 +114,9 @@ class Scorer:
         """Score a Keras model with `model.evaluate`."""
         same = model is self.original
         outputs = self.reference if same else self._predict(model)
+        if ModelSignature(model).batch_size is not None:
+            # `evaluate` would need a number of samples that fills all batches.
+            return self.outputs(outputs, model, same)
         return self._score(outputs, self._evaluate(model), same)
 
     def run(self, path: Path) -> list[np.ndarray]:
@@ -121,7 +133,14 @@ class Scorer:
                 "be matched with one."
             )
         (spec,) = runtime.inputs
-        outputs = runtime.run_batched({spec.name: x[0].astype(spec.dtype)})
+        wanted = Input(spec.name, spec.shape[1:], spec.dtype)
+        if BATCH not in wanted.readings(x[0].shape):
+            raise ValueError(
+                f"{str(path)!r} takes samples of shape {wanted.shape}. Received "
+                f"{x[0].shape[1:]}."
+            )
+        ranked = wanted.ranked(x[0]).astype(spec.dtype)
+        outputs = runtime.run_batched({spec.name: ranked})
         return [outputs[spec.name] for spec in runtime.outputs]
 
     def file(self, model: keras.Model, path: Path) -> Score:
@@ -137,20 +156,28 @@ class Scorer:
         return self.outputs(outputs, model)
 
     def outputs(
-        self, outputs: Sequence[np.ndarray], model: keras.Model | None
+        self,
+        outputs: Sequence[np.ndarray],
+        model: keras.Model | None,
+        same: bool = False,
     ) -> Score:
         """Score outputs, with the metrics of a model if there is one.
 
         The loss is dropped if there are other metrics. It would differ from that of
         `model.evaluate`, because Keras computes a cross-entropy from the logits
         before a softmax, which a file does not have.
+
+        Args:
+            outputs: One array per output.
+            model: A model with these outputs, or None.
+            same: Whether they are those of the original itself.
         """
         metrics: dict[str, float] = {}
         if model is not None and self.labelled and _is_compiled(model):
             # Metrics whose code is not available are left out.
             with contextlib.suppress(TypeError, ValueError):
                 metrics = self._metrics_of(outputs, model)
-        score = self._score(outputs, metrics)
+        score = self._score(outputs, metrics, same)
         if len(score.metrics) > 1:
             score.metrics.pop("loss", None)
         return score
@@ -190,14 +217,14 @@ class Scorer:
         return _evaluate(model, x, self.samples.y)
 
     def _predict(self, model: keras.Model) -> list[np.ndarray]:
-        parts = [
-            keras.tree.flatten(model.predict_on_batch(x))
-            for x, _, _ in self.source.batches()
-        ]
-        return [
-            np.concatenate([keras.ops.convert_to_numpy(a) for a in arrays])
-            for arrays in zip(*parts, strict=True)
-        ]
+        signature = ModelSignature(model)
+
+        def call(flat: list[np.ndarray]) -> list[Any]:
+            outputs = model.predict_on_batch(signature.pack(flat))
+            return list(keras.tree.flatten(outputs))
+
+        x = self.source.inputs(self.samples.size)
+        return signature.predict(keras.tree.flatten(x), call)
 
     def _inputs(self, signature: ModelSignature) -> list[np.ndarray]:
         flat = keras.tree.flatten(self.source.inputs(self.samples.size))

@@ -96,7 +96,7 @@ class ModelInputs:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._batch = model.inputs[0].shape[0]
+        self._batch = fixed_batch(model)
         self._probed = self._batch or PROBED
         sequential = isinstance(model, keras.Sequential)
         self._structure = model.inputs[0] if sequential else model.input
@@ -307,6 +307,12 @@ class ModelInputs:
             for each in self.inputs
             if _plain(each.name) not in known and not each.optional
         ]
+
+
+def fixed_batch(model: keras.Model) -> int | None:
+    """Return the batch size in the inputs of a model; None if it has none."""
+    inputs = getattr(model, "inputs", None)
+    return inputs[0].shape[0] if inputs else None
 
 
 def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
+from kprune.data.arrays import repeated
+from kprune.data.inputs import fixed_batch
+
 
 def require_data(session: Any, owner: str) -> None:
     """Raise unless there are samples.
@@ -48,3 +53,39 @@ def require_loss(session: Any, owner: str) -> None:
             "train_step."
         )
     session.source.check_targets()
+
+
+def require_any_batch(session: Any) -> None:
+    """Raise if the model takes only the batches that its inputs are declared for.
+
+    Most models with a batch size in their inputs take other batches too.
+
+    Args:
+        session: A `kprune.Session` with samples.
+
+    Raises:
+        ValueError: The model fails on a batch of another size, or returns another
+            number of outputs.
+    """
+    model = session.masked
+    size = fixed_batch(model)
+    if size is None:
+        return
+    more = size + 1
+    x = keras.tree.map_structure(
+        lambda a: None if a is None else repeated(a, more),
+        session.source.inputs(1),
+    )
+    cause = None
+    try:
+        with keras.StatelessScope():
+            outputs = keras.tree.flatten(model(x, training=False))
+    except Exception as error:
+        outputs, cause = [], error
+    if cause is not None or any(y.shape[:1] != (more,) for y in outputs):
+        raise ValueError(
+            f"Model '{model.name}' takes only batches of {size} samples, but it is "
+            "measured on batches of other sizes. Build it with keras.Input(shape) in "
+            "place of a batch size, and with -1 or keras.ops.shape(x)[0] where layers "
+            "or operations name the number of samples."
+        ) from cause

@@ -137,7 +137,7 @@ class Source:
         if _is_function(self._data):
             yield from self._like(self._data()).batches(steps, samples)
             return
-        found = itertools.islice(self._all(), steps)
+        found: Iterator[Batch] = itertools.islice(self._all(), steps)
         if steps is None and (self.endless or isinstance(self._data, _Replay)):
             found = self._first(samples)
         empty = True

@@ -6,10 +6,19 @@ import re
 
 import keras
 
+from kprune.export.signature import identifier
+
 _REFUSED = re.compile(
     r"'([^']+)' is not a valid (?:root )?scope name"
     # A SavedModel's signature, whose arguments TensorFlow renames.
     r"|more than one argument to '[^']+' was named '([^']+)'"
+    r"|(Name collision after sanitization)"
+)
+
+_OTHER_INPUTS = (
+    "Export to '.keras', or give the inputs other names: `inputs = "
+    "[keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in model.inputs]`, then "
+    "`keras.Model(inputs, model(inputs))`."
 )
 
 
@@ -26,8 +35,17 @@ def explain_name(model: keras.Model, message: str) -> str | None:
     found = _REFUSED.search(message)
     if found is None:
         return None
+    if found[1] is None:
+        alike = _alike(model) or [name for name in (found[2],) if name]
+        if not alike:
+            return None
+        return (
+            f"TensorFlow does not accept {' and '.join(map(repr, alike))} as the "
+            f"{'names' if alike[1:] else 'name'} of inputs of model {model.name!r}. "
+            f"{_OTHER_INPUTS}"
+        )
     # A weight's name begins with that which its layer had when it was built.
-    name, *rest = (found[1] or found[2]).split("/")
+    name, *rest = found[1].split("/")
     layers = [layer.name for layer in model._flatten_layers(include_self=False)]
     accepted = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "renamed"
     if name in layers or rest:
@@ -44,3 +62,12 @@ def explain_name(model: keras.Model, message: str) -> str | None:
         "letter or digit and hold ASCII letters, digits, '_', '-' and '.'. Export to "
         f"'.keras', or rename it: {way}."
     )
+
+
+def _alike(model: keras.Model) -> list[str]:
+    """Return inputs whose names TensorFlow cannot tell apart; empty if it can."""
+    names: dict[str, list[str]] = {}
+    for tensor in model.inputs:
+        name = tensor._keras_history.operation.name
+        names.setdefault(identifier(name).lower(), []).append(name)
+    return next((some for some in names.values() if len(some) > 1), [])

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 
 from kprune.arguments import model as check_model
+from kprune.data.arrays import count
+from kprune.data.arrays import cut
 from kprune.data.arrays import repeated
 
 _BATCH_SIZE = 32
@@ -95,12 +97,13 @@ class ModelSignature:
         return keras.tree.pack_sequence_as(self._structure, list(flat))
 
     def predict(
-        self, flat: Sequence[np.ndarray], call: Any = None
+        self, flat: Sequence[np.ndarray | None], call: Any = None
     ) -> list[np.ndarray]:
         """Run the model on NumPy arrays, batch by batch.
 
         Args:
-            flat: One array per input, samples along axis 0.
+            flat: One array per input, samples along axis 0; None for an optional
+                input that is left out.
             call: Function from a batch of each input to a batch of each output.
                 Defaults to `self.call`.
 
@@ -110,13 +113,13 @@ class ModelSignature:
         call = call or self.call
         size = self.batch_size or _BATCH_SIZE
         batches = []
-        for start in range(0, len(flat[0]), size):
-            part = [array[start : start + size] for array in flat]
-            count = len(part[0])
+        for start in range(0, count(list(flat)), size):
+            part = cut(list(flat), start, start + size)
+            taken = count(part)
             if self.batch_size is not None:
-                part = [repeated(array, size) for array in part]
+                part = [a if a is None else repeated(a, size) for a in part]
             batches.append(
-                [keras.ops.convert_to_numpy(t)[:count] for t in call(part)]
+                [keras.ops.convert_to_numpy(t)[:taken] for t in call(part)]
             )
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
@@ -157,9 +160,10 @@ def identifier(name: str) -> str:
 
 def _unique(name: str, taken: set[str]) -> str:
     base = unique = identifier(name)
-    count = 0
-    while unique in taken:
-        count += 1
-        unique = f"{base}_{count}"
-    taken.add(unique)
+    number = 0
+    # TensorFlow takes names that differ only in case for the same argument.
+    while unique.lower() in taken:
+        number += 1
+        unique = f"{base}_{number}"
+    taken.add(unique.lower())
     return unique

@@ -10,10 +10,15 @@ import keras
 import numpy as np
 
 from kprune.data.arrays import Batch
+from kprune.data.arrays import concatenate
+from kprune.data.arrays import count
+from kprune.data.arrays import cut
+from kprune.data.inputs import fixed_batch
 from kprune.data.source import Source
 from kprune.data.source import as_source
 from kprune.export.differences import Difference
 from kprune.export.differences import compare_outputs
+from kprune.export.signature import ModelSignature
 from kprune.graph import walk
 from kprune.graph.likeness import random_values
 from kprune.masking.state import no_gradients
@@ -57,6 +62,9 @@ def samples_of(session: Session) -> Any:
 
 def outputs_of(model: keras.Model, inputs: Any) -> list[np.ndarray]:
     """Return the outputs of a model in inference mode, as arrays."""
+    if fixed_batch(model) is not None:
+        with no_gradients():
+            return ModelSignature(model).predict(keras.tree.flatten(inputs))
     with no_gradients():
         outputs = model(
             keras.tree.map_structure(_tensor, inputs), training=False
@@ -89,14 +97,21 @@ def metrics(
 
     Returns:
         The result of `evaluate`. Empty without a compiled loss or without targets.
+        A model that takes one size of batch leaves out what does not fill the last.
     """
     if source is None or source.arrays is None or source.arrays[1] is None:
         return {}
     if not model.compiled or model.loss is None:
         return {}
-    found = model.evaluate(
-        Batches(source.batches(steps)), verbose=0, return_dict=True
-    )
+    batches = list(source.batches(steps))
+    fixed = fixed_batch(model)
+    if fixed is not None:
+        every = concatenate(batches)
+        ends = range(fixed, count(every) + 1, fixed)
+        batches = [cut(every, end - fixed, end) for end in ends]
+        if not batches:
+            return {}
+    found = model.evaluate(Batches(batches), verbose=0, return_dict=True)
     model.reset_metrics()
     return {name: float(value) for name, value in found.items()}
 

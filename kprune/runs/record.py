@@ -24,6 +24,7 @@ import keras
 import numpy as np
 
 from kprune.cost import cost
+from kprune.data.inputs import fixed_batch
 from kprune.parts import recorded
 from kprune.rebuild import rebuild
 from kprune.registry import modules
@@ -257,6 +258,7 @@ class Record:
         if source is None or source.size is None or not found:
             return {}
         samples = min(source.size, measure.BATCHES * source.batch_size)
+        samples -= samples % (fixed_batch(self._session.masked) or 1)
         return {"metrics": found, "samples": samples}
 
     def _result(self, name: str, found: Any, row: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from kprune import criteria
 from kprune.cost.model import CostModel
+from kprune.data.needs import require_any_batch
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
 from kprune.data.source import Source
@@ -102,6 +103,7 @@ class Session:
         self.source: Source | None = None
         if data is not None:
             self.source = as_source(data, masked)
+        self._takes_any_batch = False
         self._optimizer = optimizer
         self.graph: ChannelGraph = trace(masked)
         require_prunable(self.graph)
@@ -114,10 +116,14 @@ class Session:
         """The samples.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are none, or the model takes only batches of one
+                size.
         """
         if self.source is None:
             require_data(self, "The session")
+        if not self._takes_any_batch:
+            require_any_batch(self)
+            self._takes_any_batch = True
         return self.source  # type: ignore[return-value]
 
     @property

@@ -19,6 +19,7 @@ from kprune.commands.advice import about_result
 from kprune.commands.line import CommandLine
 from kprune.commands.pruning import make_scorer
 from kprune.commands.samples import find_data
+from kprune.commands.scoring import FileScorer
 from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
 from kprune.data.inputs import ModelInputs
@@ -343,3 +344,46 @@ def test_bench_shows_the_accuracy_of_files_and_models(
             run("bench", file, "--data", photos, "--json").stdout
         )["models"]
         assert model["score"]["metrics"]["accuracy"] == pytest.approx(20 / 24)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"sparse_top_k_categorical_accuracy": 0.9}, None),
+        ({"top_5_accuracy": 0.9, "accuracy": 0.5}, 0.5),
+        ({"kind_top5_accuracy": 0.9, "kind_accuracy": 0.5}, 0.5),
+        ({"binary_accuracy": 0.7, "acc": 0.5}, 0.5),
+        ({"laptop_k_accuracy": 0.7, "loss": 1.0}, 0.7),
+        ({"top_1_accuracy": 0.7}, 0.7),
+    ],
+)
+def test_only_the_first_class_counts_as_right(metrics, expected):
+    assert Score(metrics).accuracy == expected
+
+
+def test_files_take_samples_without_a_last_axis_of_1(tmp_path):
+    path = tmp_path / "grey.tflite"
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
+    kprune.export(model, path)
+    x = np.random.default_rng(0).random((5, 8, 8), "float32")
+    scorer = FileScorer(Samples(x, None, "rows"), path, "--data")
+    np.testing.assert_array_equal(scorer.run(path)[0], x.reshape(5, 64))
+    scorer = FileScorer(Samples(x[:, 1:], None, "rows"), path, "--data")
+    with pytest.raises(ValueError, match=r"\(8, 8, 1\). Received \(7, 8\)"):
+        scorer.run(path)
+
+
+def test_models_of_one_batch_size_are_scored_on_all_samples():
+    inputs = keras.Input(batch_shape=(4, 6))
+    x = keras.ops.reshape(inputs, (4, 3, 2))
+    outputs = layers.Dense(3)(layers.Flatten()(x))
+    model = keras.Model(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    rng = np.random.default_rng(0)
+    x, y = rng.random((10, 6), "float32"), rng.integers(0, 3, 10)
+    weights, bias = model.get_weights()
+    found = Scorer(Samples(x, y, "rows"), model).model(model)
+    right = (x @ weights + bias).argmax(-1) == y
+    assert found.metrics == {"accuracy": pytest.approx(right.mean())}
+    assert found.agreement is None

@@ -109,6 +109,23 @@ def test_names_that_tensorflow_refuses_are_named(tmp_path, name):
     kprune.export(copy, tmp_path / name)
 
 
+def test_names_that_differ_in_case_only(tmp_path):
+    inputs = [keras.Input((2,), name=name) for name in ("x", "X")]
+    y = layers.Dense(2, name="d")(layers.Subtract()(inputs))
+    model = keras.Model(inputs, y)
+    kprune.export(model, tmp_path / "m.tflite")
+    names = [s.name for s in open_runtime(tmp_path / "m.tflite").inputs]
+    assert sorted(names) == ["X_1", "x"]
+    with pytest.raises(
+        ValueError, match=r"not accept 'x' and 'X' .*other names"
+    ):
+        kprune.export(model, tmp_path / "folder")
+    others = [
+        keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in model.inputs
+    ]
+    kprune.export(keras.Model(others, model(others)), tmp_path / "folder")
+
+
 @pytest.mark.parametrize("name", FORMATS[2:])
 def test_inputs_may_have_any_name(tmp_path, name):
     inputs = keras.Input((4,), name="größe")

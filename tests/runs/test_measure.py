@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from kprune.data.source import Source
+from kprune.runs.measure import metrics
 from kprune.runs.measure import minimised
+from kprune.runs.measure import outputs_of
 
 LOWER = (
     "mape",
@@ -64,3 +67,14 @@ def test_names_alone_tell_the_direction_too(lower, names):
     assert [minimised(name) for name in names.split()] == [lower] * len(
         names.split()
     )
+
+
+def test_models_of_one_batch_size_are_measured():
+    inputs = keras.Input(batch_shape=(4, 6))
+    outputs = keras.layers.Flatten()(keras.ops.reshape(inputs, (4, 3, 2)))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).random((10, 6), "float32")
+    np.testing.assert_array_equal(outputs_of(model, x)[0], x)
+    found = metrics(model, Source((x, np.zeros_like(x)), 32, model))
+    assert found["loss"] == pytest.approx(np.mean(x[:8] ** 2), rel=1e-5)

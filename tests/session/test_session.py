@@ -153,3 +153,17 @@ def test_what_is_missing_is_said():
         len(session.samples.inputs(1))
     with pytest.raises(ValueError, match="as `data=`"):
         session.loss()
+
+
+@pytest.mark.parametrize("size", [4, -1])
+def test_a_model_of_one_batch_size_says_so_when_samples_are_needed(size):
+    inputs = keras.Input(batch_shape=(4, 6))
+    x = keras.layers.Dense(6)(inputs)
+    x = keras.ops.reshape(x, (size, 3, 2))
+    model = keras.Model(inputs, keras.layers.Conv1D(2, 1)(x))
+    session = Session(kprune.wrap(model), np.ones((9, 6), "float32"))
+    if size == -1:
+        assert session.samples.size == 9
+        return
+    with pytest.raises(ValueError, match=r"only batches of 4 samples.*-1"):
+        len(session.samples.inputs(1))
