@@ -155,6 +155,9 @@ class LiteRT(Runtime):
         )
 
     def prepare(self, inputs: Mapping[str, np.ndarray]) -> None:
+        for spec in self.inputs:
+            if spec.name in inputs:
+                self._check_shape(spec, inputs[spec.name].shape)
         with _naming(self, "run"):
             self._prepare(inputs)
 
@@ -172,6 +175,24 @@ class LiteRT(Runtime):
         for name, x in inputs.items():
             detail = self._inputs[name]
             self._interpreter.set_tensor(detail["index"], _quantize(x, detail))
+
+    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        """Raise if a shape differs in more than the number of samples.
+
+        LiteRT would resize any axis, and so compute another model.
+        """
+        if len(shape) != len(spec.shape) or any(
+            n not in (None, m)
+            for n, m in zip(spec.shape[1:], shape[1:], strict=True)
+        ):
+            expected = ", ".join(
+                "any" if n is None else str(n) for n in spec.shape[1:]
+            )
+            raise ValueError(
+                f"{self.name} cannot run {os.fspath(self.path)!r}: the input "
+                f"{spec.name!r} takes arrays of shape (samples, {expected}). "
+                f"Received: {shape}."
+            )
 
     def invoke(self) -> None:
         try:

@@ -14,6 +14,9 @@ import kprune
 from kprune.export.micro.arena import Buffer
 from kprune.export.micro.arena import estimate_arena
 from kprune.export.micro.arena import greedy_offsets
+from kprune.tflite import Flatbuffer
+from kprune.tflite.flatbuffer import pack
+from kprune.tflite.flatbuffer import schema
 
 buffers = st.lists(
     st.builds(
@@ -142,3 +145,24 @@ def test_loops_are_followed_into_their_subgraphs(tmp_path):
     arena = estimate_arena(path.read_bytes())
     # Input, state and output at least, in float32.
     assert arena.planned > size(6, 3, width=4) + 2 * size(4, width=4)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """A file that turns 12 numbers into 20."""
+    path = tmp_path_factory.mktemp("dense") / "m.tflite"
+    model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(20)])
+    kprune.export(model, path, samples=1)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width"),
+    [("COMPLEX128", 16), ("COMPLEX64", 8), ("BFLOAT16", 2), ("BOOL", 1), ("INT4", 1)],
+)  # fmt: skip
+def test_the_width_of_a_number_format(dense, dtype, width):
+    file = Flatbuffer(dense)
+    for tensor in file.graphs[0].tensors:
+        tensor.type = getattr(schema().TensorType, dtype)
+    arena = estimate_arena(pack(file.model))
+    assert arena.planned == size(1, 12, width=width) + size(1, 20, width=width)

@@ -235,3 +235,20 @@ def test_a_trial_without_litert_uses_tensorflow(monkeypatch, capsys):
     made.lite.Interpreter.assert_called_once_with(model_path="m.tflite")
     made.lite.Interpreter.return_value.invoke.assert_called_once_with()
     assert "survived" in capsys.readouterr().out
+
+
+def test_a_file_is_not_run_at_another_input_size(tmp_path):
+    path = tmp_path / "any.tflite"
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 3)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    kprune.export(keras.Model(inputs, x), path)
+    (spec,) = open_runtime(path).inputs
+    for shape in ((1, 12, 12, 3), (1, 8, 3), (12, 12, 3)):
+        x = {spec.name: np.zeros(shape, "float32")}
+        with pytest.raises(
+            ValueError, match=r"shape \(samples, 8, 8, 3\).*Received: \(1"
+        ):
+            kprune.benchmark(path, runs=2, seconds=0, inputs=x)
+    more = {spec.name: np.zeros((7, 8, 8, 3), "float32")}
+    assert kprune.benchmark(path, runs=2, seconds=0, inputs=more).runs >= 2

@@ -372,3 +372,17 @@ def test_a_missing_package_names_the_extra(data, tmp_path, monkeypatch):
 def test_headers_have_no_4_bits(data, tmp_path):
     with pytest.raises(ValueError, match="C array export takes quantize"):
         kprune.export(network(), tmp_path / "m.h", "int4", data)
+
+
+@needed
+def test_unknown_sizes_that_cannot_be_calibrated_are_named(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3), name="image"),
+            layers.Conv2D(4, 3),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    x = np.random.default_rng(0).standard_normal((60, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"'image' \(None, None, None, 3\)"):
+        kprune.export(model, tmp_path / "m.tflite", "int4", x)

@@ -152,6 +152,8 @@ def test_symbols_are_c_identifiers(tmp_path):
         ({"batch_size": None}, "integer `batch_size`"),
         ({"symbol": "my-net"}, "C identifier"),
         ({"symbol": 3}, "C identifier"),
+        ({"symbol": "int"}, "keyword"),
+        ({"symbol": "class"}, "keyword"),
         ({"quantize": "float16"}, "takes quantize=None, 'int8'"),
         ({"opset": 13}, "no option 'opset'"),
     ],

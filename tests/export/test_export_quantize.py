@@ -229,3 +229,22 @@ def test_an_int8_file_that_grows_is_announced(
     assert "'dynamic'" in caplog.text and "'float16'" in caplog.text
     small = kprune.export(model, tmp_path / "m.tflite", "dynamic")
     assert report.size > 5 * small.size
+
+
+def test_inputs_that_stay_as_they_are_are_told(tmp_path):
+    inputs = keras.Input((4, 4, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Dense(2)(keras.layers.Flatten()(x))
+    path = tmp_path / "m.tflite"
+    notes = kprune.export(
+        keras.Model(inputs, x),
+        path,
+        quantize="int8",
+        calibration=np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3)),
+        io_dtype="int8",
+    ).notes
+    assert any(note.endswith("not 'image' (uint8)") for note in notes)
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    assert runner.get_input_details()["image"]["dtype"] is np.uint8
+    (target,) = runner.get_output_details().values()
+    assert target["dtype"] is np.int8

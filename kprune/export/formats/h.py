@@ -33,6 +33,22 @@ from kprune.export.sizes import content_size
 logger = logging.getLogger("kprune")
 
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEYWORDS = frozenset(
+    """
+    _Alignas _Alignof _Atomic _BitInt _Bool _Complex _Decimal32 _Decimal64
+    _Decimal128 _Generic _Imaginary _Noreturn _Static_assert _Thread_local
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char
+    char8_t char16_t char32_t class compl concept const const_cast consteval
+    constexpr constinit continue co_await co_return co_yield decltype default delete
+    do double dynamic_cast else enum explicit export extern false float for friend
+    goto if inline int long mutable namespace new noexcept not not_eq nullptr
+    operator or or_eq private protected public register reinterpret_cast requires
+    restrict return short signed sizeof static static_assert static_cast struct
+    switch template this thread_local throw true try typedef typeid typename typeof
+    typeof_unqual union unsigned using virtual void volatile wchar_t while xor xor_eq
+    """.split()
+)
+"""Keywords of C and C++, which no array can be called."""
 
 
 @register("h")
@@ -63,11 +79,13 @@ class CHeader(TFLite):
         super().check(job)
         symbol = job.options["symbol"]
         if symbol is not None and not (
-            isinstance(symbol, str) and _SYMBOL.fullmatch(symbol)
+            isinstance(symbol, str)
+            and _SYMBOL.fullmatch(symbol)
+            and symbol not in _KEYWORDS
         ):
             raise ValueError(
-                "`symbol` must be a C identifier: letters, digits and "
-                f"underscores. Received: {symbol!r}."
+                "`symbol` must be a C identifier: letters, digits and underscores, "
+                f"and no keyword of C or C++. Received: {symbol!r}."
             )
         for spec in job.signature.inputs:
             if None in spec.shape[1:]:

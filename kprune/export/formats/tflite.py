@@ -104,7 +104,14 @@ class TFLite(Format):
         if job.quantize in LOW_BIT:
             from kprune.export.int4.pipeline import low_bit
 
-            return low_bit(job, convert, calls, self.run)
+            try:
+                return low_bit(job, convert, calls, self.run)
+            except RuntimeError as error:
+                # Calibration begins with length 1 for all unknown axes.
+                unknown = unknown_sizes(job)
+                if unknown is None:
+                    raise
+                raise ValueError(unknown) from error
         if not training_aware.is_wanted(job.quantize, job.options):
             return job
         from kprune.export.tfmot.pipeline import compress
@@ -135,9 +142,20 @@ class TFLite(Format):
         return tflite_operators(path)
 
     def notes(self, job: Job) -> list[str]:
+        found = []
         if job.quantize in INTEGER and rolled_layers(job.signature.model):
-            return ["recurrent layers are unrolled, which int8 needs"]
-        return []
+            found.append("recurrent layers are unrolled, which int8 needs")
+        others = [
+            f"{spec.name!r} ({spec.dtype})"
+            for spec in (*job.signature.inputs, *job.signature.outputs)
+            if "float" not in spec.dtype
+        ]
+        if job.options["io_dtype"] == "int8" and others:
+            found.append(
+                "`io_dtype='int8'` changes floating-point inputs and outputs only, "
+                f"not {', '.join(others)}"
+            )
+        return found
 
 
 def convert(job: Job) -> bytes:
@@ -230,6 +248,19 @@ def calls(job: Job) -> Iterator[dict[str, np.ndarray]]:
         }
 
 
+def unknown_sizes(job: Job) -> str | None:
+    """Return what to do about unknown sizes of inputs; None if all are known."""
+    unknown = [s for s in job.signature.inputs if None in s.shape[1:]]
+    if not unknown:
+        return None
+    shapes = ", ".join(f"{s.name!r} {s.shape}" for s in unknown)
+    return (
+        f"LiteRT cannot convert all of model {job.signature.model.name!r} while "
+        f"sizes of its inputs are unknown: {shapes}. Build the model with a "
+        "keras.Input that has numbers in place of None, or export to '.onnx'."
+    )
+
+
 def _explain(error: Exception, job: Job) -> str:
     text = str(error)
     name = job.signature.model.name
@@ -244,14 +275,9 @@ def _explain(error: Exception, job: Job) -> str:
     outside = re.findall(
         r"^(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE
     )
-    unknown = [s for s in job.signature.inputs if None in s.shape[1:]]
+    unknown = unknown_sizes(job)
     if unknown and (outside or job.quantize in INTEGER):
-        shapes = ", ".join(f"{s.name!r} {s.shape}" for s in unknown)
-        return (
-            f"LiteRT cannot convert all of model {name!r} while sizes of its inputs "
-            f"are unknown: {shapes}. Build the model with a keras.Input that has "
-            "numbers in place of None, or export to '.onnx'."
-        )
+        return unknown
     if outside:
         # TensorFlow operators would need the Flex delegate, which no Python
         # package has shipped since TensorFlow 2.20: nothing could be verified.

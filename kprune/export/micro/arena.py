@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -396,10 +397,11 @@ def _aligned(size: int) -> int:
 
 def _widths() -> dict[int, int]:
     """Return the bytes per element of each tensor type; 4 if it has no width."""
-    wide = {"16": 2, "32": 4, "64": 8, "8": 1}
-    return {
-        code: 1
-        if name == "BOOL"
-        else next((n for end, n in wide.items() if name.endswith(end)), 4)
-        for code, name in dtype_names().items()
-    }
+    widths = {}
+    for code, name in dtype_names().items():
+        bits = re.search(r"\d+$", name)
+        # TensorFlow Lite Micro unpacks numbers of less than 8 bits.
+        widths[code] = max(int(bits[0]) // 8, 1) if bits else 4
+        if name == "BOOL":
+            widths[code] = 1
+    return widths
