@@ -337,7 +337,8 @@ def file_of(compact: keras.Model, dtype: str, io_dtype: str) -> bytes:
     signature = ModelSignature(compact)
     int8 = dtype == "int8"
     samples = random_samples(signature, _CALIBRATION) if int8 else None
-    options = {"batch_size": 1, "io_dtype": io_dtype}
+    batch_size = signature.batch_size or 1
+    options = {"batch_size": batch_size, "io_dtype": io_dtype}
     with float32_compute(compact):
         return convert(
             Job(signature, "int8" if int8 else None, samples, options)

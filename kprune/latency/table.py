@@ -196,8 +196,8 @@ def load(path: str | os.PathLike[str]) -> LatencyTable:
     """
     what = "latency table"
     way_out = (
-        "Make one with kprune.latency.profile(model, "
-        f"table={os.fspath(path)!r})."
+        "Choose another file; or delete it, and measure again with "
+        f"kprune.latency.profile(model, table={os.fspath(path)!r})."
     )
     data = read_json(path, "TABLE", what, way_out)
     try:

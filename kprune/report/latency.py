@@ -39,8 +39,8 @@ def latency_summary(table: LatencyTable) -> str:
         count = len(layout.operators) if layout else 0
         line = f"model {name}: {count} operators"
         if wholes := table.wholes(name):
-            longest = max(ms for _, ms in wholes)
-            line += f", {units.milliseconds(longest)} unpruned, as measured"
+            _, unpruned = max(wholes, key=lambda whole: sum(whole[0]))
+            line += f", {units.milliseconds(unpruned)} unpruned, as measured"
         lines.append(line)
     return "\n".join(lines)
 

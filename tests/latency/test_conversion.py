@@ -131,3 +131,13 @@ def test_layers_left_out_do_not_vary():
     )
     assert convolution.reads is None
     assert {names[n] for n in convolution.writes.slopes} == {"stem", "stem:2"}
+
+
+def test_a_model_of_one_batch_size_is_converted_with_it():
+    inputs = keras.Input(batch_shape=(4, 6, 6, 2))
+    x = layers.Conv2D(4, 3, name="a")(inputs)
+    x = keras.ops.mean(keras.ops.reshape(x, (4, 16, 4)), axis=1)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    found = Conversion(kprune.wrap(model), "float32")
+    (tensor, *_) = found.files[0].operators[0].tensors
+    assert tensor.shape == (4, 6, 6, 2)

@@ -11,6 +11,7 @@ from kprune.latency.device import table_path
 from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
 from kprune.latency.layout import Width
+from kprune.report.latency import latency_summary
 
 
 def filled():
@@ -107,12 +108,20 @@ def test_values_are_checked(tmp_path, change, said):
     assert "\n" not in str(e.value)
 
 
+def test_the_summary_tells_the_time_of_all_channels():
+    table = LatencyTable()
+    table.add_model("abc", Layout(()))
+    table.add_whole("abc", [24, 24], 0.95)
+    table.add_whole("abc", [32, 32], 0.8)
+    assert "0.800 ms unpruned" in latency_summary(table)
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b'{"a": 1'])
 def test_what_is_no_json_is_refused(tmp_path, content):
     path = tmp_path / "table.json"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"table\.json' is not a latency table"
+        ValueError, match=r"table\.json' is not a latency table.*delete it, and"
     ):
         load(path)
 
