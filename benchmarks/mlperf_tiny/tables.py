@@ -206,7 +206,7 @@ def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
         f"{first['setting']['calibration']:,} unlabelled training images, rebuilt, and "
         "trained on labels and with the unpruned network as teacher: "
         f"{first['setting']['optimizer']}, learning rate "
-        f"{first['setting']['learning_rate']:g}, {first['setting']['schedule']}; flips "
+        f"{first['setting']['learning_rate']:g}, {schedule(first['setting'])}; flips "
         "and crops. Time and SRAM are relative to the unpruned int8 file. Accuracies "
         "are measured after the last epoch, in percent, ± the standard deviation over "
         "seeds: on all 10,000 test images, and on the 5,000 on which no choice was "
@@ -234,6 +234,15 @@ def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
     )
     lines += [trained_row(runs) for runs in groups.values()]
     return [*lines, ""]
+
+
+def schedule(setting: Mapping[str, Any]) -> str:
+    """Return the schedule of the learning rate in words."""
+    epochs = setting["warmup"]
+    if not epochs:
+        return str(setting["schedule"])
+    first = "first epoch" if epochs == 1 else f"first {epochs} epochs"
+    return f"linear from 0 in the {first}, then cosine to 0"
 
 
 def trained_row(runs: list[Result]) -> str:

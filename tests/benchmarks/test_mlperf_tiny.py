@@ -144,3 +144,11 @@ def test_widths_within_the_limits_are_found_with_their_macs(monkeypatch):
         (row["macs"] for row in fitting), reverse=True
     )
     assert fitting
+
+
+@pytest.mark.parametrize(
+    ("epochs", "words"), [(1, "in the first epoch,"), (3, "first 3 epochs,")]
+)
+def test_the_rise_of_the_learning_rate_in_words(epochs, words):
+    setting = dataclasses.replace(SETTING, warmup=epochs).config()
+    assert words in tables.schedule(setting)
