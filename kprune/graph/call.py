@@ -62,6 +62,9 @@ class Call:
         # wrapper's input the inner layer does not see.
         self.repeats = 1
         self.hidden_axes = 0
+        # Why the call is not analysed, if so.
+        self.unknown = ""
+        self._outer: Call | None = None
         self._record = record
 
     def __repr__(self) -> str:
@@ -104,8 +107,7 @@ class Call:
 
     def within(self, layer: Any) -> Call:
         """Return this call for the inner layer of a wrapper that calls it once."""
-        call = Call(layer, self.args, {}, self.output_shapes, self._record)
-        call.owner = self.owner
+        call = self._inside(layer, self.args, self.output_shapes)
         call.repeats = self.repeats
         call.hidden_axes = self.hidden_axes
         return call
@@ -119,10 +121,17 @@ class Call:
             shape: Shape of its output.
             count: Number of calls.
         """
-        call = Call(layer, (x,), {}, [shape], self._record)
-        call.owner = self.owner
+        call = self._inside(layer, (x,), [shape])
         call.repeats = self.repeats * count
         call.hidden_axes = self.hidden_axes + 1
+        return call
+
+    def _inside(
+        self, layer: Any, args: tuple[Any, ...], output_shapes: list[Shape]
+    ) -> Call:
+        call = Call(layer, args, {}, output_shapes, self._record)
+        call.owner = self.owner
+        call._outer = self
         return call
 
     # -- labels ----------------------------------------------------------
@@ -142,7 +151,14 @@ class Call:
             self._record.slots.pin(factor, why)
 
     def pin_all(self, why: str) -> list[Labels]:
-        """Pin every input and return outputs without labels."""
+        """Pin every input and return outputs without labels.
+
+        Such a layer is listed as not analysed, unless its work was counted.
+        """
+        call: Call | None = self
+        while call is not None:
+            call.unknown = why
+            call = call._outer
         for labels in self.inputs:
             self.pin(labels.factors, why)
         return [Labels(shape, why=why) for shape in self.output_shapes]

@@ -72,7 +72,7 @@ def _opaque(graph: ChannelGraph) -> list[str]:
         return []
     count = len(graph.opaque)
     what = "layer" if count == 1 else "layers"
-    lines = ["", f"Not analysed: {count} {what} with weights and no rule"]
+    lines = ["", f"Not analysed: {count} {what} with weights"]
     families: dict[str, list[str]] = {}
     for entry in graph.opaque:
         kind = f"{type(entry.layer).__name__}: {entry}"

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import layers
 
 from kprune.graph.call import Call
 from kprune.graph.labels import Labels
+from kprune.graph.labels import Shape
 from kprune.graph.record import TraceRecord
 from kprune.graph.record import Work
 from kprune.graph.registry import class_rule
@@ -48,7 +50,7 @@ class Opaque:
 def work_inside(
     call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Work] | None:
-    """Count the work of a layer without a rule.
+    """Count the work of a layer that is not analysed.
 
     Its call is run on symbolic tensors, and the work of its sublayers of known
     classes is counted.
@@ -62,28 +64,80 @@ def work_inside(
         The work, or None if it is unknown: the layer has no sublayer of a known
         class, or kernels of its own.
     """
-    layer = call.layer
-    if class_rule(layer) is not None:
-        return _work_of(
-            (layer, call.args, call.kwargs, call.output_shapes), call
-        )
-    inside = {id(v) for part in layer._layers for v in part.variables}
-    own = [v for v in layer.trainable_variables if id(v) not in inside]
-    parts = list(_known_parts(layer))
-    if not parts or any(len(v.shape) > 1 for v in own):
-        return None
     try:
-        with _recorded(parts) as calls:
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                calls.clear()  # JAX runs this for several batch sizes.
-                return layer.call(*args, **kwargs)
-
-            keras.src.backend.compute_output_spec(run, *args, **kwargs)
-        work = [entry for seen in calls for entry in _work_of(seen, call)]
+        shapes = call.output_shapes
+        return _work((call.layer, args, kwargs, shapes), call.layer)
     except Exception:  # User code may raise anything: the work stays unknown.
         return None
-    return work if calls else None
+
+
+# A layer, the arguments of its call, with symbolic tensors, and output shapes.
+_Seen = tuple[Any, tuple[Any, ...], dict[str, Any], list[Shape]]
+
+
+def _work(seen: _Seen, owner: Any) -> list[Work] | None:
+    """Return the work of a call if all its channels stay, or None if unknown."""
+    layer, args, kwargs, _ = seen
+    if class_rule(layer) is not None:
+        work = _work_of_class(seen, owner)
+        if work is not None:
+            return work
+    total: list[Work] = []
+    if isinstance(layer, LOOPS):
+        for part, given, count in _steps(layer, args, kwargs):
+            outputs = keras.src.backend.compute_output_spec(part.call, *given)
+            work = _work((part, given, {}, _shapes(outputs)), owner)
+            if work is None:
+                return None
+            total += [
+                dataclasses.replace(w, count=w.count * count) for w in work
+            ]
+        return total
+    inside = {id(v) for part in layer._layers for v in part.variables}
+    own = [v for v in layer.trainable_variables if id(v) not in inside]
+    if any(len(v.shape) > 1 for v in own):
+        return None
+    parts = list(_known_parts(layer))
+    if not parts:
+        # A rule knows what its layer computes; scales count as nothing.
+        return None if class_rule(layer) is None else []
+    with _recorded(parts) as calls:
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls.clear()  # JAX runs this for several batch sizes.
+            return layer.call(*args, **kwargs)
+
+        keras.src.backend.compute_output_spec(run, *args, **kwargs)
+    for call in calls:
+        total += _work(call, owner) or []
+    return total if calls else None
+
+
+LOOPS = (layers.TimeDistributed, layers.Bidirectional, layers.RNN)
+
+
+def _steps(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[Any, tuple[Any, ...], int]]:
+    """Return the layers that a layer calls in a loop: `(layer, args, count)`.
+
+    Backends differ in how often they run the body of a loop to trace it.
+    """
+    (x, *_) = [*args, *kwargs.values()]
+    if isinstance(layer, layers.Bidirectional):
+        both = (layer.forward_layer, layer.backward_layer)
+        return [(one, (x,), 1) for one in both]
+    floats = "float" in x.dtype and "float" in layer.compute_dtype
+    dtype = layer.compute_dtype if floats else x.dtype
+    one_step = keras.KerasTensor((1, *x.shape[2:]), dtype)
+    count = x.shape[1] or 1
+    if isinstance(layer, layers.TimeDistributed):
+        return [(layer.layer, (one_step,), count)]
+    states = keras.tree.map_structure(
+        lambda s: keras.KerasTensor(s.shape, s.dtype),
+        layer.get_initial_state(1),
+    )
+    return [(layer.cell, (one_step, states), count)]
 
 
 def _known_parts(layer: Any) -> Iterator[Any]:
@@ -95,23 +149,21 @@ def _known_parts(layer: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _recorded(parts: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
+def _recorded(parts: list[Any]) -> Iterator[list[_Seen]]:
     """Return a context in which the calls of these layers are recorded.
 
     Yields:
-        A list that fills with tuples `(layer, args, kwargs, output shapes)`,
-        with tensors as `Labels`.
+        A list that fills with calls.
     """
-    calls: list[tuple[Any, ...]] = []
+    calls: list[_Seen] = []
 
     def recorder(part: Any) -> Any:
         original = part.call
 
         def call(*args: Any, **kwargs: Any) -> Any:
             outputs = original(*args, **kwargs)
-            given = keras.tree.map_structure(_bare, (args, kwargs))
-            shapes = [_shape(y) for y in keras.tree.flatten(outputs)]
-            calls.append((part, *given, shapes))
+            given = keras.tree.map_structure(_symbolic, (args, kwargs))
+            calls.append((part, *given, _shapes(outputs)))
             return outputs
 
         return call
@@ -135,23 +187,36 @@ def _shape(tensor: Any) -> tuple[int | None, ...]:
     return tuple(keras.src.backend.standardize_shape(tensor.shape))
 
 
-def _bare(value: Any) -> Any:
+def _shapes(outputs: Any) -> list[Shape]:
+    return [_shape(y) for y in keras.tree.flatten(outputs)]
+
+
+def _symbolic(value: Any) -> Any:
     is_tensor = hasattr(value, "shape") and hasattr(value, "dtype")
-    return Labels(_shape(value)) if is_tensor else value
+    if not is_tensor:
+        return value
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return keras.KerasTensor(_shape(value), dtype)
 
 
-def _work_of(seen: tuple[Any, ...], owner: Call) -> list[Work]:
-    """Return the work of a call of a known class if all its channels stay."""
-    layer, args, kwargs, shapes = seen
-    record = TraceRecord()
-    args, kwargs = keras.tree.map_structure(
-        lambda x: Labels(x.shape) if isinstance(x, Labels) else x,
-        (args, kwargs),
+def _labelled(value: Any) -> Any:
+    return (
+        Labels(_shape(value)) if isinstance(value, keras.KerasTensor) else value
     )
-    class_rule(layer).trace(Call(layer, args, kwargs, shapes, record))
+
+
+def _work_of_class(seen: _Seen, owner: Any) -> list[Work] | None:
+    """Return the work that the rule of a layer's class counts, or None if it cannot."""
+    layer, args, kwargs, shapes = seen
+    args, kwargs = keras.tree.map_structure(_labelled, (args, kwargs))
+    record = TraceRecord()
+    call = Call(layer, args, kwargs, shapes, record)
+    class_rule(layer).trace(call)
+    if call.unknown and not record.work:
+        return None
     return [
         Work(
-            owner.layer,
+            owner,
             work.count * math.prod(axis[0].size for axis in work.axes),
             work.variable,
         )

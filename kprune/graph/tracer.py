@@ -23,7 +23,6 @@ from kprune.graph.labels import Shape
 from kprune.graph.likeness import alteration
 from kprune.graph.opaque import Opaque
 from kprune.graph.opaque import work_inside
-from kprune.graph.registry import CompositeRule
 from kprune.graph.registry import Rule
 from kprune.graph.registry import find_rule
 from kprune.graph.skipping import Skip
@@ -195,8 +194,9 @@ class Tracer:
         shapes = [tuple(t.shape) for t in node.outputs]
         call = Call(operation, args, kwargs, shapes, self.record)
         rule = find_rule(operation)
+        counted = len(self.record.work)
         outputs = self._apply(rule, call)
-        if rule is None or isinstance(rule, CompositeRule):
+        if call.unknown and len(self.record.work) == counted:
             self._note(call, node)
         visit = Visit(
             operation, args, kwargs, outputs, rule, call.constants, call.inner
@@ -228,7 +228,8 @@ class Tracer:
         arguments = node.arguments
         work = work_inside(call, arguments.args, arguments.kwargs)
         self.record.work += work or []
-        why = alteration(layer) or _unread(layer)
+        unread = find_rule(layer) is None or walk.is_readable(layer)
+        why = alteration(layer) or (_unread(layer) if unread else call.unknown)
         self.opaque[id(layer)] = Opaque(layer, why, work is not None)
 
     def _without_masks(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def test_softmax_over_the_outputs_pins_them():
     )
 
 
+def test_a_diagonal_pins_the_outputs_and_counts():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.EinsumDense("biik,ij->bjk", (8, 3), name="einsum")(inputs)
+    model = keras.Model(inputs, head(x))
+    why = "EinsumDense 'einsum' is not a plain sum of products"
+    assert kprune.trace(model)["einsum"].pinned == why
+    assert kprune.cost(model).table[0].macs == 4 * 8 * 3
+
+
 def _pair(units=6, activation="relu"):
     inputs = keras.Input((4, 5))
     a = layers.Dense(units, activation=activation, name="a")(inputs)

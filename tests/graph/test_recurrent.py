@@ -220,3 +220,68 @@ def test_model_inside_time_distributed_is_pinned():
     graph = kprune.trace(model)
     assert not graph.prunable
     assert "which has no rule" in graph["before"].pinned
+    (opaque,) = graph.opaque
+    assert opaque.layer is model.layers[2] and opaque.counted
+    assert "repeats 'sequential" in opaque.why
+    # Two steps; the head reads both.
+    assert kprune.cost(model).macs == 2 * (4 * 4 + 4 * 3 + 3 * 2)
+
+
+def test_a_loop_in_a_loop_is_counted():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    inputs = keras.Input((2, 5, 4))
+    x = layers.TimeDistributed(layers.TimeDistributed(inner))(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    assert kprune.trace(model).opaque[0].counted
+    assert kprune.cost(model).macs == 2 * 5 * 4 * 3 + 30 * 2
+
+
+@keras.saving.register_keras_serializable("test_recurrent")
+class _OfLayers(layers.Layer):
+    """A cell that computes with layers, unlike `_Own`."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+        self.read = layers.Dense(units)
+        self.again = layers.Dense(units)
+
+    def build(self, shape):
+        self.read.build(shape)
+        self.again.build((None, self.units))
+
+    def call(self, inputs, states, training=False):
+        y = self.read(inputs) + self.again(states[0])
+        return y, [y]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@pytest.mark.parametrize(
+    ("cell", "step"), [(_OfLayers, 3 * 4 + 4 * 4), (_Own, 0)]
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_own_cells_are_listed_and_counted_where_known(cell, step, count):
+    layer = layers.RNN(cell(4))
+    if count == 2:
+        layer = layers.Bidirectional(layer)
+    inputs = keras.Input((6, 3))
+    model = keras.Model(inputs, layers.Dense(2)(layer(inputs)))
+    (opaque,) = kprune.trace(model).opaque
+    assert opaque.layer is layer and "cell without a rule" in opaque.why
+    assert opaque.counted == (cell is _OfLayers)
+    assert kprune.cost(model).macs == count * (6 * step + 4 * 2)
+
+
+def test_the_work_of_a_stateful_layer_counts():
+    costs = []
+    for stateful in (False, True):
+        inputs = keras.Input(batch_shape=(2, 4, 3))
+        x = layers.LSTM(4, stateful=stateful)(inputs)
+        x = layers.Bidirectional(layers.GRU(3, stateful=stateful))(
+            layers.RepeatVector(2)(x)
+        )
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        costs.append(kprune.cost(model).macs)
+    assert costs[0] == costs[1] > 700

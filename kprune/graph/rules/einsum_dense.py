@@ -33,7 +33,7 @@ class EinsumDenseRule(Rule):
             layer.equation, [x.rank, len(layer._kernel.shape)]
         )
         if repeats([*specs, output]):
-            return call.pin_all(f"{call!r} is not a plain sum of products")[0]
+            return self._diagonal(call, *specs, output)
         given, kernel = specs
         read = [t for t in kernel if t not in output and t in given]
         x = untangle(call, x, [given.index(t) for t in read])
@@ -117,6 +117,20 @@ class EinsumDenseRule(Rule):
         free = [x.shape[a] for a in outside if not labels[given[a]]]
         extra = [labels[given[a]] for a in outside if labels[given[a]]]
         call.work(call.layer._kernel, free, extra)
+
+    def _diagonal(
+        self, call: Call, given: Spec, kernel: Spec, output: Spec
+    ) -> Labels:
+        """Count the work of a layer whose channels all stay, and say why."""
+        why = f"{call!r} is not a plain sum of products"
+        labels: dict[str, list[np.ndarray]] = {t: [] for t in given}
+        self._bind_kernel(call, given, kernel, output, labels)
+        for slots in labels.values():
+            call.pin(slots, why)
+        sizes = [*call.input.shape[1:], *call.layer._kernel.shape]
+        names = [*given[1:], *kernel]
+        call.work(None, list(dict(zip(names, sizes, strict=True)).values()))
+        return call.pin_all(why)[0]
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation

@@ -40,15 +40,11 @@ def cells_of(layer: Any) -> list[Any] | None:
 
 
 def why_unknown(layer: Any) -> str | None:
-    """Return why the channels of a recurrent layer must stay, or None."""
+    """Return why a recurrent layer is not analysed, or None."""
     if cells_of(layer) is None:
         cell = type(getattr(layer, "cell", layer)).__name__
         return (
             f"recurrent layer '{layer.name}' has a cell without a rule ({cell})"
-        )
-    if layer.stateful:
-        return (
-            f"stateful recurrent layer '{layer.name}' keeps state between calls"
         )
     return None
 
@@ -106,6 +102,10 @@ class Direction:
             self.units += [units] * count
             self.zeros += [zero] * count
         self.last, self.zero = units, zero
+        if layer.stateful:
+            why = f"stateful recurrent layer '{layer.name}' keeps state between calls"
+            for array in [*x.factors, *self.units]:
+                call.pin(array, why)
 
     def _spatial(self) -> list[int | None]:
         if type(self._layer) not in CONVOLUTIONAL:
