@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,7 +86,7 @@ def _work(seen: _Seen, owner: Any) -> list[Work] | None:
     total: list[Work] = []
     if isinstance(layer, LOOPS):
         for part, given, count in _steps(layer, args, kwargs):
-            outputs = keras.src.backend.compute_output_spec(part.call, *given)
+            outputs = _outputs(part.call, given, {})
             work = _work((part, given, {}, _shapes(outputs)), owner)
             if work is None:
                 return None
@@ -107,10 +108,23 @@ def _work(seen: _Seen, owner: Any) -> list[Work] | None:
             calls.clear()  # JAX runs this for several batch sizes.
             return layer.call(*args, **kwargs)
 
-        keras.src.backend.compute_output_spec(run, *args, **kwargs)
+        _outputs(run, args, kwargs)
     for call in calls:
         total += _work(call, owner) or []
     return total if calls else None
+
+
+def _outputs(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the symbolic outputs of a function of symbolic tensors."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Outside of a scope, TensorFlow refuses names such as "_cell".
+        with keras.name_scope("work"):
+            return function(*args, **kwargs)
+
+    return keras.src.backend.compute_output_spec(run, *args, **kwargs)
 
 
 LOOPS = (layers.TimeDistributed, layers.Bidirectional, layers.RNN)
