@@ -112,23 +112,27 @@ DEVICE = {
 """Targets that are costs on a device -> title and format of their columns."""
 
 
-def device_cells(
-    masked: keras.Model, allocation: Any, target: Mapping[str, float]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the cells of costs on a device, for the original and the pruned model.
+def device_costs(
+    original: keras.Model,
+    masked: keras.Model,
+    allocation: Any,
+    target: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the costs on a device of the original and of the pruned model.
 
     Args:
+        original: The original model. Its weights decide, as those of removed filters
+            are 0, which compilers compress.
         masked: The pruned model.
         allocation: The allocation that met the targets, or its name.
         target: The targets. Those that are not costs on a device are left out.
     """
-    columns = {name: DEVICE[name] for name in target if name in DEVICE}
-    session = Session(masked)
+    session = Session(kprune.wrap(original))
     costs = device_aware(allocations.get(allocation), target).costs(session)
-    alive = session.alive()
+    alive = Session(masked).alive()
     kept = [int(alive[group.name].sum()) for group in session.graph.prunable]
     before, after = (
-        {text: write(cost[name]) for name, (text, write) in columns.items()}
+        {name: float(cost[name]) for name in target if name in DEVICE}
         for cost in (costs.full, costs.evaluate(kept))
     )
     return before, after
@@ -153,7 +157,7 @@ class Pruning:
         self.repaired = False
         self.trained = False
         self._resumable: Resumable | None = None
-        self.predicted: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self.predicted: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._bars = progress()
         with self._bars, step(self._bars, "loading"):
             self.original = load_model(model)
@@ -224,7 +228,16 @@ class Pruning:
     ) -> None:
         if DEVICE.keys() & target.keys():
             with step(self._bars, "predicting costs on the device"):
-                self.predicted = device_cells(masked, allocation, target)
+                self.predicted = device_costs(
+                    self.original, masked, allocation, target
+                )
+
+    def _predictions(self) -> dict[str, Any]:
+        """Return predicted costs for JSON: latency in milliseconds, RAM in bytes."""
+        before, after = self.predicted
+        return (
+            {"predicted": {"before": before, "after": after}} if after else {}
+        )
 
     def _record(
         self, masked: keras.Model, lines: list[Line], report: ExportReport
@@ -270,7 +283,13 @@ class Pruning:
                     if runs:
                         on_file = self.scorer.file(compact, self.out)
         name = "pruned" if runs else self.out.name
-        first, last = self.predicted
+        first, last = (
+            {
+                DEVICE[name][0]: DEVICE[name][1](cost)
+                for name, cost in costs.items()
+            }
+            for costs in self.predicted
+        )
         lines = [
             Line.of("original", self.original, before, first),
             Line.of(name, compact, after, last),
@@ -304,5 +323,9 @@ class Pruning:
             self.scorer.samples if self.scorer else None,
             labelled,
             self.warnings,
-            {"wrote": str(self.out), "export": report.to_dict()},
+            {
+                "wrote": str(self.out),
+                "export": report.to_dict(),
+                **self._predictions(),
+            },
         )

@@ -8,6 +8,7 @@ of channels it belongs to.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -27,12 +28,14 @@ from kprune.export.samples import random_samples
 from kprune.export.signature import ModelSignature
 from kprune.graph import ChannelGraph
 from kprune.graph import trace
+from kprune.graph.values import read
 from kprune.latency.layout import Layout
 from kprune.latency.layout import Placed
 from kprune.latency.layout import Width
 from kprune.latency.probes import functions
 from kprune.latency.probes import probes
 from kprune.masking import TemporaryMasks
+from kprune.masking import masks
 from kprune.rebuild.api import rebuild
 from kprune.tflite import Operator
 from kprune.tflite import OperatorFile
@@ -159,10 +162,42 @@ class Conversion:
             group.name: np.arange(group.size) < count
             for group, count in zip(self._graph.prunable, kept, strict=True)
         }
-        with TemporaryMasks(self._masked, self._graph)(vectors):
+        with (
+            self._filled(),
+            TemporaryMasks(self._masked, self._graph)(vectors),
+        ):
             # Weights may be equal, for example 0, which must not merge channels.
             compact = rebuild(self._masked, merge=None)
         return file_of(compact, *self.dtypes)
+
+    @contextlib.contextmanager
+    def _filled(self) -> Iterator[None]:
+        """Return a context in which removed channels have the weights of others.
+
+        Their own are 0, which compilers compress: what was removed in earlier rounds
+        would seem to cost less than it did.
+        """
+        held: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+        rng = np.random.default_rng(0)
+        alive = masks(self._masked, self._graph)
+        for group in self._graph.prunable:
+            removed = np.flatnonzero(alive[group.name] == 0)
+            donors = np.flatnonzero(alive[group.name])
+            if not (removed.size and donors.size):
+                continue
+            chosen = rng.choice(donors, removed.size)
+            for member in group.members:
+                variable = member.variable
+                value = np.array(read(variable))
+                held.setdefault(id(variable), (variable, value.copy()))
+                channels = np.moveaxis(value, member.axis, 0)
+                channels[member.index[removed]] = channels[member.index[chosen]]
+                variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in held.values():
+                variable.assign(value)
 
     # -- what varies ---------------------------------------------------------
 

@@ -156,6 +156,14 @@ def test_prune_for_a_table(saved, table, model, tmp_path):
         assert units.milliseconds(time) in result.stdout
     shapes = [w.shape for w in kprune.rebuild(expected).weights]
     assert [w.shape for w in keras.saving.load_model(out).weights] == shapes
+    told = run(
+        *("prune", saved, tmp_path / "again.keras", "--json"),
+        *("--reduce", "latency=0.4", "--latency-table", table),
+    )
+    assert json.loads(told.stdout)["predicted"] == {
+        "before": {"latency": pytest.approx(before)},
+        "after": {"latency": pytest.approx(after)},
+    }
 
 
 def test_prune_for_memory_shows_the_predicted_peak(saved, model, tmp_path):

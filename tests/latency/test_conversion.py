@@ -141,3 +141,17 @@ def test_a_model_of_one_batch_size_is_converted_with_it():
     found = Conversion(kprune.wrap(model), "float32")
     (tensor, *_) = found.files[0].operators[0].tensors
     assert tensor.shape == (4, 6, 6, 2)
+
+
+def test_removed_channels_do_not_compress_better_than_the_others():
+    masked = kprune.wrap(network())
+    session = kprune.Session(masked)
+    whole = [group.size for group in session.graph.prunable]
+    before = Conversion(masked, "int8").whole(np.array(whole))
+    session.remove({"a": [1, 0] * 10, "dense": [1, 0, 0] * 10})
+    weights = masked.get_weights()
+    after = Conversion(masked, "int8").whole(np.array(whole))
+    zeros = [content.count(0) for content in (before, after)]
+    assert zeros[1] == pytest.approx(zeros[0], rel=0.1)
+    for left, was in zip(masked.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(left, was)
