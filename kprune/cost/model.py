@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -95,6 +96,9 @@ class Terms:
         return found
 
 
+# A sum of products of axis lengths: `(coefficient, axis indices)` of each.
+Products = list[tuple[float, list[int]]]
+
 FIXED = -1
 """Marks positions of an axis that always stay."""
 
@@ -117,6 +121,7 @@ class AxisTable:
             self._place[graph.group_of[group.classes[0]]] = place
         self._rows: list[tuple[float, dict[int, float]]] = []
         self._known: dict[int, int] = {}
+        self._singles: dict[int, int] = {}
         self._keep: list[np.ndarray] = []
         self.one = self._append(1.0, {})
 
@@ -128,8 +133,7 @@ class AxisTable:
         """Return the index of the axis with these 1-D labels."""
         known = self._known.get(id(labels))
         if known is None:
-            numbers = self._graph.group_of[self._graph.classes[labels]]
-            places = self._place[numbers]  # (length,)
+            places = self._places(labels)
             fixed = np.count_nonzero(places == FIXED)
             slopes = {}
             for place in np.unique(places[places != FIXED]):
@@ -140,17 +144,36 @@ class AxisTable:
             self._keep.append(labels)
         return known
 
-    def axes(
-        self, lists: list[np.ndarray], size: int
-    ) -> tuple[float, list[int]]:
-        """Return `(factor, axis indices)` of an axis with several label arrays.
+    def _places(self, labels: np.ndarray) -> np.ndarray:
+        """Return the group of each position, or `FIXED`, of shape `(length,)`."""
+        return self._place[self._graph.group_of[self._graph.classes[labels]]]
 
-        Two label arrays on one axis come from flattening two axes; the kept share is
-        then the product of both shares.
+    def sum_of_products(self, lists: list[np.ndarray], size: int) -> Products:
+        """Return the length of an axis, which may have several label arrays.
+
+        Two label arrays on one axis come from flattening two axes. Positions whose
+        channels are of the same groups are all pairs of their channels, so that the
+        kept share of them is the product of both shares.
         """
         if not lists:
-            return float(size), []
-        return float(size) ** (1 - len(lists)), [self.axis(a) for a in lists]
+            return [(float(size), [])]
+        if len(lists) == 1:
+            return [(1.0, [self.axis(lists[0])])]
+        places = np.stack([self._places(labels) for labels in lists])
+        kinds, counts = np.unique(places, axis=1, return_counts=True)
+        products: Products = []
+        for kind, count in zip(kinds.T.tolist(), counts, strict=True):
+            groups = [place for place in kind if place != FIXED]
+            whole = math.prod(self._groups[place].size for place in groups)
+            numbers = [self._alone(place) for place in groups]
+            products.append((float(count / whole), numbers))
+        return products
+
+    def _alone(self, place: int) -> int:
+        """Return the index of an axis of one group's channels, each once."""
+        if place not in self._singles:
+            self._singles[place] = self._append(0.0, {place: 1.0})
+        return self._singles[place]
 
     def freeze(self) -> None:
         count = len(self._groups)
@@ -207,35 +230,33 @@ class CostModel(Evaluator):
         self.params.freeze()
         self.itemsizes = np.array(self._bytes_per_term)
 
-    def _size(self, variable: keras.Variable | None) -> tuple[float, list[int]]:
-        """Return `(factor, axis indices)` of a variable's size; 1 if it is None."""
-        coefficient = 1.0
-        numbers: list[int] = []
+    def _size(self, variable: keras.Variable | None) -> list[Products]:
+        """Return the lengths of a variable's axes; none if it is None."""
         if variable is None:
-            return coefficient, numbers
+            return []
         binding = self.graph.bindings.get(id(variable))
+        lengths = []
         for axis, size in enumerate(variable.shape):
             bound = None if binding is None else binding.axes.get(axis)
             labels = [] if bound is None else bound.labels
-            factor, found = self._axes.axes(labels, size)
-            coefficient *= factor
-            numbers += found
-        return coefficient, numbers
+            lengths.append(self._axes.sum_of_products(labels, size))
+        return lengths
 
     def _add_params(self) -> None:
         for layer in unique_layers(self.graph):
             for weight in layer.weights:
-                self.params.add(layer, *self._size(weight))
-                self._bytes_per_term.append(itemsize(weight.dtype))
+                for coefficient, numbers in multiplied(self._size(weight)):
+                    self.params.add(layer, coefficient, numbers)
+                    self._bytes_per_term.append(itemsize(weight.dtype))
 
     def _add_macs(self) -> None:
         for work in self.graph.work:
-            coefficient, numbers = self._size(work.variable)
+            lengths = self._size(work.variable)
             for labels in work.axes:
-                factor, found = self._axes.axes(labels, labels[0].size)
-                coefficient *= factor
-                numbers = numbers + found
-            self.macs.add(work.layer, coefficient * work.count, numbers)
+                size = labels[0].size
+                lengths.append(self._axes.sum_of_products(labels, size))
+            for coefficient, numbers in multiplied(lengths):
+                self.macs.add(work.layer, coefficient * work.count, numbers)
 
     def lengths(self, kept: Any) -> np.ndarray:
         return self._axes.lengths(kept)
@@ -303,6 +324,17 @@ class CostModel(Evaluator):
     def full(self) -> dict[str, float]:
         """Costs with all channels kept."""
         return {k: float(v) for k, v in self.evaluate(self.sizes).items()}
+
+
+def multiplied(lengths: list[Products]) -> Products:
+    """Return the product of sums of products."""
+    return [
+        (
+            math.prod(coefficient for coefficient, _ in factors),
+            [number for _, numbers in factors for number in numbers],
+        )
+        for factors in itertools.product(*lengths)
+    ]
 
 
 def unique_layers(graph: ChannelGraph) -> Iterable[keras.layers.Layer]:

@@ -8,6 +8,7 @@ from harness import random_masks
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
+from keras import ops
 
 import kprune
 from kprune.cost.evaluator import Evaluator
@@ -90,6 +91,39 @@ def test_prediction_equals_the_rebuilt_model(build):
         a, b = kprune.cost(masked), kprune.cost(compact)
         assert (a.macs, a.params, a.bytes) == (b.macs, b.params, b.bytes)
         assert a.params == compact.count_params()
+
+
+def flattened():
+    """An axis of tokens x channels, next to others."""
+    inputs = keras.Input((4, 3))
+    x = layers.Dense(6, name="channels")(inputs)
+    x = layers.Dense(5, name="tokens")(layers.Permute((2, 1))(x))
+    y = layers.Dense(7, name="other")(layers.Flatten()(inputs))
+    x = layers.Concatenate()([layers.Flatten()(x), y, layers.Flatten()(inputs)])
+    x = layers.Dense(6, name="reads", activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def bilinear():
+    """An axis of all pairs of the channels of two layers, and of one with itself."""
+    inputs = keras.Input((3,))
+    a = layers.Dense(6, name="a")(inputs)
+    b = layers.Dense(5, name="b")(inputs)
+    pairs = [ops.einsum("bi,bj->bij", a, other) for other in (b, a)]
+    flat = [layers.Reshape((-1,))(x) for x in pairs]
+    return keras.Model(
+        inputs, layers.Dense(2)(layers.Concatenate()([*flat, b]))
+    )
+
+
+@pytest.mark.parametrize("build", [flattened, bilinear])
+def test_an_axis_of_products_may_have_other_parts(build):
+    masked = kprune.wrap(build())
+    graph = kprune.trace(masked)
+    assert len(graph.prunable) > 1
+    kprune.set_masks(masked, random_masks(graph))
+    a, b = kprune.cost(masked), kprune.cost(kprune.rebuild(masked))
+    assert (a.macs, a.params, a.bytes) == (b.macs, b.params, b.bytes)
 
 
 COSTS = CostModel(kprune.trace(zoo.projection_resnet()))
