@@ -211,6 +211,30 @@ def test_half_precision_computes_statistics_in_float32(layer):
     assert difference(outputs(masked, x), outputs(compact, x)) < 5e-3
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        layers.LayerNormalization,
+        lambda **kwargs: layers.GroupNormalization(2, **kwargs),
+        layers.RMSNormalization,
+    ],
+    ids=["layer", "group", "rms"],
+)
+def test_full_precision_behind_half_precision_rounds_as_keras_does(
+    kind, policy
+):
+    x = inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 1, dtype=policy, name="a")(x)
+    x = kind(dtype="float32")(x)
+    x = layers.Dense(3, dtype="float32")(layers.Flatten(dtype="float32")(x))
+    model = keras.Model(inputs, x)
+    masked, compact = masked_and_compact(model)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    assert difference(outputs(masked, x), outputs(compact, x)) < 1e-2
+    assert difference(outputs(masked, x), outputs(model, x)) > 0.1
+
+
 def test_a_left_out_normalisation_keeps_its_channels():
     norm = layers.LayerNormalization(center=False, scale=False, name="norm")
     model = tokens(dense(6, "a"), norm, dense(4, "b"))

@@ -161,7 +161,8 @@ class LayerNormalizationRule(_AxisNormRule):
             out = out * _spread(layer.gamma, axes, x)
         if layer.beta is not None:
             out = out + _spread(layer.beta, axes, x)
-        return ops.cast(out, layer.compute_dtype)
+        # Keras rounds to the data type of the input first.
+        return ops.cast(ops.cast(out, inputs.dtype), layer.compute_dtype)
 
 
 @register_rule(layers.RMSNormalization)
@@ -299,7 +300,9 @@ class GroupNormalizationRule(Rule):
             out = out * ops.reshape(ops.cast(layer.gamma, x.dtype), flat)
         if layer.beta is not None:
             out = out + ops.reshape(ops.cast(layer.beta, x.dtype), flat)
-        return ops.cast(ops.reshape(out, shape), layer.compute_dtype)
+        # Keras rounds to the data type of the input first.
+        out = ops.cast(ops.reshape(out, shape), inputs.dtype)
+        return ops.cast(out, layer.compute_dtype)
 
 
 def _whole_groups(layer: Any, channels: int) -> bool:
