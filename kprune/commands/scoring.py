@@ -96,8 +96,14 @@ class Scorer:
         self.samples = samples
         self.labelled = samples.y is not None
         self.source = Source(samples.data, BATCH_SIZE, original, option)
-        if self.labelled:
+        if samples.y is not None:
             self.source.check_targets()
+            # Without a loss nothing has checked this.
+            if samples.y.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"`{option}` holds targets of dtype {samples.y.dtype}, not "
+                    "numbers. Convert them first."
+                )
         self.original = original
 
     @functools.cached_property

@@ -48,6 +48,9 @@ _INDEX = ("", "unnamed: 0")
 _MISSING = ("", "?", "n/a", "na", "none", "null")
 """Cells without a value, which name no column."""
 
+_TOLD = 10
+"""Maximum number of classes that a note lists."""
+
 _SAVE = 'np.savez("data.npz", x=x, y=y)'
 
 
@@ -171,7 +174,7 @@ def load_table(
 ) -> tuple[
     np.ndarray, np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]
 ]:
-    """Load a table of numbers with one sample per row.
+    """Load a table with one sample per row: numbers, and labels if there are any.
 
     Args:
         path: A `.csv` file. Its first row may name the columns; a first column
@@ -218,8 +221,9 @@ def load_table(
         target = width
     if columns - index != width + (target is not None):
         beside = " beside its index" if index else ""
+        beside += _other_separator(rows[0])
         raise ValueError(
-            f"{str(path)!r} has {columns - index} columns{beside}; the model takes "
+            f"{str(path)!r} has {_columns(columns - index)}{beside}; the model takes "
             f"{width} numbers per sample, and one more column may hold the targets "
             "(called label, target, class or y, or the last)."
         )
@@ -227,7 +231,7 @@ def load_table(
     for number, row in enumerate(rows[first:], first + 1):
         if len(row) != columns:
             raise ValueError(
-                f"Row {number} of {str(path)!r} has {len(row)} columns instead of "
+                f"Row {number} of {str(path)!r} has {_columns(len(row))} instead of "
                 f"{columns}."
             )
         del row[:index]
@@ -249,25 +253,46 @@ def load_table(
         )
     if target is None:
         return x, None, None, notes
-    return x, *_targets(str(path), labels, known), notes
+    y, classes, told = number_words(str(path), labels, known)
+    return x, y, classes, notes + told
 
 
-def _targets(
-    given: str, labels: Sequence[str], known: Sequence[str]
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Return the targets of a table, and the names of the classes or None."""
+def number_words(
+    given: str, labels: Sequence[str], known: Sequence[str] = ()
+) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
+    """Return targets for words: class indices, unless all are numbers.
+
+    Args:
+        given: Where the words are, for messages.
+        labels: One word per sample.
+        known: Classes of the samples to train on, whose numbers hold here too.
+
+    Returns:
+        Targets `(n,)`, the names of the classes or None, and notes for the user.
+
+    Raises:
+        ValueError: A class is not known.
+    """
     numbers = all(map(_is_number, labels))
     # Numbers stand for themselves, unless they are names of classes.
     if known and (not numbers or any(map(_is_number, known))):
         check_classes(given, labels, known)
         y = np.array([known.index(label) for label in labels], "int64")
-        return y, tuple(known)
+        return y, tuple(known), ()
     if numbers:
         y = np.array(list(map(float, labels)))
         whole = bool(np.all(y == np.trunc(y)))
-        return y.astype("int64" if whole else "float32"), None
-    classes, indices = np.unique(labels, return_inverse=True)
-    return indices.astype("int64"), tuple(map(str, classes))
+        return y.astype("int64" if whole else "float32"), None, ()
+    found, indices = np.unique(labels, return_inverse=True)
+    classes = tuple(map(str, found))
+    names = [f"{n} {name!r}" for n, name in enumerate(classes)]
+    if len(names) > _TOLD:
+        names[_TOLD - 2 : -1] = ["..."]
+    note = (
+        f"the labels of {given!r} are words, numbered in alphabetical order: "
+        f"{', '.join(names)}"
+    )
+    return indices.astype("int64"), classes, (note,)
 
 
 def check_classes(
@@ -315,6 +340,18 @@ def _header(rows: Sequence[Sequence[str]]) -> list[str]:
         if _is_word(name) and told and all(map(_is_number, told)):
             return names
     return []
+
+
+def _columns(number: int) -> str:
+    return f"{number} column{'' if number == 1 else 's'}"
+
+
+def _other_separator(row: Sequence[str]) -> str:
+    """Return a remark if cells seem to be separated otherwise than by commas."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in row[0]:
+            return f" (its cells are separated by {name}: write it with commas)"
+    return ""
 
 
 def _doubtful(names: Sequence[str]) -> bool:

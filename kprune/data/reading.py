@@ -12,6 +12,7 @@ from kprune.data import images
 from kprune.data import places
 from kprune.data.files import load_arrays
 from kprune.data.files import load_table
+from kprune.data.files import number_words
 from kprune.data.inputs import Input
 from kprune.data.places import Place
 
@@ -68,7 +69,7 @@ def read_samples(
         image_size: Height and width that images are scaled to, for a model
             that takes any size.
         known: Classes of the samples to train on, whose numbers hold here too.
-            Only folders of images and tables name their classes by themselves.
+            Folders of images, and labels that are words, name their classes.
 
     Returns:
         The samples. Pixels are as in the image files, from 0 to 255.
@@ -87,7 +88,12 @@ def read_samples(
     own = place.own_name(part)
     name = f"{place.given} ({own})" if own and not place.split else place.given
     if place.kind == places.ARRAYS:
-        return Samples(*load_arrays(place.path, own, inputs), name)
+        x, y = load_arrays(place.path, own, inputs)
+        if y is None or y.dtype.kind not in "US" or y.size != len(y):
+            return Samples(x, y, name)
+        words = y.astype(str).ravel().tolist()
+        y, classes, notes = number_words(name, words, known)
+        return Samples(x, y, name, classes, notes=notes)
     if place.kind == places.TABLE:
         x, y, classes, notes = load_table(place.path, inputs, known)
         return Samples(x, y, name, classes, notes=notes)

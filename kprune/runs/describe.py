@@ -61,10 +61,7 @@ def data_words(source: Source | None) -> dict[str, Any] | None:
     return {
         "form": "arrays",
         "samples": source.size,
-        "arrays": [
-            f"{keras.backend.standardize_dtype(a.dtype)} {tuple(a.shape)}"
-            for a in arrays
-        ],
+        "arrays": [f"{_dtype(a.dtype)} {tuple(a.shape)}" for a in arrays],
         "fingerprint": fingerprint(source.arrays[0]),
     }
 
@@ -144,6 +141,12 @@ def undisturbed() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def _dtype(dtype: Any) -> str:
+    # Keras has no names for dtypes of words and dates.
+    plain = isinstance(dtype, np.dtype)
+    return str(dtype if plain else keras.backend.standardize_dtype(dtype))
 
 
 def _leaves(structure: Any) -> list[Any]:

@@ -157,6 +157,17 @@ def test_labels_of_one_output_among_several_are_left_out():
     assert not scorer.labelled and score.accuracy is None
 
 
+def test_labels_that_are_no_numbers_are_left_out_with_or_without_a_loss():
+    x, _ = unit_images(4)
+    y = np.array([["a", "b"]] * 4)
+    for kind in ({}, {"loss": None}):
+        model = colours.model(**kind)
+        scorer, (found,) = make_scorer(Samples(x, y, "d.npz"), model, "--data")
+        assert not scorer.labelled
+        assert found.message.startswith("Accuracy is not measured. ")
+        assert "targets of dtype <U1" in found.message
+
+
 # -- advice ------------------------------------------------------------------
 
 

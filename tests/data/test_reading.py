@@ -240,7 +240,31 @@ def test_tables(tmp_path, text, x, y, classes):
     np.testing.assert_array_equal(found.x, x)
     np.testing.assert_array_equal(found.y, y)
     assert found.classes == classes
-    assert bool(found.notes) == text.startswith((",", "Unnamed"))
+    words = ["alphabetical order: " in note for note in found.notes]
+    assert any(words) == (classes is not None)
+    assert (not all(words)) == text.startswith((",", "Unnamed"))
+
+
+def test_labels_that_are_words_are_numbered_with_a_note(tmp_path):
+    x = np.ones((3, 2), "float32")
+    words = np.array(["wet", "dry", "wet"])
+    for y in (words, words.astype("S"), words[:, None]):
+        np.savez(tmp_path / "d.npz", x=x, y=y, x_test=x[:1], y_test=y[:1])
+        found = read(tmp_path / "d.npz", ROWS)
+        np.testing.assert_array_equal(found.y, [1, 0, 1])
+        assert found.classes == ("dry", "wet")
+        (note,) = found.notes
+        assert "words, numbered in alphabetical order: 0 'dry', 1 'wet'" in note
+        known = read(
+            *(tmp_path / "d.npz", ROWS), part="validation", known=found.classes
+        )
+        np.testing.assert_array_equal(known.y, [1])
+        assert not known.notes
+    np.savez(
+        tmp_path / "d.npz", x=np.ones((12, 2)), y=np.array([*"abcdefghijkl"])
+    )
+    (note,) = read(tmp_path / "d.npz", ROWS).notes
+    assert note.endswith("7 'h', ..., 11 'l'")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +316,9 @@ def test_a_column_without_a_name_is_left_out_with_a_note(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1,2\n3\n", "Row 2 .* has 1 columns instead of 2"),
+        ("1,2\n3\n", "Row 2 .* has 1 column instead of 2"),
+        ("1;2\n3;4\n", "has 1 column .*separated by semicolons"),
+        ("a\tb\n3\t4\n", "has 1 column .*separated by tabs"),
         ("1,?\n3,4\n", "Row 1 .* holds '\\?' where a number"),
         (",2,0\n3,4,1\n5,6,0\n", "Row 1 .* holds '' where a number"),
         (",2,wet\n3,4,dry\n5,6,wet\n", "Row 1 .* holds '' where a number"),

@@ -56,6 +56,18 @@ def test_a_run_of_prune_says_what_was_decided(one_shot):
     assert original["difference"] > 1e-5
 
 
+def test_labels_of_words_are_recorded(tmp_path):
+    x, _, *_ = arrays()
+    words = np.array(["cat"] * len(x))
+    kprune.prune(plain(), data=(x, words), criterion="l1", run_dir=tmp_path)
+    run = read_run(tmp_path / "latest" / "run.json")
+    assert run["status"] == "finished" and run["notes"] == []
+    assert run["data"]["arrays"] == [
+        f"float32 {x.shape}",
+        f"<U3 {words.shape}",
+    ]
+
+
 def test_the_weakest_of_a_group_have_the_lowest_scores(one_shot):
     run = one_shot[-1]
     assert any(group["removed"] for group in run["groups"])
