@@ -19,8 +19,11 @@ from kprune.graph.labels import Labels
 from kprune.graph.likeness import CONSTRUCTION
 from kprune.graph.likeness import alteration
 from kprune.graph.likeness import computes_like
+from kprune.graph.likeness import is_own
 from kprune.graph.likeness import own_class_works
 from kprune.graph.likeness import parent_config
+from kprune.graph.live import made_from
+from kprune.graph.live import without_nodes
 from kprune.graph.reading import reading_of
 
 
@@ -161,10 +164,16 @@ def _made(operation: Any, config: dict[str, Any]) -> Any:
         try:
             return cls.from_config(config)
         except Exception as error:  # User code may raise anything.
+            way_out = (
+                "Make get_config() return all arguments of the constructor, "
+                "and no others."
+                if is_own(operation)
+                else "Decorate the functions and classes given to it with "
+                "@keras.saving.register_keras_serializable()."
+            )
             raise ValueError(
                 f"{cls.__name__} '{operation.name}' cannot be recreated from "
-                "its get_config(). Make get_config() return all arguments of "
-                f"the constructor, and no others. {error}"
+                f"its get_config(). {way_out} {error}"
             ) from error
     new = own_class_works(operation, config, known)
     if new is not None:
@@ -232,9 +241,15 @@ def _lambda(layer: Any, config: dict[str, Any]) -> Any:
 def copy_operation(operation: Any) -> Any:
     """Return an unbuilt copy of a layer or operation, without nodes."""
     rule = find_rule(operation)
-    if rule is None:
-        return from_config(operation, configuration(operation))
-    return from_config(operation, rule.copied(operation))
+    if rule is None and not isinstance(operation, keras.layers.Layer):
+        return without_nodes(operation)
+
+    def make() -> Any:
+        if rule is None:
+            return from_config(operation, configuration(operation))
+        return from_config(operation, rule.copied(operation))
+
+    return made_from(operation, make)
 
 
 def without_arrays(config: dict[str, Any]) -> dict[str, Any]:
@@ -262,6 +277,11 @@ def configuration(operation: Any) -> dict[str, Any]:
     """
     try:
         return operation.get_config()
+    except TypeError as error:  # Keras does not say of which layer it speaks.
+        raise ValueError(
+            f"{type(operation).__name__} '{operation.name}' has no "
+            f"configuration, so it cannot be recreated. {error}"
+        ) from error
     except NotImplementedError:
         given = inspect.signature(type(operation).__init__).parameters.values()
         names = [p.name for p in given if p.kind is not p.VAR_KEYWORD][1:]

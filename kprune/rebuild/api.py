@@ -13,6 +13,7 @@ from kprune.arguments import number
 from kprune.graph import walk
 from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.kept import Kept
+from kprune.graph.live import made_from
 from kprune.graph.registry import copy_operation
 from kprune.graph.tracer import trace
 from kprune.graph.values import copy_traits
@@ -135,7 +136,9 @@ class _Shrinking:
         visit = self._visits[id(node)]
         if visit.rule is None:
             return copy_operation(visit.operation)
-        return visit.rule.shrink(visit, self._kept)
+        return made_from(
+            visit.operation, lambda: visit.rule.shrink(visit, self._kept)
+        )
 
     def arguments(
         self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

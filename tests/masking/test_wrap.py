@@ -1,15 +1,19 @@
 """wrap(), masks() and set_masks()."""
 
+import functools
 import inspect
 
 import keras
 import numpy as np
 import pytest
 import zoo
+from harness import difference
+from harness import masked_and_compact
 from harness import outputs
 from harness import random_inputs
 from harness import random_masks
 from keras import layers
+from keras import ops
 
 import kprune
 from kprune.graph.values import read
@@ -400,3 +404,94 @@ def test_attributes_and_weights_of_own_classes_are_copied(cls, tmp_path):
     np.testing.assert_allclose(
         loaded.predict(x, verbose=0), compact.predict(x, verbose=0), rtol=1e-6
     )
+
+
+def halved(x):
+    return ops.relu(x) - 0.5
+
+
+class Squares:
+    """A regularizer that Keras cannot serialize."""
+
+    def __call__(self, x):
+        return ops.sum(ops.square(x))
+
+
+def own_objects():
+    """Layers with functions and objects that are not registered."""
+    x = inputs = keras.Input((5, 4))
+    x = layers.TimeDistributed(layers.Dense(6, activation=halved))(x)
+    x = layers.LSTM(
+        6,
+        activation=functools.partial(ops.leaky_relu, negative_slope=0.3),
+        kernel_regularizer=Squares(),
+        return_sequences=True,
+    )(x)
+    x = layers.Conv1D(
+        5,
+        2,
+        activation=lambda x: 1.1 * halved(x),
+        activity_regularizer=lambda x: ops.mean(x),
+        kernel_constraint=lambda w: 0 * w,
+        kernel_initializer=lambda shape, dtype=None: ops.ones((2, 6, 5)),
+    )(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes")
+def test_functions_and_objects_that_are_not_registered_are_passed_on():
+    model = own_objects()
+    activation = model.layers[2].cell.activation
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    expected = outputs(model, x)
+    masked, compact = masked_and_compact(model)
+    assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
+    for copy in (kprune.wrap(model), model):
+        assert difference(outputs(copy, x), expected) < 1e-6
+        assert len(copy.losses) == 2
+    assert compact.layers[2].cell.activation is activation
+    assert model.layers[2].cell.activation is activation
+    compact.compile("sgd", "mse")
+    compact.train_on_batch(x, np.ones((2, 2)))
+    assert not compact.get_layer(model.layers[3].name).kernel.numpy().any()
+
+
+class Missing(layers.Layer):
+    """A layer whose configuration lacks an argument."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def call(self, x, training=False):
+        return -x if training else x
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (Missing(3, name="own"), "Make get_config"),
+        (
+            layers.Dense(3, activation=Missing(3), name="own"),
+            "Decorate the functions",
+        ),
+    ],
+)
+def test_what_cannot_be_copied_names_the_layer_and_the_way_out(layer, told):
+    inputs = keras.Input((5,))
+    x = layer(layers.Dense(4)(layers.Dense(4)(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    with pytest.raises(ValueError, match=f"'own' .* {told}"):
+        kprune.wrap(model)
+
+
+def test_operations_with_functions_are_copied():
+    inputs = keras.Input((5, 4))
+    x = layers.Dense(6)(layers.Dense(7)(inputs))
+    x = ops.vectorized_map(lambda row: ops.cumsum(row), x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    masked, compact = masked_and_compact(model)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
