@@ -14,6 +14,7 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.norms import is_scaled_norm
 from kprune.graph.norms import norm_paths
 from kprune.graph.values import read
+from kprune.masking.slots import copies_of_weights
 from kprune.masking.slots import slots_by_variable
 
 TARGETS = ("bn", "scale", "kernel")
@@ -53,14 +54,26 @@ class Scaler:
                 chosen = [m for m in chosen if id(m.layer) in bare]
             self._members[group.name] = [*chosen, *scales]
 
-    def scale(self, factors: Mapping[str, np.ndarray], slots: bool) -> None:
-        """Scale channels in place.
+    def scale(
+        self,
+        factors: Mapping[str, np.ndarray],
+        slots: bool,
+        optimizer: Any = None,
+    ) -> None:
+        """Scale channels in place, and copies of their weights in the optimizer.
 
         Args:
             factors: See `scaled`.
-            slots: Whether to scale the optimizer's slots of the weights too.
+            slots: Whether to scale the optimizer's other slots of the weights too.
+            optimizer: The optimizer. Defaults to that of the model.
         """
-        memory = slots_by_variable(self._masked) if slots else {}
+        if optimizer is None:
+            optimizer = getattr(self._masked, "optimizer", None)
+        memory = (
+            slots_by_variable(self._masked, optimizer)
+            if slots
+            else copies_of_weights(optimizer)
+        )
         for variable, places in self._places(factors):
             for target in [variable, *memory.get(id(variable), {}).values()]:
                 target.assign(_multiplied(target, places))

@@ -241,6 +241,7 @@ class AttenuateCallback(PruningCallback):
                 for n, v in before.items()
             },
             self.factor.scale_slots,
+            self.session.optimizer,
         )
         after = {
             n: np.where(weak[n], v * factor, 1.0) for n, v in before.items()

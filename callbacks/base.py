@@ -24,9 +24,7 @@ from kprune.callbacks._fitting import warn_of_order
 from kprune.callbacks._fitting import warn_of_restoring
 from kprune.callbacks._losses import drop_interrupted
 from kprune.data.source import as_source
-from kprune.graph.values import read
 from kprune.masking import trained_part
-from kprune.masking.slots import moving_averages
 from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
 from kprune.pruning import OTHERS
@@ -199,12 +197,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         before = before or session.snapshot()
         with session.rollback():
             session.remove(masks)
-            averages = moving_averages(session.optimizer)
-            removed = {key: read(v).copy() for key, (v, _) in averages.items()}
             recoveries.repair(session, before, self._repair)
-            # Moving averages must change too, or they would undo the repair.
-            for key, (variable, average) in averages.items():
-                average.assign(read(average) + read(variable) - removed[key])
 
     def choose(self, fraction: float = 1.0) -> dict[str, np.ndarray]:
         """Score and allocate.

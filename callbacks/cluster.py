@@ -125,5 +125,6 @@ class ClusterCallback(PruningCallback):
         self, session: Session, maps: dict[str, CopyMap], pull: float
     ) -> None:
         edit = draw_together(maps, pull)
-        assign(session.masked, session.graph, maps, edit, slots=True)
+        masked, graph = session.masked, session.graph
+        assign(masked, graph, maps, edit, True, session.optimizer)
         self._clustered = sum(int(m.replaced.sum()) for m in maps.values())

@@ -202,7 +202,8 @@ class DuplicateCallback(PruningCallback):
         """Set the weights and slots of copies and donors to their means."""
         maps = self._copied()
         if self.copies.tied and maps:
-            assign(session.masked, session.graph, maps, tie(maps), slots=True)
+            masked, graph = session.masked, session.graph
+            assign(masked, graph, maps, tie(maps), True, session.optimizer)
 
     def _last(self) -> Policy:
         """Return the policy for removing filters that cannot be merged."""

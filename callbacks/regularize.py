@@ -18,7 +18,7 @@ from kprune.callbacks._losses import AddedLoss
 from kprune.callbacks._losses import drop_interrupted
 from kprune.masking import trained_part
 from kprune.masking.slots import accumulation
-from kprune.masking.slots import base_optimizer
+from kprune.masking.slots import base_optimizers
 from kprune.parts import Part
 from kprune.regularizers import attach
 from kprune.regularizers.attaching import attached
@@ -53,7 +53,8 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             rates of all steps and the kernel, and the regularizer's `strength` is
             ignored. Other optimizers normalise gradients, so that no strength has this
             effect: they use `strength`. So does SGD, with a warning, if `fit` does not
-            know the number of steps per epoch. Defaults to `None`: use `strength`.
+            know the number of steps per epoch, or if it is one of several in a
+            `MultiOptimizer`. Defaults to `None`: use `strength`.
 
     Raises:
         ValueError: At construction, if `until` is not an integer above 0, or
@@ -167,6 +168,13 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
                 self.regularizer,
             )
             return self.regularizer
+        if len(base_optimizers(self.model.optimizer)) != 1:
+            _log.warning(
+                "The strength of %r does not follow the learning rates, because "
+                "MultiOptimizer has several.",
+                self.regularizer,
+            )
+            return self.regularizer
         rates = summed_rates(self.model.optimizer, self._rates(epoch))
         if not rates:
             return self.regularizer
@@ -174,7 +182,7 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
 
     def _rates(self, epoch: int) -> list[float]:
         """Return the learning rates of all steps with the penalty, from an epoch on."""
-        optimizer = base_optimizer(self.model.optimizer)
+        (optimizer,) = base_optimizers(self.model.optimizer)
         apart = accumulation(self.model.optimizer)
         last = self.params["epochs"] if self.until is None else self.until
         count = -(-self.params["steps"] * (last - epoch) // apart)

@@ -110,7 +110,9 @@ def replace(
     masked, graph = session.masked, session.graph
     plan = plan_copies(graph, masks, scores, alive, copies)
     only_exact(masked, graph, masks, plan)
-    make_copies(masked, graph, plan.maps, copies, session.source)
+    make_copies(
+        masked, graph, plan.maps, copies, session.source, session.optimizer
+    )
     if plan.masks:
         session.remove(plan.masks)
     count = sum(int(m.replaced.sum()) for m in plan.maps.values())
@@ -135,7 +137,10 @@ def merge_copies(
         Group name -> mask of shape `(size,)`, 0 for copies and removed channels. Pass
         them to `session.remove` to complete the merge.
     """
-    assign(session.masked, session.graph, maps, merge(maps))
+    edit = merge(maps)
+    assign(
+        session.masked, session.graph, maps, edit, optimizer=session.optimizer
+    )
     return {
         name: (alive & ~maps[name].replaced).astype("float32")
         for name, alive in session.alive().items()

@@ -22,12 +22,14 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.record import FILTER
 from kprune.graph.record import INPUT
 from kprune.graph.values import read
+from kprune.masking.slots import copies_of_weights
 from kprune.masking.slots import slots_by_variable
 from kprune.parts import Part
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import Edit
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import places
+from kprune.rebuild.copies import split
 from kprune.rebuild.equivalence import inexact
 
 logger = logging.getLogger("kprune")
@@ -170,10 +172,12 @@ def make_copies(
     maps: dict[str, CopyMap],
     copies: Copies,
     data: Any = None,
+    optimizer: Any = None,
 ) -> None:
     """Assign the weights of copies and of the layers that read them.
 
-    The optimizer's slots of donors are copied too.
+    The optimizer's slots of donors are copied too, and its copies of weights, such as
+    moving averages, stay as far from the weights as they were.
 
     Args:
         masked: A model made by `kprune.wrap`.
@@ -181,10 +185,18 @@ def make_copies(
         maps: Copy maps by group name.
         copies: How to copy.
         data: Samples, for consumer rules that run the model.
+        optimizer: The optimizer with the slots. Defaults to `masked.optimizer`.
     """
+    if optimizer is None:
+        optimizer = getattr(masked, "optimizer", None)
+    _copy_slots(masked, graph, maps, optimizer)
+    carried, spots = copies_of_weights(optimizer), places(graph, maps)
     for variable, value in new_values(masked, graph, maps, copies, data):
+        for slot in carried.get(id(variable), {}).values():
+            apart = read(slot) - read(variable)
+            mine = spots.get(id(variable), [])
+            slot.assign(value + edited(apart, mine, split(maps)))
         variable.assign(value)
-    _copy_slots(masked, graph, maps)
 
 
 def new_values(
@@ -238,10 +250,14 @@ def _producing(maps: dict[str, CopyMap], copies: Copies) -> Edit:
 
 
 def _copy_slots(
-    masked: keras.Model, graph: ChannelGraph, maps: dict[str, CopyMap]
+    masked: keras.Model,
+    graph: ChannelGraph,
+    maps: dict[str, CopyMap],
+    optimizer: Any,
 ) -> None:
     """Copy the optimizer's slots, so that copies are updated alike."""
-    slots = slots_by_variable(masked)
+    slots = slots_by_variable(masked, optimizer)
+    carried = copies_of_weights(optimizer)
     spots = places(graph, maps)
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:
@@ -249,5 +265,6 @@ def _copy_slots(
 
     for variable in masked.trainable_variables:
         mine = spots.get(id(variable), [])
-        for slot in slots.get(id(variable), {}).values():
-            slot.assign(np.array(edited(read(slot), mine, edit)))
+        for name, slot in slots.get(id(variable), {}).items():
+            if name not in carried[id(variable)]:
+                slot.assign(np.array(edited(read(slot), mine, edit)))

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from kprune.graph.values import read
 from kprune.masking.slots import base_optimizer
+from kprune.masking.slots import base_optimizers
+from kprune.masking.slots import copies_of_weights
 from kprune.masking.slots import slots_of
 
 logger = logging.getLogger("kprune")
@@ -71,10 +74,10 @@ def copy_compilation(
         )
     if copy.optimizer is None:
         return
-    if pairs is not None:
-        _copy_exclusions(optimizer, copy.optimizer, pairs)
     copy.optimizer.build(copy.trainable_variables)
     if pairs is not None:
+        for one, other in _twins(optimizer, copy.optimizer):
+            _copy_exclusions(one, other, pairs)
         _copy_optimizer(optimizer, copy, pairs, cut or (lambda _, value: value))
 
 
@@ -101,10 +104,10 @@ def exclude_from_decay(
         variables: The variables to exclude.
         known: All variables that may be excluded already.
     """
-    optimizer = base_optimizer(optimizer)
-    if isinstance(optimizer, keras.Optimizer):
-        pairs = [(v, v) for v in known]
-        _copy_exclusions(optimizer, optimizer, pairs, variables)
+    pairs = [(v, v) for v in known]
+    for base in base_optimizers(optimizer):
+        if isinstance(base, keras.Optimizer):
+            _copy_exclusions(base, base, pairs, variables)
 
 
 def recreated(value: Any, lost: list[str]) -> Any:
@@ -122,6 +125,8 @@ def recreated(value: Any, lost: list[str]) -> Any:
         return value
     kind = type(value)
     try:
+        if isinstance(getattr(value, "_optimizer_map", None), Mapping):
+            return _several(value, lost)
         with _without_schedule(value) as schedule:
             config = value.get_config()
         forgotten = _forgotten(value, config)
@@ -135,6 +140,17 @@ def recreated(value: Any, lost: list[str]) -> Any:
     name = getattr(value, "name", kind.__name__)
     lost.append(f"{kind.__name__} '{name}' ({', '.join(forgotten)})")
     return None
+
+
+def _several(value: Any, lost: list[str]) -> Any:
+    """Return a new `MultiOptimizer`, in which what had several names has them again."""
+    new = {id(base): recreated(base, lost) for base in value.optimizers}
+    if None in new.values():
+        return None
+    known = value._optimizer_map
+    named = {name: new[id(base)] for name, base in known.items()}
+    chosen = type(known)(new[id(known.default_optimizer)], named)
+    return type(value)(chosen, value.loss_scale_factor, value.name)
 
 
 @contextlib.contextmanager
@@ -207,7 +223,6 @@ def _copy_exclusions(
     old: Any, new: Any, pairs: Pairs, more: Sequence[keras.Variable] = ()
 ) -> None:
     """Exclude from weight decay what was excluded before, and `more`."""
-    old, new = base_optimizer(old), base_optimizer(new)
     excluded = getattr(old, "_exclude_from_weight_decay", None) or ()
     pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
     if excluded or pattern or more:
@@ -224,6 +239,13 @@ def _copy_exclusions(
         )
 
 
+def _twins(old: Any, new: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of a base optimizer and its copy."""
+    ours, theirs = base_optimizers(old), base_optimizers(new)
+    alike = len(ours) == len(theirs)
+    return list(zip(ours, theirs, strict=True)) if alike else []
+
+
 def _copy_optimizer(
     old: Any,
     copy: keras.Model,
@@ -233,14 +255,15 @@ def _copy_optimizer(
     """Copy the state of optimizer `old` to the optimizer of `copy`."""
     new = copy.optimizer
     # Variables that are not per weight: iterations, learning rate, loss scale.
-    for one, other in {(old, new), (base_optimizer(old), base_optimizer(new))}:
+    for one, other in {(old, new), *_twins(old, new)}:
         known = vars(one)
         for name, target in vars(other).items():
             if isinstance(target, keras.Variable) and name in known:
                 target.assign(np.array(read(known[name])))
-    if not base_optimizer(old).built:
+    if not any(base.built for base in base_optimizers(old)):
         return
     before, after = slots_of(old), slots_of(new)
+    carried = copies_of_weights(new)
     fresh = []
     for source, target in pairs:
         for name, slot in after.get(id(target), {}).items():
@@ -250,6 +273,10 @@ def _copy_optimizer(
                 value = np.array(read(remembered))
                 if value.shape == tuple(source.shape):
                     value = cut(source, value)
+                    if name in carried[id(target)]:
+                        # Such as what merging copies has added to a weight.
+                        more = read(target) - cut(source, read(source))
+                        value = value + more
                 if value.shape == tuple(slot.shape):
                     slot.assign(value)
                     continue

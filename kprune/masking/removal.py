@@ -49,8 +49,8 @@ def zero_removed(
         if cuts is None:
             continue
         variable.assign(_filled(variable, cuts))
-        for name, slot in slots.get(id(variable), {}).items():
-            slot.assign(_filled(slot, cuts, resting.get(name, 0.0)))
+        for slot in slots.get(id(variable), {}).values():
+            slot.assign(_filled(slot, cuts, resting.get(id(slot), 0.0)))
 
 
 def removed_values(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,20 +14,25 @@ from kprune.graph.values import read
 Slots = dict[int, dict[str, keras.Variable]]
 """`id(variable)` -> slots of the weight, by the optimizer's attribute name."""
 
+_PROBE = 0.734375
+"""A value of a weight that no optimizer begins its momenta with."""
+
 
 def base_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer that holds the slots (inside a loss-scaling one)."""
+    """Return the optimizer inside a loss-scaling one, or else the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def base_optimizers(optimizer: Any) -> list[Any]:
+    """Return the optimizers that hold the slots, several for a `MultiOptimizer`."""
+    inner = base_optimizer(optimizer)
+    return list(getattr(inner, "optimizers", [inner]))
 
 
 def accumulation(optimizer: Any) -> int:
     """Return the number of batches whose gradients an optimizer sums for a step."""
-    inner = base_optimizer(optimizer)
-    return (
-        optimizer.gradient_accumulation_steps
-        or inner.gradient_accumulation_steps
-        or 1
-    )
+    found = [optimizer, *base_optimizers(optimizer)]
+    return max(o.gradient_accumulation_steps or 1 for o in found)
 
 
 def slots_of(optimizer: Any) -> Slots:
@@ -34,41 +41,25 @@ def slots_of(optimizer: Any) -> Slots:
     Args:
         optimizer: A `keras.Optimizer`. It has no slots before it is built.
     """
-    optimizer = base_optimizer(optimizer)
-    if not isinstance(optimizer, keras.Optimizer) or not optimizer.built:
+    slots: Slots = {}
+    for base in base_optimizers(optimizer):
+        slots.update(_slots(base))
+    return slots
+
+
+def _slots(base: Any) -> Slots:
+    """Return the slots of the weights that one base optimizer trains."""
+    if not isinstance(base, keras.Optimizer) or not base.built:
         return {}
-    learned = optimizer._trainable_variables
+    learned = base._trainable_variables
     slots: Slots = {id(variable): {} for variable in learned}
-    for name, value in vars(optimizer).items():
+    for name, value in vars(base).items():
         if not isinstance(value, list | tuple) or len(value) != len(learned):
             continue
         for slot, variable in zip(value, learned, strict=True):
             if slot is not variable and isinstance(slot, keras.Variable):
                 slots[id(variable)][name] = slot
     return slots
-
-
-def moving_averages(
-    optimizer: Any,
-) -> dict[int, tuple[keras.Variable, keras.Variable]]:
-    """Return the weights with a moving average, and the averages.
-
-    Args:
-        optimizer: A `keras.Optimizer`, or `None`.
-
-    Returns:
-        `id(variable)` -> pair of the weight and its average. Empty unless the
-        optimizer was made with `use_ema=True` and is built.
-    """
-    optimizer = base_optimizer(optimizer)
-    if not getattr(optimizer, "use_ema", False) or not optimizer.built:
-        return {}
-    pairs = zip(
-        optimizer._trainable_variables,
-        optimizer._model_variables_moving_average,
-        strict=True,
-    )
-    return {id(variable): (variable, average) for variable, average in pairs}
 
 
 def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
@@ -88,22 +79,74 @@ def slots_by_variable(model: keras.Model, optimizer: Any = None) -> Slots:
     }
 
 
-def resting_values(optimizer: Any) -> dict[str, float]:
-    """Return the values of slots before the first step, by slot name.
+def copies_of_weights(optimizer: Any) -> Slots:
+    """Return the slots that hold the weight itself, not what its gradients were.
+
+    These are the moving averages of `use_ema=True`, and slots that begin as a copy of
+    the weight, such as an iterate of `ScheduleFreeAdamW`. Both are written back to the
+    weight, so that whatever changes a weight has to change them too.
+
+    Args:
+        optimizer: A `keras.Optimizer`, or `None`.
+    """
+    found: Slots = {}
+    for base in base_optimizers(optimizer):
+        names = {n for n, v in _initial(base).items() if v == _PROBE}
+        names.add("_model_variables_moving_average")
+        for key, slots in _slots(base).items():
+            found[key] = {n: s for n, s in slots.items() if n in names}
+    return found
+
+
+@contextlib.contextmanager
+def shifting_copies(optimizer: Any) -> Iterator[None]:
+    """Return a context whose changes of weights are added to their copies in slots.
+
+    Args:
+        optimizer: See `copies_of_weights`.
+    """
+    copies = copies_of_weights(optimizer)
+    weights = [
+        variable
+        for base in base_optimizers(optimizer)
+        for variable in getattr(base, "_trainable_variables", ())
+        if copies.get(id(variable))
+    ]
+    before = [read(variable).copy() for variable in weights]
+    yield
+    for variable, old in zip(weights, before, strict=True):
+        for slot in copies[id(variable)].values():
+            slot.assign(read(slot) + (read(variable) - old))
+
+
+def resting_values(optimizer: Any) -> dict[int, float]:
+    """Return the values of slots behind weights of 0 before the first step.
 
     Most are 0, but not the accumulators of Ftrl, which divides by them.
 
     Args:
         optimizer: A `keras.Optimizer`, or `None`.
+
+    Returns:
+        `id(slot)` -> value, where it is not 0.
     """
-    optimizer = base_optimizer(optimizer)
-    if not isinstance(optimizer, keras.Optimizer):
+    found = {}
+    for base in base_optimizers(optimizer):
+        initial = {n: v for n, v in _initial(base).items() if v != _PROBE}
+        for slots in _slots(base).values():
+            found |= {id(s): initial.get(n, 0.0) for n, s in slots.items()}
+    return {key: value for key, value in found.items() if value}
+
+
+def _initial(base: Any) -> dict[str, float]:
+    """Return the values of slots of a weight of `_PROBE` before the first step."""
+    if not isinstance(base, keras.Optimizer):
         return {}
     try:
-        rested = type(optimizer).from_config(optimizer.get_config())
+        rested = type(base).from_config(base.get_config())
     except Exception:  # The user's optimizer cannot be copied.
         return {}
-    weight = keras.Variable(np.zeros(1, "float32"))
+    weight = keras.Variable(np.full(1, _PROBE, "float32"))
     rested.build([weight])
-    slots = slots_of(rested)[id(weight)]
+    slots = _slots(rested)[id(weight)]
     return {name: float(read(slot).ravel()[0]) for name, slot in slots.items()}

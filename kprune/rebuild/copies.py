@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
 from kprune.graph.record import INPUT
 from kprune.graph.values import read
+from kprune.masking.slots import copies_of_weights
 from kprune.masking.slots import slots_by_variable
 
 # (group name, member, values of shape (size, m, ...)) -> new values, same shape.
@@ -155,18 +157,26 @@ def assign(
     maps: dict[str, CopyMap],
     edit: Edit,
     slots: bool = False,
+    optimizer: Any = None,
 ) -> None:
-    """Edit a model's variables in place.
+    """Edit a model's variables in place, and copies of them in the optimizer.
 
     Args:
         model: A masked model.
         graph: `kprune.trace(model)`.
         maps: Copy maps by group name.
         edit: The edit, for example `split(maps)`.
-        slots: Whether to edit the optimizer's slots in the same way.
+        slots: Whether to edit the optimizer's other slots in the same way.
+        optimizer: The optimizer. Defaults to `model.optimizer`.
     """
     spots = places(graph, maps)
-    known = slots_by_variable(model) if slots else {}
+    if optimizer is None:
+        optimizer = getattr(model, "optimizer", None)
+    known = (
+        slots_by_variable(model, optimizer)
+        if slots
+        else copies_of_weights(optimizer)
+    )
     for variable in model.variables:
         mine = spots.get(id(variable))
         if not mine:

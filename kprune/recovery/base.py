@@ -12,6 +12,7 @@ from kprune.arguments import whole
 from kprune.data.inputs import first_not_finite
 from kprune.data.needs import require_data
 from kprune.graph.values import read
+from kprune.masking.slots import shifting_copies
 from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
 from kprune.recovery._paired import PairedRun
@@ -153,11 +154,13 @@ def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
     chosen = get(recovery)
     if not chosen:
         return
-    for name in chosen.preceded_by:
-        first = get(name)
-        if first.applies(session):
-            first.repair(session, before)
-    chosen.repair(session, before)
+    # Moving averages must change too, or they would undo the repair.
+    with shifting_copies(session.optimizer):
+        for name in chosen.preceded_by:
+            first = get(name)
+            if first.applies(session):
+                first.repair(session, before)
+        chosen.repair(session, before)
     session.settle()
     _check_finite(session, chosen)
 

@@ -9,6 +9,8 @@ import keras
 from keras import ops
 from keras.ops import convert_to_numpy
 
+from kprune.masking.slots import base_optimizers
+
 
 class Shrinkage(keras.regularizers.Regularizer):
     """Scales a penalty so that it shrinks each kernel by the same share.
@@ -85,11 +87,12 @@ def summed_rates(
 
     Returns:
         The distance, or `None` if steps are not proportional to gradients, as
-        those of Adam and its kin.
+        those of Adam and its kin, or if there are several optimizers.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(optimizer, keras.optimizers.SGD):
+    bases = base_optimizers(optimizer)
+    if len(bases) != 1 or not isinstance(bases[0], keras.optimizers.SGD):
         return None
+    (optimizer,) = bases
     velocity = distance = 0.0
     for rate in rates:
         velocity = optimizer.momentum * velocity + rate

@@ -94,7 +94,8 @@ def sweep(  # noqa: PLR0913  each argument is independent
         learning_rate: Learning rate of the first epoch. It falls to 0 along half a
             cosine. Defaults to that of the model's optimizer or, if that has
             decayed below a hundredth of its class's default, to a tenth of the
-            default. An optimizer with a schedule keeps the schedule.
+            default. An optimizer with a schedule keeps the schedule, and a
+            `MultiOptimizer` its rates.
         batch_size: Samples per step of training.
         metric: Name of the compiled metric to compare. Defaults to the first one,
             or to the loss if there is none. It is minimised if Keras says so or it
@@ -266,22 +267,24 @@ def _samples(data: Any, model: keras.Model, epochs: int) -> Source | None:
 
 
 def _learning_rate(model: keras.Model, given: float | None) -> float | None:
-    """Return the first learning rate, or None if the optimizer has a schedule.
+    """Return the first learning rate, or None if the optimizer has not just one.
 
     Raises:
-        ValueError: A number was given, but the optimizer has a schedule.
+        ValueError: A number was given, but the optimizer has a schedule, or is a
+            `MultiOptimizer`.
     """
     optimizer = base_optimizer(model.optimizer)
     if not isinstance(optimizer, keras.Optimizer):
         return None
-    own = optimizer.get_config()["learning_rate"]
+    own = optimizer.get_config().get("learning_rate")
     scheduled = not isinstance(own, float)
     if given is not None:
         rate = number(given, "sweep()", "learning_rate", above=0)
         if scheduled:
             raise ValueError(
-                f"The optimizer of model '{model.name}' has a schedule, which "
-                "`learning_rate` cannot replace. Compile the model with a number."
+                f"The optimizer of model '{model.name}' has a schedule or several "
+                "rates, which `learning_rate` cannot replace. Compile the model with "
+                "one number."
             )
         return rate
     better = rate_for_fine_tuning(optimizer)

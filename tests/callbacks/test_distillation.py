@@ -39,6 +39,46 @@ def test_a_student_is_pruned():
     assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "callback",
+    [
+        kprune.callbacks.DuplicateCallback(
+            reduce={"macs": 0.4}, allocation="global"
+        ),
+        kprune.callbacks.ClusterCallback(
+            reduce={"macs": 0.4}, schedule=kprune.schedules.Constant(end=2)
+        ),
+        kprune.callbacks.SoftPruneCallback(
+            reduce={"macs": 0.4},
+            target="kernel",
+            scale_slots=True,
+            schedule=kprune.schedules.Constant(end=2),
+        ),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_equal_filters_of_a_student_have_equal_slots(callback):
+    masked = kprune.wrap(models.convolutions([8]))
+    training = distiller(masked)
+    training.optimizer.build(training.trainable_variables)
+    rng = np.random.default_rng(0)
+    for slot in training.optimizer.variables[2:]:
+        slot.assign(rng.uniform(1, 2, slot.shape))
+    callback.set_model(training)
+    callback.set_params({"epochs": 3})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    kernel = masked.get_layer("conv1").layer.kernel
+    filters = keras.ops.convert_to_numpy(kernel).reshape(-1, 8).T
+    equal = np.array([[(a == b).all() for b in filters] for a in filters])
+    assert equal.sum() > 8
+    slots = kprune.masking.slots.slots_by_variable(masked, training.optimizer)
+    for slot in slots[id(kernel)].values():
+        rows = keras.ops.convert_to_numpy(slot).reshape(-1, 8).T
+        same = np.array([[(a == b).all() for b in rows] for a in rows])
+        np.testing.assert_array_equal(same, equal)
+
+
 def test_a_penalty_on_a_student_is_part_of_the_loss():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 8, 8, 3)), rng.normal(size=(8, 3))

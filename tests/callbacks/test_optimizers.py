@@ -29,6 +29,12 @@ OPTIMIZERS = {
         0.01, momentum=0.9, centered=True
     ),
 }
+if hasattr(keras.optimizers, "MultiOptimizer"):
+    OPTIMIZERS["several"] = lambda: keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.Adam(0.01), {"head/.*": keras.optimizers.Nadam()}
+        )
+    )
 
 
 # How many values of each weight an optimizer keeps.
@@ -40,6 +46,7 @@ SLOTS = {
     "ema": 3,  # with the average of the weight
     "accumulation": 3,  # with the gradients of the step before
     "rmsprop": 3,  # centered, with momentum
+    "several": 2,
 }
 
 

@@ -14,6 +14,18 @@ from harness import randomise
 import kprune
 from kprune.masking.slots import slots_by_variable
 
+RATE = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+
+
+def several():
+    one = keras.optimizers.SGD(RATE, momentum=0.9)
+    other = keras.optimizers.AdamW(0.01, weight_decay=0.1)
+    named = {"stem.*": other, "head.*": other}
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(one, named)
+    )
+
+
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
     "nesterov": lambda: keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
@@ -27,13 +39,13 @@ OPTIMIZERS = {
     "clipped": lambda: keras.optimizers.SGD(
         0.1, momentum=0.9, global_clipnorm=0.01
     ),
-    "schedule": lambda: keras.optimizers.Adam(
-        keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
-    ),
+    "schedule": lambda: keras.optimizers.Adam(RATE),
     "accumulating": lambda: keras.optimizers.SGD(
         0.01, momentum=0.9, gradient_accumulation_steps=2
     ),
 }
+if hasattr(keras.optimizers, "MultiOptimizer"):
+    OPTIMIZERS["several"] = several
 
 
 def trained(optimizer, steps=3):
