@@ -313,6 +313,43 @@ def test_a_schedule_of_the_optimizer_is_kept(tmp_path):
         )
 
 
+def test_tensors_train_and_several_optimizers_keep_their_rates(tmp_path):
+    model, optimizer = compiled(), keras.optimizers.SGD(0.02)
+    if hasattr(keras.optimizers, "MultiOptimizer"):
+        optimizer = keras.optimizers.MultiOptimizer(
+            keras.optimizers.OptimizerMap(
+                optimizer, {"head/.*": keras.optimizers.SGD(0.01)}
+            )
+        )
+    model.compile(optimizer, model.loss, metrics=["accuracy"])
+    x, y = (keras.ops.convert_to_tensor(a) for a in arrays(16))
+    found = kprune.sweep(
+        model,
+        ["l1"],
+        {"macs": [0.4]},
+        (x, y, None),
+        (x, y),
+        epochs=1,
+        run_dir=tmp_path,
+    )
+    assert len(finished(found)) == 1
+
+
+def test_a_generator_serves_every_trial(tmp_path):
+    x, y = arrays(16)
+    batches = ((part, None) for part in (x[:8], x[8:]))
+    found = kprune.sweep(
+        compiled(),
+        ["entropy", "apoz"],
+        {"macs": [0.4]},
+        batches,
+        (x, y),
+        epochs=0,
+        run_dir=tmp_path,
+    )
+    assert len(finished(found)) == 2
+
+
 def test_wrong_names_on_the_command_line_are_wrong_usage():
     result = run("sweep", "m.keras", "--data", "x.npz", "--methods", "l1,l11")
     told = " ".join(result.stderr.replace("│", "").split())

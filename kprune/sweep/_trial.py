@@ -16,6 +16,8 @@ import numpy as np
 
 from kprune import runs
 from kprune.callbacks import PruneCallback
+from kprune.data.arrays import count
+from kprune.data.arrays import take
 from kprune.masking import wrap
 from kprune.pruning import prune
 from kprune.rebuild import rebuild
@@ -40,7 +42,7 @@ class Setting:
 
     Args:
         model: The trained model.
-        data: Samples to prune and train with.
+        data: Samples to prune and train with; to train, a tuple of NumPy arrays.
         validation: Samples to compare results on.
         metric: Name of the compiled metric to compare.
         epochs: Number of epochs of training.
@@ -241,8 +243,7 @@ class _Shuffled(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         chosen = self._order[index * self._size : (index + 1) * self._size]
-        return keras.tree.map_structure(lambda a: a[chosen], self._data)
+        return take(self._data, chosen)
 
     def on_epoch_end(self) -> None:
-        count = len(keras.tree.flatten(self._data)[0])
-        self._order = self._rng.permutation(count)
+        self._order = self._rng.permutation(count(self._data))

@@ -22,6 +22,7 @@ from kprune.arguments import model as check_model
 from kprune.arguments import number
 from kprune.arguments import share
 from kprune.arguments import whole
+from kprune.data.arrays import to_numpy
 from kprune.data.source import Source
 from kprune.data.source import as_source
 from kprune.masking.rates import rate_for_fine_tuning
@@ -160,7 +161,7 @@ def sweep(  # noqa: PLR0913  each argument is independent
     _study.enqueue(study, trials, folder)
     setting = _trial.Setting(
         model,
-        data,
+        _training_data(samples) if samples and epochs else samples,
         given,
         metric,
         epochs,
@@ -264,6 +265,12 @@ def _samples(data: Any, model: keras.Model, epochs: int) -> Source | None:
         )
     samples.check_targets()
     return samples
+
+
+def _training_data(samples: Source) -> tuple[Any, ...]:
+    """Return `(x, y)` or `(x, y, sample_weight)` as NumPy arrays."""
+    x, y, weight = to_numpy(samples.arrays)
+    return (x, y) if weight is None else (x, y, weight)
 
 
 def _learning_rate(model: keras.Model, given: float | None) -> float | None:
