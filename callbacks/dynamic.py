@@ -12,6 +12,7 @@ from typing import ClassVar
 import keras
 import numpy as np
 from keras import ops
+from keras.src.trainers.compile_utils import get_loss
 
 from kprune.arguments import number
 from kprune.callbacks._losses import AddedLoss
@@ -234,19 +235,17 @@ def _loss_by_sample(model: Any) -> Any:
             f"'{model.name}' with a single loss (also as a Distiller's student). "
             f"Received: loss={given!r}."
         )
-    loss = keras.losses.get(given)
 
     def each(y: Any, y_pred: Any) -> Any:
-        if isinstance(loss, keras.losses.Loss):
-            # Not a copy without reduction: a custom class may not be able to make one.
-            cast = functools.partial(ops.convert_to_tensor, dtype=loss.dtype)
-            values = loss.call(cast(y), cast(y_pred))
-        else:
-            values = loss(y, y_pred)
+        # As `compile` does: with a function, targets and outputs get the same rank.
+        loss = get_loss(given, y, y_pred)
+        # Not a copy without reduction: a custom class may not be able to make one.
+        cast = functools.partial(ops.convert_to_tensor, dtype=loss.dtype)
+        values = loss.call(cast(y), cast(y_pred))
         if len(values.shape) == 0:
             raise ValueError(
                 "Dynamic gates are trained with the loss of each sample, but the loss "
-                f"{loss!r} returns a single value. Return one per sample."
+                f"{given!r} returns a single value. Return one per sample."
             )
         return ops.mean(ops.reshape(values, (ops.shape(y_pred)[0], -1)), axis=1)
 
