@@ -130,7 +130,7 @@ def resting_values(optimizer: Any) -> dict[int, float]:
     Returns:
         `id(slot)` -> value, where it is not 0.
     """
-    found = {}
+    found: dict[int, float] = {}
     for base in base_optimizers(optimizer):
         initial = {n: v for n, v in _initial(base).items() if v != _PROBE}
         for slots in _slots(base).values():

@@ -228,9 +228,9 @@ def test_the_loss_of_each_sample_is_that_of_the_compiled_one():
     found = read(_loss_by_sample(masked)(y, masked(x)))
     expected = 4.0 * np.square(1 - read(masked(x))).mean(-1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    for loss in ("mse", keras.losses.mean_squared_error):
+    for given in ("mse", keras.losses.mean_squared_error):
         # Targets without the last axis of the outputs.
-        masked.compile("sgd", loss)
+        masked.compile("sgd", given)
         found = read(_loss_by_sample(masked)(y[:, 0], masked(x)[:, :1]))
         expected = np.square(1 - read(masked(x))[:, 0])
         np.testing.assert_allclose(found, expected, rtol=1e-5)
