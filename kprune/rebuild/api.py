@@ -28,17 +28,20 @@ from kprune.masking.gating import require_no_gates
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
 from kprune.masking.wrapping import wrappers_by_layer
+from kprune.rebuild.clones import ROUNDING
 from kprune.rebuild.clones import find_clones
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import edited
 from kprune.rebuild.copies import merge as merge_clones
 from kprune.rebuild.copies import places
 
-MERGE = 1e-6
-"""Largest difference of merged copies, relative to a variable's largest weight."""
+MERGE = ROUNDING["float32"]
+"""Largest difference of copies merged in training. See `rebuild`."""
 
 
-def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
+def rebuild(
+    masked: keras.Model, merge: float | str | None = "rounding"
+) -> keras.Model:
     """Build the compact model that computes the same as a masked one.
 
     Removed channels are cut out of all variables, copies of a filter are merged,
@@ -50,9 +53,10 @@ def rebuild(masked: keras.Model, merge: float | None = MERGE) -> keras.Model:
             `kprune.duplicate`.
         merge: Largest difference between the weights of two channels that
             count as copies, relative to the largest weight of each variable.
-            The default merges copies that differ only by rounding. A larger
-            value also merges copies that have diverged in training; they get
-            their mean. None merges nothing.
+            The default `"rounding"` merges copies that differ only by rounding:
+            by up to 1e-6, or 4e-15 in float64. A larger value also merges
+            copies that have diverged in training; they get their mean. None
+            merges nothing.
 
     Returns:
         An ordinary functional `keras.Model`, which loads without kprune. If
@@ -114,12 +118,13 @@ def _clones(
     masked: keras.Model,
     graph: ChannelGraph,
     alive: dict[str, np.ndarray],
-    merge: float | None,
+    merge: float | str | None,
 ) -> dict[str, CopyMap]:
     if merge is None:
         return {}
-    why = ", or None to merge nothing"
-    number(merge, "rebuild()", "merge", least=0, why=why)
+    if merge != "rounding":
+        why = ", 'rounding', or None to merge nothing"
+        number(merge, "rebuild()", "merge", least=0, why=why)
     return find_clones(masked, graph, alive, merge)
 
 

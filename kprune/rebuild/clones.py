@@ -21,6 +21,9 @@ from kprune.rebuild.equivalence import inexact
 
 logger = logging.getLogger("kprune")
 
+ROUNDING = {"float64": 16 * np.finfo("float64").eps, "float32": 1e-6}
+"""Relative differences of copies that differ only by rounding, by data type."""
+
 # How many weights per position, and how many random projections of them, the
 # first comparison of channels uses.
 SAMPLE, PROJECTIONS = 64, 3
@@ -30,7 +33,7 @@ def find_clones(
     masked: keras.Model,
     graph: ChannelGraph,
     alive: Mapping[str, np.ndarray],
-    tolerance: float = 0.0,
+    tolerance: float | str = 0.0,
 ) -> dict[str, CopyMap]:
     """Find alive channels that are computed identically.
 
@@ -44,7 +47,7 @@ def find_clones(
         alive: Group name -> booleans of shape `(size,)`; groups left out are
             not searched.
         tolerance: Largest difference between weights, relative to the largest
-            weight of their variable.
+            weight of their variable, or `"rounding"`. See `rebuild`.
 
     Returns:
         Group name -> `CopyMap`, for groups with clones only. The first channel
@@ -70,7 +73,7 @@ def _donors(
     group: Group,
     alive: np.ndarray,
     wrappers: dict[int, FilterMask],
-    tolerance: float,
+    tolerance: float | str,
 ) -> np.ndarray | None:
     """Return the first equal channel of every channel, or None if all differ."""
     makers = [m for m in group.members if m.role != INPUT]
@@ -80,14 +83,14 @@ def _donors(
     living = np.flatnonzero(alive)
     # Most models have no clones, as a first look at the plain weights shows.
     first = read(kernels[0].variable)
-    limit = tolerance * _largest(first)
+    limit = _limit(tolerance, kernels[0], first)
     sets = [living[_close_pairs(first, kernels[0], living, limit)]]
     # Kernels first: they distinguish channels best.
     for member in [*kernels, *(m for m in makers if m not in kernels)]:
         if not any(channels.size for channels in sets):
             return None
         value = _effective(member, wrappers)
-        limit = tolerance * _largest(value)
+        limit = _limit(tolerance, member, value)
         sets = [
             part
             for channels in sets
@@ -105,14 +108,24 @@ def _is_nonzero(
     channel: int,
     kernels: list[Member],
     wrappers: dict[int, FilterMask],
-    tolerance: float,
+    tolerance: float | str,
 ) -> bool:
     for member in kernels:
         value = _effective(member, wrappers)
         own = value.take(member.index[channel], member.axis)
-        if _largest(own) > tolerance * _largest(value):
+        if _largest(own) > _limit(tolerance, member, value):
             return True
     return False
+
+
+def _limit(tolerance: float | str, member: Member, value: np.ndarray) -> float:
+    """Return the largest difference between weights of equal channels."""
+    if isinstance(tolerance, str):
+        double = (
+            keras.backend.standardize_dtype(member.variable.dtype) == "float64"
+        )
+        tolerance = ROUNDING["float64" if double else "float32"]
+    return tolerance * _largest(value)
 
 
 def _largest(value: np.ndarray) -> float:

@@ -133,7 +133,7 @@ def test_drifted_copies_get_their_mean(model):
 
 
 def test_rounding_does_not_part_copies(model):
-    copied(model, 1, 4, noise=1e-9)
+    copied(model, 1, 4, noise=1e-15)
     assert sizes(kprune.rebuild(kprune.wrap(model)))["conv"] == 5
 
 
@@ -193,6 +193,18 @@ def test_training_goes_on(model):
     before = small.evaluate(x, y, verbose=0)
     small.train_on_batch(x, y)
     assert small.evaluate(x, y, verbose=0) != before
+
+
+@pytest.mark.parametrize(("kind", "left"), [("float64", 6), ("float32", 5)])
+def test_copies_may_differ_by_the_rounding_of_their_data_type(kind, left):
+    with floatx(kind):
+        model = net()
+        randomise(model)
+        copied(model, 1, 4, noise=5e-7)
+        masked = kprune.wrap(model)
+        compact = kprune.rebuild(masked)
+        assert sizes(compact)["conv"] == left
+        assert sizes(kprune.rebuild(masked, merge=1e-6))["conv"] == 5
 
 
 @pytest.mark.parametrize("merge", [-1, "yes", float("nan")])
