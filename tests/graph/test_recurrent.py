@@ -1,7 +1,10 @@
 """Recurrent layers and the wrappers around them."""
 
 import keras
+import numpy as np
 import pytest
+from harness import difference
+from harness import outputs
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
@@ -285,3 +288,20 @@ def test_the_work_of_a_stateful_layer_counts():
         model = keras.Model(inputs, layers.Dense(2)(x))
         costs.append(kprune.cost(model).macs)
     assert costs[0] == costs[1] > 700
+
+
+def test_states_are_copied():
+    inputs = keras.Input(batch_shape=(2, 4, 3))
+    x = layers.Dense(5)(layers.Dense(6)(inputs))
+    x = layers.LSTM(4, stateful=True, return_sequences=True)(x)
+    x = layers.Bidirectional(layers.GRU(3, stateful=True))(x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    outputs(model, x)
+    masked = kprune.wrap(model)
+    for copy in (masked, kprune.rebuild(masked)):
+        assert (
+            difference(outputs(copy, x), outputs(kprune.wrap(model), x)) < 1e-6
+        )
+    first = kprune.wrap(model)
+    assert difference(outputs(first, x), outputs(model, x)) < 1e-6

@@ -21,6 +21,7 @@ from kprune.graph.record import Axis
 from kprune.graph.record import Visit
 from kprune.graph.registry import Rule
 from kprune.graph.registry import register_rule
+from kprune.graph.values import copy_value
 
 # Blocks of units along the last axis of a cell's kernels: one per gate.
 GATES = {layers.SimpleRNNCell: 1, layers.GRUCell: 3, layers.LSTMCell: 4}
@@ -208,6 +209,18 @@ class RecurrentRule(Rule):
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         return recurrent_config(visit.operation, kept)
 
+    def arrange(self, layer: Any, new: Any) -> None:
+        _copy_states(layer, new)
+
+
+def _copy_states(layer: Any, new: Any) -> None:
+    """Copy the states of a stateful layer, which are not among its variables."""
+    if not getattr(layer, "stateful", False):
+        return
+    states = (keras.tree.flatten(one.states) for one in (layer, new))
+    for source, target in zip(*states, strict=True):
+        copy_value(source, target)
+
 
 def recurrent_config(layer: Any, kept: Kept) -> dict[str, Any]:
     """Return the configuration of a recurrent layer with fewer units."""
@@ -305,3 +318,7 @@ class BidirectionalRule(Rule):
             config[name] = unbuilt(config[name])
             config[name]["config"] = recurrent_config(inner, kept)
         return config
+
+    def arrange(self, layer: Any, new: Any) -> None:
+        _copy_states(layer.forward_layer, new.forward_layer)
+        _copy_states(layer.backward_layer, new.backward_layer)
