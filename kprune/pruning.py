@@ -22,6 +22,7 @@ from kprune import allocation as allocations
 from kprune import criteria
 from kprune.allocation import Global
 from kprune.allocation._outer import OuterAllocation
+from kprune.data.expectations import warn_unexpected
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
 from kprune.latency.allocation.ram import device_aware
@@ -127,6 +128,9 @@ def prune(  # noqa: PLR0913  each is a choice of its own
     """
     masked = as_masked(model, skip)
     session = Session(masked, data)
+    source = session.source
+    if masked is not model and source is not None and source.arrays is not None:
+        warn_unexpected(model, source.arrays[0])
     chosen = choose(session, criterion, allocation, recover)
     policy = Policy(session, chosen.criterion, reduce, chosen.allocation)
     policy.check()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colours
 import keras
 import numpy as np
 import pytest
@@ -262,3 +263,18 @@ def test_what_nothing_can_be_refitted_in_is_pruned_without():
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     data = np.zeros((8, 8, 8, 3), "float32")
     assert chosen(model, data) == tuple(kprune.pruning.WITHOUT_DATA)
+
+
+def test_samples_in_another_range_are_told_once(caplog):
+    unit = colours.images()[0] / 255
+    model = colours.model()
+    for x in (unit, unit[:4] * 255):
+        kprune.prune(model, criterion="l1", data=x)
+    assert caplog.messages == []
+    for _ in range(2):
+        masked = kprune.prune(model, criterion="l1", data=unit * 255)
+    (told,) = caplog.messages
+    assert told.startswith("the samples in `data` do not look like the model's")
+    assert "norm" in told
+    kprune.prune(masked, "l1", {"macs": 0.6}, data=unit * 255)
+    assert len(caplog.messages) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from kprune.commands.samples import note
 from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
 from kprune.commands.training import train
+from kprune.data.expectations import checked_as
+from kprune.data.expectations import doubts
 from kprune.data.reading import Samples
 from kprune.export.report import ExportReport
 from kprune.latency.allocation.ram import device_aware
@@ -104,6 +107,10 @@ def make_scorer(
             return scorer, [Advice(text)]
     return Scorer(samples, model, option), []
 
+
+_log = logging.getLogger("kprune")
+
+_SAMPLES = "the samples in `--data`"
 
 DEVICE = {
     "latency": ("predicted latency", units.milliseconds),
@@ -194,12 +201,18 @@ class Pruning:
                         self.scorer, self.before, self.command
                     )
                     self.warnings += self._doubts
+                if self.samples is not None and not self._doubts:
+                    for doubt in doubts(
+                        self.original, self.samples.x, _SAMPLES
+                    ):
+                        _log.warning("%s", doubt)
             if method is None or resumable is None:
                 with step(bars, "pruning"):
                     data = None if self.samples is None else self.samples.data
-                    masked = kprune.prune(
-                        self.original, reduce=target, data=data, **parts
-                    )
+                    with checked_as(_SAMPLES):
+                        masked = kprune.prune(
+                            self.original, reduce=target, data=data, **parts
+                        )
                 # Let `kprune.pruning` tell which parts were used by default.
                 chosen = choose(
                     Session(masked),
@@ -273,7 +286,8 @@ class Pruning:
                 compact = kprune.rebuild(masked)
             with step(bars, f"writing {self.out.name}"):
                 real = None if self.samples is None else self.samples.x
-                report = kprune.export(compact, self.out, calibration=real)
+                with checked_as(_SAMPLES):
+                    report = kprune.export(compact, self.out, calibration=real)
                 if self._resumable is not None:
                     self._resumable.remove()
             runs = self.out.suffix != ".keras"

@@ -2,22 +2,97 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import weakref
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import numpy as np
 
+from kprune.data import arrays
+from kprune.data.inputs import ModelInputs
 from kprune.data.pixels import operations
 from kprune.data.pixels import statistics
 
+_log = logging.getLogger("kprune")
+
 _SAMPLES = 128
+_FEWEST = 8
+"""Fewer samples are not checked by `doubts`: they need not be typical."""
+
+_VALUES = 2**22
+"""Approximate maximum number of values that `doubts` passes through first layers."""
+
 _APART = 3.0
 """Samples look wrong if their mean is this many standard deviations off, or their
 standard deviation this many times too large or too small."""
 
 _NARROW, _WIDE = 0.05, 20.0
 """Rescaled inputs look wrong if they span less or more; 1 or 2 is usual."""
+
+
+_name: ContextVar[str | None] = ContextVar("_name", default=None)
+_told: weakref.WeakKeyDictionary[keras.Model, str] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def checked_as(name: str) -> Iterator[None]:
+    """Log no warning of `unexpected` samples within a block.
+
+    Args:
+        name: What a caller who has checked the samples calls them.
+    """
+    token = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(token)
+
+
+def checked_name() -> str | None:
+    """Return the name given to `checked_as`; None outside of it."""
+    return _name.get()
+
+
+def warn_unexpected(model: keras.Model, x: Any) -> None:
+    """Log a warning if samples of `data` look wrong, once for each model.
+
+    Args:
+        model: The user's model.
+        x: Inputs in memory, or None.
+    """
+    if x is None or checked_name() is not None:
+        return
+    for doubt in doubts(model, x, "the samples in `data`"):
+        if _told.get(model) != doubt:
+            _log.warning("%s", doubt)
+        _told[model] = doubt
+
+
+def doubts(model: keras.Model, x: Any, what: str) -> list[str]:
+    """Return what `unexpected` says of a few samples, whatever the model is.
+
+    Args:
+        model: Any model.
+        x: Inputs `(n, ...)` that it takes, in any structure.
+        what: What messages call the samples.
+    """
+    try:
+        size = arrays.count(x)
+        if size < _FEWEST:
+            return []
+        (one,) = ModelInputs(model).inputs
+        most = max(16, min(_SAMPLES, _VALUES // max(1, _width(x))))
+        rows = np.linspace(0, size - 1, min(size, most)).astype("int64")
+        (some,) = keras.tree.flatten(arrays.take(x, rows))
+        return unexpected(model, [one.ranked(some)], what)
+    except Exception as error:  # A user's layers may raise anything.
+        _log.debug("samples are not checked: %s", error)
+        return []
 
 
 def unexpected(
@@ -54,12 +129,21 @@ def unexpected(
         if isinstance(operation, keras.layers.Rescaling):
             doubt = _rescaled(operation, _before(owner, operation, x))
         elif known is not None:
-            doubt = _normalised(operation, known, _before(owner, operation, x))
+            values = _before(owner, operation, x)
+            doubt = _normalised(operation, known, values)
+            early = _corrected(model, operation, known)
+            if early is not None and not _normalised(operation, early, values):
+                doubt = ""
         if doubt:
             return [f"{what} do not look like the model's inputs: {doubt}"]
         if known is not None:
             return []
     return []
+
+
+def _width(x: Any) -> int:
+    (array,) = keras.tree.flatten(x)
+    return int(np.prod(array.shape[1:], dtype="int64"))
 
 
 def _before(owner: keras.Model, operation: Any, x: np.ndarray) -> np.ndarray:
@@ -104,6 +188,22 @@ def _normalised(
         f"deviation {_typical(wanted[1])} but gets {_typical(got[0])} and "
         f"{_typical(got[1])}. Scale them as in training"
     )
+
+
+def _corrected(
+    model: keras.Model, layer: Any, known: tuple[np.ndarray, np.ndarray, int]
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Return moving averages without the 0 and 1 from which they started.
+
+    None if a model has not counted its steps, or that start no longer shows.
+    """
+    steps = getattr(getattr(model, "optimizer", None), "iterations", 0)
+    left = float(getattr(layer, "momentum", 0)) ** int(steps)
+    if not 1e-3 < left < 1:
+        return None
+    mean, variance, axis = known
+    variance = np.maximum(variance - left, 1e-3 * variance)
+    return mean / (1 - left), variance / (1 - left), axis
 
 
 def _typical(values: np.ndarray) -> str:

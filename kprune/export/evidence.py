@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kprune.data.expectations import checked_name
 from kprune.data.expectations import unexpected
 from kprune.export.samples import MAX_SAMPLES
 from kprune.export.samples import check_finite
@@ -86,9 +87,10 @@ def evidence(
     name = "training data" if calibration is None else "calibration data"
     notes = []
     if data is not None:
-        notes = unexpected(signature.model, data, name)
-    for doubt in notes:
-        logger.warning("export: %s", doubt)
+        checked = checked_name()
+        notes = unexpected(signature.model, data, checked or name)
+        for doubt in notes if checked is None else ():
+            logger.warning("export: %s", doubt)
     if validation is not None:
         inputs = collect_samples(signature, validation, samples, "validation")
         origin = "validation data"

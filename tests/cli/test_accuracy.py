@@ -191,6 +191,17 @@ def test_a_wrong_range_and_another_order_are_told(saved, tmp_path):
     assert [text.count("kprune: warning") for text in told] == [1, 1]
 
 
+@pytest.mark.parametrize("out", ["s.keras", "s.tflite"])
+def test_unlabelled_samples_in_another_range_are_told_once(
+    saved, tmp_path, out, caplog
+):
+    np.save(tmp_path / "x.npy", colours.images(48)[0].astype("float32"))
+    given = ("--data", tmp_path / "x.npy", "--criterion", "l1")
+    assert run("prune", saved, tmp_path / out, *given).exit_code == 0
+    (told,) = caplog.messages
+    assert told.startswith("the samples in `--data` do not look like the model")
+
+
 def scorer(labelled=True):
     x, labels = unit_images(240)
     samples = Samples(x, labels if labelled else None, "photos")

@@ -173,6 +173,22 @@ def test_batch_normalisation_tells_too(made_for, wrong):
     assert "batch_normalization" in unexpected(model, [wrong])[0]
 
 
+def test_averages_of_a_few_steps_are_told_from_another_range():
+    keras.utils.set_random_seed(0)
+    x = NORMAL / 10
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+        ]
+    )
+    model.compile("sgd", "mse")
+    model.fit(x, np.zeros((len(x), 4, 4, 4)), len(x), epochs=9, verbose=0)
+    assert unexpected(model, [x]) == []
+    assert len(unexpected(model, [100 * x])) == 1
+
+
 def test_a_network_inside_one_that_rescales_is_not_asked():
     inputs = keras.Input((6, 6, 3))
     inner = trained_on(UNIT)
