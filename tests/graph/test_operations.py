@@ -149,6 +149,22 @@ def reductions():
     return flat_model(inputs, layers.Concatenate()(space))
 
 
+def comparisons():
+    """Comparisons with 0, which is what removed channels are."""
+    inputs = keras.Input((4, 4, 3))
+    x = conv(inputs, 6, "a", "relu")
+    y = conv(inputs, 6, "b", "tanh")
+    both = ops.logical_xor(ops.not_equal(x, 0), y < 0)
+    found = [
+        ops.any(ops.logical_and(x > 0, y > 0), axis=-1, keepdims=True),
+        ops.any(both, axis=(1, 2, 3), keepdims=True),
+        ops.count_nonzero(x, axis=-1)[..., None],
+    ]
+    scale = sum(ops.cast(f, x.dtype) for f in found)
+    z = layers.Masking()(ops.reshape((x + y) * scale, (-1, 16, 6)))
+    return flat_model(inputs, layers.GRU(3, name="reads")(z))
+
+
 def images():
     x = inputs = keras.Input((8, 8, 2))
     x = ops.depth_to_space(conv(x, 12, "up"), 2)
@@ -182,6 +198,7 @@ CASES = {
     },
     padding: {"a": 4, "b:2": 3, "b": 5, "c": 4, "head:2": 3},
     reductions: {"zero": 6, "gate": 5, "not_zero": 6},
+    comparisons: {"a": 6, "reads": 3},
     images: {"up": 3, "down": 4, "a": 5, "b": 4},
 }
 

@@ -94,9 +94,15 @@ class AddRule(BinaryRule):
 
 
 @register_rule(
-    *known(ops.numpy, "Equal NotEqual Greater GreaterEqual Less LessEqual"),
-    *known(ops.numpy, "LogicalAnd LogicalOr LogicalXor Logaddexp Logaddexp2"),
-    *known(ops.numpy, "Isclose"),
+    *known(ops.numpy, "NotEqual Greater Less LogicalAnd LogicalOr LogicalXor")
+)
+class FalseAtZeroRule(AddRule):
+    """A comparison that is False, which is 0, if both operands are 0."""
+
+
+@register_rule(
+    *known(ops.numpy, "Equal GreaterEqual LessEqual Isclose"),
+    *known(ops.numpy, "Logaddexp Logaddexp2"),
 )
 class CompareRule(BinaryRule):
     def trace(self, call: Call) -> Labels:

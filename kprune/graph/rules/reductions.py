@@ -34,8 +34,8 @@ class ReduceRule(Rule):
 
 
 @register_rule(
-    *known(ops.numpy, "Amax Amin Var Prod All Any Argmax Argmin Median"),
-    *known(ops.numpy, "CountNonzero Ptp Nanmax Nanmean Nanmin Nansum Nanvar"),
+    *known(ops.numpy, "Amax Amin Var Prod All Argmax Argmin Median"),
+    *known(ops.numpy, "Ptp Nanmax Nanmean Nanmin Nansum Nanvar"),
 )
 class PlainReduceRule(ReduceRule):
     pass
@@ -115,7 +115,7 @@ class MaskedReduceRule(Rule):
         return None
 
 
-@register_rule(ops.numpy.Sum)
+@register_rule(*known(ops.numpy, "Sum Any CountNonzero"))
 class SumRule(MaskedReduceRule):
     pass
 
