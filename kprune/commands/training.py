@@ -12,6 +12,7 @@ from kprune.commands.files import load_model
 from kprune.commands.resume import Resumable
 from kprune.commands.samples import note
 from kprune.data import batches
+from kprune.data.needs import require_any_batch
 from kprune.data.targets import check_targets
 from kprune.outputs import atomic_file
 from kprune.report.progress import FitProgress
@@ -82,6 +83,7 @@ def train(
             'model.save("model.keras") again, or train in Python: see docs/methods.'
         )
     check_targets(y, model, None, "--data")
+    require_any_batch(model, x)
     if learning_rate is not None:
         config = model.get_compile_config()
         config["optimizer"]["config"]["learning_rate"] = learning_rate

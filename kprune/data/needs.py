@@ -55,26 +55,25 @@ def require_loss(session: Any, owner: str) -> None:
     session.source.check_targets()
 
 
-def require_any_batch(session: Any) -> None:
-    """Raise if the model takes only the batches that its inputs are declared for.
+def require_any_batch(model: keras.Model, x: Any) -> None:
+    """Raise if a model takes only the batches that its inputs are declared for.
 
     Most models with a batch size in their inputs take other batches too.
 
     Args:
-        session: A `kprune.Session` with samples.
+        model: Any model.
+        x: Samples that it takes.
 
     Raises:
         ValueError: The model fails on a batch of another size, or returns another
             number of outputs.
     """
-    model = session.masked
     size = fixed_batch(model)
     if size is None:
         return
     more = size + 1
     x = keras.tree.map_structure(
-        lambda a: None if a is None else repeated(a, more),
-        session.source.inputs(1),
+        lambda a: None if a is None else repeated(a, more), x
     )
     cause = None
     try:
@@ -84,8 +83,9 @@ def require_any_batch(session: Any) -> None:
         outputs, cause = [], error
     if cause is not None or any(y.shape[:1] != (more,) for y in outputs):
         raise ValueError(
-            f"Model '{model.name}' takes only batches of {size} samples, but it is "
-            "measured on batches of other sizes. Build it with keras.Input(shape) in "
-            "place of a batch size, and with -1 or keras.ops.shape(x)[0] where layers "
-            "or operations name the number of samples."
+            f"Model '{model.name}' takes only batches of {size} samples, but batches "
+            "of other sizes are needed to measure or train it. Build it with "
+            "keras.Input(shape) in place of a batch size, and with -1 or "
+            "keras.ops.shape(x)[0] where layers or operations name the number of "
+            "samples."
         ) from cause

@@ -15,6 +15,7 @@ import numpy as np
 
 from kprune import criteria
 from kprune.cost.model import CostModel
+from kprune.data.inputs import fixed_batch
 from kprune.data.needs import require_any_batch
 from kprune.data.needs import require_data
 from kprune.data.needs import require_loss
@@ -119,12 +120,12 @@ class Session:
             ValueError: If there are none, or the model takes only batches of one
                 size.
         """
-        if self.source is None:
-            require_data(self, "The session")
-        if not self._takes_any_batch:
-            require_any_batch(self)
+        require_data(self, "The session")
+        source: Source = self.source  # type: ignore[assignment]
+        if fixed_batch(self.masked) is not None and not self._takes_any_batch:
+            require_any_batch(self.masked, source.inputs(1))
             self._takes_any_batch = True
-        return self.source  # type: ignore[return-value]
+        return source
 
     @property
     def groups(self) -> Sequence[Group]:

@@ -181,3 +181,14 @@ def test_an_unknown_recovery_among_several_is_a_wrong_option(files):
     assert result.exit_code == 2
     told = " ".join(result.stderr.replace("│", "").split())
     assert "Did you mean 'reconstruct'" in told
+
+
+def test_a_model_of_one_batch_size_is_not_trained(files):
+    inputs = keras.Input(batch_shape=(4, 8, 8, 1))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    x = keras.layers.Flatten()(keras.ops.reshape(x, (4, 36, 4)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    model.compile("sgd", loss())
+    model.save(files / "model.keras")
+    result = prune(files, "--method", "attenuation", "--epochs", 2)
+    assert_fails(result, "only batches of 4 samples", "Build it with")
