@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+
+from kprune.masking import trained_part
 
 _log = logging.getLogger("kprune")
 
@@ -39,6 +42,87 @@ def outside_fit(callback: keras.callbacks.Callback) -> RuntimeError:
         "keras.callbacks.CallbackList([callback], model=model, epochs=epochs), "
         "and call the methods of that."
     )
+
+
+def undo_if_interrupted(
+    callback: keras.callbacks.Callback, undo: Callable[[], None]
+) -> None:
+    """Let the next `fit` undo what a callback changes about a model during `fit`.
+
+    Keras does not tell callbacks that `fit` was interrupted, by Ctrl-C or an error.
+
+    Args:
+        callback: The callback, while it is part of a `fit`.
+        undo: What to do unless `completed` is called before.
+    """
+    for model in _models(callback):
+        present = vars(model).get("fit")
+        if not isinstance(present, _Fit):
+            # An attribute of the instance hides the method of the class.
+            present = vars(model)["fit"] = _Fit(model)
+        present.left[id(callback)] = callback, callback.params, undo
+
+
+def completed(callback: keras.callbacks.Callback) -> None:
+    """Leave nothing to undo, because a callback has done so itself."""
+    for model in _models(callback):
+        present = vars(model).get("fit")
+        if isinstance(present, _Fit):
+            present.left.pop(id(callback), None)
+            present.remove()
+
+
+def undo_interrupted(callback: keras.callbacks.Callback) -> None:
+    """Undo what interrupted training has left, when a callback begins another one.
+
+    All callbacks of a `fit` are given the same object as `params`.
+    """
+    for model in _models(callback):
+        present = vars(model).get("fit")
+        if isinstance(present, _Fit):
+            present.undo(callback.params)
+
+
+class _Fit:
+    """The `fit` of a model that callbacks have changed.
+
+    Args:
+        model: The model.
+    """
+
+    copied = False
+    """Read by `kprune.wrap` and `kprune.rebuild`."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._own = vars(model).get("fit")
+        self._original = model.fit
+        self.left: dict[int, tuple[Any, Any, Callable[[], None]]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.undo(None)
+        return self._original(*args, **kwargs)
+
+    def undo(self, current: Any) -> None:
+        """Undo what is left, but for that of the `fit` with these `params`."""
+        for callback, params, undo in list(self.left.values()):
+            if params is not current:
+                completed(callback)
+                undo()
+
+    def remove(self) -> None:
+        """Make this the original method again, if there is nothing to undo."""
+        if not self.left and vars(self._model).get("fit") is self:
+            vars(self._model).pop("fit")
+            if self._own is not None:
+                vars(self._model)["fit"] = self._own
+
+
+def _models(callback: keras.callbacks.Callback) -> list[Any]:
+    """Return the model in training and, of a Distiller, also the student."""
+    model = callback.model
+    part = trained_part(model)
+    return [model] if part is model else [model, part]
 
 
 def companions(

@@ -42,7 +42,8 @@ class AddedLoss:
 
     It is computed in the same step as the model's outputs, so it may use what
     observers of layers have recorded in that step. Evaluation does not include it.
-    Several callbacks can add losses to the same model.
+    Several callbacks can add losses to the same model. Each says how to undo that, if
+    `fit` is interrupted. See `undo_if_interrupted`.
 
     Args:
         callback: The callback that adds the loss, while it is part of a `fit`.
@@ -53,7 +54,6 @@ class AddedLoss:
         self, callback: keras.callbacks.Callback, function: Loss
     ) -> None:
         self._model: Any = callback.model
-        self._fit = callback.params
         self._function = function
         self._used = False
 
@@ -92,21 +92,6 @@ class AddedLoss:
             )
 
 
-def drop_interrupted(callback: keras.callbacks.Callback) -> None:
-    """Remove losses that an interrupted `fit` has left, when another one begins.
-
-    Keras does not tell callbacks that `fit` was interrupted. All callbacks of a `fit`
-    are given the same object as `params`.
-
-    Args:
-        callback: A callback of the `fit` that begins.
-    """
-    found = _added(callback.model)
-    current = [loss for loss in found if loss._fit is callback.params]
-    if len(current) < len(found):
-        _set_added(callback.model, current)
-
-
 def _added(model: Any) -> list[AddedLoss]:
     """Return the losses that are added to a model's loss."""
     present = vars(model).get("compute_loss")
@@ -131,6 +116,9 @@ class _Sum:
         model: The model.
         added: The losses.
     """
+
+    copied = False
+    """Read by `kprune.wrap` and `kprune.rebuild`."""
 
     def __init__(self, model: Any, added: Sequence[AddedLoss]) -> None:
         self._model = model

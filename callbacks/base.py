@@ -20,9 +20,9 @@ from kprune.callbacks._fitting import companions
 from kprune.callbacks._fitting import outside_fit
 from kprune.callbacks._fitting import require_fit
 from kprune.callbacks._fitting import restoring_after
+from kprune.callbacks._fitting import undo_interrupted
 from kprune.callbacks._fitting import warn_of_order
 from kprune.callbacks._fitting import warn_of_restoring
-from kprune.callbacks._losses import drop_interrupted
 from kprune.data.source import as_source
 from kprune.masking import trained_part
 from kprune.masking.state import WeightSnapshot
@@ -213,7 +213,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
-        drop_interrupted(self)
+        undo_interrupted(self)
         self._session = session = Session(
             trained_part(self.model), self.data, self.model.optimizer
         )

@@ -11,8 +11,12 @@ from kprune.binary import BinaryFilters
 from kprune.binary import attach
 from kprune.binary import detach
 from kprune.callbacks._fitting import companions
+from kprune.callbacks._fitting import completed
 from kprune.callbacks._fitting import require_fit
 from kprune.callbacks._fitting import restoring_after
+from kprune.callbacks._fitting import undo_if_interrupted
+from kprune.callbacks._fitting import undo_interrupted
+from kprune.masking import filter_masks
 from kprune.masking import trained_part
 from kprune.parts import Part
 from kprune.regularizers.attaching import compile_again
@@ -54,6 +58,8 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
+        undo_interrupted(self)
+        undo_if_interrupted(self, self._abandon)
         attach(trained_part(self.model), self.form)
         compile_again(self.model, _STEPS)
         if restoring_after(self, companions(self)):
@@ -64,5 +70,14 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
             )
 
     def on_train_end(self, logs: Any = None) -> None:
+        completed(self)
         detach(trained_part(self.model))
+        compile_again(self.model, _STEPS)
+
+    def _abandon(self) -> None:
+        """Let layers compute with float kernels again, whose values stay."""
+        for wrapper in filter_masks(trained_part(self.model)):
+            for number, form in list(wrapper.forms.items()):
+                if form is self.form:
+                    del wrapper.forms[number]
         compile_again(self.model, _STEPS)

@@ -15,6 +15,8 @@ from keras import ops
 from keras.src.trainers.compile_utils import get_loss
 
 from kprune.arguments import number
+from kprune.callbacks._fitting import completed
+from kprune.callbacks._fitting import undo_if_interrupted
 from kprune.callbacks._losses import AddedLoss
 from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import keeper
@@ -127,6 +129,7 @@ class DynamicGateCallback(PruningCallback):
                 "These groups have no gate, so less is saved than requested: %s.",
                 ", ".join(whole),
             )
+        undo_if_interrupted(self, self._release)
         protect_gates(masked, session.optimizer)
         each = _loss_by_sample(trained_part(self.model))
         for name, gate in self._gates.items():
@@ -154,6 +157,12 @@ class DynamicGateCallback(PruningCallback):
         return {f"pruned_{key}": share for key, share in removed.items()}
 
     def _end(self) -> None:
+        self._release()
+        self.session.settle()
+
+    def _release(self) -> None:
+        """Remove the added loss and its observers."""
+        completed(self)
         if self._added is not None:
             self._added.detach()
         for gate in self._gates.values():
@@ -161,7 +170,6 @@ class DynamicGateCallback(PruningCallback):
         for wrapper in filter_masks(self.session.masked):
             wrapper.observer = None
         self._saliencies, self._features = PerReplica(), PerReplica()
-        self.session.settle()
 
     def _mean(self, group: Group) -> np.ndarray:
         gate = self._gates.get(group.name)

@@ -14,6 +14,8 @@ import numpy as np
 from keras import ops
 
 from kprune.arguments import number
+from kprune.callbacks._fitting import completed
+from kprune.callbacks._fitting import undo_if_interrupted
 from kprune.callbacks._losses import AddedLoss
 from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import attention
@@ -170,6 +172,7 @@ class GateCallback(PruningCallback):
             )
         if not any(gate.acts for gate in self._gates.values()):
             return  # The run was resumed after its gates became masks.
+        undo_if_interrupted(self, self._release)
         self._count(session)
         self._added = AddedLoss(self, self._loss_function(session))
         self._added.attach()
@@ -251,6 +254,7 @@ class GateCallback(PruningCallback):
 
     def _release(self) -> None:
         """Remove the added loss and its observers."""
+        completed(self)
         self._steps = None
         if self._added is not None:
             self._added.detach()

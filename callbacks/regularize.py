@@ -13,9 +13,11 @@ from keras.ops import convert_to_numpy
 from kprune.arguments import share
 from kprune.arguments import whole
 from kprune.callbacks._fitting import companions
+from kprune.callbacks._fitting import completed
 from kprune.callbacks._fitting import require_fit
+from kprune.callbacks._fitting import undo_if_interrupted
+from kprune.callbacks._fitting import undo_interrupted
 from kprune.callbacks._losses import AddedLoss
-from kprune.callbacks._losses import drop_interrupted
 from kprune.masking import trained_part
 from kprune.masking.slots import accumulation
 from kprune.masking.slots import base_optimizers
@@ -98,10 +100,11 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         self._acts: bool | None = None
         self._added: AddedLoss | None = None
         self._attached: list[tuple[Any, Any]] = []
+        self._penalties: dict[int, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
-        drop_interrupted(self)
+        undo_interrupted(self)
         self._acts = None
         self._attached = []
 
@@ -111,8 +114,10 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         if self._acts is None:
             release(model, self._others(model))
         if acts and not self._acts:
+            undo_if_interrupted(self, self._detach)
             attach(model, self._penalty(epoch), self.layers)
             self._attached = self._others(model)
+            self._penalties = {id(v): v.regularizer for _, v in self._attached}
             if model is not self.model:
                 # A Distiller's loss does not include its student's penalties.
                 self._added = AddedLoss(self, self._sum)
@@ -138,7 +143,14 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             release(model, self._others(model))
 
     def _detach(self) -> None:
-        release(trained_part(self.model), self._attached)
+        completed(self)
+        # Somebody else may have detached them after an interruption.
+        mine = [
+            (layer, variable)
+            for layer, variable in self._attached
+            if variable.regularizer is self._penalties[id(variable)]
+        ]
+        release(trained_part(self.model), mine)
         self._attached = []
         if self._added is not None:
             self._added.detach()

@@ -133,7 +133,8 @@ class Cloner:
         # Keras looked at the class that the copy had when it was made.
         known.discard("_compute_loss_has_training_arg")
         for name, value in vars(model).items():
-            if name in known:
+            # Callbacks hide methods of the original during `fit`.
+            if name in known or not getattr(value, "copied", True):
                 continue
             if name in made and self._has_taken(value, made[name]):
                 continue

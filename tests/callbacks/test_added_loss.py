@@ -7,8 +7,10 @@ import pytest
 
 import kprune
 from kprune.callbacks import RegularizeCallback
+from kprune.callbacks._fitting import completed
+from kprune.callbacks._fitting import undo_if_interrupted
+from kprune.callbacks._fitting import undo_interrupted
 from kprune.callbacks._losses import AddedLoss
-from kprune.callbacks._losses import drop_interrupted
 
 
 class Adds(keras.callbacks.Callback):
@@ -19,16 +21,18 @@ class Adds(keras.callbacks.Callback):
         self.value, self.first, self.last = value, first, last
 
     def on_train_begin(self, logs=None):
-        drop_interrupted(self)
+        undo_interrupted(self)
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.first:
             self.added = AddedLoss(self, lambda *of: self.value)
             self.added.attach()
+            undo_if_interrupted(self, self.added.detach)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch == self.last:
             self.added.detach()
+            completed(self)
 
 
 class Interrupts(keras.callbacks.Callback):
@@ -66,6 +70,7 @@ def test_losses_of_several_callbacks_add_up(training):
     [
         (lambda: [Adds(2.0, last=0), Adds(5.0, last=1)], [7.0, 5.0, 0.0]),
         (lambda: [RegularizeCallback(keras.regularizers.L2(0.0))], [0.0] * 3),
+        (lambda: [], [0.0] * 3),
     ],
 )
 def test_the_next_fit_drops_a_loss_of_an_interrupted_one(
