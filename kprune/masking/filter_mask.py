@@ -110,6 +110,9 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
 
     def _add_masks(self) -> None:
         weights = self.layer.weights
+        for part in self.layer._flatten_layers():
+            # Model.quantize() calls it of the innermost layers.
+            part.quantize = self.quantize
         if self._axes is None:
             self._axes = [
                 (n, a)
@@ -336,6 +339,13 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             )
         masks = {name: mask.value for name, mask in self._tensor_masks.items()}
         return rule.masked_call(self.layer, masks, inputs, *args, **kwargs)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Raise, because masks do not fit the variables of quantised layers."""
+        raise ValueError(
+            f"Layer '{self.name}' is masked, so it cannot be quantized. Rebuild "
+            "first, quantise after: kprune.rebuild(model).quantize(...)."
+        )
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)

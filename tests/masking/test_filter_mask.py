@@ -187,3 +187,22 @@ def test_keras_can_export_a_masked_model(tmp_path):
     np.testing.assert_allclose(
         served, outputs(masked, x)[0], rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+def test_a_masked_model_is_rebuilt_before_it_is_quantised():
+    inputs = keras.Input((4, 6))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.MultiHeadAttention(2, 4)(x, x)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    masked = kprune.wrap(model)
+    with pytest.raises(ValueError, match="'first' is masked.* Rebuild first"):
+        masked.quantize("int8")
+    with pytest.raises(ValueError, match="Rebuild first"):
+        masked.layers[2].layer._query_dense.quantize("int8")
+    compact = kprune.rebuild(masked)
+    compact.quantize("int8")
+    assert compact.get_layer("first").quantization_mode == "int8"
+    x = np.ones((1, 4, 6), "float32")
+    assert outputs(compact, x)[0].shape == (1, 4, 2)
