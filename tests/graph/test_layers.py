@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from harness import assert_exact
 from harness import assert_saves
+from harness import difference
 from harness import floatx
+from harness import masked_and_compact
+from harness import outputs
 from harness import prunable_sizes
 from harness import run_pruning_test
 from keras import layers
@@ -308,3 +311,18 @@ def test_channels_that_only_statistics_follow_stay():
     assert graph["bn"].pinned == "nothing but running statistics follow it"
     assert graph.prunable[0].name == "dense"
     assert_exact(model, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [np.float64(1) / 3, [*np.arange(1, 7) / 7]])
+def test_numpy_numbers_keep_their_precision(scale):
+    with floatx("float64"):
+        inputs = keras.Input((5,))
+        x = layers.Dense(6, name="a")(inputs)
+        x = layers.Rescaling(scale, offset=scale)(x)
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        x = np.random.default_rng(0).normal(size=(3, 5))
+        masked, compact = masked_and_compact(model)
+        assert (
+            difference(outputs(kprune.wrap(model), x), outputs(model, x)) == 0
+        )
+        assert difference(outputs(masked, x), outputs(compact, x)) < 1e-14

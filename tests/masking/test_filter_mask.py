@@ -197,7 +197,7 @@ def test_a_masked_model_is_rebuilt_before_it_is_quantised():
     x = layers.MultiHeadAttention(2, 4)(x, x)
     model = keras.Model(inputs, layers.Dense(2)(x))
     masked = kprune.wrap(model)
-    with pytest.raises(ValueError, match="'first' is masked.* Rebuild first"):
+    with pytest.raises(ValueError, match=r"'first' is masked.*Rebuild first"):
         masked.quantize("int8")
     with pytest.raises(ValueError, match="Rebuild first"):
         masked.layers[2].layer._query_dense.quantize("int8")

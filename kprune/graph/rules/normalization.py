@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 from keras.config import image_data_format
@@ -55,8 +56,10 @@ def _cut(given: Any, axes: Sequence[int], x: Labels, kept: Kept) -> Any:
             value = value.take(index, axis=n)
     if value is whole:
         return given
-    # Keras rounds lists to float32 but keeps arrays as they are.
-    return value.tolist() if isinstance(given, list | tuple) else value
+    # Keras rounds lists to float32 but keeps arrays, and NumPy numbers in lists.
+    exact = any(isinstance(n, np.generic) for n in keras.tree.flatten(given))
+    listed = isinstance(given, list | tuple) and not exact
+    return value.tolist() if listed else value
 
 
 @register_rule(layers.Rescaling)
@@ -76,6 +79,12 @@ class RescalingRule(Rule):
             new = _cut(given, range(end - rank, end), x, kept)
             config[name] = serialize_keras_object(new)
         return config
+
+    def arrange(self, layer: Any, new: Any) -> None:
+        # A configuration makes Python numbers of NumPy's, which Keras rounds.
+        for name in ("scale", "offset"):
+            if np.shape(getattr(layer, name)) == np.shape(getattr(new, name)):
+                setattr(new, name, getattr(layer, name))
 
 
 @register_rule(layers.Normalization)
