@@ -288,6 +288,11 @@ def set_masks(
 ) -> None:
     """Set the masks of the named groups.
 
+    Outputs are then those of the compact model, but penalties are not: weights
+    behind masks keep their values, and weight penalties count them, unless they
+    are set to 0, as `kprune.prune` and the callbacks do. Activity penalties count
+    the activation of 0 at removed channels.
+
     Args:
         masked: A model made by `kprune.wrap`.
         masks: Group name -> vector of shape `(group.size,)`: 0 for removed
