@@ -399,8 +399,8 @@ def _widths() -> dict[int, int]:
     """Return the bytes per element of each tensor type; 4 if it has no width."""
     widths = {}
     for code, name in dtype_names().items():
-        bits = re.search(r"\d+$", name)
-        # TensorFlow Lite Micro unpacks numbers of less than 8 bits.
+        bits = re.search(r"\d+", name)
+        # TensorFlow Lite Micro plans whole bytes, also for numbers of 4 bits.
         widths[code] = max(int(bits[0]) // 8, 1) if bits else 4
         if name == "BOOL":
             widths[code] = 1
