@@ -157,7 +157,7 @@ class DuplicateCallback(PruningCallback):
         self._copied()
         if self.merge.epoch is None:
             return last and epoch > self.epoch
-        return not last and epoch >= self.merge.epoch
+        return epoch >= self.merge.epoch
 
     def finish(self, session: Session) -> None:
         """Merge copies, and remove further filters if the target needs it."""

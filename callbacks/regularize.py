@@ -49,8 +49,9 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         until: The first epoch, from 0, without the penalty; `None` for the whole of
             training.
         layers: See `kprune.regularizers.attach`.
-        shrinkage: Share of its norm, between 0 and 1, that each kernel loses in these
-            epochs if only the penalty acts; the loss counteracts it. With SGD, this
+        shrinkage: Share of its norm, between 0 and 1, that each kernel loses until then,
+            maybe in several calls of `fit`, if only the penalty acts; the loss
+            counteracts it. With SGD, this
             sets the strength of each kernel when the penalty begins, from the learning
             rates of all steps and the kernel, and the regularizer's `strength` is
             ignored. Other optimizers normalise gradients, so that no strength has this

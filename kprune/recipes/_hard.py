@@ -7,11 +7,13 @@ from typing import Any
 import keras
 
 from kprune import regularizers
+from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.callbacks import RegularizeCallback
 from kprune.recipes._page import before
 from kprune.recipes._page import during
 from kprune.recipes._page import tuning
+from kprune.recipes._timing import removal_epoch
 from kprune.recipes.base import Recipe
 
 
@@ -35,6 +37,26 @@ class HardRecipe(Recipe):
 class PenalisedRecipe(HardRecipe):
     """Add the penalty `regularizer` until the first filters are removed."""
 
+    @property
+    def until(self) -> int:
+        """The first epoch, from 0, that removes filters."""
+        first, epochs = self.rounds[0], self.epochs
+        schedule = schedules.get(self.parts["schedule"]).toward(self.reduce)
+        # Functions and own schedules count epochs in which they remove nothing, too.
+        acting = (
+            e for e in range(first, epochs) if schedule.fraction(e, epochs) > 0
+        )
+        return next(acting, max(first, epochs))
+
+    def check_parts(self) -> None:
+        if self.until < 1:
+            raise ValueError(
+                f"Recipe '{self.name}' trains with a penalty before it removes filters, "
+                "so its `schedule` must begin at epoch 1 or later, for example "
+                f"schedule=kprune.OneShot({removal_epoch(self.epochs)}). Received: "
+                f"schedule={self.parts['schedule']!r}."
+            )
+
     def start(self, masked: keras.Model) -> None:
         regularizers.detach(masked)
         regularizers.attach(
@@ -45,7 +67,7 @@ class PenalisedRecipe(HardRecipe):
         parts = dict(self.parts)
         penalty = RegularizeCallback(
             parts.pop("regularizer"),
-            until=self.rounds[0],
+            until=self.until,
             layers=parts.pop("layers", None),
             **self.penalty(parts),
         )
@@ -56,5 +78,5 @@ class PenalisedRecipe(HardRecipe):
         return {}
 
     def phases(self) -> list[tuple[str, str]]:
-        first = during(0, self.rounds[0]), "training with the penalty"
+        first = during(0, self.until), "training with the penalty"
         return [first, *super().phases()]

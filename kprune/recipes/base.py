@@ -134,6 +134,7 @@ class Recipe(Displayed, Part, abc.ABC):
                     f"{did_you_mean(part, defaults)}"
                 )
         self.parts = {**defaults, **parts}
+        self.check_parts()
         if data is None:
             self._check_data()
 
@@ -148,6 +149,9 @@ class Recipe(Displayed, Part, abc.ABC):
 
     def start(self, masked: keras.Model) -> None:
         """Prepare a wrapped model for training. Does nothing by default."""
+
+    def check_parts(self) -> None:
+        """Raise if the parts do not fit each other. Does nothing by default."""
 
     def phases(self) -> list[tuple[str, str]]:
         """Return pairs of when and what happens, for `print`."""

@@ -76,6 +76,12 @@ def test_the_outputs_at_the_end_of_training_stay():
     assert difference(seen[2], outputs(masked, arrays()[0])) < 1e-5
 
 
+def test_merging_at_the_number_of_epochs_is_merging_at_the_end():
+    masked = kprune.wrap(compiled())
+    fit(masked, callback(merge=Merge(epoch=2)), epochs=2)
+    assert saved(masked_full(), masked) >= 0.5
+
+
 def test_merging_before_an_epoch_trains_the_small_model_on():
     masked = kprune.wrap(compiled())
     history = fit(masked, callback(merge=Merge(epoch=2)), epochs=4)

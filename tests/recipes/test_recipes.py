@@ -201,6 +201,23 @@ def test_msvfp_takes_three_percent_per_epoch_if_there_is_time():
     assert make("msvfp", 9).rounds == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["hgs", "orthoreg"])
+def test_a_penalty_needs_epochs_before_the_schedule(name):
+    for wrong in ("one_shot", kprune.Linear(end=2), lambda epoch: 1.0):
+        with pytest.raises(
+            ValueError, match="`schedule` must begin at epoch 1"
+        ):
+            make(name, epochs=6, schedule=wrong)
+    for late, until in (
+        (lambda epoch: float(epoch >= 3), 3),
+        (lambda epoch: float(epoch >= 9), 6),
+        (kprune.OneShot(6), 6),
+        (kprune.Linear(begin=2, end=4), 2),
+    ):
+        _, penalty, _ = make(name, epochs=6, schedule=late).callbacks
+        assert penalty.until == until
+
+
 def test_hgs_penalises_until_it_prunes():
     values = []
 
