@@ -49,12 +49,11 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         until: The first epoch, from 0, without the penalty; `None` for the whole of
             training.
         layers: See `kprune.regularizers.attach`.
-        shrinkage: Share of its norm, between 0 and 1, that each kernel loses until then,
-            maybe in several calls of `fit`, if only the penalty acts; the loss
-            counteracts it. With SGD, this
-            sets the strength of each kernel when the penalty begins, from the learning
-            rates of all steps and the kernel, and the regularizer's `strength` is
-            ignored. Other optimizers normalise gradients, so that no strength has this
+        shrinkage: Share of its norm, between 0 and 1, that each kernel loses until then
+            if only the penalty acts; the loss counteracts it. Epochs that later calls of
+            `fit` run count too. With SGD, this sets the strength of each kernel when the
+            penalty begins, from the learning rates of all steps and the kernel, and the
+            regularizer's `strength` is ignored. Other optimizers normalise gradients, so that no strength has this
             effect: they use `strength`. So does SGD, with a warning, if `fit` does not
             know the number of steps per epoch, or if it is one of several in a
             `MultiOptimizer`. Defaults to `None`: use `strength`.

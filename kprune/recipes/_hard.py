@@ -51,8 +51,8 @@ class PenalisedRecipe(HardRecipe):
     def check_parts(self) -> None:
         if self.until < 1:
             raise ValueError(
-                f"Recipe '{self.name}' trains with a penalty before it removes filters, "
-                "so its `schedule` must begin at epoch 1 or later, for example "
+                f"Recipe '{self.name}' trains with a penalty before it removes "
+                "filters, so its `schedule` must begin at epoch 1 or later, for example "
                 f"schedule=kprune.OneShot({removal_epoch(self.epochs)}). Received: "
                 f"schedule={self.parts['schedule']!r}."
             )
