@@ -32,9 +32,9 @@ class EinsumDenseRule(Rule):
         specs, output = parse(
             layer.equation, [x.rank, len(layer._kernel.shape)]
         )
-        if repeats([*specs, output]):
-            return self._diagonal(call, *specs, output)
         given, kernel = specs
+        if repeats([*specs, output]):
+            return self._diagonal(call, given, kernel, output)
         read = [t for t in kernel if t not in output and t in given]
         x = untangle(call, x, [given.index(t) for t in read])
         labels = {t: arrays(x, a) for a, t in enumerate(given)}
