@@ -50,13 +50,14 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             training.
         layers: See `kprune.regularizers.attach`.
         shrinkage: Share of its norm, between 0 and 1, that each kernel loses until then
-            if only the penalty acts; the loss counteracts it. Epochs that later calls of
-            `fit` run count too. With SGD, this sets the strength of each kernel when the
-            penalty begins, from the learning rates of all steps and the kernel, and the
-            regularizer's `strength` is ignored. Other optimizers normalise gradients, so that no strength has this
-            effect: they use `strength`. So does SGD, with a warning, if `fit` does not
-            know the number of steps per epoch, or if it is one of several in a
-            `MultiOptimizer`. Defaults to `None`: use `strength`.
+            if only the penalty acts; the loss counteracts it. Epochs that later calls
+            of `fit` run count too. With SGD, this sets the strength of each kernel when
+            the penalty begins, from the learning rates of all steps and the kernel, and
+            the regularizer's `strength` is ignored. Other optimizers normalise
+            gradients, so that no strength has this effect: they use `strength`. So does
+            SGD, with a warning, if `fit` does not know the number of steps per epoch,
+            or if it is one of several in a `MultiOptimizer`. Defaults to `None`: use
+            `strength`.
 
     Raises:
         ValueError: At construction, if `until` is not an integer above 0, or

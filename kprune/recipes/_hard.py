@@ -52,9 +52,9 @@ class PenalisedRecipe(HardRecipe):
         if self.until < 1:
             raise ValueError(
                 f"Recipe '{self.name}' trains with a penalty before it removes "
-                "filters, so its `schedule` must begin at epoch 1 or later, for example "
-                f"schedule=kprune.OneShot({removal_epoch(self.epochs)}). Received: "
-                f"schedule={self.parts['schedule']!r}."
+                "filters, so its `schedule` must begin at epoch 1 or later, for "
+                f"example schedule=kprune.OneShot({removal_epoch(self.epochs)}). "
+                f"Received: schedule={self.parts['schedule']!r}."
             )
 
     def start(self, masked: keras.Model) -> None:
