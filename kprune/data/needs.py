@@ -89,3 +89,17 @@ def require_any_batch(model: keras.Model, x: Any) -> None:
             "keras.ops.shape(x)[0] where layers or operations name the number of "
             "samples."
         ) from cause
+
+
+def takes_any_batch(model: keras.Model, x: Any) -> bool:
+    """Return whether a model takes other batches than its inputs are declared for.
+
+    Args:
+        model: Any model.
+        x: Samples that it takes.
+    """
+    try:
+        require_any_batch(model, x)
+    except ValueError:
+        return False
+    return True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from kprune.data.inputs import fixed_batch
+from kprune.data.needs import takes_any_batch
 from kprune.graph import walk
 from kprune.graph.sizes import open_size
 from kprune.masking.state import WeightSnapshot
 from kprune.recovery._calibration import calibrated
+from kprune.recovery._calibration import noise
 from kprune.recovery._calibration import norms
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import get
@@ -55,9 +58,10 @@ class Synthetic(Recovery):
         self.seed = seed
 
     def applies(self, session: Session) -> bool:
-        """Return whether the model has batch normalisation and float inputs.
+        """Return whether the model has batch normalisation and takes noise.
 
-        Their unknown sizes, if any, have a value for which no tensor is empty.
+        Inputs are floats, in batches of any size. Their unknown sizes, if any, have a
+        value for which no tensor is empty.
         """
         functional = walk.require_functional(session.masked)
         real = all("float" in str(t.dtype) for t in functional.inputs)
@@ -65,6 +69,10 @@ class Synthetic(Recovery):
             real
             and bool(norms(session.masked))
             and open_size(functional) is not None
+            and (
+                fixed_batch(functional) is None
+                or takes_any_batch(functional, noise(functional, 1))
+            )
         )
 
     def repair(self, session: Session, before: WeightSnapshot) -> None:

@@ -197,3 +197,15 @@ def test_noise_has_the_models_structure_and_the_spectrum_of_images():
     assert beside[0, 1] > 0.5
     assert colours[0, 1] > 0.7
     np.testing.assert_array_equal(made["a"], noise(kprune.wrap(model), 64)["a"])
+
+
+@pytest.mark.parametrize("places", [-1, 4])
+def test_models_of_one_batch_size_are_pruned_without_repair(places):
+    inputs = keras.Input(batch_shape=(4, 8, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same", name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = keras.ops.reshape(x, (places, 64, 6))
+    model = keras.Model(inputs, layers.Dense(2)(keras.ops.mean(x, axis=1)))
+    masked = kprune.prune(model, reduce={"macs": 0.3})
+    assert Synthetic().applies(kprune.Session(masked)) == (places == -1)
+    assert kprune.rebuild(masked).get_layer("conv").filters < 6
