@@ -21,6 +21,9 @@ from kprune.arguments import suggestion
 FOLDER = "saved_model"
 """The format of a path without suffix; other formats are named after theirs."""
 
+_HDF5 = (".h5", ".hdf5", ".hdf")
+"""Suffixes of the files that Keras 2 wrote."""
+
 _FULL = "No space left on device"
 
 
@@ -70,6 +73,8 @@ def format_name(path: str | os.PathLike[str], names: Iterable[str]) -> str:
     if name not in names:
         known = ", ".join(f".{n}" for n in sorted(names) if n != FOLDER)
         close = suggestion(suffix, [f".{n}" for n in names if n != FOLDER])
+        if suffix.lower() in _HDF5:
+            close = "Models are no longer written as HDF5: use .keras. "
         raise ValueError(
             f"Unknown export format {suffix!r} of {os.fspath(path)!r}. {close}Expected "
             f"a path ending in {known}, or a folder without suffix for a SavedModel."

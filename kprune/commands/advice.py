@@ -168,9 +168,7 @@ def _other_range(scorer: Scorer, command: CommandLine) -> Advice | None:
         f"training. With the range {pixels.MODES[best]}, the accuracy on "
         f"{len(labels)} samples is {units.percent(right[best])}."
     )
-    if samples.pixels or mode == "raw":
-        return Advice(text, command.with_options(pixels=best))
-    return Advice(f"{text} Save the images in this range.")
+    return Advice(text, command.with_options(pixels=best))
 
 
 def about_result(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from kprune.commands.needs import fewest_epochs
 from kprune.commands.samples import Data
 
 ROUNDED = ("global", "similarity", "uniform")
@@ -39,6 +40,13 @@ def check_training(
             f"received {learning_rate}, expected a number above 0.",
             param_hint="--learning-rate",
         )
+    if method is not None and epochs is not None:
+        fewest = fewest_epochs(method)
+        if epochs < fewest:
+            raise typer.BadParameter(
+                f"--method {method} needs {fewest} epochs or more. Received: {epochs}.",
+                param_hint="--epochs",
+            )
     given = {"--epochs": epochs, "--learning-rate": learning_rate}
     for option, value in given.items():
         if method is None and value is not None:

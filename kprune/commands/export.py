@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,17 +18,17 @@ from kprune.commands.options import Dtype
 from kprune.commands.options import ImageSize
 from kprune.commands.options import Json
 from kprune.commands.options import Model
+from kprune.commands.options import ModelOut
 from kprune.commands.options import Overwrite
 from kprune.commands.options import Pixels
 from kprune.commands.options import Validation
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
 from kprune.commands.paths import check_model_output
+from kprune.commands.paths import model_format
 from kprune.commands.samples import Data
 from kprune.commands.samples import find_data
 from kprune.commands.start import start_keras
-from kprune.outputs import format_name
-from kprune.registry import modules
 
 
 class Quantize(StrEnum):
@@ -58,6 +58,12 @@ FORMATS = {
     "batch_size": (*_LITERT, ".onnx"),
 }
 """Suffixes that support each option. The formats themselves need Keras."""
+
+QUANTIZED = {".h": (Quantize.int8, Quantize.qat)}
+"""Values of `--quantize` by suffix, where not all are supported."""
+
+OPSETS = range(9, 19)
+"""Values of `--opset`, those of the format `.onnx`."""
 
 Calibration = Annotated[
     Path | None,
@@ -106,7 +112,10 @@ SizeLimit = Annotated[
     typer.Option(min=1, help="Maximum size of a mixed file in bytes."),
 ]
 Opset = Annotated[
-    int | None, typer.Option(help="Operator set of an .onnx file.")
+    int | None,
+    typer.Option(
+        min=OPSETS[0], max=OPSETS[-1], help="Operator set of an .onnx file."
+    ),
 ]
 BatchSize = Annotated[
     int | None,
@@ -133,12 +142,7 @@ Original = Annotated[
 @one_line_errors
 def export(  # noqa: PLR0913  options of a command
     model: Model,
-    out: Annotated[
-        Path,
-        typer.Argument(
-            help="File to write: .tflite, .onnx, .keras or .h; or a folder."
-        ),
-    ],
+    out: ModelOut,
     quantize: Annotated[
         Quantize | None,
         typer.Option(
@@ -180,6 +184,7 @@ def export(  # noqa: PLR0913  options of a command
     --data train.npz --epochs 3`
     """
     _check(quantize, calibration, data, error_limit, size_limit)
+    _check_effect(quantize, data, epochs, clusters, io_dtype)
     given: dict[str, Any] = {
         "quantize": quantize and quantize.value,
         "epochs": epochs,
@@ -193,7 +198,7 @@ def export(  # noqa: PLR0913  options of a command
         "original": original,
     }
     options = {k: v for k, v in given.items() if v is not None}
-    check_format(out, [name for name in FORMATS if name in options])
+    check_format(out, options)
     check_inputs(model, original)
     reading = (data_dir, image_size, pixels)
     typical = Data()
@@ -240,16 +245,27 @@ def export(  # noqa: PLR0913  options of a command
     advise(work.warnings)
 
 
-def check_format(out: Path, options: Iterable[str]) -> None:
-    """Raise ValueError for options that the format of a file does not have."""
-    format_name(out, modules("formats"))
-    for name in options:
-        suffixes = FORMATS[name]
+def check_format(out: Path, options: Mapping[str, Any]) -> None:
+    """Raise typer.BadParameter for options that the format of a file does not have.
+
+    Args:
+        out: The file or folder.
+        options: Options that are given, by the names that `kprune.export` has.
+    """
+    model_format(out)
+    kind = f"a {out.suffix} file" if out.suffix else "a SavedModel"
+    for name, value in options.items():
+        suffixes = FORMATS.get(name, (out.suffix,))
         if out.suffix not in suffixes:
-            kind = f"A {out.suffix} file" if out.suffix else "A SavedModel"
-            raise ValueError(
-                f"{kind} has no option {name!r}; it is for "
-                f"{' or '.join(suffixes)}."
+            raise typer.BadParameter(
+                f"{kind} has no such option; it is for {' or '.join(suffixes)}.",
+                param_hint=f"--{name.replace('_', '-')}",
+            )
+        accepted = QUANTIZED.get(out.suffix, (value,))
+        if name == "quantize" and value not in accepted:
+            raise typer.BadParameter(
+                f"{kind} takes {' or '.join(accepted)}. Received: {value}.",
+                param_hint="--quantize",
             )
 
 
@@ -284,4 +300,25 @@ def _check(
         raise typer.BadParameter(
             "give one limit, not both.",
             param_hint=" ".join(given),
+        )
+
+
+def _check_effect(
+    quantize: Quantize | None,
+    data: Path | None,
+    epochs: int | None,
+    clusters: int | None,
+    io_dtype: Dtype | None,
+) -> None:
+    """Raise typer.BadParameter for options that would have no effect."""
+    trains = quantize is Quantize.qat or clusters is not None
+    if epochs is not None and (not trains or data is None):
+        raise typer.BadParameter(
+            "there is no training without --data and --quantize qat or --clusters.",
+            param_hint="--epochs",
+        )
+    if io_dtype is Dtype.int8 and quantize not in (*CALIBRATED, Quantize.qat):
+        raise typer.BadParameter(
+            "int8 needs --quantize int8, int4, mixed or qat.",
+            param_hint="--io-dtype",
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from kprune.commands.samples import Data
 from kprune.registry import modules
@@ -29,20 +33,23 @@ def check_needs(parts: dict[str, str | None], data: Data) -> None:
         data: The data options of the user.
 
     Raises:
-        ValueError: If samples are missing. The message names the part.
+        typer.BadParameter: If `--data` is missing. The message names the part.
+        ValueError: If the samples have no targets.
     """
     for kind, given in parts.items():
         for name in (given or "").split(","):
             need = needs(kind, name) if name in modules(kind) else None
             if need is None:
                 continue
+            text = f"{name!r} {_WORDS[need]}"
             if data.train is None:
-                lack = "give --data"
-            elif need == LABELS and data.train.unlabelled:
-                lack = f"{data.train.given!r} has no targets"
-            else:
-                continue
-            raise ValueError(f"{name!r} {_WORDS[need]}: {lack}.")
+                raise typer.BadParameter(
+                    f"{text}: give --data.", param_hint="--data"
+                )
+            if need == LABELS and data.train.unlabelled:
+                raise ValueError(
+                    f"{text}: {data.train.given!r} has no targets."
+                )
 
 
 @functools.cache
@@ -56,19 +63,43 @@ def needs(kind: str, name: str) -> str | None:
     Returns:
         `"labels"`, `"samples"` or None.
     """
+    return _need(_registered(kind, name))
+
+
+def fewest_epochs(method: str) -> int:
+    """Return the minimum number of epochs of a recipe."""
+    return _first(_registered("recipes", method), "fewest_epochs") or 1
+
+
+def runtime_names() -> list[str]:
+    """Return the names of all runtimes, including those of variants."""
+    found = []
+    for name in modules("runtimes"):
+        variants = _first(_registered("runtimes", name), "variants") or ()
+        found += [name, *(f"{name}-{variant}" for variant in variants)]
+    return found
+
+
+def _registered(kind: str, name: str) -> list[ast.ClassDef]:
+    """Return the class of a part and those it derives from; nothing if unknown."""
     module = modules(kind)[name]
     for node in _classes(module).values():
         if any(
             _registers(decorator, name) for decorator in node.decorator_list
         ):
-            return _need(list(_ancestry(module, node)))
-    return None
+            return list(_ancestry(module, node))
+    return []
+
+
+def _first(ancestry: list[ast.ClassDef], name: str) -> Any:
+    """Return the value of a class attribute, or None."""
+    values = (_value(node, name) for node in ancestry)
+    return next((value for value in values if value is not None), None)
 
 
 def _need(ancestry: list[ast.ClassDef]) -> str | None:
     for flag, need in _FLAGS.items():
-        values = (_value(node, flag) for node in ancestry)
-        if next((value for value in values if value is not None), False):
+        if _first(ancestry, flag):
             return need
     for node in ancestry:
         check = next(
@@ -89,15 +120,18 @@ def _need(ancestry: list[ast.ClassDef]) -> str | None:
     return None
 
 
-def _value(node: ast.ClassDef, name: str) -> bool | None:
-    """Return the boolean constant of a class attribute, or None."""
+def _value(node: ast.ClassDef, name: str) -> Any:
+    """Return the constant of a class attribute, or None."""
     for statement in node.body:
-        if isinstance(statement, ast.Assign) and isinstance(
-            statement.value, ast.Constant
-        ):
-            names = [getattr(target, "id", "") for target in statement.targets]
-            if name in names:
-                return bool(statement.value.value)
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        else:
+            continue
+        if name in [getattr(target, "id", "") for target in targets]:
+            with contextlib.suppress(ValueError, TypeError):
+                return ast.literal_eval(statement.value or "None")
     return None
 
 

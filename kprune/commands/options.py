@@ -15,6 +15,7 @@ from typing import TypeVar
 import typer
 
 from kprune.arguments import did_you_mean
+from kprune.commands.needs import runtime_names
 from kprune.commands.samples import check_pixels
 from kprune.commands.samples import offer_pixels
 from kprune.registry import modules
@@ -31,7 +32,12 @@ TrainedModel = Annotated[
 ]
 
 ModelOut = Annotated[
-    Path, typer.Argument(help="File to write: .keras, .tflite or .onnx.")
+    Path,
+    typer.Argument(
+        help="File to write: .keras, .tflite, .onnx, .h (a C array for "
+        "microcontrollers) or .binary (of --method cross-filter, for "
+        "kprune.binary.load); or a folder for a SavedModel."
+    ),
 ]
 
 Debug = Annotated[
@@ -98,6 +104,21 @@ class Dtype(StrEnum):
     int8 = "int8"
 
 
+def check_runtime(value: str | None) -> str | None:
+    """Raise typer.BadParameter unless `--runtime` begins with the name of one."""
+    name, names = (value or "").partition("/")[0], runtime_names()
+    if value is not None and name not in names:
+        raise typer.BadParameter(
+            f"received {value!r}. {did_you_mean(name, names)}"
+        )
+    return value
+
+
+def offer_runtimes(incomplete: str) -> list[str]:
+    """Return the shell completions of `--runtime`."""
+    return [name for name in runtime_names() if name.startswith(incomplete)]
+
+
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
@@ -110,7 +131,9 @@ RuntimeOption = Annotated[
     typer.Option(
         help="Runtime of the model: litert, onnxruntime, or an Ethos-U by Vela's "
         "name, such as ethos-u55-128, optionally with a memory mode, such as "
-        "ethos-u55-128/Sram_Only."
+        "ethos-u55-128/Sram_Only.",
+        callback=check_runtime,
+        autocompletion=offer_runtimes,
     ),
 ]
 

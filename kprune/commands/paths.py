@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+
+import typer
 
 from kprune.arguments import absent
 from kprune.outputs import FOLDER
@@ -40,15 +45,26 @@ def check_model_output(
         overwrite: Whether the path may be one of these.
 
     Raises:
-        ValueError: If the suffix is unknown, or the path is an input.
+        typer.BadParameter: If the suffix is unknown.
+        ValueError: If the path is an input.
         OSError: See `kprune.outputs.check_file` and `check_folder`.
     """
-    if format_name(path, modules("formats")) == FOLDER:
+    if model_format(path) == FOLDER:
         check_folder(path, SAVED_MODEL)
     else:
         check_file(path)
     if not overwrite:
         check_not_read(path, inputs, "; or replace it with --overwrite")
+
+
+def model_format(path: Path) -> str:
+    """Return the format that the suffix of a model's path chooses.
+
+    Raises:
+        typer.BadParameter: If the suffix is unknown.
+    """
+    with _wrong_suffix("out"):
+        return format_name(path, modules("formats"))
 
 
 def check_output(
@@ -66,12 +82,23 @@ def check_output(
         inputs: Files that will be read, which it must not be.
 
     Raises:
-        ValueError: If the suffix is wrong, or the path is an input.
+        typer.BadParameter: If the suffix is wrong.
+        ValueError: If the path is an input.
         OSError: See `kprune.outputs.check_file`.
     """
-    check_suffix(path, suffixes, owner)
+    with _wrong_suffix(os.fspath(path)):
+        check_suffix(path, suffixes, owner)
     check_file(path)
     check_not_read(path, inputs)
+
+
+@contextlib.contextmanager
+def _wrong_suffix(hint: str) -> Iterator[None]:
+    """Make an error about a suffix one of wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def check_not_read(

@@ -104,6 +104,9 @@ class Data:
     ) -> Samples:
         """Read samples and scale their pixels to the range that a model takes.
 
+        Arrays of fractions are scaled if a range is requested: from 0 to 1, or from
+        -1 to 1, if all of them are within it, or else from 0 to 255.
+
         Args:
             place: Where the samples are.
             part: `"train"` or `"validation"`.
@@ -128,6 +131,12 @@ class Data:
             )
         if images is None or not (raw or self.pixels):
             return samples
+        given, held = images, "raw"
+        if self.pixels and not raw:
+            # Arrays of fractions are scaled already, and can be scaled back.
+            held = pixels.guess_range(images) or "raw"
+            back = pixels.unscaled(images, held)
+            images = images if back is None else back
         first = pixels.channels_first(images)
         modes = pixels.candidates(images, first)
         if self.pixels not in (None, *modes):
@@ -142,10 +151,13 @@ class Data:
             if why != pixels.GUESS and mode != self.pixels:
                 advice = f", although {pixels.MODES[mode]} fits better: {why}"
             mode, why = self.pixels, "as requested"
+            if mode != held != "raw":
+                why += f" (in the file they are {pixels.MODES[held]})"
         if why == pixels.GUESS and not samples.pixels:
             return samples
         note(f"{describe(samples)}; pixels {pixels.MODES[mode]}, {why}{advice}")
-        x = pixels.scaled(images, mode, first)
+        same = mode == held != "raw"
+        x = given if same else pixels.scaled(images, mode, first)
         return dataclasses.replace(samples, x=x, mode=mode)
 
 

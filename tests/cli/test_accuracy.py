@@ -22,6 +22,7 @@ from kprune.commands.samples import find_data
 from kprune.commands.scoring import FileScorer
 from kprune.commands.scoring import Score
 from kprune.commands.scoring import Scorer
+from kprune.data import pixels
 from kprune.data.inputs import ModelInputs
 from kprune.data.reading import Samples
 from kprune.export.runtime import open_runtime
@@ -198,7 +199,7 @@ def test_unlabelled_samples_in_another_range_are_told_once(
     np.save(tmp_path / "x.npy", colours.images(48)[0].astype("float32"))
     given = ("--data", tmp_path / "x.npy", "--criterion", "l1")
     assert run("prune", saved, tmp_path / out, *given).exit_code == 0
-    (told,) = caplog.messages
+    (told,) = (text for text in caplog.messages if "look like" in text)
     assert told.startswith("the samples in `--data` do not look like the model")
 
 
@@ -284,6 +285,33 @@ def test_a_requested_range_that_fits_badly_is_used_with_a_note(
     assert samples.mode == mode
     assert (samples.x.max() > 1) == (mode == "raw")
     assert end in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", ["raw", "unit", "tf"])
+@pytest.mark.parametrize("mode", ["raw", "unit", "tf", "caffe"])
+def test_arrays_of_fractions_are_scaled_as_requested(
+    tmp_path, capsys, held, mode
+):
+    x = colours.images()[0]
+    np.save(tmp_path / "x.npy", pixels.scaled(x, held))
+    found = find_data(tmp_path / "x.npy", pixels=mode)
+    samples = found.samples(colours.model())
+    np.testing.assert_allclose(samples.x, pixels.scaled(x, mode), atol=1e-4)
+    assert samples.mode == mode
+    told = f"in the file they are {pixels.MODES[held]}"
+    assert (told in capsys.readouterr().err) == (mode != held != "raw")
+
+
+def test_the_range_that_is_advised_for_scaled_arrays_is_what_helps(tmp_path):
+    x, labels = unit_images()
+    np.savez(tmp_path / "x.npz", x=x, y=labels)
+    model = colours.model(scale=1.0)
+    before = Scorer(find_data(tmp_path / "x.npz").samples(model), model)
+    command = CommandLine(("prune", "m.keras", "c.keras"), {"--data": "d"})
+    (found,) = about_original(before, before.model(model), command)
+    assert found.command.endswith("--pixels raw")
+    mended = find_data(tmp_path / "x.npz", pixels="raw").samples(model)
+    assert Scorer(mended, model).model(model).accuracy > 0.8
 
 
 # -- images without a channel axis -------------------------------------------

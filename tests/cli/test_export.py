@@ -15,6 +15,10 @@ from cli.running import run
 
 import kprune
 from kprune.commands.export import FORMATS
+from kprune.commands.export import OPSETS
+from kprune.commands.export import QUANTIZED
+from kprune.commands.export import Quantize
+from kprune.export.formats import onnx
 from kprune.export.formats.base import registry
 from kprune.export.runtime import open_runtime
 
@@ -93,13 +97,6 @@ def test_export_beyond_the_tolerance(saved, tmp_path):
     assert not out.exists()
 
 
-def test_export_options_of_other_formats_are_refused(saved, tmp_path):
-    result = run("export", saved, tmp_path / "m.tflite", "--opset", 13)
-    assert_fails(result, "no option 'opset'")
-    result = run("export", saved, tmp_path / "m.onnx", "--io-dtype", "int8")
-    assert_fails(result, "no option 'io_dtype'")
-
-
 def test_options_are_those_of_the_formats():
     for name in registry.names:
         chosen = registry.get(name)
@@ -110,6 +107,10 @@ def test_options_are_those_of_the_formats():
                 else option in chosen.options
             )
             assert has == (chosen.suffix in suffixes), (name, option)
+        if len(chosen.quantize) > 1:
+            accepted = QUANTIZED.get(chosen.suffix, Quantize)
+            assert {None, *accepted} == set(chosen.quantize)
+    assert OPSETS == onnx._OPSETS
 
 
 @pytest.mark.skipif(
@@ -155,10 +156,11 @@ def test_suggested_commands_keep_all_options(tmp_path, monkeypatch):
     monkeypatch.setattr("kprune.commands.exporting.Exporting", shown)
     for name in ("m.keras", "x.npy", "old.tflite"):
         (tmp_path / name).touch()
-    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 1)))
+    x = tmp_path / "x.npy"
+    np.save(x, np.zeros((2, 8, 8, 1)))
     common = ["--tolerance", "0.5", "--original", tmp_path / "old.tflite"]
     common += ["--batch-size", 0, "--overwrite"]
-    calibrated = ["--calibration", tmp_path / "x.npy", "--io-dtype", "int8"]
+    calibrated = ["--calibration", x, "--io-dtype", "int8"]
     for out, options in (
         ("m.tflite", ["--quantize", "int8", *calibrated]),
         (
@@ -166,7 +168,7 @@ def test_suggested_commands_keep_all_options(tmp_path, monkeypatch):
             ["--quantize", "mixed", *calibrated, "--error-limit", 3.0],
         ),
         ("m.tflite", ["--quantize", "mixed", *calibrated, "--size-limit", 999]),
-        ("m.tflite", ["--epochs", 2, "--clusters", 16]),
+        ("m.tflite", ["--epochs", 2, "--clusters", 16, "--data", x]),
         ("m.onnx", ["--opset", 17]),
     ):
         words = ["export", tmp_path / "m.keras", tmp_path / out]

@@ -9,7 +9,11 @@ from kprune import criteria
 from kprune import recovery
 from kprune.commands.needs import LABELS
 from kprune.commands.needs import SAMPLES
+from kprune.commands.needs import fewest_epochs
 from kprune.commands.needs import needs
+from kprune.commands.needs import runtime_names
+from kprune.latency import runtimes
+from kprune.recipes.base import registry as recipes
 
 
 @pytest.mark.parametrize("name", criteria.names())
@@ -38,3 +42,15 @@ def test_recoveries():
         part = recovery.get(name)
         told = SAMPLES if part.needs_data else None
         assert needs("recovery", name) == told, name
+
+
+def test_runtimes():
+    assert set(runtimes.names()) <= set(runtime_names())
+    for name in runtime_names():
+        assert runtimes.get(name).name == name
+
+
+def test_epochs_of_recipes():
+    for name in recipes.names:
+        own = getattr(recipes.factory(name), "fewest_epochs", 1)
+        assert fewest_epochs(name) == own, name

@@ -17,6 +17,8 @@ from kprune.commands import inspect
 from kprune.commands import latency
 from kprune.commands import prune
 from kprune.commands import sweep
+from kprune.outputs import FOLDER
+from kprune.registry import modules
 
 
 @pytest.fixture
@@ -47,7 +49,6 @@ METHOD = ("--method", "similarity", "--data", "data.npz")
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("prune model.keras t.xyz", "'.xyz' of 't.xyz'"),
         ("prune model.keras no/t.keras", "'no/t.keras': the folder"),
         ("prune model.keras full/t.keras/x.onnx", "does not exist"),
         ("prune model.keras full", "Will not replace the folder 'full'"),
@@ -58,24 +59,18 @@ METHOD = ("--method", "similarity", "--data", "data.npz")
         ("prune model.keras a.keras --data none.npz", "no file 'none.npz'"),
         ("prune model.keras a.keras --run-dir text", "'text': it is a file"),
         ("prune model.keras a.keras --run-dir text/runs", "text' is a file"),
-        ("export model.keras t.h5", "'.h5' of 't.h5'"),
-        ("export model.keras a.tflit --quantize int8 --data x", "'.tflite'"),
         ("export model.keras model.keras", "with --overwrite"),
         ("report none", "no folder 'none'"),
         ("export model.keras a.onnx --original none.onnx", "'none.onnx'"),
         ("export model.keras /dev/null", "folder '/dev/null': it is a file"),
-        ("inspect model.keras --graph a.png", "written as .svg or .html"),
         ("inspect none.keras", "no file 'none.keras'"),
         ("bench model.keras none.tflite", "no file 'none.tflite'"),
         ("demo --out text", "folder 'text': it is a file"),
-        ("latency profile model.keras --table a.txt", "written as .json"),
         ("latency profile model.keras --table no/a.json", "'no/a.json'"),
         ("latency files model.keras text", "folder 'text': it is a file"),
         ("latency files model.keras text/a", "text' is a file"),
-        ("sweep model.keras --data d.npz --out a.onnx", "written as .keras"),
         ("sweep model.keras --data d.npz --out model.keras", "is an input"),
         ("sweep model.keras --data d.npz --run-dir text", "it is a file"),
-        ("latency read . --device a --out a.txt", "written as .json"),
         ("latency read . --device a --out manifest.json", "is an input"),
         ("latency show none.json", "no file 'none.json'"),
     ],
@@ -86,6 +81,34 @@ def test_before_keras_is_loaded(command, said, here, no_keras):
     extra = METHOD if words[0] == "prune" and len(words) == 3 else ()
     assert_fails(run(*words, *extra), said)
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prune model.keras t.xyz", "'.xyz' of 't.xyz'"),
+        (
+            "export model.keras t.h5",
+            "Models are no longer written as HDF5",
+        ),
+        ("export model.keras a.tflit --quantize int8 --data x", "'.tflite'"),
+        ("inspect model.keras --graph a.png", "written as .svg or .html"),
+        ("latency profile model.keras --table a.txt", "written as .json"),
+        ("sweep model.keras --data d.npz --out a.onnx", "written as .keras"),
+        ("latency read . --device a --out a.txt", "written as .json"),
+    ],
+)
+def test_a_wrong_suffix_is_wrong_usage(command, said, here, no_keras):
+    result = run(*command.split())
+    told = " ".join(result.output.replace("│", "").split())
+    assert result.exit_code == 2 and said in told, told
+
+
+def test_the_help_lists_the_suffixes_of_all_formats():
+    for command in ("prune", "export"):
+        told = run(command, "--help").stdout
+        for name in modules("formats").keys() - {FOLDER}:
+            assert f".{name}" in told
 
 
 def test_the_input_is_replaced_when_asked_for(saved):
