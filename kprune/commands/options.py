@@ -25,6 +25,9 @@ Result = TypeVar("Result")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
 
+CLOSED = 141
+"""Exit code if the reader of standard output has closed it, as in shells."""
+
 Model = Annotated[Path, typer.Argument(help="Model, a .keras file.")]
 
 TrainedModel = Annotated[
@@ -203,7 +206,8 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     """Make errors of a command print one line to standard error, with exit code 1.
 
     With `--debug` the traceback is printed first. For wrong usage, typer itself
-    exits with code 2 before the command runs. Ctrl-C exits with code 130.
+    exits with code 2 before the command runs. Ctrl-C exits with code 130, a closed
+    standard output with code 141 and no line.
 
     Args:
         command: Function with a keyword argument `debug`.
@@ -223,14 +227,16 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(command)
     def guarded(*args: object, **kwargs: object) -> Result:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except (typer.Exit, typer.BadParameter):
             raise
         except BrokenPipeError:
             # The reader (`head`, a pager) has closed the pipe. The interpreter must
             # not try to write to it again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+            raise typer.Exit(CLOSED) from None
         except KeyboardInterrupt as error:
             message = str(error) or "interrupted."
             print(f"kprune: {message}", file=sys.stderr)

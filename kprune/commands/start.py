@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -9,6 +10,8 @@ import tempfile
 
 def start_keras() -> None:
     """Import Keras and its backend, and suppress what they print.
+
+    TensorFlow's warning that functions are compiled again and again is suppressed too.
 
     TensorFlow's C++ code writes a dozen lines about the machine to standard error,
     bypassing Python's logging, before the first line of a report.
@@ -22,6 +25,10 @@ def start_keras() -> None:
     """
     if "keras" in sys.modules:
         return
+    # Repairs compile one function for each model and layer, as they have to.
+    logging.getLogger("tensorflow").addFilter(
+        lambda record: "tf.function retracing" not in str(record.msg)
+    )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink:

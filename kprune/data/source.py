@@ -261,10 +261,14 @@ class Source:
         if fits(item[0]) is None and fits(list(item)) is not None:
             return list(item), None, None
         if len(item) > 3:
+            advice = "For several inputs pass a list: ([x1, x2], y)."
+            numbers = (bool, int, float)
+            if all(isinstance(n, numbers) for n in keras.tree.flatten(item)):
+                advice = "Convert lists of numbers to arrays: np.asarray(...)."
             raise ValueError(
                 f"A tuple in `{self.argument}` means (x,), (x, y) or (x, y, "
-                f"sample_weight). Received one of length {len(item)}. For several "
-                "inputs pass a list: ([x1, x2], y)."
+                f"sample_weight). Received a {type(item).__name__} of length "
+                f"{len(item)}. {advice}"
             )
         x, y, weight = (*item, None, None)[:3]
         return x, y, weight

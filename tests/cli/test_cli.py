@@ -298,7 +298,9 @@ def test_start_holds_back_what_keras_prints(tmp_path):
         "from kprune.commands.start import start_keras\n"
         "start_keras()\n"
         "import keras; print(keras.ops)\n"
-        "print('after', file=sys.stderr)"
+        "import logging; tensorflow = logging.getLogger('tensorflow')\n"
+        "tensorflow.warning('%s triggered tf.function retracing.', 'f')\n"
+        "tensorflow.warning('after')"
     )
     result = python(code)
     assert result.stderr == "after\n"

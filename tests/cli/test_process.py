@@ -333,3 +333,21 @@ def test_mistakes_are_told_before_keras_is_loaded(
     told = " ".join(result.output.replace("│", "").split())
     assert result.exit_code == code, told
     assert said in told and not stop.called
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_ends_a_command_quietly(lines):
+    code = f"""
+import typer
+from kprune.commands.options import one_line_errors
+app = typer.Typer()
+app.command()(one_line_errors(lambda: print("line\\n" * {lines})))
+app()
+"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -165,3 +165,8 @@ def test_steps_are_whole_and_positive(steps):
         kprune.criteria.Taylor(steps)
     assert kprune.criteria.Taylor(None).steps is None
     assert kprune.criteria.Taylor(3).steps == 3
+
+
+def test_nested_lists_of_numbers_are_to_be_arrays():
+    with pytest.raises(ValueError, match=r"a list of length 4.* np\.asarray"):
+        list(Source(np.ones((2, 4, 3)).tolist(), model=None).batches())
