@@ -24,9 +24,10 @@ from kprune.graph.batches import input_like
 from kprune.graph.batches import nodes_of
 from kprune.graph.foreign import translated
 from kprune.graph.likeness import alike
-from kprune.graph.likeness import arrays
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_tensor
+from kprune.graph.modes import PartCall
+from kprune.graph.modes import refuse_fixed_mode
 from kprune.graph.values import read
 
 
@@ -50,11 +51,13 @@ class _Known:
     Args:
         counts: Numbers of weights and of calls. Building adds weights.
         calls: The distinct calls.
+        traits: What decides whether its layers act in training.
         reading: The result.
     """
 
     counts: tuple[int, int]
     calls: set[tuple[Any, ...]]
+    traits: list[tuple[bool, Any]]
     reading: Reading
 
 
@@ -73,6 +76,8 @@ def reading_of(layer: Any, trusted: bool = False) -> Reading:
             because the layer has a `CompositeRule`.
     """
     known = _READINGS.get(layer)
+    if known and known.reading.model is None and known.traits != _traits(layer):
+        known = None  # The cause may be mended.
     if known is not None and known.counts == _counts(layer):
         return known.reading
     calls = _distinct_calls(layer)
@@ -85,12 +90,17 @@ def reading_of(layer: Any, trusted: bool = False) -> Reading:
                 reading = Reading(_read(layer, trusted))
         except UnreadableError as error:
             reading = Reading(None, str(error))
-    _READINGS[layer] = _Known(_counts(layer), calls, reading)
+    _READINGS[layer] = _Known(_counts(layer), calls, _traits(layer), reading)
     return reading
 
 
 def _counts(layer: Any) -> tuple[int, int]:
     return len(layer.variables), len(layer._inbound_nodes)
+
+
+def _traits(layer: Any) -> list[tuple[bool, Any]]:
+    parts = layer._flatten_layers()
+    return [(part.trainable, getattr(part, "rate", None)) for part in parts]
 
 
 def _distinct_calls(layer: Any) -> set[tuple[Any, ...]]:
@@ -141,7 +151,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
         _filled(layer, args, tensors),
         _filled(layer, kwargs, tensors),
     )
-    calls: list[_PartCall] = []
+    calls: list[PartCall] = []
     model = _called(layer, inputs, args, kwargs, calls)
     _refuse_own_weights(layer, model)
     _refuse_frozen_weights(
@@ -150,7 +160,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     _refuse_missing_outputs(layer, model)
     batch = None if fixed else 1
     if not layer._call_has_training_arg:
-        _refuse_fixed_training(calls, (False, True), batch)
+        refuse_fixed_mode(calls, (False, True), batch)
     else:
         steps = _steps(model)
         for training in (False, True):
@@ -158,7 +168,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
             other = _called(
                 layer, inputs, args, {**kwargs, "training": training}, calls
             )
-            _refuse_fixed_training(calls, (not training,), batch)
+            refuse_fixed_mode(calls, (not training,), batch)
             if _steps(other) != steps:
                 again = _called(layer, inputs, args, kwargs)
                 when = (
@@ -283,16 +293,12 @@ def _filled(layer: Any, structure: Any, tensors: dict[int, Any]) -> Any:
 # -- the call -------------------------------------------------------------------
 
 
-# A layer inside, and the arguments of its call as they are written there.
-_PartCall = tuple[Any, tuple[Any, ...], dict[str, Any]]
-
-
 def _called(
     layer: Any,
     inputs: list[Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    calls: list[_PartCall] | None = None,
+    calls: list[PartCall] | None = None,
 ) -> keras.Model:
     """Return the model that a call defines, and add the calls in it to `calls`."""
     try:
@@ -351,7 +357,7 @@ def _several_results() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _symbolic_constants(
-    inputs: list[Any], calls: list[_PartCall]
+    inputs: list[Any], calls: list[PartCall]
 ) -> Iterator[None]:
     """Return a context in which calls of layers on constants become nodes.
 
@@ -520,60 +526,6 @@ def _varied(variable: Any) -> Any:
     value = read(variable).astype("float32")
     noise = np.random.default_rng(0).random(value.shape, dtype="float32")
     return keras.ops.convert_to_tensor(value + noise, dtype=variable.dtype)
-
-
-def _refuse_fixed_training(
-    calls: list[_PartCall], modes: tuple[bool, ...], batch: int | None
-) -> None:
-    """Raise if a layer inside is always called in one mode, and the mode matters.
-
-    A functional model passes its own mode to all layers, whatever their calls
-    say.
-
-    Args:
-        calls: The calls of the layers inside.
-        modes: The modes that count as fixed.
-        batch: The batch size to try layers out with, or None if it is fixed.
-    """
-    for part, args, kwargs in calls:
-        mode = kwargs.get("training")
-        if mode is None or bool(mode) not in modes:
-            continue
-        what = _changed_by_training(part, args, kwargs, batch)
-        if what is not None:
-            raise UnreadableError(
-                f"it calls '{part.name}' with training={bool(mode)}, which a "
-                f"functional model does not keep, and {what} depends on it. Pass "
-                "no constant as training; or, for inference, set trainable=False "
-                "of the batch normalisation and rate=0 of the dropout in it"
-            )
-
-
-def _changed_by_training(
-    part: Any, args: Any, kwargs: Any, batch: int | None
-) -> str | None:
-    """Return the layer or result that differs in training, or None."""
-
-    def value(x: Any) -> Any:
-        if not isinstance(x, keras.KerasTensor):
-            return x
-        return random_tensor((batch or x.shape[0], *x.shape[1:]), x.dtype)
-
-    results: list[Any] = []
-    changed: list[set[int]] = []
-    try:
-        args, kwargs = keras.tree.map_structure(value, (args, kwargs))
-        for training in (False, True):
-            with keras.StatelessScope() as scope:
-                outputs = part(*args, **{**kwargs, "training": training})
-            results.append(arrays(keras.tree.flatten(outputs)))
-            changed.append(set(scope.state_mapping))
-    except Exception:  # User code may raise anything.
-        return "maybe its output"
-    for layer in reversed(list(part._flatten_layers())):
-        if any(id(v) in changed[1] - changed[0] for v in layer.variables):
-            return f"layer '{layer.name}'"
-    return None if alike(*results) else "its output"
 
 
 def _steps(model: keras.Model) -> list[tuple[Any, ...]]:

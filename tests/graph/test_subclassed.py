@@ -345,6 +345,10 @@ def test_a_mode_that_a_functional_model_cannot_keep_is_refused(
     said = f"calls 'base' with training={mode}, .* layer '{layer}' depends"
     with pytest.raises(TypeError, match=said):
         kprune.trace(model)
+    # The way out.
+    model.base.trainable = False
+    model.base.get_layer("drop").rate = 0
+    assert kprune.trace(model).prunable
 
 
 class Still(layers.Layer):
