@@ -18,6 +18,7 @@ from kprune.callbacks._fitting import undo_if_interrupted
 from kprune.callbacks._fitting import undo_interrupted
 from kprune.masking import filter_masks
 from kprune.masking import trained_part
+from kprune.masking.slots import shifting_copies
 from kprune.parts import Part
 from kprune.regularizers.attaching import compile_again
 
@@ -71,7 +72,8 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
 
     def on_train_end(self, logs: Any = None) -> None:
         completed(self)
-        detach(trained_part(self.model))
+        with shifting_copies(self.model.optimizer):
+            detach(trained_part(self.model))
         compile_again(self.model, _STEPS)
 
     def _abandon(self) -> None:

@@ -30,6 +30,7 @@ from kprune.masking.gate import GatedInput
 from kprune.masking.gate import GroupGate
 from kprune.masking.gate import TiedLayer
 from kprune.masking.removal import zero_removed
+from kprune.masking.slots import shifting_copies
 from kprune.masking.wrapping import filter_masks
 from kprune.masking.wrapping import masks
 from kprune.masking.wrapping import require_masked
@@ -370,11 +371,13 @@ def close_gates(
         )
     before = masks(masked, graph)
     found = {}
-    for name, gate in acting_gates(masked).items():
-        values = gate.static(before[name] > 0)
-        found[name] = np.where(values > 0, before[name], 0).astype("float32")
-        if isinstance(gate, DynamicGate):
-            _multiply(graph[name], np.where(values > 0, values, 1.0))
+    with shifting_copies(getattr(masked, "optimizer", None)):
+        for name, gate in acting_gates(masked).items():
+            values = gate.static(before[name] > 0)
+            kept = np.where(values > 0, before[name], 0)
+            found[name] = kept.astype("float32")
+            if isinstance(gate, DynamicGate):
+                _multiply(graph[name], np.where(values > 0, values, 1.0))
     set_masks(masked, found, graph)
     zero_removed(masked, graph, masks(masked, graph))
     for gate in known.values():

@@ -128,3 +128,24 @@ def test_weights_and_averages_are_attenuated_alike():
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(kernel), before * recorded, rtol=1e-5
     )
+
+
+def binary(masked):
+    train(masked, 1, [callbacks.BinarizeCallback()])
+
+
+def closed(masked):
+    kprune.masking.add_dynamic_gates(masked)
+    train(masked)
+    kprune.masking.close_gates(masked)
+
+
+@pytest.mark.parametrize("change", [binary, closed])
+def test_what_is_changed_after_training_stays(change):
+    masked = kprune.wrap(compiled(averaging()))
+    original = outputs(masked)
+    change(masked)
+    before = outputs(masked)
+    assert np.abs(before - original).max() > 1e-3
+    train(masked)
+    np.testing.assert_allclose(outputs(masked), before, atol=1e-5)
