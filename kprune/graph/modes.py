@@ -1,4 +1,4 @@
-"""Calls that fix whether a layer trains, which a functional model does not keep."""
+"""Calls that keep a layer in inference, unlike those of a functional model."""
 
 from __future__ import annotations
 
@@ -15,30 +15,26 @@ from kprune.graph.likeness import random_tensor
 PartCall = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
-def refuse_fixed_mode(
-    calls: list[PartCall], modes: tuple[bool, ...], batch: int | None
-) -> None:
-    """Raise if a layer inside is always called in one mode, and the mode matters.
+def refuse_fixed_inference(calls: list[PartCall], batch: int | None) -> None:
+    """Raise if a layer that acts in training is always called in inference.
 
-    A functional model passes its own mode to all layers, whatever their calls
-    say.
+    A functional model that trains passes `training=True` to all layers, whatever
+    their calls say.
 
     Args:
-        calls: The calls of the layers inside.
-        modes: The modes that count as fixed.
+        calls: The calls of the layers inside, in training.
         batch: The batch size to try layers out with, or None if it is fixed.
     """
     for part, args, kwargs in calls:
-        mode = kwargs.get("training")
-        if not isinstance(mode, bool | int) or bool(mode) not in modes:
+        if kwargs.get("training") is not False:
             continue
         what = _changed_by_training(part, args, kwargs, batch)
         if what is not None:
             raise UnreadableError(
-                f"it calls '{part.name}' with training={bool(mode)}, which a "
+                f"it calls '{part.name}' with training=False, which a "
                 f"functional model does not keep, and {what} depends on it. Pass "
-                "no constant as training; or, for inference, set trainable=False "
-                "of the batch normalisation and rate=0 of the dropout in it"
+                "no constant as training; or set trainable=False of the batch "
+                "normalisation and rate=0 of the dropout in it"
             )
 
 

@@ -22,7 +22,7 @@ from kprune.graph.registry import class_rule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Opaque:
-    """A layer with weights and no rule, so that its channels stay.
+    """A layer with weights that is not analysed, so that its channels stay.
 
     Args:
         layer: The layer.

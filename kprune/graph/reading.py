@@ -27,7 +27,7 @@ from kprune.graph.likeness import alike
 from kprune.graph.likeness import outputs_of
 from kprune.graph.likeness import random_tensor
 from kprune.graph.modes import PartCall
-from kprune.graph.modes import refuse_fixed_mode
+from kprune.graph.modes import refuse_fixed_inference
 from kprune.graph.values import read
 
 
@@ -160,7 +160,7 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
     _refuse_missing_outputs(layer, model)
     batch = None if fixed else 1
     if not layer._call_has_training_arg:
-        refuse_fixed_mode(calls, (False, True), batch)
+        refuse_fixed_inference(calls, batch)
     else:
         steps = _steps(model)
         for training in (False, True):
@@ -168,7 +168,8 @@ def _read(layer: Any, trusted: bool) -> keras.Model:
             other = _called(
                 layer, inputs, args, {**kwargs, "training": training}, calls
             )
-            refuse_fixed_mode(calls, (not training,), batch)
+            if training:
+                refuse_fixed_inference(calls, batch)
             if _steps(other) != steps:
                 again = _called(layer, inputs, args, kwargs)
                 when = (

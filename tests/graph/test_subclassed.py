@@ -302,7 +302,7 @@ def test_a_layer_is_skipped_by_identity():
 class Transfer(keras.Model):
     """A network on a backbone that always runs in inference, as in tutorials."""
 
-    def __init__(self, rate=0.0, mode=False):
+    def __init__(self, rate=0.0):
         super().__init__()
         inputs = keras.Input((6,))
         x = layers.BatchNormalization(name="norm")(layers.Dense(8)(inputs))
@@ -310,10 +310,9 @@ class Transfer(keras.Model):
         self.base = keras.Model(inputs, x, name="base")
         self.head = layers.Dense(5)
         self.last = layers.Dense(2)
-        self.mode = mode
 
     def call(self, x, training=None):
-        x = self.base(x, training=self.mode)
+        x = self.base(x, training=False)
         return self.last(self.head(x))
 
 
@@ -329,20 +328,15 @@ def test_a_frozen_part_may_always_run_in_inference():
 
 
 @pytest.mark.parametrize(
-    ("rate", "mode", "frozen", "layer"),
-    [
-        (0.0, False, False, "norm"),
-        (0.5, False, True, "drop"),
-        (0.5, True, True, "drop"),
-    ],
+    ("rate", "frozen", "layer"), [(0.0, False, "norm"), (0.5, True, "drop")]
 )
-def test_a_mode_that_a_functional_model_cannot_keep_is_refused(
-    rate, mode, frozen, layer
+def test_inference_that_a_functional_model_cannot_keep_is_refused(
+    rate, frozen, layer
 ):
-    model = Transfer(rate, mode)
+    model = Transfer(rate)
     model(np.ones((4, 6)))
     model.base.trainable = not frozen
-    said = f"calls 'base' with training={mode}, .* layer '{layer}' depends"
+    said = f"calls 'base' with training=False, .* layer '{layer}' depends"
     with pytest.raises(TypeError, match=said):
         kprune.trace(model)
     # The way out.
@@ -384,7 +378,7 @@ class Blocks(keras.Model):
 
 
 @pytest.mark.parametrize(("cls", "read"), [(Still, False), (Default, True)])
-def test_a_nested_layer_of_fixed_mode_stays_as_it_is(cls, read):
+def test_a_nested_layer_that_fixes_inference_stays_as_it_is(cls, read):
     inputs = keras.Input((6,))
     x = cls()(layers.Dense(8, name="first")(inputs))
     model = keras.Model(inputs, layers.Dense(2)(x))
@@ -393,7 +387,7 @@ def test_a_nested_layer_of_fixed_mode_stays_as_it_is(cls, read):
     assert bool(graph.opaque) != read
 
 
-def test_a_default_of_training_is_not_a_fixed_mode():
+def test_a_default_of_training_is_not_fixed():
     model = Blocks()
     model(np.ones((4, 6)))
     assert kprune.trace(model)
