@@ -184,7 +184,8 @@ def _write_verified(
             reference = job.signature.predict(found.inputs)
         outputs = chosen.run(job, temporary, found.inputs)
         difference = compare_outputs(reference, outputs)
-        _check_difference(difference, limit, path)
+        trained = job.options.get("data") is not None
+        _check_difference(difference, limit, path, trained)
         if difference.constant:
             notes.append(
                 "the Keras model gives the same output for all samples, which "
@@ -312,13 +313,16 @@ def _check_target(chosen: Format, path: Path) -> None:
         check_file(path)
 
 
-def _check_difference(difference: Difference, limit: float, path: Path) -> None:
+def _check_difference(
+    difference: Difference, limit: float, path: Path, trained: bool
+) -> None:
     if _LARGE_DIFFERENCE < difference.max_rel <= limit:
         logger.warning(
-            "export: %s differs from Keras by %.0f %% of the output's scale; "
+            "export: %s differs from Keras by %.0f %% of the output's scale%s; "
             "check its accuracy on real data",
             path.name,
             100 * difference.max_rel,
+            ", as it was trained further" if trained else "",
         )
     if difference.max_rel <= limit:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from keras import layers
 
 import kprune
 from kprune.data.expectations import unexpected
+from kprune.export.api import _check_difference
+from kprune.export.differences import compare_outputs
 from kprune.export.evidence import evidence
 from kprune.export.signature import ModelSignature
 
@@ -210,3 +214,14 @@ def test_an_export_warns_and_the_report_repeats_it(tmp_path, caplog):
     caplog.clear()
     report = kprune.export(model, tmp_path / "m.tflite", "int8", NORMAL)
     assert "look like" not in caplog.text + str(report)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_difference_of_a_file_that_was_trained_is_told_as_such(
+    caplog, trained
+):
+    difference = compare_outputs([np.ones((2, 3))], [np.full((2, 3), 1.4)])
+    _check_difference(difference, 1.0, Path("m.tflite"), trained)
+    (told,) = caplog.messages
+    assert "m.tflite differs from Keras by 40 %" in told
+    assert ("trained further" in told) == trained
