@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated
 from typing import TypeVar
 
 import typer
+from typer.models import OptionInfo
 
 from kprune.arguments import did_you_mean
 from kprune.commands.needs import runtime_names
@@ -245,7 +248,49 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             if kwargs.get("debug"):
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
+            message = in_options(message, command)
             print(f"kprune: error: {message}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     return guarded
+
+
+def in_options(message: str, command: Callable[..., object]) -> str:
+    """Write the arguments that a message of the library names as options.
+
+    Args:
+        message: Message with `` `epochs` ``, `` `epochs=1` ``, or `quantize='qat'`
+            after a word or a colon. Calls and other names stay as they are.
+        command: Function whose options they may be.
+    """
+    names = _options_of(command)
+
+    def option(found: re.Match[str]) -> str:
+        name, _, value = found[0].strip("`").partition("=")
+        if name not in names:
+            return found[0]
+        text = f"{names[name]} {value.strip(_QUOTES)}".rstrip()
+        return f"`{text}`" if found[0].startswith("`") else text
+
+    return _ARGUMENT.sub(option, message)
+
+
+_QUOTES = "'\""
+_VALUE = r"('\w+'|\"\w+\"|[\d.]*\d)"
+_ARGUMENT = re.compile(
+    rf"`\w+(={_VALUE})?`|(?<=[\w:] )[a-z]\w*={_VALUE}(?![\w(])"
+)
+
+
+def _options_of(command: Callable[..., object]) -> dict[str, str]:
+    """Return the options of a command by the names of its arguments."""
+    found = {}
+    hints = typing.get_type_hints(command, include_extras=True)
+    for name, hint in hints.items():
+        for part in getattr(hint, "__metadata__", ()):
+            if isinstance(part, OptionInfo):
+                # Without a default of the option, its name is in that place.
+                told = map(str, (part.default, *(part.param_decls or ())))
+                own = f"--{name.replace('_', '-')}"
+                found[name] = next((t for t in told if t[:2] == "--"), own)
+    return found

@@ -93,7 +93,7 @@ def test_export_beyond_the_tolerance(saved, tmp_path):
     result = run(
         "export", saved, out, "--quantize", "float16", "--tolerance", 1e-12
     )
-    assert_fails(result, "differs from Keras", "larger `tolerance`")
+    assert_fails(result, "differs from Keras", "larger `--tolerance`")
     assert not out.exists()
 
 

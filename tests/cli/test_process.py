@@ -18,8 +18,13 @@ from fitting import arrays
 from fitting import loss
 from fitting import small_net
 
+from kprune.cli import app
 from kprune.commands import inspect
 from kprune.commands import training
+from kprune.commands.export import export
+from kprune.commands.latency import latency
+from kprune.commands.options import in_options
+from kprune.commands.options import one_line_errors
 from kprune.commands.resume import Resumable
 from kprune.runs import Run
 
@@ -351,3 +356,28 @@ app()
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("pass a larger `tolerance`.", "pass a larger `--tolerance`."),
+        ("`io_dtype='int8'` needs", "`--io-dtype int8` needs"),
+        ("none without quantize='qat' or clusters=16. Leave",
+         "none without --quantize qat or --clusters 16. Leave"),
+        ("Received: epochs=1.", "Received: --epochs 1."),
+        ("of layer `conv` or `model`", "of layer `conv` or `model`"),
+        ("export(model, epochs=3) or export(epochs=3)",
+         "export(model, epochs=3) or export(epochs=3)"),
+        ("`data=(x, y)` or data=x", "`data=(x, y)` or data=x"),
+        ("`as_json` of 'a=`epochs.keras'", "`--json` of 'a=`epochs.keras'"),
+    ],
+)  # fmt: skip
+def test_arguments_in_messages_are_options(message, said):
+    for command in (export, one_line_errors(export)):
+        assert in_options(message, command) == said
+
+
+def test_all_commands_tell_their_options():
+    for info in (*app.registered_commands, *latency.registered_commands):
+        assert in_options("`debug`", info.callback) == "`--debug`"
