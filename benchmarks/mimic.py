@@ -5,10 +5,10 @@ r"""Train for minutes without labels: CIFAR-10, pretrained ResNets.
     python benchmarks/mimic.py --list
 
 Each network is pruned and refitted on 1,024 unlabelled training images
-(`prune(model, reduce=..., data=x)`). Then it learns the logits of the original on the
-same images for some steps (`recover="mimic"`). ResNet-8 is that of MLPerf Tiny,
-which takes pixels from 0 to 255. All channel groups may be pruned. Choices were made
-on `test[:5000]`.
+(`prune(model, reduce=..., data=x)`). Then it learns the logits and last features of the
+original on the same images for some steps (`recover="mimic"`). ResNet-8 is that of
+MLPerf Tiny, which takes pixels from 0 to 255. All channel groups may be pruned. Choices
+were made on `test[:5000]`.
 
 Each run writes `benchmarks/results/mimic/NETWORK-TARGET-STEPS-SEED.json`. A run whose
 file exists is skipped. `--data-dir` holds `tfds`, `weights` and `models`.

@@ -100,15 +100,18 @@ class _Fit:
         self.left: dict[int, tuple[Any, Any, Callable[[], None]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.undo(None)
+        if not _is_fitting(self._model):
+            self.undo(None)
         return self._original(*args, **kwargs)
 
     def undo(self, current: Any) -> None:
         """Undo what is left, but for that of the `fit` with these `params`."""
-        for callback, params, undo in list(self.left.values()):
+        for key, (_, params, undo) in list(self.left.items()):
             if params is not current:
-                completed(callback)
+                # The callback may be part of the training of another model by now.
+                self.left.pop(key, None)
                 undo()
+        self.remove()
 
     def remove(self) -> None:
         """Make this the original method again, if there is nothing to undo."""
@@ -116,6 +119,21 @@ class _Fit:
             vars(self._model).pop("fit")
             if self._own is not None:
                 vars(self._model)["fit"] = self._own
+
+
+def _is_fitting(model: Any) -> bool:
+    """Return whether this is called inside of a `fit` of the model or its Distiller."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, keras.Model) and model in (
+                owner,
+                trained_part(owner),
+            ):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def _models(callback: keras.callbacks.Callback) -> list[Any]:

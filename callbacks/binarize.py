@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -60,7 +61,7 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
         undo_interrupted(self)
-        undo_if_interrupted(self, self._abandon)
+        undo_if_interrupted(self, functools.partial(self._abandon, self.model))
         attach(trained_part(self.model), self.form)
         compile_again(self.model, _STEPS)
         if restoring_after(self, companions(self)):
@@ -76,10 +77,10 @@ class BinarizeCallback(keras.callbacks.Callback, Part):
             detach(trained_part(self.model))
         compile_again(self.model, _STEPS)
 
-    def _abandon(self) -> None:
+    def _abandon(self, model: keras.Model) -> None:
         """Let layers compute with float kernels again, whose values stay."""
-        for wrapper in filter_masks(trained_part(self.model)):
+        for wrapper in filter_masks(trained_part(model)):
             for number, form in list(wrapper.forms.items()):
                 if form is self.form:
                     del wrapper.forms[number]
-        compile_again(self.model, _STEPS)
+        compile_again(model, _STEPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -115,7 +116,6 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
         if self._acts is None:
             release(model, self._others(model))
         if acts and not self._acts:
-            undo_if_interrupted(self, self._detach)
             attach(model, self._penalty(epoch), self.layers)
             self._attached = self._others(model)
             self._penalties = {id(v): v.regularizer for _, v in self._attached}
@@ -123,6 +123,12 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
                 # A Distiller's loss does not include its student's penalties.
                 self._added = AddedLoss(self, self._sum)
                 self._added.attach()
+            undo_if_interrupted(
+                self,
+                functools.partial(
+                    _detach, model, self._attached, self._penalties, self._added
+                ),
+            )
         elif not acts:
             self._detach()
         self._acts = acts
@@ -145,17 +151,10 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
 
     def _detach(self) -> None:
         completed(self)
-        # Somebody else may have detached them after an interruption.
-        mine = [
-            (layer, variable)
-            for layer, variable in self._attached
-            if variable.regularizer is self._penalties[id(variable)]
-        ]
-        release(trained_part(self.model), mine)
+        model = trained_part(self.model)
+        _detach(model, self._attached, self._penalties, self._added)
         self._attached = []
-        if self._added is not None:
-            self._added.detach()
-            self._added = None
+        self._added = None
 
     def _others(self, model: keras.Model) -> list[tuple[Any, Any]]:
         """Return what is attached, except by other callbacks of this `fit`."""
@@ -212,3 +211,20 @@ class RegularizeCallback(keras.callbacks.Callback, Part):
             ]
             return np.interp(np.arange(count), at, values).tolist()
         return [float(convert_to_numpy(optimizer.learning_rate))] * count
+
+
+def _detach(
+    model: keras.Model,
+    attached: list[tuple[Any, Any]],
+    penalties: dict[int, Any],
+    added: AddedLoss | None,
+) -> None:
+    """Detach penalties, but for those that somebody else has replaced."""
+    mine = [
+        (layer, variable)
+        for layer, variable in attached
+        if variable.regularizer is penalties[id(variable)]
+    ]
+    release(model, mine)
+    if added is not None:
+        added.detach()

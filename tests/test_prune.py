@@ -278,3 +278,30 @@ def test_samples_in_another_range_are_told_once(caplog):
     assert "norm" in told
     kprune.prune(masked, "l1", {"macs": 0.6}, data=unit * 255)
     assert len(caplog.messages) == 1
+
+
+class Lazy:
+    """An array on disk, of which parts are read."""
+
+    def __init__(self, array):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.read = 0
+
+    def __len__(self):
+        return len(self._array)
+
+    def __getitem__(self, index):
+        part = self._array[index]
+        self.read += part.size
+        return part
+
+    def __array__(self, dtype=None, copy=None):
+        self.read += self._array.size
+        return self._array
+
+
+def test_a_look_at_the_range_does_not_read_all_samples():
+    x = Lazy(np.tile(colours.images()[0] / 255, (80, 1, 1, 1)))
+    assert len(x) > 1000
+    kprune.prune(colours.model(), criterion="l1", data=x)
+    assert 0 < x.read < 0.3 * np.prod(x.shape)

@@ -184,7 +184,6 @@ def export(  # noqa: PLR0913  options of a command
     --data train.npz --epochs 3`
     """
     _check(quantize, calibration, data, error_limit, size_limit)
-    _check_effect(quantize, data, epochs, clusters, io_dtype)
     given: dict[str, Any] = {
         "quantize": quantize and quantize.value,
         "epochs": epochs,
@@ -199,6 +198,7 @@ def export(  # noqa: PLR0913  options of a command
     }
     options = {k: v for k, v in given.items() if v is not None}
     check_format(out, options)
+    _check_effect(quantize, data, epochs, clusters, io_dtype)
     check_inputs(model, original)
     reading = (data_dir, image_size, pixels)
     typical = Data()

@@ -231,7 +231,8 @@ def one_line_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     def guarded(*args: object, **kwargs: object) -> Result:
         try:
             result = command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # It is closed in daemons.
+                sys.stdout.flush()
             return result
         except (typer.Exit, typer.BadParameter):
             raise

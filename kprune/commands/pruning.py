@@ -31,6 +31,7 @@ from kprune.data.expectations import doubts
 from kprune.data.reading import Samples
 from kprune.export.report import ExportReport
 from kprune.latency.allocation.ram import device_aware
+from kprune.masking import is_masked
 from kprune.pruning import choose
 from kprune.report import units
 from kprune.report.progress import progress
@@ -134,7 +135,9 @@ def device_costs(
         allocation: The allocation that met the targets, or its name.
         target: The targets. Those that are not costs on a device are left out.
     """
-    session = Session(kprune.wrap(original))
+    session = Session(
+        original if is_masked(original) else kprune.wrap(original)
+    )
     costs = device_aware(allocations.get(allocation), target).costs(session)
     alive = Session(masked).alive()
     kept = [int(alive[group.name].sum()) for group in session.graph.prunable]

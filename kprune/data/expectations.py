@@ -88,7 +88,9 @@ def doubts(model: keras.Model, x: Any, what: str) -> list[str]:
         (one,) = ModelInputs(model).inputs
         most = max(16, min(_SAMPLES, _VALUES // max(1, _width(x))))
         rows = np.linspace(0, size - 1, min(size, most)).astype("int64")
-        (some,) = keras.tree.flatten(arrays.take(x, rows))
+        (array,) = keras.tree.flatten(x)
+        # Row by row, as arrays on disk or on a device may be large.
+        some = np.concatenate([arrays.cut(array, r, r + 1) for r in rows])
         return unexpected(model, [one.ranked(some)], what)
     except Exception as error:  # A user's layers may raise anything.
         _log.debug("samples are not checked: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,9 +66,11 @@ class ModelSignature:
         sequential = isinstance(model, keras.Sequential)
         self._structure = model.inputs[0] if sequential else model.input
         taken: set[str] = set()
-        self.inputs = _specs(model.inputs, self._structure, taken)
+        # TensorFlow takes inputs whose names differ only in case for the same.
+        self.inputs = _specs(model.inputs, self._structure, taken, str.lower)
+        taken = {spec.name for spec in self.inputs}
         outputs = model.outputs[0] if sequential else model.output
-        self.outputs = _specs(model.outputs, outputs, taken)
+        self.outputs = _specs(model.outputs, outputs, taken, str)
 
     @property
     def batch_size(self) -> int | None:
@@ -125,17 +128,22 @@ class ModelSignature:
 
 
 def _specs(
-    tensors: Iterable[Any], structure: Any, taken: set[str]
+    tensors: Iterable[Any],
+    structure: Any,
+    taken: set[str],
+    key: Callable[[str], str],
 ) -> tuple[TensorSpec, ...]:
     tensors = list(tensors)
     if isinstance(structure, dict) and len(structure) == len(tensors):
         # By position, since one tensor may be listed under several keys.
-        names = keras.tree.flatten({key: str(key) for key in structure})
+        names = keras.tree.flatten({name: str(name) for name in structure})
     else:
         names = [tensor._keras_history.operation.name for tensor in tensors]
     return tuple(
         TensorSpec(
-            _unique(name, taken), tuple(tensor.shape), _dtype_name(tensor.dtype)
+            _unique(name, taken, key),
+            tuple(tensor.shape),
+            _dtype_name(tensor.dtype),
         )
         for name, tensor in zip(names, tensors, strict=True)
     )
@@ -158,12 +166,11 @@ def identifier(name: str) -> str:
     return base if base[:1].isalpha() else f"t_{base}"
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def _unique(name: str, taken: set[str], key: Callable[[str], str]) -> str:
     base = unique = identifier(name)
     number = 0
-    # TensorFlow takes names that differ only in case for the same argument.
-    while unique.lower() in taken:
+    while key(unique) in taken:
         number += 1
         unique = f"{base}_{number}"
-    taken.add(unique.lower())
+    taken.add(key(unique))
     return unique

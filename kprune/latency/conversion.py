@@ -180,20 +180,21 @@ class Conversion:
         held: dict[int, tuple[keras.Variable, np.ndarray]] = {}
         rng = np.random.default_rng(0)
         alive = masks(self._masked, self._graph)
-        for group in self._graph.prunable:
-            removed = np.flatnonzero(alive[group.name] == 0)
-            donors = np.flatnonzero(alive[group.name])
-            if not (removed.size and donors.size):
-                continue
-            chosen = rng.choice(donors, removed.size)
-            for member in group.members:
-                variable = member.variable
-                value = np.array(read(variable))
-                held.setdefault(id(variable), (variable, value.copy()))
-                channels = np.moveaxis(value, member.axis, 0)
-                channels[member.index[removed]] = channels[member.index[chosen]]
-                variable.assign(value)
         try:
+            for group in self._graph.prunable:
+                removed = np.flatnonzero(alive[group.name] == 0)
+                donors = np.flatnonzero(alive[group.name])
+                if not (removed.size and donors.size):
+                    continue
+                chosen = rng.choice(donors, removed.size)
+                for member in group.members:
+                    variable = member.variable
+                    value = np.array(read(variable))
+                    held.setdefault(id(variable), (variable, value.copy()))
+                    channels = np.moveaxis(value, member.axis, 0)
+                    donated = channels[member.index[chosen]]
+                    channels[member.index[removed]] = donated
+                    variable.assign(value)
             yield
         finally:
             for variable, value in held.values():

@@ -134,7 +134,7 @@ class Cloner:
         known.discard("_compute_loss_has_training_arg")
         for name, value in vars(model).items():
             # Callbacks hide methods of the original during `fit`.
-            if name in known or not getattr(value, "copied", True):
+            if name in known or getattr(type(value), "copied", True) is False:
                 continue
             if name in made and self._has_taken(value, made[name]):
                 continue

@@ -285,9 +285,13 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
             self.observer(inputs)
         masked = {n for n, _ in self._masks}
         before = self.effective_values()
-        # The inner scope hides the outer one, so variables that the layer updates
-        # (moving statistics, seeds) and losses that it adds are passed on.
-        scope = keras.StatelessScope(state_mapping=before, collect_losses=True)
+        # The inner scope hides the outer one, where JAX keeps the values of masks. So
+        # these are passed in, and variables that the layer updates (moving statistics,
+        # seeds) and losses that it adds are passed on.
+        masks = [(m, m.value) for m in self._tensor_masks.values()]
+        scope = keras.StatelessScope(
+            state_mapping=[*before, *masks], collect_losses=True
+        )
         start = {id(v): scope.get_current_value(v) for v, _ in before}
         with scope:
             outputs = self.compute_masked(inputs, *args, **kwargs)

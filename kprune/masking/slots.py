@@ -100,7 +100,7 @@ def copies_of_weights(optimizer: Any) -> Slots:
 
 @contextlib.contextmanager
 def shifting_copies(optimizer: Any) -> Iterator[None]:
-    """Return a context whose changes of weights are added to their copies in slots.
+    """Return a context that keeps the distance of weights to their copies in slots.
 
     Args:
         optimizer: See `copies_of_weights`.
@@ -112,11 +112,11 @@ def shifting_copies(optimizer: Any) -> Iterator[None]:
         for variable in getattr(base, "_trainable_variables", ())
         if copies.get(id(variable))
     ]
-    before = [read(variable).copy() for variable in weights]
+    pairs = [(v, slot) for v in weights for slot in copies[id(v)].values()]
+    apart = [read(slot) - read(variable) for variable, slot in pairs]
     yield
-    for variable, old in zip(weights, before, strict=True):
-        for slot in copies[id(variable)].values():
-            slot.assign(read(slot) + (read(variable) - old))
+    for (variable, slot), distance in zip(pairs, apart, strict=True):
+        slot.assign(read(variable) + distance)
 
 
 def resting_values(optimizer: Any) -> dict[int, float]:

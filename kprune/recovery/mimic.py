@@ -79,10 +79,10 @@ class Mimic(Recovery):
         mixup: Share of the steps in which pairs of samples are mixed, with
             weights drawn uniformly from 0 to 1. Integer inputs, such as tokens,
             are never mixed.
+        seed: Seed of the sample order, the augmentation and the mixing.
         features: Weight of the loss of the features; 0 to learn the logits alone.
             Outputs that do not come from a linear layer have no such loss, nor have
             models with attenuated filters.
-        seed: Seed of the sample order, the augmentation and the mixing.
 
     Raises:
         ValueError: If there are fewer than 16 samples.
@@ -109,8 +109,8 @@ class Mimic(Recovery):
         learning_rate: float = 3e-3,
         augment: Any = "auto",
         mixup: float = 0.5,
-        features: float = 3.0,
         seed: int = 0,
+        features: float = 3.0,
     ) -> None:
         super().__init__(samples)
         owner = type(self).__name__

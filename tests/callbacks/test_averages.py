@@ -9,6 +9,7 @@ import pytest
 
 import kprune
 from kprune import callbacks
+from kprune.masking.slots import copies_of_weights
 from kprune.schedules import Constant
 
 REDUCE = {"params": 0.4}
@@ -149,3 +150,26 @@ def test_what_is_changed_after_training_stays(change):
     assert np.abs(before - original).max() > 1e-3
     train(masked)
     np.testing.assert_allclose(outputs(masked), before, atol=1e-5)
+
+
+def test_averages_keep_their_distance_in_repairs_inside_of_repairs():
+    masked = kprune.wrap(compiled(averaging()))
+    session = kprune.Session(masked, X)
+    before = session.snapshot()
+    session.remove({"d0": [1, 0] * 6})
+    kernel = masked.get_layer("d1").layer.kernel
+    (average,) = (
+        slot
+        for slot in copies_of_weights(masked.optimizer)[id(kernel)].values()
+    )
+    numpy = keras.ops.convert_to_numpy
+    start = numpy(kernel), numpy(average)
+    kprune.recovery.recover(
+        session,
+        before,
+        lambda s, b: kprune.recovery.recover(s, b, "reconstruct"),
+    )
+    assert np.abs(numpy(kernel) - start[0]).max() > 1e-3
+    np.testing.assert_allclose(
+        numpy(average) - numpy(kernel), start[1] - start[0], atol=1e-6
+    )

@@ -115,3 +115,31 @@ def test_penalties_that_were_attached_since_stay():
     kprune.regularizers.attach(masked, "l2", ["conv1"])
     train(masked)
     assert [layer.name for layer, _ in attached(masked)] == ["conv1"]
+
+
+@pytest.mark.parametrize("begin", [penalised, binary])
+def test_a_callback_that_trains_another_model_meanwhile(begin):
+    one, other = (kprune.wrap(compiled()) for _ in range(2))
+    callback = begin(one)
+    with pytest.raises(KeyboardInterrupt):
+        train(one, callback, Interrupts())
+    train(other, callback)
+    train(one)
+    assert not left(one)
+
+
+def test_training_inside_of_training_undoes_nothing():
+    masked = kprune.wrap(compiled())
+    seen = []
+
+    def inside(epoch, logs):
+        masked.fit(X, Y, verbose=0)
+        seen.append(len(attached(masked)))
+
+    train(
+        masked,
+        callbacks.RegularizeCallback("l2"),
+        keras.callbacks.LambdaCallback(on_epoch_end=inside),
+    )
+    assert seen[0] and len(set(seen)) == 1
+    assert not left(masked)

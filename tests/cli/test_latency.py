@@ -233,3 +233,11 @@ def test_options_that_do_not_go_together(arguments, text):
     result = run("prune", "a.keras", "b.keras", *arguments)
     assert result.exit_code == 2
     assert text in flat(result.stderr.replace("│", ""))
+
+
+def test_a_file_with_masks_is_pruned_for_memory(model, tmp_path):
+    kprune.wrap(model).save(tmp_path / "masked.keras")
+    out = tmp_path / "small.keras"
+    result = run("prune", tmp_path / "masked.keras", out, "--reduce", "ram=0.2")
+    assert result.exit_code == 0, result.output
+    assert "predicted RAM" in result.stdout

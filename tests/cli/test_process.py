@@ -358,6 +358,11 @@ app()
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_command_without_a_standard_output_succeeds(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert one_line_errors(lambda: 3)() == 3
+
+
 @pytest.mark.parametrize(
     ("message", "said"),
     [

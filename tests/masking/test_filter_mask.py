@@ -206,3 +206,27 @@ def test_a_masked_model_is_rebuilt_before_it_is_quantised():
     assert compact.get_layer("first").quantization_mode == "int8"
     x = np.ones((1, 4, 6), "float32")
     assert outputs(compact, x)[0].shape == (1, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        layers.LayerNormalization(),
+        layers.GroupNormalization(2),
+        layers.UnitNormalization(),
+    ],
+    ids=lambda norm: norm.name,
+)
+def test_layers_that_mix_channels_train_and_predict(norm):
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, name="a")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(norm(x)))
+    masked = kprune.wrap(model)
+    masked.compile("sgd", "mse")
+    others = len(kprune.masks(masked)["a"]) - 1
+    kprune.set_masks(masked, {"a": [0] + [1] * others})
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    masked.fit(x, np.zeros((8, 2)), verbose=0)
+    predicted = masked.predict(x, verbose=0)
+    np.testing.assert_allclose(predicted, outputs(masked, x)[0], atol=1e-6)
+    assert np.isfinite(masked.evaluate(x, predicted, verbose=0))
