@@ -5,7 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 from keras import layers
-from PIL import Image
 
 CLASSES = ("blue", "red")
 
@@ -49,6 +48,8 @@ def model(scale=255.0, rescale=False, loss="sparse_categorical_crossentropy"):
 
 def write_folder(folder, x, labels, classes=CLASSES):
     """Write images as PNG files, a folder for each class."""
+    from PIL import Image
+
     for number, (one, label) in enumerate(zip(x, labels, strict=True)):
         place = folder / classes[label]
         place.mkdir(parents=True, exist_ok=True)
