@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def undo_if_interrupted(
         if not isinstance(present, _Fit):
             # An attribute of the instance hides the method of the class.
             present = vars(model)["fit"] = _Fit(model)
-        present.left[id(callback)] = callback, callback.params, undo
+        present.left[callback] = callback.params, undo
 
 
 def completed(callback: keras.callbacks.Callback) -> None:
@@ -68,7 +69,7 @@ def completed(callback: keras.callbacks.Callback) -> None:
     for model in _models(callback):
         present = vars(model).get("fit")
         if isinstance(present, _Fit):
-            present.left.pop(id(callback), None)
+            present.left.pop(callback, None)
             present.remove()
 
 
@@ -97,7 +98,8 @@ class _Fit:
         self._model = model
         self._own = vars(model).get("fit")
         self._original = model.fit
-        self.left: dict[int, tuple[Any, Any, Callable[[], None]]] = {}
+        self.left: dict[Any, tuple[Any, Callable[[], None]]] = {}
+        functools.update_wrapper(self, self._original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not _is_fitting(self._model):
@@ -106,10 +108,10 @@ class _Fit:
 
     def undo(self, current: Any) -> None:
         """Undo what is left, but for that of the `fit` with these `params`."""
-        for key, (_, params, undo) in list(self.left.items()):
+        for callback, (params, undo) in list(self.left.items()):
             if params is not current:
-                # The callback may be part of the training of another model by now.
-                self.left.pop(key, None)
+                # Not by `completed`: the callback may have another model by now.
+                self.left.pop(callback, None)
                 undo()
         self.remove()
 

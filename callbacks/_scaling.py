@@ -14,8 +14,7 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.norms import is_scaled_norm
 from kprune.graph.norms import norm_paths
 from kprune.graph.values import read
-from kprune.masking.slots import copies_of_weights
-from kprune.masking.slots import slots_by_variable
+from kprune.masking.slots import edited_slots
 
 TARGETS = ("bn", "scale", "kernel")
 
@@ -67,13 +66,7 @@ class Scaler:
             slots: Whether to scale the optimizer's other slots of the weights too.
             optimizer: The optimizer. Defaults to that of the model.
         """
-        if optimizer is None:
-            optimizer = getattr(self._masked, "optimizer", None)
-        memory = (
-            slots_by_variable(self._masked, optimizer)
-            if slots
-            else copies_of_weights(optimizer)
-        )
+        memory = edited_slots(self._masked, optimizer, slots)
         for variable, places in self._places(factors):
             for target in [variable, *memory.get(id(variable), {}).values()]:
                 target.assign(_multiplied(target, places))

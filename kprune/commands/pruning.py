@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,6 @@ def make_scorer(
     return Scorer(samples, model, option), []
 
 
-_log = logging.getLogger("kprune")
-
 _SAMPLES = "the samples in `--data`"
 
 DEVICE = {
@@ -205,10 +202,8 @@ class Pruning:
                     )
                     self.warnings += self._doubts
                 if self.samples is not None and not self._doubts:
-                    for doubt in doubts(
-                        self.original, self.samples.x, _SAMPLES
-                    ):
-                        _log.warning("%s", doubt)
+                    found = doubts(self.original, self.samples.x, _SAMPLES)
+                    self.warnings += map(Advice, found)
             if method is None or resumable is None:
                 with step(bars, "pruning"):
                     data = None if self.samples is None else self.samples.data

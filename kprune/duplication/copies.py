@@ -22,7 +22,7 @@ from kprune.graph.channel_graph import Member
 from kprune.graph.record import FILTER
 from kprune.graph.record import INPUT
 from kprune.graph.values import read
-from kprune.masking.slots import copies_of_weights
+from kprune.masking.slots import edited_slots
 from kprune.masking.slots import slots_by_variable
 from kprune.parts import Part
 from kprune.rebuild.copies import CopyMap
@@ -187,10 +187,8 @@ def make_copies(
         data: Samples, for consumer rules that run the model.
         optimizer: The optimizer with the slots. Defaults to `masked.optimizer`.
     """
-    if optimizer is None:
-        optimizer = getattr(masked, "optimizer", None)
     _copy_slots(masked, graph, maps, optimizer)
-    carried, spots = copies_of_weights(optimizer), places(graph, maps)
+    carried, spots = edited_slots(masked, optimizer), places(graph, maps)
     for variable, value in new_values(masked, graph, maps, copies, data):
         for slot in carried.get(id(variable), {}).values():
             apart = read(slot) - read(variable)
@@ -257,7 +255,7 @@ def _copy_slots(
 ) -> None:
     """Copy the optimizer's slots, so that copies are updated alike."""
     slots = slots_by_variable(masked, optimizer)
-    carried = copies_of_weights(optimizer)
+    carried = edited_slots(masked, optimizer)
     spots = places(graph, maps)
 
     def edit(name: str, member: Member, rows: np.ndarray) -> np.ndarray:

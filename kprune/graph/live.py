@@ -31,17 +31,20 @@ def made_from(operation: Any, make: Callable[[], Any]) -> Any:
     """
     try:
         return make()
-    except Exception:  # User code may raise anything.
+    except Exception as error:  # User code may raise anything.
         own = list(_own_objects(operation))
         if not own:
             raise
-    with _stand_ins(operation, own):
-        new = make()
-    targets = new._flatten_layers()
-    for place, name, value in own:
-        # Layers that make their parts when they are built pass on what they got.
-        if place < len(targets) and not name.endswith("initializer"):
-            setattr(targets[place], name, value)
+        with _stand_ins(own):
+            new = make()
+        try:
+            twins = {id(old): twin for old, twin in _pairs(operation, new)}
+        except ValueError:
+            raise error from None
+    for part, name, value in own:
+        twin = twins.get(id(part))
+        if twin is not None and not name.endswith("initializer"):
+            setattr(twin, name, value)
     return new
 
 
@@ -54,14 +57,27 @@ def without_nodes(operation: Any) -> Any:
     return new
 
 
-def _own_objects(operation: Any) -> Iterator[tuple[int, str, Any]]:
-    """Yield `(number of the sublayer, attribute, object)`."""
+def _own_objects(operation: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Yield `(sublayer, attribute, object)`."""
     if not isinstance(operation, keras.layers.Layer):
         return
-    for place, part in enumerate(operation._flatten_layers()):
+    for part in operation._flatten_layers():
         for name, value in vars(part).items():
             if name.rpartition("_")[2] in STAND_INS and _is_own(value):
-                yield place, name, value
+                yield part, name, value
+
+
+def _pairs(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a layer and its copy, then those of their sublayers.
+
+    Raises:
+        ValueError: The copy has other sublayers.
+    """
+    yield old, new
+    # Layers that make their parts when they are built pass on what they got.
+    if new._layers:
+        for part, twin in zip(old._layers, new._layers, strict=True):
+            yield from _pairs(part, twin)
 
 
 def _is_own(value: Any) -> bool:
@@ -72,14 +88,13 @@ def _is_own(value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _stand_ins(layer: Any, own: list[tuple[int, str, Any]]) -> Iterator[None]:
+def _stand_ins(own: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """Return a context in which `get_config()` does not see these objects."""
-    parts = layer._flatten_layers()
     # Not by setattr(), with which Keras keeps track of what a layer owns.
-    for place, name, _ in own:
-        vars(parts[place])[name] = STAND_INS[name.rpartition("_")[2]]
+    for part, name, _ in own:
+        vars(part)[name] = STAND_INS[name.rpartition("_")[2]]
     try:
         yield
     finally:
-        for place, name, value in own:
-            vars(parts[place])[name] = value
+        for part, name, value in own:
+            vars(part)[name] = value

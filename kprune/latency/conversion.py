@@ -36,6 +36,7 @@ from kprune.latency.probes import functions
 from kprune.latency.probes import probes
 from kprune.masking import TemporaryMasks
 from kprune.masking import masks
+from kprune.masking.state import WeightSnapshot
 from kprune.rebuild.api import rebuild
 from kprune.tflite import Operator
 from kprune.tflite import OperatorFile
@@ -177,7 +178,7 @@ class Conversion:
         Their own are 0, which compilers compress: what was removed in earlier rounds
         would seem to cost less than it did.
         """
-        held: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+        before = WeightSnapshot(self._masked.variables)
         rng = np.random.default_rng(0)
         alive = masks(self._masked, self._graph)
         try:
@@ -190,15 +191,13 @@ class Conversion:
                 for member in group.members:
                     variable = member.variable
                     value = np.array(read(variable))
-                    held.setdefault(id(variable), (variable, value.copy()))
                     channels = np.moveaxis(value, member.axis, 0)
                     donated = channels[member.index[chosen]]
                     channels[member.index[removed]] = donated
                     variable.assign(value)
             yield
         finally:
-            for variable, value in held.values():
-                variable.assign(value)
+            before.restore()
 
     # -- what varies ---------------------------------------------------------
 

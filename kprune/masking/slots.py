@@ -98,6 +98,24 @@ def copies_of_weights(optimizer: Any) -> Slots:
     return found
 
 
+def edited_slots(
+    model: keras.Model, optimizer: Any = None, momenta: bool = False
+) -> Slots:
+    """Return the slots to edit in the same way as their weights.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer with the slots. Defaults to `model.optimizer`.
+        momenta: Whether to include all slots of the same shape as their weight,
+            besides `copies_of_weights`.
+    """
+    if momenta:
+        return slots_by_variable(model, optimizer)
+    if optimizer is None:
+        optimizer = getattr(model, "optimizer", None)
+    return copies_of_weights(optimizer)
+
+
 @contextlib.contextmanager
 def shifting_copies(optimizer: Any) -> Iterator[None]:
     """Return a context that keeps the distance of weights to their copies in slots.

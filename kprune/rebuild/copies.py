@@ -19,8 +19,7 @@ from kprune.graph.channel_graph import ChannelGraph
 from kprune.graph.channel_graph import Member
 from kprune.graph.record import INPUT
 from kprune.graph.values import read
-from kprune.masking.slots import copies_of_weights
-from kprune.masking.slots import slots_by_variable
+from kprune.masking.slots import edited_slots
 
 # (group name, member, values of shape (size, m, ...)) -> new values, same shape.
 Edit = Callable[[str, Member, np.ndarray], np.ndarray]
@@ -170,13 +169,7 @@ def assign(
         optimizer: The optimizer. Defaults to `model.optimizer`.
     """
     spots = places(graph, maps)
-    if optimizer is None:
-        optimizer = getattr(model, "optimizer", None)
-    known = (
-        slots_by_variable(model, optimizer)
-        if slots
-        else copies_of_weights(optimizer)
-    )
+    known = edited_slots(model, optimizer, slots)
     for variable in model.variables:
         mine = spots.get(id(variable))
         if not mine:

@@ -51,7 +51,7 @@ def last_features(model: keras.Model) -> list[Features | None]:
     def find(slot: int) -> Features | None:
         call = makers.get(slot)
         while call is not None and linear(call.layer) is None:
-            if len(call.given) != 1 or call.values():
+            if len(call.given) != 1 or getattr(call.layer, "variables", None):
                 return None
             call = makers.get(call.given[0])
         view = None if call is None else linear(call.layer)

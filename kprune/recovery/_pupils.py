@@ -34,19 +34,8 @@ def unpruned(masked: keras.Model, before: WeightSnapshot) -> keras.Model:
         masked: The masked model.
         before: Its weights and masks before pruning.
     """
-    with _restored(masked, before):
+    with before.back_in(masked):
         return rebuild(masked, merge=None)
-
-
-@contextlib.contextmanager
-def _restored(model: keras.Model, before: WeightSnapshot) -> Iterator[None]:
-    """Return a context in which a model has earlier weights and masks."""
-    now = WeightSnapshot(model.variables)
-    before.restore()
-    try:
-        yield
-    finally:
-        now.restore()
 
 
 def _kept(session: Session) -> Kept:
@@ -68,7 +57,7 @@ class Pupil:
     def __init__(self, session: Session, before: WeightSnapshot) -> None:
         masked = session.masked
         self._kept = _kept(session)
-        with _restored(masked, before):
+        with before.back_in(masked):
             self._had = _kept(session)
         self.model = rebuild(masked, merge=None)
         self._pairs = _pairs(masked, self.model)

@@ -190,17 +190,17 @@ class Mimic(Recovery):
         self._compile(
             pupil, [w * s for w, s in zip(weights, scales, strict=True)]
         )
+        wanted = [answers[:count] for answers in wanted]
+        scales = scales[:count]
 
         def error() -> float:
             total = 0.0
             for exam, answers in zip(exams, wanted, strict=True):
                 with exam():
-                    given = _predict(pupil, held_out, self.batch_size)
+                    given = _predict(pupil, held_out, self.batch_size, count)
                 total += sum(
                     s * float(np.mean(np.square(g - w)))
-                    for g, w, s in list(
-                        zip(given, answers, scales, strict=True)
-                    )[:count]
+                    for g, w, s in zip(given, answers, scales, strict=True)
                 )
             return total / len(exams)
 
@@ -295,15 +295,17 @@ def divide(inputs: Any, scale: float) -> Any:
     )
 
 
-def _predict(model: keras.Model, inputs: Any, size: int) -> list[np.ndarray]:
-    """Return all outputs as float64 arrays."""
+def _predict(
+    model: keras.Model, inputs: Any, size: int, first: int | None = None
+) -> list[np.ndarray]:
+    """Return the first outputs, by default all, as float64 arrays."""
     count = len(keras.tree.flatten(inputs)[0])
     parts = [
         keras.tree.flatten(
             predict_batch(
                 model, take(inputs, np.arange(start, min(start + size, count)))
             )
-        )
+        )[:first]
         for start in range(0, count, size)
     ]
     return [

@@ -76,12 +76,18 @@ def train(masked, *used, **options):
     masked.fit(X, Y, epochs=3, callbacks=list(used), verbose=0, **options)
 
 
-@pytest.mark.parametrize("begin", [gated, dynamic, penalised, binary])
-def test_a_fit_without_callbacks_is_a_plain_one(begin):
+def interrupted(begin):
+    """A model whose training with a callback was interrupted, and the callback."""
     masked = kprune.wrap(compiled())
     callback = begin(masked)
     with pytest.raises(KeyboardInterrupt):
         train(masked, callback, Interrupts())
+    return masked, callback
+
+
+@pytest.mark.parametrize("begin", [gated, dynamic, penalised, binary])
+def test_a_fit_without_callbacks_is_a_plain_one(begin):
+    masked, _ = interrupted(begin)
     assert left(masked)
     if begin in (penalised, binary):
         copy = kprune.rebuild(masked)
@@ -94,10 +100,7 @@ def test_a_fit_without_callbacks_is_a_plain_one(begin):
 
 @pytest.mark.parametrize("begin", [gated, dynamic, penalised, binary])
 def test_the_same_callback_goes_on(begin):
-    masked = kprune.wrap(compiled())
-    callback = begin(masked)
-    with pytest.raises(KeyboardInterrupt):
-        train(masked, callback, Interrupts())
+    masked, callback = interrupted(begin)
     seen = []
     see = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: seen.append(left(masked))
@@ -108,9 +111,7 @@ def test_the_same_callback_goes_on(begin):
 
 
 def test_penalties_that_were_attached_since_stay():
-    masked = kprune.wrap(compiled())
-    with pytest.raises(KeyboardInterrupt):
-        train(masked, penalised(masked), Interrupts())
+    masked, _ = interrupted(penalised)
     kprune.regularizers.detach(masked)
     kprune.regularizers.attach(masked, "l2", ["conv1"])
     train(masked)
@@ -119,11 +120,8 @@ def test_penalties_that_were_attached_since_stay():
 
 @pytest.mark.parametrize("begin", [penalised, binary])
 def test_a_callback_that_trains_another_model_meanwhile(begin):
-    one, other = (kprune.wrap(compiled()) for _ in range(2))
-    callback = begin(one)
-    with pytest.raises(KeyboardInterrupt):
-        train(one, callback, Interrupts())
-    train(other, callback)
+    one, callback = interrupted(begin)
+    train(kprune.wrap(compiled()), callback)
     train(one)
     assert not left(one)
 

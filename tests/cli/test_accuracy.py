@@ -196,11 +196,16 @@ def test_a_wrong_range_and_another_order_are_told(saved, tmp_path):
 def test_unlabelled_samples_in_another_range_are_told_once(
     saved, tmp_path, out, caplog
 ):
+    """Also in JSON."""
     np.save(tmp_path / "x.npy", colours.images(48)[0].astype("float32"))
     given = ("--data", tmp_path / "x.npy", "--criterion", "l1")
-    assert run("prune", saved, tmp_path / out, *given).exit_code == 0
-    (told,) = (text for text in caplog.messages if "look like" in text)
-    assert told.startswith("the samples in `--data` do not look like the model")
+    result = run("prune", saved, tmp_path / out, *given, "--json")
+    assert result.exit_code == 0
+    assert not any("look like" in text for text in caplog.messages)
+    told = "the samples in `--data` do not look like the model"
+    assert result.stderr.count(told) == 1
+    (found,) = json.loads(result.stdout)["warnings"]
+    assert found["message"].startswith(told)
 
 
 def scorer(labelled=True):

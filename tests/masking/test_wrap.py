@@ -16,6 +16,7 @@ from keras import layers
 from keras import ops
 
 import kprune
+from kprune.graph.live import made_from
 from kprune.graph.values import read
 from kprune.masking import filter_masks
 from kprune.masking import is_masked
@@ -504,3 +505,28 @@ def test_operations_with_functions_are_copied():
     masked, compact = masked_and_compact(model)
     x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
     assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
+
+
+class Mixed(layers.Layer):
+    """Has a part that makes its own parts when it is built, before another one."""
+
+    def __init__(self, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.attend = layers.MultiHeadAttention(2, 3)
+        self.last = layers.Dense(4, activation=activation)
+
+    def call(self, x):
+        return self.last(self.attend(x, x))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "activation": keras.activations.serialize(self.last.activation),
+        }
+
+
+def test_own_objects_reach_the_part_they_belong_to():
+    layer = Mixed(halved)
+    layer(keras.Input((5, 4)))
+    copy = made_from(layer, lambda: Mixed.from_config(layer.get_config()))
+    assert copy.last.activation is halved
