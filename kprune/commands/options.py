@@ -41,7 +41,7 @@ ModelOut = Annotated[
     Path,
     typer.Argument(
         help="File to write: .keras, .tflite, .onnx, .h (a C array for "
-        "microcontrollers) or .binary (of --method cross-filter, for "
+        "microcontrollers) or .binary (of the method cross-filter, for "
         "kprune.binary.load); or a folder for a SavedModel."
     ),
 ]
