@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,6 @@ from kprune.data import batches
 from kprune.data import flip_and_crop
 from kprune.data import load_cifar10
 
-AUGMENTATION = "left-right flip; crop after padding 4 zeros on every side"
 PADDING = 4
 CHOICE = slice(None, 5000)
 """Slice of the test images on which choices may be made."""
@@ -67,6 +67,11 @@ def save(images: Images, folder: Path, count: int = 4) -> list[Path]:
     return paths
 
 
+def augmentation(padding: int) -> str:
+    """Return what is done to images, for the result file."""
+    return f"left-right flip; crop after padding {padding} zeros on every side"
+
+
 def raw(images: Any) -> Any:
     """Return images as float32 from 0 to 255, as an array or a tensor."""
     if isinstance(images, np.ndarray):
@@ -98,7 +103,7 @@ def training(images: Images, setting: Any, seed: int) -> Any:
         batch_size,
         shuffle=True,
         seed=seed,
-        augment=flip_and_crop,
+        augment=functools.partial(flip_and_crop, padding=setting.padding),
         preprocess=setting.prepare,
     ).take(steps)
 
@@ -125,6 +130,7 @@ class Augmented(keras.utils.PyDataset):
         self._images = images
         self._steps = setting.steps
         self._batch_size = setting.batch_size
+        self._padding = setting.padding
         self._prepare = prepare or setting.prepare
         self._seed = seed
         self._begin(0)
@@ -145,7 +151,8 @@ class Augmented(keras.utils.PyDataset):
         first = index * self._batch_size
         chosen = self._order[first : first + self._batch_size]
         rng = np.random.default_rng([self._seed, self._epoch, 1 + index])
-        x = flip_and_crop_numpy(self._images.x_train[chosen], rng)
+        x = self._images.x_train[chosen]
+        x = flip_and_crop_numpy(x, rng, self._padding)
         return self._prepare(x), self._images.y_train[chosen]
 
 

@@ -42,6 +42,7 @@ class Setting:
     nesterov: bool = True
     weight_decay: float = 1e-4
     calibration: int = 1024
+    padding: int = data.PADDING
 
     @property
     def name(self) -> str:
@@ -62,13 +63,15 @@ class Setting:
 
     def config(self) -> dict[str, Any]:
         """Return the setting in a readable form for the result file."""
+        fields = dataclasses.asdict(self)
+        padding = fields.pop("padding")
         return {
-            **dataclasses.asdict(self),
+            **fields,
             "steps_per_epoch": self.steps,
             "images_per_epoch": self.steps * self.batch_size,
             "optimizer": "SGD",
             "schedule": "cosine to 0 over all steps",
-            "augmentation": data.AUGMENTATION,
+            "augmentation": data.augmentation(padding),
             "data": {
                 "training": "train, drawn anew in each epoch",
                 "calibration": "train, drawn once per seed, no augmentation",

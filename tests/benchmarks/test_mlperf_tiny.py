@@ -119,12 +119,16 @@ def test_a_trained_run_tells_of_its_int8_file(bench, tmp_path, monkeypatch):
     assert int8["arena"]["after"] < int8["arena"]["before"]
     assert int8["vela_milliseconds"]["after"] > 0
     assert 0 <= int8["accuracy"]["after"]["test"] <= 100
+    assert result["qat"]["arena"] == int8["arena"]["after"]
     common.write(task.path, result)
     assert task.done(SETTING)
     tables.write_page(task.path.parent, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     row = next(line for line in page.splitlines() if "the widest" in line)
     assert f"| {int8['accuracy']['after']['test']:.2f} |" in row
+    assert (
+        f"| 1, rate 0.0001 | {result['qat']['accuracy']['test']:.2f} |" in row
+    )
 
 
 @pytest.mark.slow
