@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ import keras
 import numpy as np
 
 from kprune.graph import ChannelGraph
-from kprune.graph.channel_graph import Group
+from kprune.graph.call import FILTER
+from kprune.graph.call import SCALE
 from kprune.graph.channel_graph import Member
-from kprune.graph.norms import is_scaled_norm
-from kprune.graph.norms import norm_paths
+from kprune.graph.norms import acting_layers
+from kprune.graph.registry import batch_norm_of
 from kprune.graph.values import read
 from kprune.masking.slots import edited_slots
 
@@ -20,38 +22,44 @@ TARGETS = ("bn", "scale", "kernel")
 
 
 class Scaler:
-    """Multiplies the weights that produce channels by a factor.
+    """Multiplies the weights that determine how large channels are by a factor.
 
     Args:
         masked: A model made by `kprune.wrap`.
         graph: `kprune.trace(masked)`.
-        target: `"kernel"`: the filters and biases of all producers. `"bn"`: scale
-            and offset of every BatchNormalization that the channels pass,
-            constants that layers in between add, and filters and biases of
-            producers with a path around all of these. `"scale"`: like `"bn"`, but
-            without offsets and constants.
+        target: `"kernel"`: the filters and biases of producers. `"bn"`: of each path
+            from a producer to a reader, scale and offset of the last
+            BatchNormalization and constants that layers behind it add, or filters
+            and biases of the producer if there is none. If some such
+            BatchNormalization has no scale: what all readers multiply the channels
+            with. `"scale"`: like `"bn"`, but without offsets and constants. Gates
+            that channels are multiplied with are never scaled; see
+            `kprune.graph.norms.acting_layers`.
+
+    Attributes:
+        normed: Names of the groups with a BatchNormalization.
+        read: Names of those that are scaled where they are read.
     """
 
     def __init__(
         self, masked: keras.Model, graph: ChannelGraph, target: str
     ) -> None:
         self._masked = masked
-        paths = norm_paths(graph, is_scaled_norm)
         self._members: dict[str, list[Member]] = {}
         self.normed: list[str] = []
+        self.read: list[str] = []
+        acting = acting_layers(graph, norms=target != "kernel")
         for group in graph.prunable:
-            scales = _norm_members(group, target)
-            chosen = list(group.producers)
-            if any(is_scaled_norm(m.layer) for m in group.scales):
+            if any(batch_norm_of(m.layer) for m in group.members):
                 self.normed.append(group.name)
-            if any(is_scaled_norm(m.layer) for m in scales):
-                bare = {
-                    layer
-                    for layer, path in paths.items()
-                    if path.bare or not path.norms
-                }
-                chosen = [m for m in chosen if id(m.layer) in bare]
-            self._members[group.name] = [*chosen, *scales]
+            members = [m for m in group.members if id(m.layer) in acting]
+            if target != "kernel" and _lacks_scale(members) and group.consumers:
+                self.read.append(group.name)
+                self._members[group.name] = list(group.consumers)
+                continue
+            self._members[group.name] = [
+                m for m in members if m.role == FILTER or _is_scale(m, target)
+            ]
 
     def scale(
         self,
@@ -110,16 +118,19 @@ class Scaler:
         return [(variables[key], axes) for key, axes in places.items()]
 
 
-def _norm_members(group: Group, target: str) -> list[Member]:
-    """Return the scales, and with `"bn"` the offsets, that channels pass."""
-    added = ("bias", "beta") if target == "bn" else ()
-    if target == "kernel":
-        return []
-    return [
-        m
-        for m in group.scales
-        if m.name in added or (m.name == "gamma" and is_scaled_norm(m.layer))
-    ]
+def _lacks_scale(members: Iterable[Member]) -> bool:
+    """Return whether a BatchNormalization without a scale is among the layers."""
+    norms = [batch_norm_of(m.layer) for m in members]
+    return any(n is not None and n.gamma is None for n in norms)
+
+
+def _is_scale(member: Member, target: str) -> bool:
+    """Return whether a parameter is a scale, or with `"bn"` an offset."""
+    if member.role != SCALE or target == "kernel":
+        return False
+    if member.name == "gamma":
+        return batch_norm_of(member.layer) is not None
+    return target == "bn" and member.name in ("bias", "beta")
 
 
 def _multiplied(variable: Any, vectors: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -40,9 +40,14 @@ class AttenuateCallback(PruningCallback):
 
     `target` selects the weights to scale. Scaling a kernel in front of a
     BatchNormalization has no effect in training, because the batch statistics undo
-    it; so by default scale and offset of the BatchNormalization are scaled. With a
-    factor of 0, such a filter gets no gradient if a ReLU follows: to let filters
-    return from 0, use `target="scale"`, as `SoftPruneCallback` does.
+    it; so by default scale and offset of the BatchNormalization are scaled, of the
+    last one where several follow. With a factor of 0, such a filter gets no gradient
+    if a ReLU follows: to let filters return from 0, use `target="scale"`, as
+    `SoftPruneCallback` does. Where the BatchNormalization has no scale
+    (`scale=False`), the weights that read the filter's channel are scaled instead.
+    Most criteria do not see these, so that filters do not return by them: use one
+    that needs data, such as `"taylor"`. Gates, such as those of
+    squeeze-and-excitation, are left alone.
 
     The attenuation of each filter is saved with the model (see
     `kprune.masking.attenuation`). Everything else follows from the weights and the
@@ -70,9 +75,9 @@ class AttenuateCallback(PruningCallback):
             `"cosine"`, `"exponential"`, a function `f(progress) -> factor`, or an
             object of `kprune.factors`, which can also end in a tail at exactly 0,
             and scale the optimizer's slots.
-        target: `"bn"`: scale and offset of every BatchNormalization that a filter's
-            channel passes, or kernel and bias if it passes none. `"scale"`: the same
-            without the offset. `"kernel"`: always kernel and bias; with
+        target: `"bn"`: scale and offset of the last BatchNormalization that a
+            filter's channel passes, or kernel and bias if it passes none. `"scale"`:
+            the same without the offset. `"kernel"`: always kernel and bias; with
             BatchNormalization layers, use it only to train from scratch.
         run_dir: See `PruningCallback`.
 
@@ -192,7 +197,8 @@ class AttenuateCallback(PruningCallback):
                 "scratch.",
                 count,
             )
-        elif isinstance(criterion, L1 | L2 | FPGM | Similarity):
+            return
+        if isinstance(criterion, L1 | L2 | FPGM | Similarity):
             _log.warning(
                 "Criterion %s scores kernels, but the BatchNormalization after them "
                 "is attenuated (target='%s'), which does not change its scores. Use "
@@ -200,6 +206,15 @@ class AttenuateCallback(PruningCallback):
                 "uses data.",
                 type(criterion).__name__,
                 self.target,
+            )
+        elif isinstance(criterion, Folded) and self._scaler.read:
+            _log.warning(
+                "The channels of group '%s' (%d such groups) pass a "
+                "BatchNormalization with scale=False, so the weights that read them "
+                "are attenuated. Criterion Folded does not see these. Use one that "
+                "needs data, such as 'taylor', or scale=True.",
+                self._scaler.read[0],
+                len(self._scaler.read),
             )
 
     def _rounds(self) -> list[int]:

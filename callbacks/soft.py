@@ -19,11 +19,12 @@ class SoftPruneCallback(AttenuateCallback):
     epochs, the weakest filters are removed, and fine-tuning follows. This is
     `AttenuateCallback` with a factor of 0; see there for `logs`.
 
-    If a BatchNormalization follows, only its scale `gamma` is set to 0; its offset
-    and the kernel stay. The paper sets kernels to 0, which suits training from
-    scratch. In a trained model, the batch statistics would amplify the first update of
-    such a kernel, so that filters would return because of that gain, not because they
-    matter.
+    If a BatchNormalization follows, only its scale `gamma` is set to 0, of the last one
+    where several follow; its offset and the kernel stay. If it has no scale, the
+    weights that read the filter's channel are set to 0; see `AttenuateCallback`. The
+    paper sets kernels to 0, which suits training from scratch. In a trained model, the
+    batch statistics would amplify the first update of such a kernel, so that filters
+    would return because of that gain, not because they matter.
 
     A filter returns only if a gradient reaches it. If a ReLU follows, that requires an
     offset `beta` above 0. Filters with a negative offset do not return, nor do those of

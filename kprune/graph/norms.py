@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +10,10 @@ import keras
 
 from kprune.graph import walk
 from kprune.graph.call import FILTER
+from kprune.graph.call import INPUT
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.labels import Labels
 from kprune.graph.registry import batch_norm_of
-from kprune.graph.registry import is_batch_norm
 
 
 @dataclasses.dataclass
@@ -29,25 +29,16 @@ class Path:
     bare: bool = False
 
 
-def norm_paths(
-    graph: ChannelGraph, counts: Callable[[Any], Any] = batch_norm_of
-) -> dict[int, Path]:
+def norm_paths(graph: ChannelGraph) -> dict[int, Path]:
     """Follow the channels of all producers to their readers.
 
     Args:
         graph: The model's channel graph.
-        counts: Function that returns whether a layer is a normalisation that
-            counts. Defaults to every BatchNormalization.
 
     Returns:
         `id(layer)` -> `Path`, for every layer that produces channels.
     """
-    producers = {
-        id(binding.layer)
-        for binding in graph.bindings.values()
-        if any(axis.role == FILTER for axis in binding.axes.values())
-    }
-    follower = _Follower(producers, counts)
+    follower = _Follower(_with_role(graph, FILTER))
     functional = walk.require_functional(graph.model)
     for tensors in follower.follow(functional, [frozenset()]):
         follower.read(tensors)
@@ -57,10 +48,7 @@ def norm_paths(
 class _Follower:
     """Tracks, for each tensor, the producers whose channels are not normalised."""
 
-    def __init__(
-        self, producers: set[int], counts: Callable[[Any], Any]
-    ) -> None:
-        self._counts = counts
+    def __init__(self, producers: set[int]) -> None:
         self.paths = {layer: Path() for layer in producers}
 
     def follow(
@@ -89,7 +77,7 @@ class _Follower:
         self, operation: Any, raw: list[frozenset[int]]
     ) -> frozenset[int]:
         shown = frozenset().union(*raw)
-        if self._counts(operation):
+        if batch_norm_of(operation):
             for layer in shown:
                 if operation not in self.paths[layer].norms:
                     self.paths[layer].norms.append(operation)
@@ -104,6 +92,104 @@ class _Follower:
             self.paths[layer].bare = True
 
 
-def is_scaled_norm(layer: Any) -> bool:
-    """Return whether a layer is a batch normalisation with a scale."""
-    return is_batch_norm(layer) and layer.gamma is not None
+def acting_layers(graph: ChannelGraph, norms: bool = True) -> set[int]:
+    """Find the layers that determine how large channels are where they are read.
+
+    These are the last producers and normalisations before the readers, and what
+    passes channels on from there. Scaling a layer in front of a normalisation is no
+    use, for its batch statistics undo that. Of a product, one factor counts, because
+    both together would scale it twice: the one that is 0 where the channel is, or else
+    as large as the product. So the gates of squeeze-and-excitation do not count.
+
+    Args:
+        graph: The model's channel graph.
+        norms: Whether normalisations count. If not, they are passed.
+
+    Returns:
+        `id(layer)` of each.
+    """
+    finder = _Finder(graph, norms)
+    functional = walk.require_functional(graph.model)
+    finder.follow(functional, [True] * len(functional.outputs))
+    return finder.found
+
+
+class _Finder:
+    """Goes from the readers back to the layers that determine what they read."""
+
+    def __init__(self, graph: ChannelGraph, norms: bool) -> None:
+        self._graph = graph
+        self._norms = norms
+        self._readers = _with_role(graph, INPUT)
+        self._producers = _with_role(graph, FILTER)
+        self.found: set[int] = set()
+
+    def follow(self, functional: Any, read: list[bool]) -> list[bool]:
+        """Return which inputs of a model are read as they are, given the outputs."""
+        state: dict[int, bool] = {}
+        _mark(state, functional.outputs, read)
+        for node in reversed(list(walk.nodes(functional))):
+            out = [state.get(id(t), False) for t in node.outputs]
+            inner = walk.functional_of(node.operation)
+            if inner is None:
+                tensors = walk.tensors_of(
+                    node.arguments.args, node.arguments.kwargs
+                )
+                given = self._back(node, any(out), len(tensors))
+            else:
+                tensors = walk.inner_inputs(node, inner)
+                pairs = walk.with_outputs(node, inner.outputs)
+                wanted = [state.get(id(t), False) for t, _ in pairs]
+                given = self.follow(inner, wanted)
+            _mark(state, tensors, given)
+        return [state.get(id(t), False) for t in functional.inputs]
+
+    def _back(self, node: Any, read: bool, count: int) -> list[bool]:
+        layer = walk.unwrap(node.operation)
+        if read:
+            self.found.add(id(layer))
+        if id(layer) in self._readers:
+            return [True] * count
+        ends = id(layer) in self._producers
+        if ends or not read or (self._norms and batch_norm_of(layer)):
+            return [False] * count
+        visit = self._graph.visits.get(id(node))
+        if visit is not None and getattr(visit.rule, "product", False):
+            carried = self._carriers(visit.inputs, visit.outputs[0])
+            if len(carried) == count:
+                return carried
+        return [True] * count
+
+    def _carriers(self, factors: list[Labels], product: Labels) -> list[bool]:
+        """Return which factors of a product are scaled, so that it is scaled once."""
+        order = sorted(
+            range(len(factors)),
+            key=lambda n: (
+                not factors[n].zero,
+                factors[n].shape != product.shape,
+            ),
+        )
+        carried = [False] * len(factors)
+        scaled: set[str] = set()
+        for n in order:
+            groups = self._graph.groups_on(factors[n].factors)
+            names = {g.name for g in groups if g.pinned is None}
+            carried[n] = bool(names - scaled)
+            scaled |= names
+        return carried
+
+
+def _mark(
+    state: dict[int, bool], tensors: Iterable[Any], read: Iterable[bool]
+) -> None:
+    for tensor, one in zip(tensors, read, strict=True):
+        state[id(tensor)] = state.get(id(tensor), False) or one
+
+
+def _with_role(graph: ChannelGraph, role: str) -> set[int]:
+    """Return `id(layer)` of the layers that have channels in a role."""
+    return {
+        id(binding.layer)
+        for binding in graph.bindings.values()
+        if any(a.role == role and a.labels for a in binding.axes.values())
+    }

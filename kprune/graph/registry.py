@@ -39,10 +39,13 @@ class Rule(abc.ABC):
             The last axis of the kernel is the output axis.
         batch_norm: Whether the layer has the variables and the arithmetic of
             `keras.layers.BatchNormalization`.
+        product: Whether the output is the product of the inputs, element by
+            element.
     """
 
     linear = False
     batch_norm = False
+    product = False
 
     @abc.abstractmethod
     def trace(self, call: Call) -> Labels | Sequence[Labels]:

@@ -315,20 +315,101 @@ def test_all_producers_of_a_residual_stage_fade_together(target):
         np.testing.assert_array_equal(after[name], expected, err_msg=name)
 
 
-def test_a_norm_without_a_scale_leaves_it_to_the_kernel():
+def unscaled():
+    x = inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(scale=False, name="norm")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.ReLU()(x))
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize("target", ["bn", "scale"])
+def test_without_a_scale_channels_fade_where_they_are_read(target):
+    masked, (x, _) = compiled(unscaled), arrays()
+    before = weights(masked)
+    pooled = between(masked, "pool", x, True)
+    pooled[:, [0, 4]] *= 0.5
+    expected = pooled @ before["head/kernel"] + before["head/bias"]
+    scale(masked, target, {"conv": [0, 4]}, 0.5)
+    np.testing.assert_allclose(masked(x, training=True), expected, rtol=1e-5)
+    np.testing.assert_array_equal(
+        weights(masked)["conv/kernel"], before["conv/kernel"]
+    )
+
+
+def squeeze_excite():
+    x = inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, name="conv")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Dense(3, activation="relu", name="squeeze")(gate)
+    gate = layers.Dense(6, activation="sigmoid", name="excite")(gate)
+    x = layers.Multiply()([gate, x])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize(
+    ("target", "touched"),
+    [
+        ("bn", {"norm/gamma", "norm/beta"}),
+        ("scale", {"norm/gamma"}),
+        ("kernel", {"conv/kernel", "conv/bias"}),
+    ],
+)
+def test_gates_are_left_alone(target, touched):
+    masked = compiled(squeeze_excite)
+    for name in ("conv", "excite"):
+        masked.get_layer(name).layer.bias.assign(np.ones(6))
+    before = weights(masked)
+    (name,) = [g.name for g in kprune.trace(masked).prunable if g.size == 6]
+    scale(masked, target, {name: [1, 2]}, 0.5)
+    after = weights(masked)
+    assert {n for n, v in after.items() if (v != before[n]).any()} == touched
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_filter_in_front_of_a_depthwise_convolution_can_return(padding):
+    """A scale of 0 in front of a normalisation passes it nothing to train with."""
+
     def build():
         x = inputs = keras.Input((8, 8, 1))
-        x = layers.Conv2D(6, 3, use_bias=False, name="conv")(x)
-        x = layers.BatchNormalization(scale=False, name="norm")(x)
-        x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
-        return keras.Model(inputs, layers.Dense(2, name="head")(x))
+        x = layers.Conv2D(6, 1, use_bias=False, name="conv")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name="norm1")(x))
+        x = layers.DepthwiseConv2D(3, padding=padding, name="depthwise")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name="norm2")(x))
+        x = layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
-    masked = compiled(build)
-    masked.get_layer("norm").layer.beta.assign(np.ones(6))
-    scale(masked, "bn", {"conv": [0]}, 0.0)
-    y = between(masked, "norm", arrays()[0], True)
-    assert (y[..., 0] == 0).all()
-    assert y[..., 1:].any()
+    masked = compiled(build, keras.optimizers.SGD(0.2))
+    before = weights(masked)
+    scale(masked, "scale", {"conv": [0, 1]}, 0.0)
+    after = weights(masked)
+    changed = {n for n, v in after.items() if (v != before[n]).any()}
+    assert changed == {"norm2/gamma"}
+    fit(masked, epochs=1)
+    gamma = np.abs(weights(masked)["norm2/gamma"])
+    assert gamma[[0, 1]].min() > 1e-4
+
+
+@pytest.mark.parametrize("target", ["bn", "kernel"])
+def test_channels_that_pass_two_producers_are_scaled_once(target):
+    """Of a convolution with one channel per group, which is depthwise."""
+
+    def build():
+        x = inputs = keras.Input((8, 8, 1))
+        x = layers.Conv2D(6, 3, name="conv")(x)
+        x = layers.Conv2D(6, 3, groups=6, name="grouped")(x)
+        x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+    masked, (x, _) = compiled(build), arrays()
+    expected = between(masked, "grouped", x, True)
+    expected[..., [0, 3]] *= 0.5
+    (group,) = kprune.trace(masked).prunable
+    scale(masked, target, {group.name: [0, 3]}, 0.5)
+    after = between(masked, "grouped", x, True)
+    np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_slots_are_scaled_if_asked_for():
@@ -659,6 +740,22 @@ def test_kernels_in_front_of_norms_are_warned_of(kind, caplog):
         fit(compiled(), kind(target="kernel"), epochs=2)
     (record,) = caplog.records
     assert "target='scale'" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target": "kernel"}, "target='scale'"),
+        ({}, "Criterion Folded does not see"),
+        ({"criterion": "taylor", "data": arrays()}, ""),
+    ],
+)
+def test_norms_without_a_scale_are_warned_of(options, said, caplog):
+    with caplog.at_level(logging.WARNING, logger="kprune"):
+        fit(compiled(unscaled), SoftPruneCallback(**options), epochs=2)
+    texts = [r.getMessage() for r in caplog.records if r.name == "kprune"]
+    assert len(texts) == bool(said)
+    assert all(said in text for text in texts)
 
 
 def test_soft_pruning_leaves_trained_kernels_in_front_of_norms_alone():

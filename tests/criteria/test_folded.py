@@ -8,7 +8,7 @@ from keras import layers
 
 import kprune
 from kprune.criteria import Folded
-from kprune.graph.norms import is_scaled_norm
+from kprune.graph.norms import acting_layers
 from kprune.graph.norms import norm_paths
 
 
@@ -105,12 +105,12 @@ def test_criteria_that_run_the_model_cannot_be_folded():
         Folded("taylor")
 
 
-def paths(model, *counts):
+def paths(model):
     graph = kprune.trace(model)
     names = {id(b.layer): b.layer.name for b in graph.bindings.values()}
     return {
         names[layer]: ([n.name for n in path.norms], path.bare)
-        for layer, path in norm_paths(graph, *counts).items()
+        for layer, path in norm_paths(graph).items()
     }
 
 
@@ -131,8 +131,10 @@ def test_ways_through_and_past_norms_are_found():
     }
     assert paths(model) == expected
     assert paths(kprune.wrap(model)) == expected
-    expected["stem"] = (["pre"], True)
-    assert paths(model, is_scaled_norm) == expected
+    names = {id(layer): layer.name for layer in model.layers}
+    acting = {names[layer] for layer in acting_layers(kprune.trace(model))}
+    assert {"pre", "unscaled", "head"} <= acting
+    assert not {"stem", "inner", "post"} & acting
 
 
 def test_ways_lead_into_nested_models_and_out_again():
@@ -144,6 +146,9 @@ def test_ways_lead_into_nested_models_and_out_again():
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     assert paths(model)["conv"] == (["norm"], False)
+    acting = acting_layers(kprune.trace(model))
+    assert id(model.get_layer("norm")) in acting
+    assert id(backbone.get_layer("conv")) not in acting
 
 
 def test_norms_that_are_repeated_over_time_count():

@@ -134,6 +134,8 @@ class MergeRule(Rule):
 
 @register_rule(layers.Multiply)
 class MultiplyRule(Rule):
+    product = True
+
     def trace(self, call: Call) -> Labels:
         return product(call, same_rank(call.tensors))
 

@@ -111,6 +111,8 @@ class CompareRule(BinaryRule):
 
 @register_rule(ops.numpy.Multiply)
 class MultiplyOpRule(BinaryRule):
+    product = True
+
     def trace(self, call: Call) -> Labels:
         return product(call, self.operands(call))
 
