@@ -212,8 +212,8 @@ def trained_lines(results: list[Result], found: list[Result]) -> list[str]:
         'same file after some epochs of quantisation-aware training (`quantize="qat"`) '
         "on labels, without a teacher or augmentation. Time and SRAM are relative to "
         "the unpruned int8 file. Accuracies are measured after the last epoch, in "
-        "percent, ± the standard deviation over seeds: on all 10,000 test images, and on "
-        "the 5,000 on which no choice was made. The suite requires 85.0 %."
+        "percent, ± the standard deviation over seeds: on all 10,000 test images, and "
+        "on the 5,000 on which no choice was made. The suite requires 85.0 %."
     )
     lines += header(
         "pruned for",
