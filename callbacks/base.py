@@ -25,6 +25,7 @@ from kprune.callbacks._fitting import warn_of_order
 from kprune.callbacks._fitting import warn_of_restoring
 from kprune.data.source import as_source
 from kprune.masking import trained_part
+from kprune.masking.slots import check_optimizer
 from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
 from kprune.pruning import OTHERS
@@ -213,6 +214,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
 
     def on_train_begin(self, logs: Any = None) -> None:
         require_fit(self)
+        check_optimizer(self.model.optimizer)
         undo_interrupted(self)
         self._session = session = Session(
             trained_part(self.model), self.data, self.model.optimizer

@@ -29,6 +29,28 @@ def base_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(inner, "optimizers", [inner]))
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Raise if an optimizer cannot train weights whose gradients are exactly 0.
+
+    Args:
+        optimizer: A `keras.Optimizer`, or `None`.
+
+    Raises:
+        ValueError: It is an Adafactor that would divide 0 by 0 at removed weights.
+    """
+    for base in base_optimizers(optimizer):
+        if not isinstance(base, keras.optimizers.Adafactor):
+            continue
+        # It divides by the product of a row's and a column's mean squared gradient.
+        if np.square(np.float32(base.epsilon_1)) == 0:
+            raise ValueError(
+                "Adafactor divides 0 by 0 where gradients are exactly 0, as those of "
+                f"removed filters are: the square of its epsilon_1={base.epsilon_1:g} "
+                "is 0 in float32. Pass keras.optimizers.Adafactor(..., "
+                "epsilon_1=1e-16)."
+            )
+
+
 def accumulation(optimizer: Any) -> int:
     """Return the number of batches whose gradients an optimizer sums for a step."""
     found = [optimizer, *base_optimizers(optimizer)]

@@ -142,3 +142,32 @@ def test_weights_put_in_by_hand_under_a_mask_are_cleared_too():
     assert (kprune.masks(masked)["conv3"] <= mask).all()
     kernel = masked.get_layer("conv3").layer.kernel.numpy()
     assert (kernel[..., ~mask] == 0).all()
+
+
+def factored(**options):
+    masked = kprune.wrap(small_net())
+    optimizer = keras.optimizers.Adafactor(0.01, **options)
+    masked.compile(optimizer, loss(), jit_compile=False)
+    return masked
+
+
+def test_adafactor_that_would_divide_0_by_0_is_refused_with_one_that_does_not():
+    callback = PruneCallback(schedule=kprune.OneShot(epoch=1))
+    with pytest.raises(ValueError, match="epsilon_1=1e-16"):
+        factored().fit(dataset(), epochs=3, verbose=0, callbacks=[callback])
+    masked = factored(epsilon_1=1e-16)
+    masked.fit(dataset(), epochs=4, verbose=0, callbacks=[callback])
+    for variable, gone in zip(
+        masked.trainable_variables, dead_and_live(masked), strict=True
+    ):
+        value = variable.numpy()
+        assert (value[gone] == 0).all(), variable.path
+        assert np.isfinite(value).all(), variable.path
+
+
+def test_adafactor_divides_0_by_0_without_that_refusal():
+    masked = kprune.prune(small_net(), reduce={"macs": 0.5})
+    masked.compile(keras.optimizers.Adafactor(0.01), loss())
+    masked.fit(dataset(), epochs=2, verbose=0)
+    values = [v.numpy() for v in masked.trainable_variables]
+    assert not all(np.isfinite(value).all() for value in values)
