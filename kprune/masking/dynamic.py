@@ -151,7 +151,7 @@ class DynamicGate(GroupGate):
             self.scale.assign(scale)
         return means / ops.where(scale > 0, scale, 1.0)
 
-    def values(self, step: Any, training: bool | None) -> Any:
+    def values(self, step: Any, alive: Any, training: bool | None) -> Any:
         if self._batch.left < 1:
             raise RuntimeError(
                 f"Layers read the channels of '{self.group}' before their saliencies "

@@ -309,7 +309,10 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     def gated(self, inputs: Any) -> Any:
         """Return what the gates leave of the layer's input."""
         for gate in self.gates:
-            inputs = gate(inputs)
+            if gate.mask in self._masks:
+                inputs = gate(inputs, self._masks[gate.mask].value)
+            else:
+                inputs = gate(inputs)
         return inputs
 
     def effective_values(self) -> list[tuple[keras.Variable, Any]]:

@@ -70,11 +70,13 @@ class GroupGate(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def values(self, step: Any, training: bool | None) -> Any:
+    def values(self, step: Any, alive: Any, training: bool | None) -> Any:
         """Return the gate's values.
 
         Args:
             step: Number of the training step, a scalar tensor.
+            alive: Tensor of shape `(size,)`, 0 for channels removed by masks, or
+                None.
             training: Whether this is a training step.
 
         Returns:
@@ -82,8 +84,10 @@ class GroupGate(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def call(self, step: Any, training: bool | None = None) -> Any:
-        values = self.values(step, training)
+    def call(
+        self, step: Any, alive: Any = None, training: bool | None = None
+    ) -> Any:
+        values = self.values(step, alive, training)
         values = 1.0 + self.open.value * (values - 1.0)
         if self.observer is not None:
             self.observer(values)
@@ -113,7 +117,8 @@ class Gate(GroupGate):
     1611.01144) and Maddison et al. (arXiv 1611.00712), in which only the
     difference of the two logits matters. The gradient is that of
     `sigmoid((logit_j + noise) / temperature)` (straight-through). There is no
-    noise in inference. The channel with the largest sum is always open.
+    noise in inference. Of the channels that masks have not removed, the one with
+    the largest sum is always open.
 
     Args:
         size: Number of channels of the group.
@@ -159,7 +164,7 @@ class Gate(GroupGate):
     def learned(self) -> list[keras.Variable]:
         return [self.logits]
 
-    def values(self, step: Any, training: bool | None) -> Any:
+    def values(self, step: Any, alive: Any, training: bool | None) -> Any:
         logits = self.logits.value
         if training:
             with self._stream.at(step) as seed:
@@ -168,7 +173,10 @@ class Gate(GroupGate):
                 )
             noise = ops.log(uniform) - ops.log1p(-uniform)
             logits = logits + ops.cast(noise, logits.dtype)
-        chosen = ops.logical_or(logits > 0, logits >= ops.max(logits))
+        left = logits
+        if alive is not None:
+            left = ops.where(alive > 0, logits, -np.inf)
+        chosen = ops.logical_or(left > 0, left >= ops.max(left))
         hard = ops.cast(chosen, logits.dtype)
         soft = ops.sigmoid(logits / self.temperature.value)
         values = hard + (soft - ops.stop_gradient(soft))
@@ -238,6 +246,9 @@ class TiedLayer(keras.layers.Layer):
         **kwargs: See `keras.layers.Layer`.
     """
 
+    mask: tuple[int, int] | None = None
+    """Weight index and axis of the wrapper's mask that `call` takes as `alive`."""
+
     def __init__(self, gate: GroupGate, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tied = Tied(gate)
@@ -300,6 +311,7 @@ class GatedInput(TiedLayer):
         axis: Axis of the layer's input.
         rank: Rank of the input.
         calls: How often a forward pass through the model calls the layer.
+        mask: Weight index and axis of the wrapper's mask of these positions.
         **kwargs: See `keras.layers.Layer`.
     """
 
@@ -310,6 +322,7 @@ class GatedInput(TiedLayer):
         axis: int,
         rank: int,
         calls: int = 1,
+        mask: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(gate, **kwargs)
@@ -317,11 +330,14 @@ class GatedInput(TiedLayer):
         self.axis = int(axis)
         self.rank = int(rank)
         self.calls = int(calls)
+        self.mask = None if mask is None else (int(mask[0]), int(mask[1]))
         # Positions of other channels take a 1 that is appended to the values.
         self._whole = self.index == tuple(range(gate.size))
         self._positions = np.array(
             [gate.size if n < 0 else n for n in self.index], "int32"
         )
+        channels = range(gate.size)
+        self._first = np.array([self.index.index(n) for n in channels], "int32")
         self.step = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False
         )
@@ -331,9 +347,13 @@ class GatedInput(TiedLayer):
         """Whether the last axis of the input is exactly the group's channels."""
         return self._whole and self.axis == self.rank - 1
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(
+        self, inputs: Any, alive: Any = None, training: bool | None = None
+    ) -> Any:
         step = self.step.value
-        values = self.tied.gate(step // self.calls)
+        if alive is not None:
+            alive = ops.take(alive, self._first)
+        values = self.tied.gate(step // self.calls, alive)
         if training:
             self.step.assign(step + 1)
         if not self._whole:
@@ -353,6 +373,7 @@ class GatedInput(TiedLayer):
             "axis": self.axis,
             "rank": self.rank,
             "calls": self.calls,
+            "mask": None if self.mask is None else list(self.mask),
         }
 
 

@@ -242,12 +242,14 @@ def _reader(
     if not calls:
         return None
     index = np.full(length, -1)
+    mask = [id(w) for w in member.layer.weights].index(id(member.variable))
     index[member.index] = np.arange(len(member.index))[:, None]
     return wrapper, {
         "index": index.tolist(),
         "axis": axis,
         "rank": len(shape),
         "calls": len(calls),
+        "mask": [mask, member.axis],
     }
 
 

@@ -72,6 +72,22 @@ def test_all_readers_of_a_group_see_the_same_sample(gated):
     assert any(0 in sample["conv1"][0] for sample in samples)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_channel_that_is_alive_stays_open(gated, training):
+    """Not one that masks have removed, however large its logit."""
+    masked, found = gated
+    removed = np.arange(8) < 3
+    try:
+        kprune.set_masks(masked, {n: ~removed for n in found})
+        for gate in found.values():
+            gate.logits.assign(np.where(removed, 60.0, -30.0 - np.arange(8)))
+        for values in seen(masked, found, training).values():
+            for value in values:
+                assert value[~removed].sum() == 1
+    finally:
+        kprune.set_masks(masked, {n: np.ones(8) for n in found})
+
+
 def test_the_gradient_is_that_of_a_sigmoid_and_reaches_shut_gates():
     model = models.dense_layers([4], 3, 2)
     masked = kprune.wrap(model)
