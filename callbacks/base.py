@@ -183,6 +183,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self,
         masks: Mapping[str, np.ndarray],
         before: WeightSnapshot | None = None,
+        merged: WeightSnapshot | None = None,
     ) -> None:
         """Remove filters permanently, and repair the kept layers.
 
@@ -190,6 +191,8 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
             masks: Group name -> vector of shape `(size,)`, 0 = removed.
             before: Weights whose outputs the repair restores. Defaults to the
                 current ones.
+            merged: Weights after filters were merged into others, if some were. See
+                `kprune.recovery.base.repair`.
         """
         session = self.session
         if not self.repairs:
@@ -198,7 +201,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         before = before or session.snapshot()
         with session.rollback():
             session.remove(masks)
-            recoveries.repair(session, before, self._repair)
+            recoveries.repair(session, before, self._repair, merged)
 
     def choose(self, fraction: float = 1.0) -> dict[str, np.ndarray]:
         """Score and allocate.

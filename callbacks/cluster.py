@@ -111,7 +111,10 @@ class ClusterCallback(PruningCallback):
         masks = self.policy.choose(1.0, alive)
         maps = find_clusters(session, masks, alive)
         self._draw(session, maps, 1.0)
-        self.remove({**masks, **merge_copies(session, maps)}, before)
+        exact = merge_copies(session, maps)
+        session.remove(exact)
+        merged = session.snapshot() if self.repairs else None
+        self.remove({**masks, **exact}, before, merged)
         _log.info("%d filters are merged into others", self._clustered)
         self._clustered = 0
 

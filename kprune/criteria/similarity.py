@@ -28,8 +28,8 @@ class Similarity(GroupCriterion):
     pair. Scores are comparable across groups, so that one threshold over all groups,
     `allocation="similarity"`, needs no shares per layer.
 
-    Filters that are nearly 0, with less than a twentieth of the group's mean norm,
-    have the lowest scores, because their direction is meaningless. Opposite filters
+    Filters that are nearly 0, with less than a twentieth of the norm of the others, have
+    the lowest scores, because their direction is meaningless. Opposite filters
     have the largest dissimilarity. If several layers produce a channel, their filters
     are concatenated. If BatchNormalization follows the filters, use
     `kprune.criteria.Folded("similarity")` to compare them after folding.
@@ -83,7 +83,7 @@ class Similarity(GroupCriterion):
     def score(self, group: Group) -> np.ndarray:
         rows = filters(group)
         lengths = np.linalg.norm(rows, axis=1)
-        lives = lengths > _SHORT * lengths.mean()
+        lives = lengths > _SHORT * _typical(lengths)
         scores = np.full(group.size, _DEAD)
         if not lives.any():
             return scores
@@ -108,8 +108,18 @@ class Similarity(GroupCriterion):
 # Below the score of a filter that is a copy of another.
 _DEAD = -1.0
 
-# Filters below this share of the group's mean norm count as 0.
+# Filters below this share of the group's typical norm count as 0.
 _SHORT = 0.05
+
+
+def _typical(lengths: np.ndarray) -> float:
+    """Return the mean of norms, weighted by themselves.
+
+    In a plain mean, filters that were removed would count, and short ones become long
+    by comparison.
+    """
+    total = float(lengths.sum())
+    return float((lengths**2).sum()) / total if total else 0.0
 
 
 def _standardized(matrix: np.ndarray, least: float) -> tuple[np.ndarray, float]:

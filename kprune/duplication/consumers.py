@@ -13,6 +13,7 @@ import numpy as np
 from kprune.arguments import choice
 from kprune.arguments import count_or_all
 from kprune.arguments import number
+from kprune.arguments import whole
 from kprune.criteria._similarities import acting_filters
 from kprune.data.source import as_source
 from kprune.duplication.donors import cosine
@@ -134,16 +135,18 @@ class Split(ConsumerRule):
         self.concentration = number(
             concentration, owner, "concentration", above=0
         )
-        self._rng = np.random.default_rng(seed)
+        self.seed = whole(seed, owner, "seed", least=0)
 
     def shares(self, donors: np.ndarray) -> np.ndarray:
         known = CopyMap(donors)
         if self.equal:
             return known.shares
+        # The same for the same donors, however often and in which order it is asked.
+        rng = np.random.default_rng([self.seed, *map(int, donors)])
         shares = known.shares.copy()
         for channels in known.sets():
             weights = np.full(channels.size, self.concentration)
-            shares[channels] = self._rng.dirichlet(weights)
+            shares[channels] = rng.dirichlet(weights)
         return shares
 
     def reader(self, replacement: Replacement) -> Edit:

@@ -30,6 +30,9 @@ class Recovery(Part, abc.ABC):
     needs_data = True
     """Whether it runs the model on samples."""
 
+    merges = False
+    """Whether it adds removed filters to others, so that none may be merged before."""
+
     preceded_by: ClassVar[tuple[str, ...]] = ()
     """Recoveries that run first if they apply, unless this one is part of a list."""
 
@@ -143,13 +146,21 @@ def check(recovery: Any, session: Session | None) -> None:
             require_data(session, f"Recovery {type(part).__name__}")
 
 
-def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
+def repair(
+    session: Session,
+    before: WeightSnapshot,
+    recovery: Any,
+    merged: WeightSnapshot | None = None,
+) -> None:
     """Repair a pruned model. After an error, it may be partly repaired.
 
     Args:
         session: See `recover`.
         before: See `recover`.
         recovery: See `recover`.
+        merged: If some filters were merged into others and removed: the weights after
+            that and before the removal of all others. Recoveries that merge filters
+            start from these.
     """
     chosen = get(recovery)
     if not chosen:
@@ -160,7 +171,8 @@ def repair(session: Session, before: WeightSnapshot, recovery: Any) -> None:
             first = get(name)
             if first.applies(session):
                 first.repair(session, before)
-        chosen.repair(session, before)
+        for part in chosen.parts if isinstance(chosen, Chain) else [chosen]:
+            part.repair(session, merged if merged and part.merges else before)
     session.settle()
     _check_finite(session, chosen)
 

@@ -45,6 +45,7 @@ class Merge(Recovery):
     """
 
     needs_data = False
+    merges = True
 
     def __init__(self, threshold: float = 0.1) -> None:
         super().__init__()

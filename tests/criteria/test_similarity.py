@@ -270,6 +270,16 @@ def test_filters_that_are_nearly_0_go_first_whatever_their_direction(measure):
     assert set(np.argsort(scores)[:3]) == {1, 5, 7}
 
 
+def test_short_filters_stay_short_when_others_are_removed():
+    filters = rows(3)
+    filters /= np.linalg.norm(filters, axis=1, keepdims=True)
+    filters[0] *= 0.04
+    before = Similarity().score(group(filters))
+    filters[4:] = 0
+    after = Similarity().score(group(filters))
+    assert before[0] == after[0] < min(before[1:].min(), after[1:4].min())
+
+
 def test_of_the_nearest_pair_the_shorter_goes():
     filters = 10 * np.eye(5)
     filters[4] = 0.9 * filters[1]

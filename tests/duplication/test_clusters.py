@@ -155,6 +155,32 @@ def test_groups_without_exact_copies_are_pruned(caplog):
     assert difference(outputs(masked, x), outputs(compact, x)) < 1e-5
 
 
+def test_what_is_merged_already_is_not_merged_again():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="one")(inputs)
+    x = layers.Dense(8, activation="relu", name="two")(x)
+    model = compiled(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    masked = kprune.wrap(model)
+    # Twins, so that the clusters change nothing.
+    for name in ("one", "two"):
+        kernel, bias = masked.get_layer(name).layer.get_weights()
+        kernel[:, 4:] = kernel[:, :4]
+        masked.get_layer(name).layer.set_weights([kernel, bias])
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    before = outputs(masked, x)
+    callback = ClusterCallback(
+        allocation={"one": 0.5, "two": 0.5},
+        schedule=kprune.schedules.Constant(end=1),
+        recover="merge",
+    )
+    calls = keras.callbacks.CallbackList([callback], model=masked, epochs=2)
+    calls.on_train_begin()
+    calls.on_epoch_begin(1)
+    assert kprune.masks(masked)["one"].sum() == 4
+    assert difference(before, outputs(masked, x)) < 1e-5
+
+
 def test_a_pull_is_a_share():
     with pytest.raises(ValueError, match="ClusterCallback needs a number"):
         ClusterCallback(pull=0)

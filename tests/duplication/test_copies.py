@@ -129,6 +129,21 @@ def test_random_shares_add_up():
     assert np.abs(kernel[:, :, first] - kernel[:, :, second]).max() > 1e-3
 
 
+def test_random_shares_are_the_same_each_time():
+    copies = Copies(consumers=Split("random", seed=3))
+    model = convolutions((4, 4), (8, 8, 1))
+    one, two = (
+        kprune.duplicate(model, allocation="uniform", copies=copies)
+        for _ in range(2)
+    )
+    for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    first = copies.consumers.shares(np.array([0, 0, 2, 2]))
+    assert abs(first[0] - first[2]) > 1e-3
+    other = Split("random", seed=4).shares(np.array([0, 0, 2, 2]))
+    assert np.abs(first - other).max() > 1e-3
+
+
 def test_noise_is_relative_to_the_donor():
     model, masked = duplicated(
         copies=Copies(noise=0.01, donors="rank"),
