@@ -55,8 +55,11 @@ class BinaryFilters(Value):
 
     def _scales(self, kernel: Any) -> Any:
         """Return the magnitude of each filter, `(filters,)`."""
-        filters = kernel.shape[-1]
+        filters, dtype = kernel.shape[-1], kernel.dtype
         axes = list(range(len(kernel.shape) - 1))
+        # Sums over many weights exceed float16, and bfloat16 cannot count them.
+        if keras.backend.standardize_dtype(dtype) != "float64":
+            kernel = ops.cast(kernel, "float32")
         sizes = ops.sum(ops.abs(kernel), axis=axes)
         alive = ops.cast(ops.not_equal(kernel, 0), kernel.dtype)
         counts = ops.sum(alive, axis=axes)
@@ -68,7 +71,7 @@ class BinaryFilters(Value):
             )
             for x in (sizes, counts)
         )
-        scales = sizes / ops.maximum(counts, 1)
+        scales = ops.cast(sizes / ops.maximum(counts, 1), dtype)
         return ops.repeat(scales, self.block)[:filters]
 
 

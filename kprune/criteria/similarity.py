@@ -28,8 +28,8 @@ class Similarity(GroupCriterion):
     pair. Scores are comparable across groups, so that one threshold over all groups,
     `allocation="similarity"`, needs no shares per layer.
 
-    Filters that are nearly 0, with less than a twentieth of the norm of the others, have
-    the lowest scores, because their direction is meaningless. Opposite filters
+    Filters that are nearly 0, with less than a twentieth of the norm of the others,
+    have the lowest scores, because their direction is meaningless. Opposite filters
     have the largest dissimilarity. If several layers produce a channel, their filters
     are concatenated. If BatchNormalization follows the filters, use
     `kprune.criteria.Folded("similarity")` to compare them after folding.

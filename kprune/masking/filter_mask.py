@@ -309,10 +309,11 @@ class FilterMask(AxisVectors, Transparent, keras.layers.Wrapper):
     def gated(self, inputs: Any) -> Any:
         """Return what the gates leave of the layer's input."""
         for gate in self.gates:
-            if gate.mask in self._masks:
-                inputs = gate(inputs, self._masks[gate.mask].value)
-            else:
+            place = gate.mask
+            if place is None:
                 inputs = gate(inputs)
+            else:
+                inputs = gate(inputs, self._masks[place].value)
         return inputs
 
     def effective_values(self) -> list[tuple[keras.Variable, Any]]:

@@ -48,6 +48,19 @@ def test_the_scale_is_the_one_of_least_squares():
     np.testing.assert_allclose(np.abs(one).max(axis=(0, 1, 2)), means, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scales_of_wide_layers_in_half_precision(dtype):
+    """The sums over so many weights exceed float16, or do not grow in bfloat16."""
+    kernel = np.random.default_rng(4).normal(size=(40_000, 5))
+    kernel = (8 * kernel).astype("float32")
+    half = keras.ops.cast(kernel, dtype)
+    found = BinaryFilters().binary(half)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    scales = keras.ops.convert_to_numpy(keras.ops.cast(found, "float32"))
+    means = [np.abs(kernel[:, :4]).mean()] * 4 + [np.abs(kernel[:, 4]).mean()]
+    np.testing.assert_allclose(np.abs(scales).max(axis=0), means, rtol=1e-2)
+
+
 def test_gradients_pass_straight_through_to_small_weights():
     model = compiled(dense_layers([6, 5], 4), rate=0.1)
     kernel = model.get_layer("d1").kernel
