@@ -69,7 +69,8 @@ class DuplicateCallback(PruningCallback):
     similar to others are removed.
 
     A model that has copies already, from `kprune.duplicate` or from an interrupted run,
-    gets no new ones. The `logs` of each epoch contain `pruned_macs` and
+    gets no new ones. Copies with noise are not recognised, so let the callback make
+    them. The `logs` of each epoch contain `pruned_macs` and
     `pruned_params`, which are 0 until copies are merged, and `copies`, the number of
     filters that are copies of others.
 

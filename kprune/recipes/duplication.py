@@ -52,8 +52,9 @@ class Duplication(Recipe):
         }
 
     def start(self, masked: keras.Model) -> None:
-        # Without a loss, the callback duplicates when training begins.
-        if masked.compiled:
+        # Without a loss, the callback duplicates when training begins, and with noise,
+        # because it would not recognise the copies and make them again.
+        if masked.compiled and not self._noisy:
             parts = {k: v for k, v in self.parts.items() if k != "merge"}
             reduce = self.reduce or None
             duplicate(masked, **parts, reduce=reduce, data=self.data)
@@ -61,13 +62,17 @@ class Duplication(Recipe):
     def actions(self) -> list[keras.callbacks.Callback]:
         return [DuplicateCallback(**self.parts, **self.task)]
 
+    @property
+    def _noisy(self) -> bool:
+        return (self.parts["copies"] or Copies()).noise > 0
+
     def phases(self) -> list[tuple[str, str]]:
         end = self.parts["merge"].epoch
         merged = "after training" if end is None else before([end])
         end = self.epochs if end is None else end
         return [
             (
-                "in prepare",
+                before([0]) if self._noisy else "in prepare",
                 "unimportant filters become copies of critical ones",
             ),
             (during(0, end), "training with copies"),

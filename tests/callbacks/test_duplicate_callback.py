@@ -147,6 +147,21 @@ def test_copies_that_are_there_already_are_taken_as_they_are():
     assert saved(masked_full(), kprune.rebuild(masked)) >= 0.6
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_recipe_makes_copies_once(noise):
+    model, copies = compiled(), Copies(noise=noise)
+    parts = {"allocation": "uniform", "copies": copies}
+    expected = kprune.duplicate(model, reduce=HALF, **parts).get_weights()
+    r = kprune.recipe("duplication", HALF, epochs=3, **parts)
+    masked = r.prepare(model)
+    calls = keras.callbacks.CallbackList(r.callbacks, model=masked, epochs=3)
+    calls.on_train_begin()
+    calls.on_epoch_begin(0)
+    for ours, theirs in zip(masked.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert ("in prepare" in str(r)) == (noise == 0)
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     """Copies are found again in the restored weights."""
