@@ -112,6 +112,21 @@ class Rule(abc.ABC):
         """
         return layer(inputs, *args, **kwargs)
 
+    def grouped(self, layer: Any, kernel: Any) -> tuple[Any, int]:
+        """Return a kernel in the layout of a convolution with groups.
+
+        This runs in training too: use `keras.ops` only.
+
+        Args:
+            layer: The layer.
+            kernel: Its kernel, or a tensor of the same shape.
+
+        Returns:
+            Tensor of shape `(..., inputs per group, outputs)`, in which the outputs of
+            a group are adjacent; and the number of groups.
+        """
+        return kernel, 1
+
     def arrange(self, layer: Any, new: Any) -> None:
         """Adjust a copy after its weights are set.
 
@@ -411,6 +426,15 @@ def is_linear(layer: Any) -> bool:
     """Return whether a layer is linear in its inputs. See `Rule.linear`."""
     rule = find_rule(layer)
     return rule is not None and rule.linear
+
+
+def grouped_kernel(layer: Any, kernel: Any) -> tuple[Any, int]:
+    """Return a layer's kernel in one layout, and its number of groups.
+
+    See `Rule.grouped`.
+    """
+    rule = find_rule(layer)
+    return (kernel, 1) if rule is None else rule.grouped(layer, kernel)
 
 
 def is_batch_norm(layer: Any) -> bool:

@@ -9,6 +9,8 @@ import keras
 
 from kprune.arguments import did_you_mean
 from kprune.graph import walk
+from kprune.graph.registry import find_rule
+from kprune.graph.registry import grouped_kernel
 from kprune.graph.registry import is_linear
 from kprune.graph.shortcuts import projections
 from kprune.masking import FilterMask
@@ -20,6 +22,7 @@ class Attached(keras.regularizers.Regularizer):
     Args:
         regularizer: The attached penalty.
         former: The variable's own regularizer, or `None`. It stays in effect.
+        layer: The variable's layer.
         wrapper: The mask wrapper of the variable's layer, or `None`.
         index: Index of the variable among the layer's weights.
     """
@@ -28,11 +31,13 @@ class Attached(keras.regularizers.Regularizer):
         self,
         regularizer: Any,
         former: Any,
+        layer: Any,
         wrapper: FilterMask | None,
         index: int,
     ) -> None:
         self.regularizer = regularizer
         self.former = former
+        self._layer = layer
         self._wrapper = wrapper
         self._index = index
         self.used = False
@@ -44,7 +49,13 @@ class Attached(keras.regularizers.Regularizer):
         if self._wrapper is not None:
             # The masked weights, so that removed ones are not penalised.
             acting = self._wrapper.effective(self._index)
-        return self.regularizer(acting)
+        kernel, groups = grouped_kernel(self._layer, acting)
+        if groups == 1:
+            return self.regularizer(kernel)
+        # Filters of different groups read different channels.
+        apart = (*kernel.shape[:-1], groups, -1)
+        parts = keras.ops.moveaxis(keras.ops.reshape(kernel, apart), -2, 0)
+        return keras.ops.sum(keras.ops.vectorized_map(self.regularizer, parts))
 
     def __call__(self, value: Any) -> Any:
         penalty = self.alone(value)
@@ -66,10 +77,14 @@ def attach(
 
     Args:
         model: A functional or Sequential model. Layers of nested models are included.
-        regularizer: A `keras.regularizers.Regularizer`, or its name. If it has a method
-            `across(kernels)`, that returns one regularizer per kernel.
-        layers: Layers with a kernel, or their names. Defaults to all convolutions
-            except 1x1 projections in shortcuts; without any, to all Dense layers.
+        regularizer: A `keras.regularizers.Regularizer`, or its name. It is called with
+            kernels of shape `(..., inputs, outputs)`, also of transposed convolutions,
+            and for each group of a convolution with groups or a depthwise one; these
+            are added up. If it has a method `across(kernels)`, that returns one
+            regularizer per kernel.
+        layers: Layers with a kernel, or their names. Defaults to all convolutions and
+            transposed convolutions except depthwise and separable ones and 1x1
+            projections in shortcuts; without any, to all Dense layers.
 
     Returns:
         The names of the penalised layers.
@@ -104,12 +119,18 @@ def attach(
     kernels = [_kernel(outer) for outer in chosen]
     penalties = [regularizer] * len(kernels)
     if hasattr(regularizer, "across"):
-        penalties = regularizer.across(kernels)
+        penalties = regularizer.across(
+            [
+                grouped_kernel(walk.unwrap(outer), kernel)[0]
+                for outer, kernel in zip(chosen, kernels, strict=True)
+            ]
+        )
     for outer, kernel, penalty in zip(chosen, kernels, penalties, strict=True):
         wrapper = outer if isinstance(outer, FilterMask) else None
-        weights = [id(w) for w in walk.unwrap(outer).weights]
+        layer = walk.unwrap(outer)
+        index = [id(w) for w in layer.weights].index(id(kernel))
         kernel.regularizer = Attached(
-            penalty, kernel.regularizer, wrapper, weights.index(id(kernel))
+            penalty, kernel.regularizer, layer, wrapper, index
         )
     compile_again(model)
     return [layer.name for layer in chosen]
@@ -213,17 +234,24 @@ def _named(model: keras.Model, wanted: Iterable[Any]) -> list[Any]:
     return chosen
 
 
+def _is_depthwise(layer: Any, kernel: Any) -> bool:
+    kernel, groups = grouped_kernel(layer, kernel)
+    return groups > 1 and kernel.shape[-2] == 1
+
+
 def _defaults(model: keras.Model) -> list[Any]:
     """Return the convolutions that are not projections in shortcuts, or all Dense."""
     beside = projections(model)
     convolutions, others = [], []
     for layer in walk.layers_of(model):
         inner = walk.unwrap(layer)
-        if not is_linear(inner) or _found_kernel(inner) is None:
+        kernel = _found_kernel(inner)
+        if kernel is None or find_rule(inner) is None:
             continue
         if not hasattr(inner, "kernel_size"):
-            others.append(layer)
-        elif inner not in beside:
+            if is_linear(inner):
+                others.append(layer)
+        elif inner not in beside and not _is_depthwise(inner, kernel):
             convolutions.append(layer)
     chosen = convolutions or others
     if not chosen:

@@ -12,6 +12,7 @@ from harness import randomise
 
 import kprune
 from kprune.regularizers import HierarchicalGroupSparsity
+from kprune.regularizers import Orthonormal
 from kprune.regularizers import attach
 from kprune.regularizers import detach
 
@@ -131,6 +132,53 @@ def test_a_shared_layer_is_penalised_once():
     assert attach(model, PENALTY) == ["shared"]
     got = losses(model)
     assert got == pytest.approx(penalty_of([conv.kernel]), rel=1e-5)
+
+
+def other_layouts():
+    x = inputs = keras.Input((6, 6, 4))
+    x = keras.layers.Conv2D(6, 3, padding="same", groups=2, name="apart")(x)
+    x = keras.layers.Conv2DTranspose(5, 3, name="up")(x)
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="deep")(x)
+    return keras.Model(inputs, keras.layers.Flatten()(x))
+
+
+def rows_of(model, name):
+    """The kernels of a layer whose filters read the same channels, in NumPy."""
+    kernel = keras.ops.convert_to_numpy(model.get_layer(name).kernel)
+    if name == "apart":
+        return [kernel[..., :3], kernel[..., 3:]]
+    if name == "up":
+        return [np.moveaxis(kernel, -1, -2)]
+    return [kernel[:, :, c : c + 1] for c in range(kernel.shape[2])]
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        Orthonormal(0.1),
+        HierarchicalGroupSparsity(strength=0.1),
+        HierarchicalGroupSparsity(strength=0.1, grouping="neuron"),
+    ],
+)
+@pytest.mark.parametrize("name", ["apart", "up", "deep"])
+def test_filters_are_compared_that_read_the_same_channels(penalty, name):
+    model = other_layouts()
+    expected = sum(float(penalty(k)) for k in rows_of(model, name))
+    attach(model, penalty, name)
+    assert losses(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_orthonormal_filters_of_a_transposed_convolution_cost_nothing():
+    model = other_layouts()
+    rows, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(54, 5)))
+    kernel = np.swapaxes(rows.reshape(3, 3, 6, 5), 2, 3)
+    model.get_layer("up").kernel.assign(kernel)
+    attach(model, Orthonormal(1.0), "up")
+    assert losses(model) == pytest.approx(0, abs=1e-4)
+
+
+def test_by_default_all_convolutions_but_depthwise_ones_are_penalised():
+    assert attach(other_layouts(), PENALTY) == ["apart", "up"]
 
 
 def test_layers_can_be_named_and_given():

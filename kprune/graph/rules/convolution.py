@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras import ops
 
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
@@ -102,6 +103,9 @@ class ConvRule(Rule):
             tied.append(rows_of[0])
         return tied
 
+    def grouped(self, layer: Any, kernel: Any) -> tuple[Any, int]:
+        return kernel, layer.groups
+
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         layer = visit.operation
         config = layer.get_config()
@@ -130,6 +134,9 @@ class ConvTransposeRule(Rule):
             layer.kernel, [x.shape[a] for a in spatial_axes(axis, x.rank)]
         )
         return produce(call, slots, axis)
+
+    def grouped(self, layer: Any, kernel: Any) -> tuple[Any, int]:
+        return ops.swapaxes(kernel, -1, -2), 1
 
     def config(self, visit: Visit, kept: Kept) -> dict[str, Any]:
         config = visit.operation.get_config()
@@ -161,6 +168,11 @@ class DepthwiseConvRule(Rule):
         return call.activate(
             Labels(shape, factors, True, x.why), layer.activation
         )
+
+    def grouped(self, layer: Any, kernel: Any) -> tuple[Any, int]:
+        *window, channels, multiplier = kernel.shape
+        shape = (*window, 1, channels * multiplier)
+        return ops.reshape(kernel, shape), channels
 
 
 @register_rule(layers.SeparableConv1D, layers.SeparableConv2D)
