@@ -33,6 +33,7 @@ from kprune.pruning import Policy
 from kprune.pruning import choose
 from kprune.recovery import base as recoveries
 from kprune.runs import record as runs
+from kprune.runs.measure import not_finite
 from kprune.session import Session
 
 _log = logging.getLogger("kprune")
@@ -256,7 +257,7 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         self._met[epoch] = self.policy.met()
         if logs is not None:
             logs.update(self.status())
-        self._record.epoch(epoch, logs)
+        self._record.epoch(epoch, logs, self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         with self._record.failing():
@@ -268,6 +269,10 @@ class PruningCallback(keras.callbacks.Callback, Part, abc.ABC):
         session, policy = self.session, self.policy
         if self._epoch < 0:
             return  # Nothing was trained: fit(epochs=0), or a completed run.
+        lost = not_finite(session.masked)
+        if lost is not None:
+            _log.warning("%s", lost)
+            return
         self._checkpoints.look(self._last_met)
         self._checkpoints.warn()
         if self.finishes(self._epoch + 1, last=True):

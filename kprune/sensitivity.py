@@ -28,6 +28,7 @@ from kprune.masking.compilation import copy_compilation
 from kprune.masking.devices import undivided
 from kprune.outputs import atomic_file
 from kprune.parts import Part
+from kprune.runs.logs import numbers
 from kprune.session import Session
 from kprune.session.gradients import structures
 
@@ -304,8 +305,7 @@ class _Scan:
 
     def _evaluate(self) -> dict[str, float]:
         logs = self._model.evaluated(self._batches)
-        logs = {"loss": logs["loss"], **logs}
-        return {key: float(value) for key, value in logs.items()}
+        return numbers({"loss": logs["loss"], **logs})
 
     def curve(
         self, name: str, order: np.ndarray, shares: Iterable[float]

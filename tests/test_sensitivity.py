@@ -55,6 +55,16 @@ def test_metrics_go_over_all_batches_of_any_size(data):
     assert baseline == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_metric_with_a_value_for_each_class_counts_as_their_mean(data):
+    net = small_net(8)
+    randomise(net)
+    net.compile(loss="mse", metrics=[keras.metrics.F1Score()])
+    x, y = data[0], keras.utils.to_categorical(data[1], 3)
+    baseline = kprune.sensitivity(net, (x, y), shares=[0.5]).baseline
+    expected = net.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]
+    assert baseline["f1_score"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
 def test_points_against_pruned_and_rebuilt_models(model, data, report):
     curve = report.curves["conv1"]
     assert curve.removed.tolist() == list(range(8))

@@ -20,6 +20,7 @@ from runs.running import plain
 
 import kprune
 from kprune.report.sweeps import sweep_table
+from kprune.sweep import _trial
 from kprune.sweep import finished
 
 TARGET = {"macs": 0.4}
@@ -492,3 +493,15 @@ def test_of_four_processes_two_are_killed_and_nothing_is_lost(tmp_path):
     found = states(url)
     assert [s for s, _ in found].count("FAIL") == 2
     assert [s for s, _ in found].count("COMPLETE") == 6
+
+
+def test_trials_report_the_mean_of_a_metric_for_each_class():
+    told = {}
+    watch = _trial._Watch(
+        types.SimpleNamespace(
+            report=lambda value, epoch: told.update({epoch: value})
+        ),
+        types.SimpleNamespace(metric="f1_score", epochs=1),
+    )
+    watch.on_epoch_end(0, {"val_f1_score": np.array([0.25, 0.75])})
+    assert told == {0: 0.5}

@@ -26,6 +26,7 @@ from kprune.export.formats import format_for
 from kprune.export.runtime import available_threads
 from kprune.export.runtime import open_runtime
 from kprune.export.signature import ModelSignature
+from kprune.runs.logs import numbers
 
 BATCH_SIZE = 64
 
@@ -291,7 +292,7 @@ def _evaluate(model: keras.Model, x: Any, y: Any) -> dict[str, float]:
     logs = model.evaluate(
         batches(x, y, BATCH_SIZE), verbose=0, return_dict=True
     )
-    return {name: float(value) for name, value in logs.items()}
+    return numbers(logs)
 
 
 def _is_compiled(model: keras.Model) -> bool:

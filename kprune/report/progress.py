@@ -16,6 +16,8 @@ from rich.progress import TaskID
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
+from kprune.runs.logs import numbers
+
 
 def progress(console: Console | None = None) -> Progress:
     """Return a display of progress bars, for use as a context manager.
@@ -97,9 +99,9 @@ class FitProgress(keras.callbacks.Callback):
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        known = logs or {}
+        known = numbers(logs)
         shown = [name for name in self.metrics if name in known]
-        note = "  ".join(f"{name} {float(known[name]):.3g}" for name in shown)
+        note = "  ".join(f"{name} {known[name]:.3g}" for name in shown)
         self.bars.update(self._task, completed=epoch + 1, note=note)
 
 

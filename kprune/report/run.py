@@ -23,7 +23,7 @@ _HEIGHT = 40
 _PARTS = 3
 """Maximum number of panels with metrics."""
 
-_LOSS = "loss"
+_LOSS, _VALIDATION = "loss", "val_"
 _SHARE = "pruned_"
 
 
@@ -91,22 +91,42 @@ def results(
 def quality(run: Mapping[str, Any]) -> tuple[str, float] | None:
     """Return the metric by which to judge the compact model: its name and value.
 
-    This is a metric of the compact model or of the last epoch, preferably on
-    validation data, or else the agreement with the original. A loss does not count.
-    None if there is nothing of the kind.
+    This is a compiled metric of the compact model or of the last epoch, preferably on
+    validation data, or else the loss or the agreement with the original. Other logs,
+    such as a learning rate, do not count. None if there is nothing of the kind.
     """
     after = rows_of(run).get(COMPACT, {}).get("metrics", {})
     logs = run["epochs"][-1]["logs"] if run["epochs"] else {}
-    validated = {k: v for k, v in logs.items() if k.startswith("val_")}
-    for found in (after, validated, logs):
+    known = _compiled(run)
+    trained = {k: v for k, v in logs.items() if k in known}
+    validated = {
+        k: v
+        for k, v in logs.items()
+        if k.startswith(_VALIDATION) and k.removeprefix(_VALIDATION) in known
+    }
+    measured = (after, validated, trained)
+    for found in measured:
         for name, value in found.items():
-            plain = not name.startswith(_SHARE) and not name.endswith(_LOSS)
-            if plain and value is not None:
+            if value is not None and not name.endswith(_LOSS):
                 return name, value
+    for found in measured:
+        for name in (_LOSS, _VALIDATION + _LOSS):
+            if found.get(name) is not None:
+                return name, found[name]
     for check in run["checks"]:
         if check["what"].endswith(ORIGINAL) and check["agreement"] is not None:
             return "agreement", check["agreement"]
     return None
+
+
+def _compiled(run: Mapping[str, Any]) -> set[str]:
+    """Return the names of the loss and the compiled metrics."""
+    found = {_LOSS, *run.get("metrics", ())}
+    found.update(name for row in run["results"] for name in row["metrics"])
+    if "metrics" not in run:  # a record of an earlier version
+        names = {name for epoch in run["epochs"] for name in epoch["logs"]}
+        found |= {name for name in names if _VALIDATION + name in names}
+    return found
 
 
 def _metric_names(run: Mapping[str, Any]) -> list[str]:
@@ -215,14 +235,13 @@ def curves(run: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(n for epoch in epochs for n in epoch["logs"]))
     columns = {n: [e["logs"].get(n) for e in epochs] for n in names}
     shares = {n: columns.pop(n) for n in names if n.startswith(_SHARE)}
-    plain = [n for n in columns if not n.startswith("val_")]
-    # Logs without a validation counterpart, such as a learning rate, are no metrics.
-    plain = [n for n in plain if f"val_{n}" in columns] or plain
+    known = _compiled(run)
+    plain = [n for n in columns if n in known]
     panels: dict[str, Any] = {}
     for name in sorted(plain, key=lambda n: n.endswith(_LOSS))[:_PARTS]:
         lines = {"training": columns[name]}
-        if f"val_{name}" in columns:
-            lines["validation"] = columns[f"val_{name}"]
+        if _VALIDATION + name in columns:
+            lines["validation"] = columns[_VALIDATION + name]
         panels[name] = lines
     if shares:
         lines = {n.removeprefix(_SHARE): v for n, v in shares.items()}

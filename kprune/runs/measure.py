@@ -13,6 +13,7 @@ from kprune.data.arrays import Batch
 from kprune.data.arrays import concatenate
 from kprune.data.arrays import count
 from kprune.data.arrays import cut
+from kprune.data.inputs import first_not_finite
 from kprune.data.inputs import fixed_batch
 from kprune.data.source import Source
 from kprune.data.source import as_source
@@ -21,7 +22,9 @@ from kprune.export.differences import compare_outputs
 from kprune.export.signature import ModelSignature
 from kprune.graph import walk
 from kprune.graph.likeness import random_values
+from kprune.graph.values import read
 from kprune.masking.state import no_gradients
+from kprune.runs.logs import numbers
 from kprune.session import Session
 
 SAMPLES = 64
@@ -96,9 +99,17 @@ def metrics(
         steps: Maximum number of batches; `None` for all.
 
     Returns:
-        The result of `evaluate`. Empty without a compiled loss or without targets.
-        A model that takes one size of batch leaves out what does not fill the last.
+        The result of `evaluate`, as numbers. Empty without a compiled loss or without
+        targets. A model that takes one size of batch leaves out what does not fill the
+        last.
     """
+    return numbers(evaluated(model, source, steps))
+
+
+def evaluated(
+    model: keras.Model, source: Source | None, steps: int | None = BATCHES
+) -> dict[str, Any]:
+    """Return the result of `evaluate` as it is. See `metrics`."""
     if source is None or source.arrays is None or source.arrays[1] is None:
         return {}
     if not model.compiled or model.loss is None:
@@ -111,9 +122,26 @@ def metrics(
         batches = [cut(every, end - fixed, end) for end in ends]
         if not batches:
             return {}
-    found = model.evaluate(Batches(batches), verbose=0, return_dict=True)
+    found: dict[str, Any] = model.evaluate(
+        Batches(batches), verbose=0, return_dict=True
+    )
     model.reset_metrics()
-    return {name: float(value) for name, value in found.items()}
+    return found
+
+
+def not_finite(model: keras.Model) -> str | None:
+    """Return a sentence that names the first weight with NaN; None if there is none.
+
+    Infinite values count too.
+    """
+    for weight in model.weights:
+        if first_not_finite(read(weight)) is not None:
+            return (
+                f"Training has diverged: weight '{weight.path}' has NaN or infinite "
+                "values. Start again from the trained model, with a lower learning "
+                "rate or with clipnorm=1 in the optimizer."
+            )
+    return None
 
 
 def minimised(metric: str, model: keras.Model | None = None) -> bool:

@@ -33,6 +33,7 @@ from kprune.runs import measure
 from kprune.runs import schema
 from kprune.runs.folder import RUN
 from kprune.runs.folder import new_folder
+from kprune.runs.logs import numbers
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -161,13 +162,12 @@ class Record:
     @_harmless
     def _begin(self, model: keras.Model) -> None:
         session = self._session
-        row: dict[str, Any] = {}
+        self._result(ORIGINAL, cost(session.masked, session.graph))
+        self._save(ORIGINAL, model)
         if self._measures:
+            self._measure(ORIGINAL)
             self._inputs = measure.samples_of(session)
             self._outputs = measure.outputs_of(session.masked, self._inputs)
-            row = self._metrics()
-        self._result(ORIGINAL, cost(session.masked, session.graph), row)
-        self._save(ORIGINAL, model)
         self._write()
 
     @_harmless
@@ -200,21 +200,42 @@ class Record:
         self._write()
 
     @_harmless
-    def epoch(self, epoch: int, logs: Mapping[str, Any] | None) -> None:
-        """Record the logs of an epoch."""
+    def epoch(
+        self,
+        epoch: int,
+        logs: Mapping[str, Any] | None,
+        model: keras.Model | None = None,
+    ) -> None:
+        """Record the logs of an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            logs: Its logs.
+            model: The model in training, to tell its metrics from other logs.
+        """
+        if model is not None and "metrics" not in self.run:
+            self.run["metrics"] = list(model.get_metrics_result())
         now = time.monotonic()
         self.run["epochs"].append(
             {
                 "epoch": epoch,
                 "seconds": round(now - self._epoch_clock, 3),
-                "logs": {k: float(v) for k, v in (logs or {}).items()},
+                "logs": self._numbers(logs),
             }
         )
         self._epoch_clock = now
         self._write()
 
     def finish(self) -> None:
-        """Measure and save the compact model, and write the report."""
+        """Measure and save the compact model, and write the report.
+
+        A run that leaves NaN in the weights has failed.
+        """
+        lost = measure.not_finite(self._session.masked)
+        if lost is not None:
+            self.run["error"] = lost
+            self._end(schema.FAILED)
+            return
         _folders[self._session.masked] = self.folder
         self._rebuilt()
         self._end(schema.FINISHED)
@@ -223,6 +244,10 @@ class Record:
     def _rebuilt(self) -> None:
         session = self._session
         compact = rebuild(session.masked)
+        self._result(COMPACT, cost(session.masked, session.graph))
+        self._save(COMPACT, compact)
+        if self._measures:
+            self._measure(COMPACT)
         inputs = self._inputs
         if inputs is None:
             inputs = measure.samples_of(session)
@@ -232,9 +257,6 @@ class Record:
         if self._outputs:
             what = "compact model against the original"
             self._check(what, self._outputs, rebuilt)
-        row = self._metrics() if self._measures else {}
-        self._result(COMPACT, cost(session.masked, session.graph), row)
-        self._save(COMPACT, compact)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -252,18 +274,26 @@ class Record:
         self._write()
         write_pages(self.folder)
 
-    def _metrics(self) -> dict[str, Any]:
+    @_harmless  # The user's metrics may fail, which costs nothing but them.
+    def _measure(self, name: str) -> None:
         source = self._session.source
-        found = measure.metrics(self._session.masked, source)
+        found = self._numbers(measure.evaluated(self._session.masked, source))
         if source is None or source.size is None or not found:
-            return {}
+            return
         samples = min(source.size, measure.BATCHES * source.batch_size)
         samples -= samples % (fixed_batch(self._session.masked) or 1)
-        return {"metrics": found, "samples": samples}
+        row = {"name": name, "metrics": found, "samples": samples}
+        _merge(self.run["results"], row)
 
-    def _result(self, name: str, found: Any, row: Mapping[str, Any]) -> None:
+    def _numbers(self, logs: Mapping[str, Any] | None) -> dict[str, float]:
+        found = numbers(logs)
+        for name in (logs or {}).keys() - found.keys():
+            self._note(f"The metric {name!r} is left out: it is no number.")
+        return found
+
+    def _result(self, name: str, found: Any) -> None:
         costs = {k: getattr(found, k) for k in ("macs", "params", "bytes")}
-        _merge(self.run["results"], {"name": name, **costs, **row})
+        _merge(self.run["results"], {"name": name, **costs})
 
     def _check(
         self, what: str, before: list[np.ndarray], after: list[np.ndarray]
@@ -288,7 +318,9 @@ class Record:
             self.run["files"][name] = file
 
     def _note(self, text: str) -> None:
-        self.run["notes"].append(" ".join(text.split())[:500])
+        note = " ".join(text.split())[:500]
+        if note not in self.run["notes"]:
+            self.run["notes"].append(note)
 
     def _write(self) -> None:
         self.run["seconds"] = round(time.monotonic() - self._clock, 3)
@@ -301,7 +333,7 @@ class Silence:
     def decided(self, epoch: int, scored: Any) -> None:
         """Do nothing."""
 
-    def epoch(self, epoch: int, logs: Any) -> None:
+    def epoch(self, epoch: int, logs: Any, model: Any = None) -> None:
         """Do nothing."""
 
     def finish(self) -> None:

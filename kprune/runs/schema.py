@@ -105,6 +105,7 @@ SCHEMA = _object(
     files=_map(_TEXT),
     notes=_list(_TEXT),
 )
+SCHEMA["properties"]["metrics"] = _list(_TEXT)  # optional
 """Schema of `run.json`. See `docs/runs.md` for the meaning of each entry."""
 
 

@@ -23,6 +23,7 @@ from kprune.pruning import prune
 from kprune.rebuild import rebuild
 from kprune.recipes.base import recipe
 from kprune.registry import modules
+from kprune.runs.logs import numbers
 from kprune.runs.measure import Batches
 from kprune.runs.measure import metrics
 from kprune.sweep import _study
@@ -217,8 +218,8 @@ class _Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         setting = self._setting
-        value = (logs or {})[f"val_{setting.metric}"]
-        self._trial.report(float(value), epoch)
+        value = numbers(logs)[f"val_{setting.metric}"]
+        self._trial.report(value, epoch)
         if epoch + 1 < setting.epochs:
             # Methods that remove filters late fall behind for a while.
             half = 2 * (epoch + 1) > setting.epochs

@@ -442,3 +442,13 @@ def test_models_of_one_batch_size_are_scored_on_all_samples():
     right = (x @ weights + bias).argmax(-1) == y
     assert found.metrics == {"accuracy": pytest.approx(right.mean())}
     assert found.agreement is None
+
+
+def test_a_metric_with_a_value_for_each_class_is_shown_as_their_mean():
+    model = colours.model()
+    model.compile("sgd", "mse", metrics=[keras.metrics.F1Score()])
+    x, labels = unit_images()
+    y = keras.utils.to_categorical(labels, model.output_shape[-1])
+    score = Scorer(Samples(x, y, "colours"), model).model(model)
+    expected = model.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]
+    assert score.metrics["f1_score"] == pytest.approx(np.mean(expected))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kprune.data.source import Source
+from kprune.runs.logs import numbers
 from kprune.runs.measure import metrics
 from kprune.runs.measure import minimised
 from kprune.runs.measure import outputs_of
@@ -78,3 +79,20 @@ def test_models_of_one_batch_size_are_measured():
     np.testing.assert_array_equal(outputs_of(model, x)[0], x)
     found = metrics(model, Source((x, np.zeros_like(x)), 32, model))
     assert found["loss"] == pytest.approx(np.mean(x[:8] ** 2), rel=1e-5)
+
+
+def test_logs_are_one_number_for_each_name(caplog):
+    logs = {
+        "loss": np.float32(0.5),
+        "f1": keras.ops.convert_to_tensor([0.25, 0.75]),
+        "table": np.array([[1, 2], [3, 6]]),
+        "count": 3,
+        "word": "0.5",
+        "none": None,
+        "empty": np.zeros(0),
+    }
+    for _ in range(2):
+        assert numbers(logs) == {"loss": 0.5, "f1": 0.5, "table": 3, "count": 3}
+    told = [r.getMessage() for r in caplog.records]
+    assert [text.split("'")[1] for text in told] == ["word", "none", "empty"]
+    assert numbers(None) == {}

@@ -14,6 +14,7 @@ from cli.running import assert_fails
 from cli.running import run as command
 
 from kprune.report.plots import frontier
+from kprune.report.run import quality
 
 CHROMIUM = os.environ.get("KPRUNE_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "google-chrome"))), None
@@ -136,3 +137,30 @@ def test_a_browser_shows_it_on_a_narrow_screen(kind, request, tmp_path):
     wide, seen = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout).groups()
     assert int(wide) <= int(seen) == 400
     assert "CONSOLE" not in done.stderr
+
+
+LOGS = {"weak_filters": 9.0, "learning_rate": 0.1, "pruned_macs": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("logs", "metrics", "expected"),
+    [
+        ({"loss": 2.0}, ["loss"], ("loss", 2.0)),
+        ({"loss": 2.0, "val_loss": 3.0}, ["loss"], ("val_loss", 3.0)),
+        ({"acc": 0.5, "loss": 2.0}, ["loss", "acc"], ("acc", 0.5)),
+        ({"acc": 0.5, "val_acc": 0.4}, ["acc"], ("val_acc", 0.4)),
+        ({"acc": 0.5, "val_acc": 0.4}, None, ("val_acc", 0.4)),
+        ({}, ["loss"], None),
+    ],
+)
+def test_runs_are_judged_by_compiled_metrics(logs, metrics, expected):
+    epoch = {"epoch": 0, "seconds": 1.0, "logs": {**LOGS, **logs}}
+    run = {"results": [], "checks": [], "epochs": [epoch]}
+    if metrics is not None:  # earlier versions did not note them
+        run["metrics"] = metrics
+    assert quality(run) == expected
+
+
+def test_a_run_notes_what_was_compiled(training):
+    assert set(training[0]["metrics"]) == {"loss", "accuracy"}
+    assert quality(training[0])[0] == "accuracy"

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from fitting import arrays
 from fitting import dataset
+from fitting import loss
 from runs.running import compiled
 from runs.running import plain
 
 import kprune
 from kprune import runs
 from kprune.callbacks import PruneCallback
+from kprune.runs.measure import Batches as Repeated
 from kprune.runs.schema import read_run
 
 
@@ -212,3 +214,70 @@ def test_other_files_are_no_record(tmp_path):
     path.write_text('{"kprune_run": 2}')
     with pytest.raises(ValueError, match=r"run\.json' is not the record"):
         read_run(path)
+
+
+def test_a_vector_metric_is_recorded_as_its_mean(tmp_path):
+    x, y, *_ = arrays()
+    model = plain()
+    model.compile(
+        "sgd", "mse", metrics=[keras.metrics.F1Score()], run_eagerly=True
+    )
+    one_hot = np.eye(3, dtype="float32")[y]
+    data = Repeated([(x, one_hot, None)])
+    kprune.prune(model, "l1", data=(x, one_hot), run_dir=tmp_path / "prune")
+    masked = kprune.wrap(model)
+    masked.fit(
+        data, verbose=0, callbacks=[PruneCallback(run_dir=tmp_path / "fit")]
+    )
+    run = read_run(tmp_path / "prune" / "latest" / "run.json")
+    expected = model.evaluate(data, verbose=0, return_dict=True)["f1_score"]
+    assert run["results"][0]["metrics"]["f1_score"] == pytest.approx(
+        np.mean(expected), rel=1e-5
+    )
+    trained = read_run(tmp_path / "fit" / "latest" / "run.json")
+    (epoch,) = trained["epochs"]
+    assert 0 <= epoch["logs"]["f1_score"] <= 1
+    assert run["notes"] == trained["notes"] == []
+
+
+@pytest.mark.parametrize("kind", ["text", "error"])
+def test_a_metric_without_a_number_costs_only_itself(kind, tmp_path):
+    class Odd(keras.metrics.Metric):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            pass
+
+        def result(self):
+            if kind == "error":
+                raise RuntimeError("no result")
+            return "a word"
+
+    model = plain()
+    model.compile("sgd", loss(), metrics=[Odd(name="odd")], run_eagerly=True)
+    kprune.prune(model, "l1", data=arrays(), run_dir=tmp_path)
+    run = read_run(tmp_path / "latest" / "run.json")
+    assert run["status"] == "finished"
+    assert run["files"].keys() == {"original", "compact"}
+    assert [row["macs"] for row in run["results"]] == [
+        kprune.cost(model).macs,
+        pytest.approx(kprune.cost(model).macs / 2, rel=0.2),
+    ]
+    assert len(run["checks"]) == 2
+    assert any("odd" in n or "no result" in n for n in run["notes"])
+    assert ("loss" in run["results"][1]["metrics"]) == (kind == "text")
+
+
+def test_a_run_that_ends_in_nan_has_failed(tmp_path, caplog):
+    model = plain()
+    model.compile(keras.optimizers.SGD(1e20), loss(), run_eagerly=True)
+    masked = kprune.wrap(model)
+    callbacks = [
+        PruneCallback(run_dir=tmp_path),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    masked.fit(dataset(), epochs=4, verbose=0, callbacks=callbacks)
+    run = read_run(tmp_path / "latest" / "run.json")
+    assert run["status"] == "failed"
+    assert "has NaN or infinite values" in run["error"]
+    told = " ".join(r.getMessage() for r in caplog.records)
+    assert run["error"] in told and "schedule" not in told
+    assert runs.folder_of(masked) is None
