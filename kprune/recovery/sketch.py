@@ -73,11 +73,21 @@ class Sketch(Recovery):
         was = masks(masked, graph)
         changed: dict[int, np.ndarray] = {}
         left = []
-        for group in graph.prunable:
+        losing = [
+            g
+            for g in graph.prunable
+            if ((was[g.name] > 0) & (kept[g.name] == 0)).any()
+        ]
+        # Channels that will be sketched count whole, those that are cut do not.
+        counted = {name: mask > 0 for name, mask in kept.items()}
+        for group in losing:
+            if _kernel(group) is not None:
+                counted[group.name] = was[group.name] > 0
+        for group in losing:
             alive, stays = was[group.name] > 0, kept[group.name] > 0
-            if not (alive & ~stays).any():
-                continue
-            found = self._sketched(group, alive, stays, changed)
+            counted[group.name] = stays
+            classes = graph.spread(counted, fill=True)
+            found = self._sketched(group, alive, stays, classes, changed)
             if found is None:
                 left.append(group.name)
         after.restore()
@@ -94,16 +104,20 @@ class Sketch(Recovery):
         group: Group,
         alive: np.ndarray,
         stays: np.ndarray,
+        classes: np.ndarray,
         changed: dict[int, np.ndarray],
     ) -> bool | None:
         """Sketch a group into `changed`; return None if that is impossible."""
-        makers = {id(m.layer) for m in group.producers}
-        kernels = [m for m in group.producers if m.name != "bias"]
-        biases = [m for m in group.producers if m.name == "bias"]
-        if len(makers) != 1 or len(kernels) != 1:
+        kernel = _kernel(group)
+        if kernel is None:
             return None
-        written = [*kernels, *biases]
-        parts = [_rows(member, changed) for member in written]
+        biases = [m for m in group.producers if m.name == "bias"]
+        written = [kernel, *biases]
+        used = [_columns(group, member, classes) for member in written]
+        parts = [
+            _rows(member, changed)[:, columns]
+            for member, columns in zip(written, used, strict=True)
+        ]
         whole = np.hstack(parts)
         count = int(stays.sum())
         if count >= whole[alive].shape[1]:
@@ -111,20 +125,20 @@ class Sketch(Recovery):
         basis = frequent_directions(whole[alive], count)
         # Channels that a normalisation ties have several weights of a bias.
         ends = np.cumsum([part.shape[1] for part in parts])
-        for member, columns in zip(
-            written, np.split(basis, ends[:-1], axis=1), strict=True
-        ):
-            _write(member, stays, columns, changed)
+        news = np.split(basis, ends[:-1], axis=1)
+        for member, columns, new in zip(written, used, news, strict=True):
+            _write(member, stays, _spread(new, columns), changed)
         turn = np.linalg.pinv(basis @ np.linalg.pinv(whole[alive])).T
         for member in group.consumers:
-            rows = _rows(member, changed)[alive]
+            columns = _columns(group, member, classes)
+            rows = _rows(member, changed)[alive][:, columns]
             if self.aligned:
                 new = turn @ rows
             elif count < rows.shape[1]:
                 new = frequent_directions(rows, count)
             else:
                 continue
-            _write(member, stays, new, changed)
+            _write(member, stays, _spread(new, columns), changed)
         for member in group.members:
             if is_batch_norm(member.layer):
                 ones = member.name in ("gamma", "moving_variance")
@@ -152,6 +166,40 @@ def frequent_directions(rows: np.ndarray, count: int) -> np.ndarray:
         sketch[filled] = row
         filled += 1
     return sketch
+
+
+def _kernel(group: Group) -> Member | None:
+    """Return the kernel of a group's only producer, or None if there are several."""
+    kernels = [m for m in group.producers if m.name != "bias"]
+    makers = {id(m.layer) for m in group.producers}
+    return kernels[0] if len(makers) == len(kernels) == 1 else None
+
+
+def _columns(group: Group, member: Member, classes: np.ndarray) -> np.ndarray:
+    """Return which columns of a member's rows belong to channels that count.
+
+    Args:
+        group: The group of the rows.
+        member: Where its channels are.
+        classes: One boolean per class. See `ChannelGraph.spread`.
+    """
+    variable = member.variable
+    counts = np.ones(variable.shape, bool)
+    for axis, bound in group.graph.bindings[id(variable)].axes.items():
+        if axis != member.axis and bound.labels:
+            shape = [1] * counts.ndim
+            shape[axis] = -1
+            chosen = group.graph.project(bound.labels, classes)
+            counts &= chosen.reshape(shape)
+    first = np.moveaxis(counts, member.axis, 0)[member.index[0]]
+    return first.ravel()
+
+
+def _spread(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return rows with 0 in the columns that do not count."""
+    whole = np.zeros((len(rows), len(columns)))
+    whole[:, columns] = rows
+    return whole
 
 
 def _rows(member: Member, changed: dict[int, np.ndarray]) -> np.ndarray:

@@ -63,6 +63,22 @@ def test_kernels_are_the_sketches_of_the_whole_ones():
     assert [float(values(w).mean()) for w in norm.weights] == [1, 0, 0, 1]
 
 
+def test_weights_of_removed_inputs_are_not_sketched():
+    model = net()
+    allocation = {"conv1": 0.5, "conv2": 0.5}
+    masked = kprune.prune(model, "l2", allocation=allocation, recover="sketch")
+    kernel = values(model.get_layer("conv2").kernel)
+    rows = np.moveaxis(kernel, 2, 0).reshape(8, -1)
+    inputs = frequent_directions(rows, 4).reshape(4, 3, 3, 6)
+    part = np.moveaxis(inputs, 0, 2).reshape(36, 6).T
+    bias = values(model.get_layer("conv2").bias)[:, None]
+    expected = frequent_directions(np.hstack([part, bias]), 3)
+    found = values(kprune.rebuild(masked).get_layer("conv2").kernel)
+    np.testing.assert_allclose(
+        found.reshape(36, 3).T, expected[:, :-1], atol=1e-4
+    )
+
+
 def test_aligned_sketches_are_exact_for_linear_layers_of_low_rank():
     model = dense_layers([12], inputs=9, activation=None)
     rng = np.random.default_rng(1)
