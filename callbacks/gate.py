@@ -222,10 +222,11 @@ class GateCallback(PruningCallback):
     def act(self, session: Session, fraction: float) -> None:
         """Turn gates into masks."""
         masks = self.choose(fraction)
-        before = session.snapshot() if self.repairs else None
-        if fraction >= 1:
-            self._shut()
-        self.remove(masks, before)
+        with session.rollback():
+            before = session.snapshot() if self.repairs else None
+            if fraction >= 1:
+                self._shut()
+            self.remove(masks, before)
         if self._added is not None:
             self._count(session)
             self._added.attach()

@@ -11,6 +11,7 @@ from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
+from kprune.recovery.base import in_order
 
 
 @register("filtersketch")
@@ -52,7 +53,5 @@ class FilterSketch(HardRecipe):
 
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
-        repairs = [parts.pop("sketch")]
-        if self.recover is not None:
-            repairs.append(self.recover)
+        repairs = in_order(parts.pop("sketch"), self.recover)
         return [PruneCallback(**parts, **{**self.task, "recover": repairs})]

@@ -11,6 +11,7 @@ from kprune.callbacks import PruneCallback
 from kprune.pruning import WITH_DATA
 from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
+from kprune.recovery.base import in_order
 
 
 @register("refit")
@@ -55,6 +56,5 @@ class Refit(HardRecipe):
 
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
-        repairs = [parts.pop("repair"), self.recover]
-        recover = [repair for repair in repairs if repair is not None]
-        return [PruneCallback(**parts, **{**self.task, "recover": recover})]
+        repairs = in_order(parts.pop("repair"), self.recover)
+        return [PruneCallback(**parts, **{**self.task, "recover": repairs})]

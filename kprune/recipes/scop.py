@@ -11,6 +11,7 @@ from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
+from kprune.recovery.base import in_order
 
 
 @register("scop")
@@ -54,7 +55,5 @@ class SCOP(HardRecipe):
 
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
-        repairs = [parts.pop("refresh")]
-        if self.recover is not None:
-            repairs.append(self.recover)
+        repairs = in_order(parts.pop("refresh"), self.recover)
         return [PruneCallback(**parts, **{**self.task, "recover": repairs})]

@@ -11,6 +11,7 @@ from kprune import schedules
 from kprune.callbacks import PruneCallback
 from kprune.recipes._hard import HardRecipe
 from kprune.recipes.base import register
+from kprune.recovery.base import in_order
 
 
 @register("snpfi")
@@ -58,7 +59,6 @@ class SNPFI(HardRecipe):
 
     def actions(self) -> list[keras.callbacks.Callback]:
         parts = dict(self.parts)
-        repairs = [parts.pop("matching")]
-        if self.recover is not None:
-            repairs.insert(0, self.recover)
+        # The method matches the model as it is after removal, without a refit.
+        repairs = [*in_order(self.recover), parts.pop("matching")]
         return [PruneCallback(**parts, **{**self.task, "recover": repairs})]

@@ -86,8 +86,8 @@ class Pupil:
     def features(self, teacher: keras.Model) -> list[tuple[Any, Any]]:
         """Return pairs of features of the teacher and of the model to train.
 
-        See `last_features`. Those of the teacher lack the channels that the model to
-        train lacks. There are none if the masked model itself is trained.
+        See `last_features`. They have the channels that both models have. There are
+        none if the masked model itself is trained.
 
         Args:
             teacher: The unpruned model. See `unpruned`.
@@ -112,8 +112,13 @@ class Pupil:
             wanted, channels, given = list(
                 zip(theirs.tensors, theirs.axes, ours.tensors, strict=False)
             )[-1]
-            index = np.flatnonzero(np.isin(had, now))
-            found.append((keras.ops.take(wanted, index, channels), given))
+            # Channels that a gate had closed may be back, without a target.
+            pair = (wanted, np.isin(had, now)), (given, np.isin(now, had))
+            wanted, given = (
+                keras.ops.take(tensor, np.flatnonzero(both), channels)
+                for tensor, both in pair
+            )
+            found.append((wanted, given))
         return found
 
     def write_back(self) -> None:

@@ -15,6 +15,7 @@ from kprune.graph.values import read
 from kprune.masking.slots import shifting_copies
 from kprune.masking.state import WeightSnapshot
 from kprune.parts import Part
+from kprune.recovery._gates import as_masks
 from kprune.recovery._paired import PairedRun
 from kprune.registry import Registry
 from kprune.session import Session
@@ -125,6 +126,32 @@ def get(identifier: Any) -> Recovery:
     return recovery
 
 
+def in_order(*recoveries: Any) -> list[Any]:
+    """Return one list of recoveries, each as it would run by itself.
+
+    A recovery in a list runs alone. So those that run before it join the list too,
+    unless they are in it; except for lists, which say themselves what runs.
+
+    Args:
+        *recoveries: Names, objects, functions or lists. See `get`. `None` is left out.
+
+    Example:
+
+    >>> in_order("bn", "mimic")
+    ['bn', 'reconstruct', 'mimic']
+    """
+    found: list[Any] = []
+    for recovery in recoveries:
+        if isinstance(recovery, list | tuple):
+            found.extend(recovery)
+        elif recovery is not None:
+            present = [type(get(one)) for one in found]
+            first = get(recovery).preceded_by
+            found.extend(n for n in first if type(get(n)) not in present)
+            found.append(recovery)
+    return found
+
+
 def names() -> list[str]:
     """Return all names that `get` accepts."""
     return registry.names
@@ -166,15 +193,35 @@ def repair(
     if not chosen:
         return
     # Moving averages must change too, or they would undo the repair.
-    with shifting_copies(session.optimizer):
-        for name in chosen.preceded_by:
-            first = get(name)
-            if first.applies(session):
-                first.repair(session, before)
-        for part in chosen.parts if isinstance(chosen, Chain) else [chosen]:
-            part.repair(session, merged if merged and part.merges else before)
+    with (
+        shifting_copies(session.optimizer),
+        as_masks(session, before) as past,
+    ):
+        run(session, past, chosen, merged)
     session.settle()
     _check_finite(session, chosen)
+
+
+def run(
+    session: Session,
+    before: WeightSnapshot,
+    recovery: Recovery,
+    merged: WeightSnapshot | None = None,
+) -> None:
+    """Run a recovery, and first those that precede it and apply.
+
+    Args:
+        session: See `recover`.
+        before: See `recover`.
+        recovery: The recovery.
+        merged: See `repair`.
+    """
+    for name in recovery.preceded_by:
+        first = get(name)
+        if first.applies(session):
+            first.repair(session, before)
+    for part in recovery.parts if isinstance(recovery, Chain) else [recovery]:
+        part.repair(session, merged if merged and part.merges else before)
 
 
 def _check_finite(session: Session, recovery: Recovery) -> None:

@@ -15,6 +15,7 @@ from kprune.recovery._calibration import norms
 from kprune.recovery.base import Recovery
 from kprune.recovery.base import get
 from kprune.recovery.base import register
+from kprune.recovery.base import run
 from kprune.session import Session
 
 
@@ -84,4 +85,4 @@ class Synthetic(Recovery):
             past = session.snapshot()
             pruned.restore()
             calibration.hold()
-            self.recovery.repair(session, past)
+            run(session, past, self.recovery)

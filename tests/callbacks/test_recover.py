@@ -258,6 +258,29 @@ def test_recipes_repair(name):
     assert all(count > 0 for count in calls)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts", "expected"),
+    [
+        ("scop", {}, ["BatchStatistics", "Reconstruct", "Mimic"]),
+        ("scop", {"refresh": "mimic"}, ["Reconstruct", "Mimic", "Mimic"]),
+        ("filtersketch", {}, ["Sketch", "Reconstruct", "Mimic"]),
+        ("snpfi", {}, ["Reconstruct", "Mimic", "InteractionMatch"]),
+        ("refit", {}, ["Reconstruct", "Mimic"]),
+        ("refit", {"repair": None}, ["Reconstruct", "Mimic"]),
+    ],
+)
+def test_a_repair_after_a_part_keeps_its_refit(name, parts, expected):
+    r = kprune.recipe(name, HALF, (X, Y), 3, recover="mimic", **parts)
+    chain = kprune.recovery.get(r.callbacks[-1].recover)
+    assert [type(part).__name__ for part in chain.parts] == expected
+    # A list says itself what runs.
+    r = kprune.recipe(name, HALF, (X, Y), 3, recover=["bn"], **parts)
+    chain = kprune.recovery.get(r.callbacks[-1].recover)
+    assert "BatchStatistics" in [type(part).__name__ for part in chain.parts]
+    alone = kprune.recipe("scop", HALF, (X, Y), 3, recover=["mimic"])
+    assert alone.callbacks[-1].recover[1:] == ["mimic"]
+
+
 def test_a_function_as_recipe_takes_recover_if_it_says_so():
     def own(reduce, data, epochs, recover=None):
         """Filters go at once."""
