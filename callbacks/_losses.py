@@ -16,10 +16,12 @@ from keras import ops
 from keras.src.losses.loss import scale_loss_for_distribution
 
 from kprune.cost.model import CostModel
+from kprune.data.targets import meanings
 from kprune.graph import walk
 from kprune.masking import FilterMask
 from kprune.masking import GatedInput
 from kprune.masking import filter_masks
+from kprune.recovery._pupils import endings
 from kprune.session import Session
 
 Loss = Callable[[Any, Any, Any, Any], Any]
@@ -196,35 +198,67 @@ def budget_penalty(
     )
 
 
-def divergence(
-    wanted: Any, given: Any, temperature: float, squashed: bool
-) -> Any:
-    """Return the distance of class scores from those of a teacher.
+def divergence(wanted: Any, given: Any, temperature: float, kind: str) -> Any:
+    """Return the distance of outputs from those of a teacher.
 
-    It is the Kullback-Leibler divergence of softened probabilities, times the squared
-    temperature (Hinton et al., arXiv 1503.02531), or for a single output the mean
-    squared difference.
+    For classes, it is the Kullback-Leibler divergence of softened probabilities, times
+    the squared temperature (Hinton et al., arXiv 1503.02531). For labels, it is the
+    mean of this over the labels, each with two outcomes; for values, the mean squared
+    difference.
 
     Args:
-        wanted: The teacher's outputs, of shape `(samples, ..., classes)`.
+        wanted: The teacher's outputs, of shape `(samples, ..., units)`.
         given: The outputs, of the same shape.
         temperature: Number to divide the logits by.
-        squashed: Whether the outputs are probabilities.
+        kind: `"softmax"` or `"sigmoid"` for probabilities of classes or labels,
+            `"classes"` or `"labels"` for their logits, `"values"` for anything else.
     """
-    if given.shape[-1] == 1:
-        one, other = (ops.cast(y, "float32") for y in (wanted, given))
+    one, other = (ops.cast(y, "float32") for y in (wanted, given))
+    if kind == "values":
         return ops.mean(ops.square(one - other))
-    target, value = (
-        ops.log_softmax(_logits(y, squashed) / temperature, axis=-1)
-        for y in (wanted, given)
-    )
-    each = ops.sum(ops.exp(target) * (target - value), axis=-1)
+    target, value = (_logits(y, kind) / temperature for y in (one, other))
+    if kind in ("softmax", "classes"):
+        each = ops.sum(_gain(target, value, ops.log_softmax), axis=-1)
+    else:
+        each = _gain(target, value, ops.log_sigmoid)
+        each = each + _gain(-target, -value, ops.log_sigmoid)
     return temperature**2 * ops.mean(each)
 
 
-def _logits(outputs: Any, squashed: bool) -> Any:
-    outputs = ops.cast(outputs, "float32")
-    return ops.log(ops.maximum(outputs, 1e-7)) if squashed else outputs
+def _gain(target: Any, value: Any, log: Callable[[Any], Any]) -> Any:
+    """Return the contributions of outcomes to a divergence, from their logits."""
+    return ops.exp(log(target)) * (log(target) - log(value))
+
+
+def _logits(outputs: Any, kind: str) -> Any:
+    if kind == "softmax":
+        return ops.log(ops.maximum(outputs, 1e-7))
+    if kind == "sigmoid":
+        outputs = ops.clip(outputs, 1e-7, 1 - 1e-7)
+        return ops.log(outputs) - ops.log(1 - outputs)
+    return outputs
+
+
+def compared_as(model: keras.Model, teacher: keras.Model) -> list[str]:
+    """Return the kind of each output for `divergence`.
+
+    Outputs without an activation are what the compiled loss takes them for. If it does
+    not say so, several units are classes, and a single one is a value.
+
+    Args:
+        model: The model in training.
+        teacher: The model with the outputs to compare.
+    """
+    found = []
+    for output, end, meaning in zip(
+        teacher.outputs, endings(teacher), meanings(model), strict=True
+    ):
+        if end == "linear":
+            several = output.shape[-1] != 1
+            meaning = meaning or ("classes" if several else "values")
+            end = meaning if several or meaning == "labels" else "values"
+        found.append(end or "values")
+    return found
 
 
 def attention(features: Any) -> Any:
@@ -250,11 +284,15 @@ def frozen(model: keras.Model, x: Any) -> list[Any]:
     return [ops.stop_gradient(y) for y in outputs]
 
 
-def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
+def showing(
+    session: Session, positions: bool = False
+) -> dict[str, tuple[FilterMask, GatedInput]]:
     """Return, for each group, the last wrapper whose input is its gated features.
 
     Args:
         session: A masked model with gates.
+        positions: Whether only features with positions count, not their means that
+            a layer behind a pooling reads.
 
     Returns:
         Group name -> the wrapper and its gate layer.
@@ -266,20 +304,26 @@ def showing(session: Session) -> dict[str, tuple[FilterMask, GatedInput]]:
         if wrapper is None:
             continue
         for reader in wrapper.gates:
-            if isinstance(reader, GatedInput) and reader.shows:
+            if not isinstance(reader, GatedInput) or not reader.shows:
+                continue
+            if reader.rank > 2 or not positions:
                 found[reader.tied.gate.group] = wrapper, reader
     return found
 
 
-def keeper(kept: MutableMapping[str, Any], name: str) -> Callable[[Any], None]:
-    """Return an observer that stores values in `kept[name]`.
+def keeper(
+    kept: MutableMapping[str, Any], name: str, axis: int = -1
+) -> Callable[[Any], None]:
+    """Return an observer that stores values in `kept[name]`, channels last.
 
     Args:
         kept: The mapping to store in.
         name: The key.
+        axis: The axis of the channels.
     """
 
     def observe(values: Any) -> None:
-        kept[name] = values
+        last = axis in (-1, len(values.shape) - 1)
+        kept[name] = values if last else ops.moveaxis(values, axis, -1)
 
     return observe

@@ -134,8 +134,8 @@ class DynamicGateCallback(PruningCallback):
         each = _loss_by_sample(trained_part(self.model))
         for name, gate in self._gates.items():
             gate.witness = keeper(self._saliencies, name)
-        for name, (wrapper, _) in showing(session).items():
-            wrapper.observer = keeper(self._features, name)
+        for name, (wrapper, reader) in showing(session).items():
+            wrapper.observer = keeper(self._features, name, reader.axis)
         self._added = AddedLoss(self, self._loss_function(each))
         self._added.attach()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from collections.abc import MutableMapping
@@ -20,6 +21,7 @@ from kprune.callbacks._losses import AddedLoss
 from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import attention
 from kprune.callbacks._losses import budget_penalty
+from kprune.callbacks._losses import compared_as
 from kprune.callbacks._losses import divergence
 from kprune.callbacks._losses import frozen
 from kprune.callbacks._losses import keeper
@@ -31,6 +33,7 @@ from kprune.graph import Group
 from kprune.graph.values import read
 from kprune.masking import FilterMask
 from kprune.masking import Gate
+from kprune.masking import GatedInput
 from kprune.masking import filter_masks
 from kprune.masking import gates
 from kprune.masking import is_masked
@@ -39,9 +42,10 @@ from kprune.masking import wrap
 from kprune.masking.slots import accumulation
 from kprune.masking.state import no_gradients
 from kprune.rebuild import rebuild
-from kprune.recovery._pupils import squashed
 from kprune.schedules import OneShot
 from kprune.session import Session
+
+_log = logging.getLogger("kprune")
 
 RATE = 0.01
 """Largest step of a gate's logit in long runs, as published."""
@@ -60,7 +64,7 @@ class GateCallback(PruningCallback):
     channels are sampled by their gates, and these terms are added to the loss:
 
         penalty * sum over costs of (remaining share - target share)^2
-        + distillation * KL divergence from the teacher's softened outputs
+        + distillation * divergence from the teacher's softened outputs
         + modelling * mean squared difference of attention maps
 
     The remaining shares are those of the sampled channels, with gradients to the
@@ -70,6 +74,10 @@ class GateCallback(PruningCallback):
     When the schedule requires it, gates become masks: the channels with the smallest
     logits are removed, as many as the target needs, and training continues with the
     compiled loss only.
+
+    The divergence is that of Kullback and Leibler for classes (a softmax, or logits),
+    the same for each label (a sigmoid, or logits of a binary cross-entropy), and the
+    mean squared difference for all other outputs.
 
     The `logs` contain `open_gates`, the share of open gates, besides `pruned_macs` and
     `pruned_params`.
@@ -291,10 +299,11 @@ class GateCallback(PruningCallback):
         taught = PerReplica()
         if teacher is not None:
             by_name = {w.name: w for w in filter_masks(teacher)}
-            for name, wrapper in stages.items():
-                wrapper.observer = keeper(self._features, name)
-                by_name[wrapper.name].observer = keeper(taught, name)
-            ends = squashed(teacher)
+            for name, (wrapper, reader) in stages.items():
+                axis = reader.axis
+                wrapper.observer = keeper(self._features, name, axis)
+                by_name[wrapper.name].observer = keeper(taught, name, axis)
+            kinds = compared_as(session.masked, teacher)
 
         def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
             kept = [self._kept[name] for name in order]
@@ -310,9 +319,9 @@ class GateCallback(PruningCallback):
             with no_gradients():
                 wanted = frozen(teacher, x)
             given = keras.tree.flatten(y_pred)
-            for one, other, end in zip(wanted, given, ends, strict=True):
+            for one, other, kind in zip(wanted, given, kinds, strict=True):
                 total = total + self.distillation * divergence(
-                    one, other, self.softness, end
+                    one, other, self.softness, kind
                 )
             for name in stages:
                 decoded = self._gates[name].decoded(self._features[name])
@@ -324,13 +333,20 @@ class GateCallback(PruningCallback):
 
         return loss
 
-    def _stages(self, session: Session) -> dict[str, FilterMask]:
-        """Return the wrappers that show features with a decoder and positions."""
-        return {
-            name: wrapper
-            for name, (wrapper, reader) in showing(session).items()
-            if reader.rank > 2 and self._gates[name].decoder is not None
-        }
+    def _stages(
+        self, session: Session
+    ) -> dict[str, tuple[FilterMask, GatedInput]]:
+        """Return what shows features with a decoder and positions, by group."""
+        wanted = {n for n, g in self._gates.items() if g.decoder is not None}
+        shown = showing(session, positions=True)
+        if hidden := sorted(wanted - shown.keys()):
+            _log.warning(
+                "The features of these groups are not compared with the teacher's, "
+                "although their gates have a decoder, because no layer reads exactly "
+                "their channels at all positions: %s.",
+                ", ".join(hidden),
+            )
+        return {name: shown[name] for name in shown if name in wanted}
 
     def _make_teacher(self, masked: keras.Model) -> keras.Model:
         """Return the teacher as a masked model, whose layers can be observed."""

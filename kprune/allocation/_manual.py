@@ -78,6 +78,7 @@ class Manual(Allocation):
                 self._min_channels(request, 1.0),
                 "the given shares and, in the other groups, "
                 f"{self.others.limits}",
+                "larger shares",
             )
 
     def met(self, request: Request) -> bool:

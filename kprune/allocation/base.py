@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -210,8 +211,22 @@ class LimitedAllocation(Allocation):
             f"{type(self).__name__}"
         )
 
+    @property
+    def looser(self) -> list[str]:
+        """The arguments that would let groups lose more, for messages."""
+        known = {"keep_min": self.keep_min > 1, "max_share": self.max_share < 1}
+        values = {"keep_min": "1", "max_share": "1.0"}
+        return [
+            f"{key}={values[key]}" for key, limits in known.items() if limits
+        ]
+
     def check(self, request: Request) -> None:
-        check_reachable(request, self.min_channels(request), self.limits)
+        check_reachable(
+            request,
+            self.min_channels(request),
+            self.limits,
+            called(self, self.looser),
+        )
 
     def met(self, request: Request) -> bool:
         return within_budget(request)
@@ -253,6 +268,11 @@ class RankedAllocation(LimitedAllocation):
         if self.round_to == 1:
             return super().limits
         return f"round_to={self.round_to}, {super().limits}"
+
+    @property
+    def looser(self) -> list[str]:
+        blocks = ["round_to=1"] if self.round_to > 1 else []
+        return [*blocks, *super().looser]
 
     @abc.abstractmethod
     def priorities(
@@ -340,8 +360,13 @@ def require_finite(loss: float) -> float:
     return loss
 
 
+def called(part: Any, arguments: Sequence[str]) -> str:
+    """Return the constructor call of a part, or nothing without arguments."""
+    return f"{type(part).__name__}({', '.join(arguments)})" if arguments else ""
+
+
 def check_reachable(
-    request: Request, min_channels: np.ndarray, limits: str
+    request: Request, min_channels: np.ndarray, limits: str, looser: str
 ) -> None:
     """Raise if the target cannot be met with the smallest kept counts.
 
@@ -349,6 +374,7 @@ def check_reachable(
         request: The target.
         min_channels: Smallest kept counts, of shape `(groups,)`.
         limits: What sets them, for the message.
+        looser: What would allow more, for the message; empty if nothing does.
 
     Raises:
         ValueError: If the target is out of reach. The message says what can be
@@ -365,12 +391,16 @@ def check_reachable(
         key: min(target, math.floor(most[key] * 100) / 100)
         for key, target in request.reduce.items()
     }
+    ways = [f"Reduce less, for example reduce={lower}"]
+    if looser:
+        ways.append(f"allow more per group with {looser}")
+    if request.graph.coverage.pinned:
+        ways.append("unpin channels")
+    advice = " or ".join([", ".join(ways[:-1]), ways[-1]] if ways[1:] else ways)
     raise ValueError(
         f"Cannot remove {wanted}: at most {reach} can be removed, with every "
         f"prunable group at the fewest channels that {limits} allow. "
-        f"{pinned_reasons(request.graph)} Reduce less, for example reduce={lower}, "
-        "allow more per group with "
-        "kprune.allocation.Global(keep_min=1, max_share=1.0), or unpin channels."
+        f"{pinned_reasons(request.graph)} {advice}."
     )
 
 

@@ -17,6 +17,7 @@ from kprune.allocation._solver import put_back
 from kprune.allocation.base import Allocation
 from kprune.allocation.base import Request
 from kprune.allocation.base import Vectors
+from kprune.allocation.base import called
 from kprune.allocation.base import check_reachable
 from kprune.allocation.base import register
 from kprune.allocation.base import require_finite
@@ -117,6 +118,7 @@ class GreedyLoss(Allocation):
             request,
             np.maximum(min_channels.astype(int), 1),
             f"cap={self.cap:g} of {type(self).__name__}",
+            called(self, ["cap=1.0"] if self.cap < 1 else []),
         )
 
     def met(self, request: Request) -> bool:

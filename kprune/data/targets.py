@@ -88,6 +88,26 @@ def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
     return keras.utils.to_categorical(indices, classes)
 
 
+def meanings(model: keras.Model) -> list[str]:
+    """Return what the compiled loss takes each output of a model for.
+
+    Args:
+        model: A functional model.
+
+    Returns:
+        `"classes"` of which one is true, `"labels"` of which any may be true,
+        `"values"` of a regression, or `""` if the loss does not say so.
+    """
+    outputs = _outputs(model)
+    losses = _by_output(getattr(model, "loss", None), outputs)
+    keys = {id(tensor): key for key, tensor in outputs.items()}
+    found = []
+    for tensor in model.outputs:
+        name = _name(losses.get(keys.get(id(tensor), ""))) or ""
+        found.append(_MEANINGS.get(name.lower().replace("_", ""), ""))
+    return found
+
+
 def class_indices(
     y: np.ndarray | None, outputs: Sequence[np.ndarray]
 ) -> np.ndarray | None:
@@ -290,6 +310,20 @@ _CHECKS = {
         ),
         _alike,
     ),
+}
+
+
+_MEANINGS = {
+    **{name: "values" for name, check in _CHECKS.items() if check is _alike},
+    "hinge": "values",
+    "squaredhinge": "values",
+    "sparsecategoricalcrossentropy": "classes",
+    "categoricalcrossentropy": "classes",
+    "categoricalfocalcrossentropy": "classes",
+    "categoricalhinge": "classes",
+    "kldivergence": "classes",
+    "binarycrossentropy": "labels",
+    "binaryfocalcrossentropy": "labels",
 }
 
 

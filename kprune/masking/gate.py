@@ -344,8 +344,8 @@ class GatedInput(TiedLayer):
 
     @property
     def shows(self) -> bool:
-        """Whether the last axis of the input is exactly the group's channels."""
-        return self._whole and self.axis == self.rank - 1
+        """Whether the axis of the input has exactly the group's channels."""
+        return self._whole
 
     def call(
         self, inputs: Any, alive: Any = None, training: bool | None = None

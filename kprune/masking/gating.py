@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -129,11 +130,12 @@ def add_dynamic_gates(
     whole(reduction, "add_dynamic_gates()", "reduction")
     graph = graph or trace(masked)
     wrappers = wrappers_by_layer(masked)
-    readers, made, sources = {}, {}, []
+    readers, made, sources, missing = {}, {}, [], []
     for name, read_by in gated_readers(masked, graph).items():
         group = graph[name]
         found = _first_writer(group, graph, wrappers, read_by)
-        if found is None:
+        if isinstance(found, str):
+            missing.append(found)
             continue
         wrapper, inputs = found
         few = group.size < _FEW
@@ -142,7 +144,7 @@ def add_dynamic_gates(
         gate = DynamicGate(group.size, name, inputs, hidden, reads)
         readers[name], made[name] = read_by, gate
         sources.append((wrapper, gate))
-    attach_gates(masked, made, readers, sources)
+    attach_gates(masked, made, readers, sources, missing)
     return made
 
 
@@ -154,13 +156,13 @@ def _first_writer(
     graph: ChannelGraph,
     wrappers: Mapping[int, FilterMask],
     readers: Readers,
-) -> tuple[FilterMask, int] | None:
+) -> tuple[FilterMask, int] | str:
     """Return the first producer of a group and its number of input channels.
 
     Returns:
-        The producer's wrapper and the number of input channels. None if the
-        producer has no single channels-last input of known width or is called
-        more than once, or a reader of the group comes first.
+        The producer's wrapper and the number of input channels. If the producer
+        has no single channels-last input of known width or is called more than
+        once, or a reader of the group comes first, a clause that says so.
     """
     writers = {id(m.layer) for m in group.producers}
     reading = {id(wrapper.layer) for wrapper, _ in readers}
@@ -170,19 +172,22 @@ def _first_writer(
     for visit in graph.visits.values():
         layer = walk.unwrap(visit.operation)
         if id(layer) in reading:
-            return None
+            return f"layer '{layer.name}' reads its channels before any writes them"
         if id(layer) not in writers:
             continue
-        form = getattr(layer, "data_format", None)
-        if form == "channels_first" or len(visit.inputs) != 1:
-            return None
+        who = f"layer '{layer.name}', which writes its channels,"
+        if getattr(layer, "data_format", None) == "channels_first":
+            return f"{who} has data_format='channels_first'"
+        if len(visit.inputs) != 1:
+            return f"{who} has {len(visit.inputs)} inputs"
         if calls[id(layer)] > 1:
-            return None  # A gate holds the saliencies of one input.
+            # A gate holds the saliencies of one input.
+            return f"{who} is called {calls[id(layer)]} times"
         width = visit.inputs[0].shape[-1]
         if width is None or id(layer) not in wrappers:
-            return None
+            return f"{who} has an input of unknown width, or no mask"
         return wrappers[id(layer)], width
-    return None
+    return "no layer writes its channels"
 
 
 def gated_readers(
@@ -258,6 +263,7 @@ def attach_gates(
     made: Mapping[str, GroupGate],
     readers: Mapping[str, Readers],
     sources: Iterable[tuple[FilterMask, DynamicGate]] = (),
+    missing: Sequence[str] = (),
 ) -> None:
     """Attach gates to the readers of their groups, and compile the model again.
 
@@ -266,6 +272,7 @@ def attach_gates(
         made: Group name -> gate.
         readers: See `gated_readers`.
         sources: Pairs of a wrapper and the dynamic gate that reads its input.
+        missing: Clauses that say why groups have no gate, for the message.
 
     Raises:
         ValueError: If the model has gates already, or there is none to attach.
@@ -276,11 +283,14 @@ def attach_gates(
             "kprune.masking.gates(masked), or wrap the original model again."
         )
     if not made:
+        across = (
+            "for each, some layer computes across the channels, or reads them other "
+            "than on a single axis of its input"
+        )
         raise ValueError(
-            f"No group of model '{masked.name}' can have a gate: for each, some "
-            "layer computes across the channels, reads them other than on a single "
-            "axis of its input, or (for gates that depend on the sample) writes them "
-            "from several inputs. Prune with a criterion instead."
+            f"No group of model '{masked.name}' can have a gate: "
+            f"{'; '.join(dict.fromkeys(missing)) or across}. Prune with a criterion "
+            "instead."
         )
     known = list(masked.variables)
     with placed_like(masked):

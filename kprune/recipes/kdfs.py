@@ -9,6 +9,7 @@ import keras
 from kprune import allocation
 from kprune import schedules
 from kprune.callbacks import GateCallback
+from kprune.graph import Group
 from kprune.graph import trace
 from kprune.masking import add_gates
 from kprune.masking import gates
@@ -77,9 +78,13 @@ class KDFS(Recipe):
         stages = [
             graph[name]
             for name, readers in gated_readers(masked, graph).items()
-            if any(arguments["rank"] > 2 for _, arguments in readers)
+            if any(_shown(graph[name], reader) for _, reader in readers)
         ]
-        streams = [g for g in stages if len(g.producers) > 1]
+        streams = [
+            group
+            for group in stages
+            if len({id(m.layer) for m in group.producers}) > 1
+        ]
         names = [group.name for group in streams or stages]
         add_gates(masked, self.parts["start"], decoders=names, graph=graph)
 
@@ -95,3 +100,8 @@ class KDFS(Recipe):
             (before(rounds), "the channels that open least are removed"),
             *tuning(rounds[-1], self.epochs),
         ]
+
+
+def _shown(group: Group, reader: dict[str, Any]) -> bool:
+    """Return whether a reader reads exactly a group's channels, with positions."""
+    return reader["rank"] > 2 and reader["index"] == list(range(group.size))

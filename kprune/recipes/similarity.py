@@ -44,5 +44,8 @@ class Similarity(HardRecipe):
         return {
             "criterion": criteria.Folded("similarity"),
             "allocation": "similarity",
-            "schedule": schedules.Linear(end=end, every=1 + end // ROUNDS),
+            # Rounds are at 0, `every`, ... and at `end`.
+            "schedule": schedules.Linear(
+                end=end, every=max(1, -(-end // (ROUNDS - 1)))
+            ),
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from kprune.graph import walk
 from kprune.graph.kept import Kept
@@ -215,12 +216,47 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
             kernel.assign(read(kernel) / scale)
 
 
-def squashed(model: keras.Model) -> list[bool]:
-    """Return, for each output, whether it comes from a softmax or sigmoid."""
-    return [
-        call is not None and _squashes(call.layer)
-        for call in _last_calls(Program(model))
-    ]
+def endings(model: keras.Model) -> list[str]:
+    """Return what each output is: of a `"softmax"` or `"sigmoid"`, `"linear"`, or `""`.
+
+    Layers that only change the shape do not count. An output is `""` if another
+    activation ends it.
+
+    Args:
+        model: A functional model.
+    """
+    program = Program(model)
+    makers = {slot: call for call in program.calls for slot in call.outputs}
+    found = []
+    for slot in program.outputs:
+        call = makers.get(slot)
+        while call is not None and isinstance(call.layer, _SHAPING):
+            call = makers.get(call.given[0])
+        found.append("linear" if call is None else _ending(call.layer))
+    return found
+
+
+_SHAPING = (layers.Reshape, layers.Flatten, layers.Identity, layers.Dropout)
+
+
+_ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
+
+_ACTING = keras.src.ops.nn.__name__
+"""The module of activations in `keras.ops`."""
+
+
+def _ending(layer: Any) -> str:
+    if isinstance(layer, layers.Softmax | keras.src.ops.nn.Softmax):
+        return "softmax"
+    if isinstance(layer, keras.src.ops.nn.Sigmoid):
+        return "sigmoid"
+    if isinstance(layer, _ACTIVATIONS) or type(layer).__module__ == _ACTING:
+        return ""
+    activation = getattr(layer, "activation", None)
+    if activation in (None, keras.activations.linear):
+        return "linear"
+    name = getattr(activation, "__name__", "")
+    return name if activation in _SQUASHING else ""
 
 
 def _ends(functional: keras.Model) -> list[tuple[Any, Any]]:
@@ -259,8 +295,10 @@ def _last_calls(program: Program) -> list[ProgramCall | None]:
 
 def _squashes(layer: Any) -> bool:
     """Return whether a layer, or its activation, is a softmax or sigmoid."""
-    squashing = (keras.activations.softmax, keras.activations.sigmoid)
     return (
-        isinstance(layer, keras.layers.Softmax)
-        or getattr(layer, "activation", None) in squashing
+        isinstance(layer, layers.Softmax)
+        or getattr(layer, "activation", None) in _SQUASHING
     )
+
+
+_SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)

@@ -15,6 +15,7 @@ from harness import outputs
 import kprune
 from kprune.callbacks import GateCallback
 from kprune.callbacks._losses import attention
+from kprune.callbacks._losses import compared_as
 from kprune.callbacks._losses import cost_share
 from kprune.callbacks._losses import divergence
 from kprune.callbacks._steps import NormalizedSteps
@@ -96,17 +97,57 @@ def test_the_teacher_is_compared_by_probabilities_and_attention():
         for z in (one, other)
     )
     expected = 9 * (p * np.log(p / q)).sum(1).mean()
-    found = float(read(divergence(one, other, 3.0, squashed=False)))
+    found = float(read(divergence(one, other, 3.0, "classes")))
     assert found == pytest.approx(expected, rel=1e-4)
     softmax = [
         np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (one, other)
     ]
-    again = float(read(divergence(*softmax, 3.0, squashed=True)))
+    again = float(read(divergence(*softmax, 3.0, "softmax")))
     assert again == pytest.approx(expected, rel=1e-4)
+    p, q = (1 / (1 + np.exp(-z / 3)) for z in (one, other))
+    each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    sigmoids = [1 / (1 + np.exp(-z)) for z in (one, other)]
+    for given, kind in (((one, other), "labels"), (sigmoids, "sigmoid")):
+        found = float(read(divergence(*given, 3.0, kind)))
+        assert found == pytest.approx(9 * each.mean(), rel=1e-3)
+    found = float(read(divergence(one, other, 3.0, "values")))
+    assert found == pytest.approx(np.square(one - other).mean(), rel=1e-4)
     features = rng.normal(size=(2, 3, 3, 4)).astype("float32")
     energy = np.square(features).mean(-1).reshape(2, 9)
     energy /= np.linalg.norm(energy, axis=1, keepdims=True)
     np.testing.assert_allclose(read(attention(features)), energy, rtol=1e-4)
+
+
+def test_outputs_are_compared_as_what_they_are():
+    inputs = keras.Input((4,))
+    linear = keras.layers.Dense(3, name="linear")
+    shaped = keras.layers.Dense(6, activation="softmax", name="shaped")(inputs)
+    outputs = {
+        "z": linear(inputs),
+        "y": keras.layers.Dense(3, "sigmoid", name="sigmoid")(inputs),
+        "x": keras.layers.Reshape((2, 3))(shaped),
+        "w": keras.ops.softmax(keras.layers.Dense(3, name="op")(inputs)),
+        "v": keras.layers.Dense(3, "tanh", name="tanh")(inputs),
+        "u": keras.layers.Dense(1, name="one")(inputs),
+    }
+    model = keras.Model(inputs, outputs)
+    names = sorted(outputs)
+    fixed = ["values", "softmax", "softmax", "sigmoid"]
+    for one, several, kinds in (
+        ("mse", "mae", ("values", "values")),
+        (
+            keras.losses.BinaryCrossentropy(from_logits=True),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+            ("labels", "classes"),
+        ),
+        ("binary_crossentropy", "binary_crossentropy", ("labels", "labels")),
+        (lambda y, z: z, lambda y, z: z, ("values", "classes")),
+    ):
+        model.compile(
+            "sgd", dict.fromkeys(names[1:5], "mse") | {"u": one, "z": several}
+        )
+        expected = [kinds[0], *fixed, kinds[1]]
+        assert compared_as(model, model) == expected
 
 
 @pytest.mark.not_on("jax", reason="compiles for long what is the same there")
@@ -291,3 +332,71 @@ def test_repair_refers_to_the_network_that_was_trained():
     )
     masked.fit(dataset(count=16), epochs=1, callbacks=[callback], verbose=0)
     assert difference(seen[0], trained) <= 1e-5
+
+
+def stream(blocks, form="channels_last"):
+    """A stem and a residual stage, with a pooled head."""
+    axis = 1 if form == "channels_first" else -1
+    first = form == "channels_first"
+    x = inputs = keras.Input((3, 8, 8) if first else (8, 8, 3))
+
+    def conv(x, name):
+        x = keras.layers.Conv2D(
+            4, 3, padding="same", data_format=form, name=name
+        )(x)
+        return keras.layers.BatchNormalization(axis=axis)(x)
+
+    x = keras.layers.ReLU()(conv(x, "stem"))
+    for n in range(blocks):
+        y = keras.layers.ReLU()(conv(x, f"a{n}"))
+        x = keras.layers.Add()([x, conv(y, f"b{n}")])
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D(data_format=form)(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize("form", ["channels_last", "channels_first"])
+def test_a_stage_that_a_pooled_head_reads_last_learns_its_features(form):
+    model = stream(2, form)
+    recipe = kprune.recipe(
+        "kdfs", {"macs": 0.5}, epochs=3, distillation=0, penalty=0
+    )
+    masked = recipe.prepare(model)
+    masked.compile("sgd", loss())
+    callback = recipe.callbacks[-1]
+    callback.set_model(masked)
+    callback.set_params({"epochs": 3, "steps": 1})
+    callback.on_train_begin()
+    shape = (5, 3, 8, 8) if form == "channels_first" else (5, 8, 8, 3)
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    y, prediction = np.zeros(5, "int64"), masked(x, training=True)
+    total = float(read(masked.compute_loss(x=x, y=y, y_pred=prediction)))
+    added = total - float(read(loss()(y, prediction)))
+    # What the second block reads is the last that has positions.
+    decode = gates(masked)["stem"].decoder
+    decoded = read(callback._features["stem"]) @ read(decode.kernel)
+    taught = read(keras.Model(model.input, model.get_layer("a1").input)(x))
+    if form == "channels_first":
+        taught = np.moveaxis(taught, 1, -1)
+    maps = [np.square(f).mean(-1).reshape(5, 64) for f in (decoded, taught)]
+    one, other = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps)
+    callback.on_train_end()
+    expected = 1000 * np.square(one - other).mean()
+    assert added == pytest.approx(expected, rel=1e-3)
+    assert expected > 0.1
+
+
+def test_features_that_cannot_be_compared_are_named(caplog):
+    masked = kprune.wrap(stream(0))
+    kprune.masking.add_gates(masked, decoders=["stem"])
+    masked.compile("sgd", loss())
+    callback = GateCallback(None, {"macs": 0.3}, kprune.OneShot(1))
+    callback.set_model(masked)
+    callback.set_params({"epochs": 3, "steps": 1})
+    with caplog.at_level("WARNING", "kprune"):
+        callback.on_train_begin()
+    callback.on_train_end()
+    assert "not compared" in caplog.text and "stem" in caplog.text
+    recipe = kprune.recipe("kdfs", {"macs": 0.3}, epochs=3)
+    found = gates(recipe.prepare(stream(0))).values()
+    assert [gate.decoder for gate in found] == [None]

@@ -204,7 +204,16 @@ def test_a_layer_that_is_called_twice_has_no_gate():
     merged = keras.layers.Dense(2)(keras.layers.Concatenate()(ends))
     masked = kprune.wrap(keras.Model([one, other], merged))
     assert first.name in {g.name for g in kprune.trace(masked).prunable}
-    with pytest.raises(ValueError, match="can have a gate"):
+    with pytest.raises(ValueError, match=r"can have a gate.*called 2 times"):
+        add_dynamic_gates(masked)
+
+
+def test_the_form_of_images_is_named_as_the_cause():
+    x = inputs = keras.Input((3, 8, 8))
+    x = keras.layers.Conv2D(4, 3, data_format="channels_first", name="c1")(x)
+    x = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    masked = kprune.wrap(keras.Model(inputs, keras.layers.Dense(2)(x)))
+    with pytest.raises(ValueError, match=r"'c1'.*'channels_first'\. Prune"):
         add_dynamic_gates(masked)
 
 

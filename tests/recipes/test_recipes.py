@@ -195,6 +195,17 @@ def test_similarity_goes_in_rounds_and_the_soft_one_at_once():
     assert history[:3] == [0, 0, 0] and history[3] >= 0.4
 
 
+def test_similarity_has_at_most_ten_rounds():
+    rounds = [
+        kprune.recipe("similarity", epochs=e).rounds for e in range(2, 99)
+    ]
+    assert max(map(len, rounds)) == 10
+    assert all(
+        max(r) == min(max(1, round(e / 3)), e - 1)
+        for e, r in enumerate(rounds, 2)
+    )
+
+
 def test_msvfp_takes_three_percent_per_epoch_if_there_is_time():
     assert make("msvfp", 160).parts["schedule"].step == 0.03
     assert len(make("msvfp", 160).rounds) == 14  # 40 % / 3 %
