@@ -234,7 +234,9 @@ def test_a_group_is_left_alone_once_it_has_lost_the_cap():
 
 def test_a_target_beyond_the_caps_is_refused_and_says_so():
     asked, session, _ = problem()
-    with pytest.raises(ValueError, match=r"cap=0\.1 of GreedyLoss"):
+    with pytest.raises(
+        ValueError, match=r"cap=0\.1 of .*GreedyLoss\(cap=1\.0\)"
+    ):
         GreedyLoss(cap=0.1).solve(asked, session)
 
 
