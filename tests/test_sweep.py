@@ -19,6 +19,7 @@ from runs.running import compiled
 from runs.running import plain
 
 import kprune
+from kprune.commands.sweep import _copy
 from kprune.report.sweeps import sweep_table
 from kprune.sweep import _trial
 from kprune.sweep import finished
@@ -100,12 +101,13 @@ def test_a_trial_that_fails_is_told_once(tmp_path, caplog, monkeypatch):
 
     module = importlib.import_module("kprune.sweep._trial")
     monkeypatch.setattr(module, "_pruned", fails)
-    found = swept(tmp_path, ["l1"], epochs=0)
-    (told,) = [r.getMessage() for r in caplog.records if r.name == "kprune"]
-    assert told == (
-        "The trial of 'l1' with {'macs': 0.4} failed: RuntimeError: no room left"
-    )
-    assert not finished(found)
+    with pytest.raises(RuntimeError, match=r"first, of 'l1' .* no room left"):
+        swept(tmp_path, ["l1", "l2"], epochs=0)
+    told = [r.getMessage() for r in caplog.records if r.name == "kprune"]
+    assert told == [
+        f"The trial of '{name}' with {{'macs': 0.4}} failed: RuntimeError: no room left"
+        for name in ("l1", "l2")
+    ]
 
 
 def test_a_winner_without_a_run_is_marked_and_named():
@@ -418,14 +420,53 @@ def test_a_sweep_in_which_nothing_finishes_fails(
     with monkeypatch.context() as patch:
         patch.setattr(module, "_pruned", fails)
         result = command("data.npz", "--epochs", 0)
-    assert_fails(result, "no trial has finished")
-    assert "no room left" in result.stdout
+    assert_fails(result, "Every trial", "no room left", "another `--name` or")
     assert not (tmp_path / "b.keras").exists()
     # A failed trial is not tried again, but the other target is.
     result = command("data.npz", "--epochs", 0, "--reduce", "macs=0.3,0.4")
     assert result.exit_code == 0, result.output
     assert "no trial has finished with macs=0.4: no model" in result.stderr
     assert (tmp_path / "b.keras").exists()
+
+
+def test_no_model_of_a_target_replaces_an_input(command, tmp_path):
+    (tmp_path / "model.keras").rename(tmp_path / "b-macs0.5.keras")
+    data, out = tmp_path / "data.npz", tmp_path / "b.keras"
+    result = run(
+        *("sweep", tmp_path / "b-macs0.5.keras", "--out", out, "--epochs", 0),
+        *("--data", data, "--validation", data),
+        *("--methods", "l1", "--reduce", "macs=0.3,0.5"),
+        *("--run-dir", tmp_path / "runs"),
+    )
+    assert_fails(result, "b-macs0.5.keras' is an input of this command")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nor_does_one_of_an_earlier_target(tmp_path):
+    trials = [
+        types.SimpleNamespace(
+            number=n,
+            value=0.5,
+            state=types.SimpleNamespace(name="COMPLETE"),
+            user_attrs={"target": {"macs": share}, "run": str(tmp_path)},
+        )
+        for n, share in enumerate((0.3, 0.5))
+    ]
+    study = types.SimpleNamespace(
+        get_trials=lambda deepcopy: trials,
+        direction=types.SimpleNamespace(name="MAXIMIZE"),
+    )
+    (tmp_path / "compact.keras").write_text("best")
+    model = tmp_path / "b-macs0.5.keras"
+    model.write_text("model")
+    with pytest.raises(ValueError, match="is an input of this command"):
+        _copy(study, tmp_path / "b.keras", (model,))
+    assert not (tmp_path / "b-macs0.3.keras").exists()
+    assert model.read_text() == "model"
+    assert _copy(study, tmp_path / "c.keras", (model,)) == [
+        tmp_path / "c-macs0.3.keras",
+        tmp_path / "c-macs0.5.keras",
+    ]
 
 
 @pytest.mark.slow

@@ -226,7 +226,7 @@ def prune(  # noqa: PLR0913  options of a command
     check_model_output(out, (model, *found.files, latency_table), overwrite)
     resumable = None
     if method is not None:
-        begins = [model, *found.files[:1]]
+        begins = [model, *found.files, latency_table]
         resumable = Resumable(
             out, str(command), [path for path in begins if path is not None]
         )

@@ -37,6 +37,8 @@ from kprune.report.progress import progress
 from kprune.report.progress import step
 from kprune.runs import annotate
 from kprune.runs import folder_of
+from kprune.runs.record import COMPACT
+from kprune.runs.record import ORIGINAL
 from kprune.session import Session
 
 
@@ -108,6 +110,9 @@ def make_scorer(
     return Scorer(samples, model, option), []
 
 
+PRUNED = "pruned"
+"""Name of the pruned model where the written file has a line of its own."""
+
 _SAMPLES = "the samples in `--data`"
 
 DEVICE = {
@@ -174,6 +179,13 @@ class Pruning:
         self.scorer, self.warnings = make_scorer(
             checked, self.original, data.checked_by
         )
+
+    @property
+    def written(self) -> str:
+        """Name of the written file among the models, which it never shares."""
+        # Only a folder has no suffix.
+        taken = self.out.name in (ORIGINAL, COMPACT, PRUNED)
+        return f"{self.out.name}/" if taken else self.out.name
 
     @functools.cached_property
     def before(self) -> Score | None:
@@ -262,13 +274,13 @@ class Pruning:
             return
         size = self.scorer.samples.size
         rows: list[dict[str, Any]] = []
-        names = ("original", "compact", self.out.name)
+        names = (ORIGINAL, COMPACT, self.written)
         for name, line in zip(names, lines, strict=False):
             row = {**line.to_dict(), "name": name, "samples": size}
             if line.score.metrics or line.file is not None:
                 rows.append(row)
         check = {
-            "what": f"{self.out.name} against the compact model",
+            "what": f"{self.written} against the compact model",
             "difference": report.max_rel,
             "agreement": report.top1,
             "samples": report.samples,
@@ -294,7 +306,7 @@ class Pruning:
                     after = self.scorer.model(compact)
                     if runs:
                         on_file = self.scorer.file(compact, self.out)
-        name = "pruned" if runs else self.out.name
+        name = PRUNED if runs else self.written
         first, last = (
             {
                 DEVICE[name][0]: DEVICE[name][1](cost)
@@ -303,12 +315,12 @@ class Pruning:
             for costs in self.predicted
         )
         lines = [
-            Line.of("original", self.original, before, first),
+            Line.of(ORIGINAL, self.original, before, first),
             Line.of(name, compact, after, last),
         ]
         if runs:
             file = Line(
-                self.out.name, file=report.size, score=on_file or Score()
+                self.written, file=report.size, score=on_file or Score()
             )
             lines.append(file)
         self._record(masked, lines, report)

@@ -63,7 +63,8 @@ class Resumable:
             str(path): _digest(path) for path in files
         }
         saved = self.folder / _COMMAND
-        if not saved.exists():
+        # A run that was killed before its first epoch ended leaves nothing to keep.
+        if not saved.exists() or not self.begun:
             return
         before = json.loads(saved.read_text("utf-8"))
         if before["command"] != command:
@@ -71,14 +72,12 @@ class Resumable:
                 f"{str(self.folder)!r} holds an interrupted run of another command. "
                 f"Continue it: {before['command']}; or {self._anew()}."
             )
-        if not self.begun:
-            return
         if before.get("record") is not None:
             self.record = Path(before["record"])
-        # Earlier versions did not note the files, so nothing can be told.
+        # Earlier versions noted fewer files, or none, so nothing can be told.
         noted = before.get("files")
         for path, digest in self._files.items():
-            if noted is not None and noted.get(path) != digest:
+            if noted is not None and noted.get(path, digest) != digest:
                 raise ValueError(
                     f"{path!r} has changed since the interrupted run in "
                     f"{str(self.folder)!r} began. Bring back the old one to continue, "
@@ -89,7 +88,8 @@ class Resumable:
     @property
     def begun(self) -> bool:
         """Whether there is a saved state to continue from."""
-        epochs = any(self.backup.glob("*.weights.h5"))
+        # Keras writes this after the weights.
+        epochs = (self.backup / "training_metadata.json").exists()
         return epochs or self.trained.exists()
 
     @contextlib.contextmanager
@@ -102,13 +102,19 @@ class Resumable:
             InterruptedRun: Ctrl-C after an epoch.
             RuntimeError: An error after an epoch, with a message on how to continue.
         """
+        if not self.begun:
+            self.remove()  # Weights may be half written.
         self.folder.mkdir(exist_ok=True)
         self._note()
         try:
             yield
-        except (KeyboardInterrupt, Exception) as error:
+        except BaseException as error:
             if not self.begun:
                 self.remove()
+                raise
+            if isinstance(
+                error, SystemExit
+            ):  # See `kprune.outputs.clean_exit`.
                 raise
             left = self._left()
             if isinstance(error, KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Annotated
@@ -21,6 +22,7 @@ from kprune.commands.options import Pixels
 from kprune.commands.options import TrainedModel
 from kprune.commands.options import one_line_errors
 from kprune.commands.paths import check_inputs
+from kprune.commands.paths import check_not_read
 from kprune.commands.paths import check_output
 from kprune.commands.samples import find_data
 from kprune.commands.samples import note
@@ -134,7 +136,9 @@ def sweep(  # noqa: PLR0913  options of a command
         )
     if out is not None:
         read = (model, *found.files)
-        check_output(out, (".keras",), "The best model", read)
+        each = [_named(out, {key: share}) for share in wanted]
+        for path in (out, *(each if len(each) > 1 else ())):
+            check_output(path, (".keras",), "The best model", read)
     check_root(run_dir)
     start_keras()
     import kprune
@@ -178,7 +182,7 @@ def sweep(  # noqa: PLR0913  options of a command
             "no trial has finished. The warnings above say why trials failed; if the "
             "time ran out, run the command again with more --hours."
         )
-    wrote = [] if out is None else _copy(study, out)
+    wrote = [] if out is None else _copy(study, out, (model, *found.files))
     for share in wanted if out else ():
         if {key: share} not in targets(study):
             note(f"no trial has finished with {key}={share:g}: no model for it")
@@ -195,18 +199,31 @@ def sweep(  # noqa: PLR0913  options of a command
         print(f"wrote {path}")
 
 
-def _copy(study: optuna.Study, out: Path) -> list[Path]:
-    """Copy the best model of each target; return the files."""
+def _named(out: Path, target: dict[str, float]) -> Path:
+    """Return the file for one of several targets."""
+    words = "-".join(f"{k}{v:g}" for k, v in target.items())
+    return out.with_stem(f"{out.stem}-{words}")
+
+
+def _copy(
+    study: optuna.Study, out: Path, read: Iterable[Path | None]
+) -> list[Path]:
+    """Copy the best model of each target; return the files.
+
+    Raises:
+        ValueError: One would be an input. The study may have further targets.
+    """
     from kprune.outputs import atomic_file
     from kprune.report.sweeps import targets
     from kprune.sweep import best_model
 
     found = targets(study)
-    paths = []
-    for target in found:
-        words = "-".join(f"{k}{v:g}" for k, v in target.items())
-        path = out if len(found) == 1 else out.with_stem(f"{out.stem}-{words}")
+    paths = [
+        out if len(found) == 1 else _named(out, target) for target in found
+    ]
+    for path in paths:
+        check_not_read(path, read)
+    for path, target in zip(paths, found, strict=True):
         with atomic_file(path) as temporary:
             shutil.copyfile(best_model(study, target), temporary)
-        paths.append(path)
     return paths

@@ -85,9 +85,7 @@ def train(
     check_targets(y, model, None, "--data")
     require_any_batch(model, x)
     if learning_rate is not None:
-        config = model.get_compile_config()
-        config["optimizer"]["config"]["learning_rate"] = learning_rate
-        model.compile_from_config(config)
+        compile_with_rate(model, learning_rate)
     better = rate_for_fine_tuning(model.optimizer)
     if better is not None and learning_rate is None:
         note(
@@ -121,6 +119,40 @@ def train(
         with atomic_file(resumable.trained) as file:
             masked.save(file)
     return masked
+
+
+def compile_with_rate(model: keras.Model, rate: float) -> None:
+    """Compile a model again, with a constant learning rate.
+
+    Optimizers inside others, such as those of a `MultiOptimizer`, all get this rate.
+
+    Args:
+        model: Compiled model.
+        rate: The learning rate.
+
+    Raises:
+        ValueError: The optimizer has no learning rate.
+    """
+    config = model.get_compile_config()
+    if not _set_rate(config["optimizer"], rate):
+        raise ValueError(
+            f"The optimizer of model '{model.name}', "
+            f"{type(model.optimizer).__name__}, has no `learning_rate` in its "
+            "configuration: omit --learning-rate."
+        )
+    model.compile_from_config(config)
+
+
+def _set_rate(config: Any, rate: float) -> bool:
+    """Set each learning rate in a configuration; return whether there was one."""
+    found = False
+    if isinstance(config, list | tuple):
+        return any([_set_rate(one, rate) for one in config])
+    if isinstance(config, dict):
+        if "learning_rate" in config:
+            config["learning_rate"], found = rate, True
+        found |= any([_set_rate(one, rate) for one in config.values()])
+    return found
 
 
 class _Backup(keras.callbacks.BackupAndRestore):

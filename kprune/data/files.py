@@ -73,8 +73,8 @@ def load_arrays(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a NumPy file, is damaged, holds Python objects, or
-            has no inputs.
+        ValueError: It is not a NumPy file, is damaged, holds Python objects, has
+            no inputs, or targets of bytes that are not UTF-8.
 
     Example:
 
@@ -96,7 +96,7 @@ def load_arrays(
             if f"x{end}" in names:
                 chosen = (f"x{end}", f"y{end}")
                 found = _read(path, content, [n for n in chosen if n in names])
-                return found[chosen[0]], found.get(chosen[1])
+                return found[chosen[0]], _targets(path, chosen[1], found)
         if inputs:
             pair = _fitting(path, content, names, inputs)
             if pair is not None:
@@ -143,7 +143,28 @@ def _fitting(
     y = next((n for n in TARGETS if n in others), None)
     if y is None and len(others) == 1:
         y = others[0]
-    return x, None if y is None else found[y]
+    return x, None if y is None else _targets(path, y, found)
+
+
+def _targets(
+    path: Path, name: str, found: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """Return an array of targets, with words of bytes decoded; None if absent.
+
+    Raises:
+        ValueError: The bytes are not UTF-8.
+    """
+    array = found.get(name)
+    if array is None or array.dtype.kind != "S":
+        return array
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The array {name!r} of {str(path)!r} holds words of bytes that are not "
+            f"UTF-8: {error.object!r}. Save it as text, with the encoding it has: "
+            f'np.char.decode({name}, "latin-1").'
+        ) from error
 
 
 def _read(
@@ -155,6 +176,18 @@ def _read(
         if not all(isinstance(a, np.ndarray) for a in found.values()):
             raise ValueError("not an array")
         return found
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Read the rows of a table that are not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a table in UTF-8 ({error}). Save it as CSV with "
+            "the encoding UTF-8."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -207,8 +240,7 @@ def load_table(
         )
     shape = tuple(int(n or 0) for n in inputs[0].shape)
     width = math.prod(shape)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = _rows(path)
     names = _header(rows)
     first = 1 if names else 0
     if len(rows) == first:

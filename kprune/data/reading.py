@@ -89,9 +89,9 @@ def read_samples(
     name = f"{place.given} ({own})" if own and not place.split else place.given
     if place.kind == places.ARRAYS:
         x, y = load_arrays(place.path, own, inputs)
-        if y is None or y.dtype.kind not in "US" or y.size != len(y):
+        if y is None or y.dtype.kind != "U" or y.size != len(y):
             return Samples(x, y, name)
-        words = y.astype(str).ravel().tolist()
+        words = y.ravel().tolist()
         y, classes, notes = number_words(name, words, known)
         return Samples(x, y, name, classes, notes=notes)
     if place.kind == places.TABLE:

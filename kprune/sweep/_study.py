@@ -111,7 +111,7 @@ def agree(study: optuna.Study, settings: dict[str, Any]) -> None:
         raise ValueError(
             f"The study '{study.study_name}' was begun with {'; '.join(differing)}. "
             "Its trials would not compare with new ones: give the same again, or "
-            "another name= or run_dir=."
+            "another `name` or `run_dir`."
         )
     for key, value in settings.items():
         study.set_user_attr(key, value)
@@ -181,6 +181,20 @@ def _log_errors(study: optuna.Study, trial: Any) -> None:
             asked["target"],
             error,
         )
+
+
+def check_failures(study: optuna.Study) -> None:
+    """Raise RuntimeError if all trials have failed."""
+    trials = asked(study)
+    if not trials or any(trial.state.name != "FAIL" for trial in trials):
+        return
+    first = trials[0].user_attrs
+    raise RuntimeError(
+        f"Every trial of the sweep has failed, the first, of {first['method']!r} with "
+        f"{first['target']}, with {first.get('error', 'an unknown error')}. Failed "
+        "trials are not tried again: once the cause is mended, give another `name` or "
+        "`run_dir`."
+    )
 
 
 def _stop_at_the_end(study: optuna.Study, trial: Any) -> None:

@@ -26,6 +26,7 @@ from kprune.registry import modules
 from kprune.runs.logs import numbers
 from kprune.runs.measure import Batches
 from kprune.runs.measure import metrics
+from kprune.runs.measure import not_finite
 from kprune.sweep import _study
 
 if TYPE_CHECKING:
@@ -96,12 +97,17 @@ def _run(study: optuna.Study, trial: optuna.Trial, setting: Setting) -> float:
     try:
         masked = (_trained if setting.epochs else _pruned)(trial, setting)
         compact = rebuild(masked)
+        found = metrics(compact, setting.validation, None)
+        if math.isnan(found[setting.metric]):
+            raise ValueError(
+                f"{setting.metric!r} is NaN on the validation samples: "
+                f"{not_finite(compact) or 'the outputs overflow.'}"
+            )
     except optuna.TrialPruned:
         raise
     except Exception as error:
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         raise
-    found = metrics(compact, setting.validation, None)
     folder = runs.folder_of(masked)
     if folder is not None:
         # Replace the metrics of all rows by those on the validation samples.

@@ -119,6 +119,7 @@ def sweep(  # noqa: PLR0913  each argument is independent
         ValueError: A name is unknown, a share is outside of (0, 1), the model has
             no loss, the samples have no targets to train with, or the study was
             begun with other settings.
+        RuntimeError: Every trial has failed. The message has the first error.
 
     Example:
 
@@ -177,6 +178,7 @@ def sweep(  # noqa: PLR0913  each argument is independent
         seconds,
         callbacks,
     )
+    _study.check_failures(study)
     return study
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 
 import colours
 import keras
@@ -14,9 +15,11 @@ from cli.running import run
 from keras import layers
 
 import kprune
+from kprune.commands import pruning
 from kprune.commands.advice import about_original
 from kprune.commands.advice import about_result
 from kprune.commands.line import CommandLine
+from kprune.commands.outcome import Line
 from kprune.commands.pruning import make_scorer
 from kprune.commands.samples import find_data
 from kprune.commands.scoring import FileScorer
@@ -452,3 +455,21 @@ def test_a_metric_with_a_value_for_each_class_is_shown_as_their_mean():
     score = Scorer(Samples(x, y, "colours"), model).model(model)
     expected = model.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]
     assert score.metrics["f1_score"] == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("name", ["original", "compact", "pruned"])
+def test_an_output_never_shares_the_row_of_a_model(name, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(pruning, "folder_of", lambda masked: tmp_path)
+    monkeypatch.setattr(
+        pruning, "annotate", lambda folder, rows, checks: found.extend(rows)
+    )
+    work = pruning.Pruning.__new__(pruning.Pruning)
+    work.out, work._resumable = tmp_path / name, None
+    work.scorer = types.SimpleNamespace(samples=types.SimpleNamespace(size=4))
+    lines = [Line(str(n), file=n, score=Score({"loss": n})) for n in range(3)]
+    report = types.SimpleNamespace(max_rel=0.0, top1=None, samples=4)
+    work._record(None, lines, report)
+    names = [row["name"] for row in found]
+    assert names == ["original", "compact", f"{name}/"]
+    assert [row["bytes"] for row in found] == [0, 1, 2]

@@ -13,6 +13,8 @@ from fitting import small_net
 from harness import prunable_sizes
 
 import kprune
+from kprune.commands.training import compile_with_rate
+from kprune.masking.slots import base_optimizers
 
 
 @pytest.fixture
@@ -104,6 +106,39 @@ def test_a_learning_rate_of_ones_own(files, model):
         biases.append(np.abs(bias(compact)).max())
     assert biases[0] == 0 < biases[1]
     assert told == [True, False]
+
+
+def scaled(rate):
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))
+
+
+def several(rate):
+    made = keras.optimizers.SGD(rate), keras.optimizers.Adam(rate)
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(made[0], {"head/.*": made[1]})
+    )
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, scaled, several])
+def test_the_rate_is_set_where_the_optimizer_has_it(optimizer, model):
+    if optimizer is several and not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("this Keras has no MultiOptimizer")
+    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model.compile(optimizer(decay), loss())
+    compile_with_rate(model, 0.25)
+    rates = [float(o.learning_rate) for o in base_optimizers(model.optimizer)]
+    assert rates == [0.25] * (2 if optimizer is several else 1)
+    assert type(model.optimizer) is type(optimizer(0.1))
+
+
+def test_an_optimizer_without_a_rate_is_named(model):
+    class Odd(keras.optimizers.SGD):
+        def get_config(self):
+            return {"name": "odd"}
+
+    model.compile(Odd(), loss())
+    with pytest.raises(ValueError, match="Odd, has no `learning_rate`"):
+        compile_with_rate(model, 0.25)
 
 
 def test_an_unknown_method_is_a_wrong_option(files):

@@ -213,6 +213,50 @@ def test_a_format_without_state_is_refused_before_training(
     assert_fails(result, "'memory'", "is stateful", "Write a .keras file")
 
 
+def test_a_run_that_continues_needs_the_same_validation(files, monkeypatch):
+    shutil.copy(files / "train.npz", files / "other.npz")
+    noted = []
+
+    def resumable(out, command, begins):
+        noted.extend(begins)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("kprune.commands.prune.Resumable", resumable)
+    assert_fails(prune(files, "--validation", files / "other.npz"), "enough")
+    assert files / "other.npz" in noted and files / "train.npz" in noted
+
+
+@pytest.mark.parametrize("signal_", ["SIGTERM", "SIGKILL"])
+def test_a_run_without_an_epoch_does_not_block_another(tmp_path, signal_):
+    first = Resumable(tmp_path / "small.keras", "kprune prune a")
+    with pytest.raises(SystemExit), first.kept():
+        (first.backup).mkdir()
+        half = first.backup / "latest.weights.h5"
+        half.write_text("half")
+        raise SystemExit(143)
+    assert not first.folder.exists()
+    if signal_ == "SIGKILL":
+        half.parent.mkdir(parents=True)
+        half.write_text("half")
+        (first.folder / "command.json").write_text(
+            '{"command": "kprune prune a", "files": {}}'
+        )
+    second = Resumable(tmp_path / "small.keras", "kprune prune b")
+    with second.kept():
+        assert not half.exists()
+        assert "kprune prune b" in (second.folder / "command.json").read_text()
+
+
+def test_sigterm_after_an_epoch_keeps_it(tmp_path):
+    first = Resumable(tmp_path / "small.keras", "kprune prune a")
+    with pytest.raises(SystemExit, match="143"), first.kept():
+        first.trained.touch()
+        raise SystemExit(143)
+    assert Resumable(tmp_path / "small.keras", "kprune prune a").begun
+    with pytest.raises(ValueError, match="of another command"):
+        Resumable(tmp_path / "small.keras", "kprune prune b")
+
+
 def test_ctrl_c_before_that_leaves_nothing(files, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt

@@ -193,6 +193,28 @@ def test_arrays_that_fit(tmp_path, names, part, expected):
     assert find_place(tmp_path / "d.npz").has_validation == both
 
 
+@pytest.mark.parametrize("names", [("x", "y"), ("pictures", "label")])
+def test_words_of_bytes_are_utf8(tmp_path, names):
+    x, _ = colours.images(4)
+    words = np.array(["été", "pluie", "été", "été"])
+    data = tmp_path / "d.npz"
+    np.savez(data, **{names[0]: x, names[1]: np.char.encode(words, "utf-8")})
+    found = read(data, IMAGE)
+    assert found.classes == ("pluie", "été")
+    np.testing.assert_array_equal(found.y, [1, 0, 1, 1])
+    np.savez(data, **{names[0]: x, names[1]: np.char.encode(words, "latin-1")})
+    told = rf"array '{names[1]}' of '.*d\.npz' .* not UTF-8: b'\\xe9t\\xe9'"
+    with pytest.raises(ValueError, match=told):
+        read(data, IMAGE)
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path):
+    table = tmp_path / "d.csv"
+    table.write_bytes("1,2,été\n3,4,hiver\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"d.csv' is not a table in UTF-8"):
+        read(table, [Input("row", (2,), "float32")])
+
+
 def test_arrays_of_several_inputs_and_arrays_that_fit_twice(tmp_path):
     two = [Input("a", (3,), "float32"), Input("b", (2,), "float32")]
     np.savez(
