@@ -198,7 +198,19 @@ class AttenuateCallback(PruningCallback):
                 count,
             )
             return
-        if isinstance(criterion, L1 | L2 | FPGM | Similarity):
+        plain = isinstance(criterion, L1 | L2 | FPGM | Similarity)
+        read = self._scaler.read
+        if read and (plain or isinstance(criterion, Folded)):
+            _log.warning(
+                "The channels of group '%s' (%d such groups) pass a "
+                "BatchNormalization with scale=False, so the weights that read them "
+                "are attenuated. Criterion %s does not see these. Use one that "
+                "needs data, such as 'taylor', or scale=True.",
+                read[0],
+                len(read),
+                type(criterion).__name__,
+            )
+        elif plain:
             _log.warning(
                 "Criterion %s scores kernels, but the BatchNormalization after them "
                 "is attenuated (target='%s'), which does not change its scores. Use "
@@ -206,15 +218,6 @@ class AttenuateCallback(PruningCallback):
                 "uses data.",
                 type(criterion).__name__,
                 self.target,
-            )
-        elif isinstance(criterion, Folded) and self._scaler.read:
-            _log.warning(
-                "The channels of group '%s' (%d such groups) pass a "
-                "BatchNormalization with scale=False, so the weights that read them "
-                "are attenuated. Criterion Folded does not see these. Use one that "
-                "needs data, such as 'taylor', or scale=True.",
-                self._scaler.read[0],
-                len(self._scaler.read),
             )
 
     def _rounds(self) -> list[int]:
