@@ -14,6 +14,7 @@ from kprune.callbacks.base import PruningCallback
 from kprune.duplication.api import merge_copies
 from kprune.duplication.api import replace
 from kprune.duplication.copies import Copies
+from kprune.duplication.repair import repair_copies
 from kprune.parts import Part
 from kprune.pruning import Policy
 from kprune.rebuild.api import MERGE
@@ -82,8 +83,9 @@ class DuplicateCallback(PruningCallback):
         copies: How to copy filters.
         epoch: The epoch, from 0, before which filters are replaced.
         merge: How training with copies ends.
-        recover: How to repair the kept layers when diverged copies are removed at the
-            end. See `kprune.prune`. Defaults to no repair.
+        recover: How to repair the kept layers after filters have become copies, and
+            when diverged copies are removed at the end. See `kprune.duplicate`.
+            Defaults to no repair.
         run_dir: See `PruningCallback`.
 
     Raises:
@@ -149,10 +151,14 @@ class DuplicateCallback(PruningCallback):
         return wanted and not self._copied() and not self.policy.met()
 
     def act(self, session: Session, fraction: float) -> None:
-        alive = session.settle()
-        scores = self.policy.score(alive)
-        masks = self.policy.allocate(scores, fraction, alive)
-        self._maps = replace(session, masks, scores, alive, self.copies)
+        with session.rollback():
+            alive = session.settle()
+            before = session.snapshot()
+            scores = self.policy.score(alive)
+            masks = self.policy.allocate(scores, fraction, alive)
+            maps = replace(session, masks, scores, alive, self.copies)
+            repair_copies(session, before, maps, self.copies, self._repair)
+        self._maps = maps
 
     def finishes(self, epoch: int, last: bool) -> bool:
         self._copied()

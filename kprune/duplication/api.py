@@ -14,17 +14,19 @@ from kprune.duplication.copies import Copies
 from kprune.duplication.copies import make_copies
 from kprune.duplication.copies import only_exact
 from kprune.duplication.copies import plan_copies
+from kprune.duplication.repair import repair_copies
 from kprune.pruning import Policy
 from kprune.pruning import as_masked
 from kprune.rebuild.copies import CopyMap
 from kprune.rebuild.copies import assign
 from kprune.rebuild.copies import merge
+from kprune.recovery import base as recoveries
 from kprune.session import Session
 
 logger = logging.getLogger("kprune")
 
 
-def duplicate(
+def duplicate(  # noqa: PLR0913  each argument is independent
     model: keras.Model,
     criterion: Any = "l1",
     reduce: Mapping[str, float] | None = None,
@@ -32,6 +34,7 @@ def duplicate(
     data: Any = None,
     copies: Copies | None = None,
     skip: Iterable[Any] | None = None,
+    recover: Any = None,
 ) -> keras.Model:
     """Replace unimportant filters by copies of important ones, before pruning.
 
@@ -58,6 +61,8 @@ def duplicate(
             model. See `kprune.prune`.
         copies: How to copy filters.
         skip: See `kprune.prune`.
+        recover: How to repair the kept layers: copies and donors change together. See
+            `kprune.prune`. Defaults to no repair.
 
     Returns:
         The masked model, of the same size as before; `kprune.rebuild` makes it smaller.
@@ -79,11 +84,16 @@ def duplicate(
     session = Session(masked, data)
     policy = Policy(session, criterion, reduce, allocation)
     policy.check()
+    recover = [] if recover is None else recover
+    recoveries.check(recover, session)
+    copies = copies or Copies()
     with session.rollback():
         alive = session.settle()
+        before = session.snapshot()
         scores = policy.score(alive)
         masks = policy.allocate(scores, alive=alive)
-        replace(session, masks, scores, alive, copies)
+        maps = replace(session, masks, scores, alive, copies)
+        repair_copies(session, before, maps, copies, recover)
     return masked
 
 

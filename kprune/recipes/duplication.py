@@ -57,7 +57,13 @@ class Duplication(Recipe):
         if masked.compiled and not self._noisy:
             parts = {k: v for k, v in self.parts.items() if k != "merge"}
             reduce = self.reduce or None
-            duplicate(masked, **parts, reduce=reduce, data=self.data)
+            duplicate(
+                masked,
+                **parts,
+                reduce=reduce,
+                data=self.data,
+                recover=self.recover,
+            )
 
     def actions(self) -> list[keras.callbacks.Callback]:
         return [DuplicateCallback(**self.parts, **self.task)]

@@ -118,10 +118,10 @@ def test_the_final_removal_is_repaired(way):
         calls.append(gone)
 
     _, outputs, masked = run(WAYS[way](spy), epochs=2)
-    assert len(calls) == 1
-    assert calls[0] > 0
+    assert len(calls) == (2 if way == "duplicate" else 1)
+    assert all(count > 0 for count in calls)
     # What it leads back to is the model that trained until then.
-    assert error(found[0], outputs[0]) < error(found[0], outputs[1])
+    assert error(found[-1], outputs[0]) < error(found[-1], outputs[1])
     assert kprune.cost(masked).macs <= 0.5 * kprune.cost(small_net()).macs
 
 
@@ -254,7 +254,7 @@ def test_recipes_repair(name):
     masked.fit(
         dataset(), epochs=6, callbacks=r.callbacks, verbose=0, shuffle=False
     )
-    assert calls or name == "duplication"
+    assert calls
     assert all(count > 0 for count in calls)
 
 
