@@ -214,13 +214,28 @@ def about_result(
         way = "Train it with the labels too, or remove less."
         changes = {
             **plain,
-            "recover": None,
+            "allocation": _allocation_of(given),
             "method": "refit",
             "epochs": EPOCHS,
         }
     else:
         return [Advice(f"{lost} Remove less, or pass more samples.")]
     return [Advice(f"{lost} {way}", command.with_options(**changes))]
+
+
+def _allocation_of(given: dict[str, Any]) -> str | None:
+    """Return the allocation that the other options of a command need with a method.
+
+    A method has an allocation of its own, which takes no rounding and no device.
+
+    Args:
+        given: The options of a command without a method.
+    """
+    if "--round-to" in given:
+        return str(given.get("--allocation", "global"))
+    if given.keys() & {"--latency-table", "--runtime", "--dtype"}:
+        return str(given.get("--allocation", "output_error"))
+    return None
 
 
 def _loss(scorer: Scorer, before: Score, after: Score) -> str | None:

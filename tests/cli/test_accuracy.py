@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import types
 
 import colours
@@ -245,6 +246,53 @@ def test_what_is_advised_after_a_loss(after, options, repaired, words):
     assert len(found) == (1 if words else 0)
     for word in words:
         assert word in f"{found[0].message} {found[0].command}"
+
+
+MIMICKED = {"--data": "d.npz", "--recover": "mimic"}
+LATENCY, RAM = ({"--reduce": [f"{cost}=0.5"]} for cost in ("latency", "ram"))
+
+
+@pytest.mark.parametrize(
+    ("options", "repaired"),
+    [
+        ({"--validation": "d.npz", "--round-to": 8}, False),
+        (
+            {"--data": "d.npz", "--round-to": 8, "--allocation": "uniform"},
+            False,
+        ),
+        ({"--data": "d.npz", **LATENCY, "--runtime": "litert"}, True),
+        (
+            {**MIMICKED, "--allocation": "similarity", "--criterion": "taylor"},
+            True,
+        ),
+        ({**MIMICKED, "--round-to": 8}, True),
+        ({**MIMICKED, "--round-to": 8, "--allocation": "uniform"}, True),
+        ({**MIMICKED, **LATENCY, "--latency-table": "t.json"}, True),
+        ({**MIMICKED, **LATENCY, "--runtime": "litert"}, True),
+        (
+            {**MIMICKED, **RAM, "--dtype": "int8", "--allocation": "global"},
+            True,
+        ),
+        ({"--data": "d.npz", "--method": "similarity"}, True),
+    ],
+)
+def test_commands_that_are_advised_are_accepted(
+    options, repaired, tmp_path, monkeypatch
+):
+    def accepted(*arguments, **options):
+        raise ValueError("accepted")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kprune.commands.prune.start_keras", accepted)
+    np.savez("d.npz", x=np.zeros((4, 2)), y=np.zeros(4))
+    for name in ("m.keras", "t.json"):
+        (tmp_path / name).touch()
+    given = CommandLine(("prune", "m.keras", "c.keras"), options)
+    found = about_result(scorer(), score(0.95), score(0.8), given, repaired)
+    words = shlex.split(found[0].command)
+    assert run(*words[1:]).stderr == "kprune: error: accepted\n"
+    chosen = {"--criterion", "--allocation", "--recover"}
+    assert options.keys() - chosen <= set(words)
 
 
 def test_without_labels_it_is_advised_to_mimic():
