@@ -9,7 +9,6 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from kprune.arguments import absent
+from kprune.data.classes import is_number
+from kprune.data.classes import number_words
 from kprune.data.inputs import BATCH
 from kprune.data.inputs import Input
 
@@ -47,9 +48,6 @@ _INDEX = ("", "unnamed: 0")
 
 _MISSING = ("", "?", "n/a", "na", "none", "null")
 """Cells without a value, which name no column."""
-
-_TOLD = 10
-"""Maximum number of classes that a note lists."""
 
 _SAVE = 'np.savez("data.npz", x=x, y=y)'
 
@@ -289,66 +287,6 @@ def load_table(
     return x, y, classes, notes + told
 
 
-def number_words(
-    given: str, labels: Sequence[str], known: Sequence[str] = ()
-) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
-    """Return targets for words: class indices, unless all are numbers.
-
-    Args:
-        given: Where the words are, for messages.
-        labels: One word per sample.
-        known: Classes of the samples to train on, whose numbers hold here too.
-
-    Returns:
-        Targets `(n,)`, the names of the classes or None, and notes for the user.
-
-    Raises:
-        ValueError: A class is not known.
-    """
-    numbers = all(map(_is_number, labels))
-    # Numbers stand for themselves, unless they are names of classes.
-    if known and (not numbers or any(map(_is_number, known))):
-        check_classes(given, labels, known)
-        y = np.array([known.index(label) for label in labels], "int64")
-        return y, tuple(known), ()
-    if numbers:
-        y = np.array(list(map(float, labels)))
-        whole = bool(np.all(y == np.trunc(y)))
-        return y.astype("int64" if whole else "float32"), None, ()
-    found, indices = np.unique(labels, return_inverse=True)
-    classes = tuple(map(str, found))
-    names = [f"{n} {name!r}" for n, name in enumerate(classes)]
-    if len(names) > _TOLD:
-        names[_TOLD - 2 : -1] = ["..."]
-    note = (
-        f"the labels of {given!r} are words, numbered in alphabetical order: "
-        f"{', '.join(names)}"
-    )
-    return indices.astype("int64"), classes, (note,)
-
-
-def check_classes(
-    given: str, classes: Iterable[str], known: Sequence[str]
-) -> None:
-    """Raise if there are classes that the samples to train on lack.
-
-    Args:
-        given: Where the classes are, for the message.
-        classes: Classes of these samples.
-        known: Classes of the samples to train on.
-
-    Raises:
-        ValueError: A class is not known. The message names it.
-    """
-    other = sorted(set(classes) - set(known))
-    if other:
-        raise ValueError(
-            f"{given!r} has {', '.join(map(repr, other))}, but the data to train on "
-            f"has only the classes {', '.join(map(repr, known))}. Rename such "
-            "classes as there, or leave their samples out."
-        )
-
-
 def _header(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the names in the first row, in lower case; empty if it is a sample."""
     if not rows:
@@ -369,7 +307,7 @@ def _header(rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell for cell in column if cell not in _MISSING]
         # The last column may hold classes that mix words and numbers.
         told = cells if number == len(names) else cells[:1]
-        if _is_word(name) and told and all(map(_is_number, told)):
+        if _is_word(name) and told and all(map(is_number, told)):
             return names
     return []
 
@@ -389,7 +327,7 @@ def _other_separator(row: Sequence[str]) -> str:
 def _doubtful(names: Sequence[str]) -> bool:
     """Return whether names may be a sample, whose last cell is a class such as `a`."""
     *others, last = names
-    numbers = all(map(_is_number, others)) and not _counts(others)
+    numbers = all(map(is_number, others)) and not _counts(others)
     return numbers and last not in TARGETS
 
 
@@ -405,7 +343,7 @@ def _above_index(names: Sequence[str], cells: Sequence[str]) -> bool:
     if names[0] or not cells or not all(cells):
         return names[0] in _INDEX[1:]
     # The last cell may be a class.
-    others = names[1:] if _is_number(names[-1]) else names[1:-1]
+    others = names[1:] if is_number(names[-1]) else names[1:-1]
     return (
         any(map(_is_word, others))
         or all(map(_is_word, cells))
@@ -418,7 +356,7 @@ def _numbers(row: Sequence[str], path: Path, number: int) -> list[float]:
     try:
         return list(map(float, row))
     except ValueError:
-        cell = next(c for c in row if not _is_number(c))
+        cell = next(c for c in row if not is_number(c))
         raise ValueError(
             f"Row {number} of {str(path)!r} holds {cell!r} where a number is expected."
         ) from None
@@ -434,12 +372,4 @@ def _counts(cells: Sequence[str]) -> bool:
 
 
 def _is_word(cell: str) -> bool:
-    return not (cell in _MISSING or _is_number(cell))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return not (cell in _MISSING or is_number(cell))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kprune.data.files import check_classes
+from kprune.data.classes import check_classes
 from kprune.data.inputs import Input
 from kprune.data.places import PICTURES
 from kprune.data.places import class_folders

@@ -10,9 +10,9 @@ import numpy as np
 
 from kprune.data import images
 from kprune.data import places
+from kprune.data.classes import number_words
 from kprune.data.files import load_arrays
 from kprune.data.files import load_table
-from kprune.data.files import number_words
 from kprune.data.inputs import Input
 from kprune.data.places import Place
 

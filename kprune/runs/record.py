@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import importlib
 import logging
 import os
 import time
 import weakref
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -27,13 +25,14 @@ from kprune.cost import cost
 from kprune.data.inputs import fixed_batch
 from kprune.parts import recorded
 from kprune.rebuild import rebuild
-from kprune.registry import modules
 from kprune.runs import describe
 from kprune.runs import measure
 from kprune.runs import schema
 from kprune.runs.folder import RUN
 from kprune.runs.folder import new_folder
 from kprune.runs.logs import numbers
+from kprune.runs.results import merge
+from kprune.runs.results import write_pages
 
 if TYPE_CHECKING:
     from kprune.session import Session
@@ -283,7 +282,7 @@ class Record:
         samples = min(source.size, measure.BATCHES * source.batch_size)
         samples -= samples % (fixed_batch(self._session.masked) or 1)
         row = {"name": name, "metrics": found, "samples": samples}
-        _merge(self.run["results"], row)
+        merge(self.run["results"], row)
 
     def _numbers(self, logs: Mapping[str, Any] | None) -> dict[str, float]:
         found = numbers(logs)
@@ -293,7 +292,7 @@ class Record:
 
     def _result(self, name: str, found: Any) -> None:
         costs = {k: getattr(found, k) for k in ("macs", "params", "bytes")}
-        _merge(self.run["results"], {"name": name, **costs})
+        merge(self.run["results"], {"name": name, **costs})
 
     def _check(
         self, what: str, before: list[np.ndarray], after: list[np.ndarray]
@@ -364,43 +363,6 @@ def folder_of(masked: keras.Model) -> Path | None:
     return _folders.get(masked)
 
 
-def annotate(
-    folder: Path,
-    results: Iterable[Mapping[str, Any]] = (),
-    checks: Iterable[Mapping[str, Any]] = (),
-    files: Mapping[str, str] | None = None,
-) -> None:
-    """Add later results to the record of a finished run, and update its report.
-
-    Args:
-        folder: Folder of the run.
-        results: Rows with a `"name"`, and any of `macs`, `params`, `bytes`,
-            `latency` in milliseconds, and `metrics` with their number of `samples`.
-            They are merged into a row of the same name.
-        checks: Checks to add. See `docs/runs.md`.
-        files: Files of the run by name, relative to its folder or absolute.
-
-    Raises:
-        ValueError: The record is damaged.
-    """
-    run = schema.read_run(folder / RUN)
-    for row in results:
-        _merge(run["results"], row)
-    run["checks"].extend(checks)
-    run["files"].update(files or {})
-    schema.write_run(folder / RUN, run)
-    write_pages(folder)
-
-
-def write_pages(folder: Path) -> None:
-    """Write the report of a run, if the packages for it are installed."""
-    for module in modules("pages").values():
-        try:
-            importlib.import_module(module).write(folder)
-        except ImportError as error:
-            _log.info("%s has no report: %s", folder, error)
-
-
 def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
     """Mark a run as failed if its record is deleted before it ended.
 
@@ -416,16 +378,6 @@ def _give_up(folder: Path, run: dict[str, Any], process: int) -> None:
     run["error"] = "It was stopped before its end."
     with suppress(OSError):  # The folder may have been removed.
         schema.write_run(folder / RUN, run)
-
-
-def _merge(rows: list[dict[str, Any]], row: Mapping[str, Any]) -> None:
-    """Add a row, or merge it into the row of the same name."""
-    for known in rows:
-        if known["name"] == row["name"]:
-            known.update({k: v for k, v in row.items() if v is not None})
-            return
-    empty = dict.fromkeys(("macs", "params", "bytes", "latency", "samples"))
-    rows.append({**empty, "metrics": {}, **row})
 
 
 def _counts(session: Session) -> dict[str, int]:
