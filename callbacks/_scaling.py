@@ -52,13 +52,16 @@ class Scaler:
         for group in graph.prunable:
             if any(batch_norm_of(m.layer) for m in group.members):
                 self.normed.append(group.name)
-            members = [m for m in group.members if id(m.layer) in acting]
+            members = [m for m in group.members if id(m.layer) in acting.layers]
             if target != "kernel" and _lacks_scale(members) and group.consumers:
                 self.read.append(group.name)
                 self._members[group.name] = list(group.consumers)
                 continue
             self._members[group.name] = [
-                m for m in members if m.role == FILTER or _is_scale(m, target)
+                m
+                for m in members
+                if (m.role == FILTER and id(m.layer) not in acting.passing)
+                or _is_scale(m, target)
             ]
 
     def scale(
@@ -125,7 +128,9 @@ def _lacks_scale(members: Iterable[Member]) -> bool:
 
 
 def _is_scale(member: Member, target: str) -> bool:
-    """Return whether a parameter is a scale, or with `"bn"` an offset."""
+    """Return whether what channels pass is a scale, or with `"bn"` an offset."""
+    if member.role == FILTER:  # of a layer that passes channels on
+        return member.name == "bias" and target != "scale"
     if member.role != SCALE or target == "kernel":
         return False
     if member.name == "gamma":

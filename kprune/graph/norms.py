@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
+from typing import NamedTuple
 
 import keras
 
@@ -12,7 +13,9 @@ from kprune.graph import walk
 from kprune.graph.call import FILTER
 from kprune.graph.call import INPUT
 from kprune.graph.channel_graph import ChannelGraph
+from kprune.graph.group import Group
 from kprune.graph.labels import Labels
+from kprune.graph.record import Visit
 from kprune.graph.registry import batch_norm_of
 
 
@@ -92,7 +95,21 @@ class _Follower:
             self.paths[layer].bare = True
 
 
-def acting_layers(graph: ChannelGraph, norms: bool = True) -> set[int]:
+class Acting(NamedTuple):
+    """The layers that determine how large channels are.
+
+    Args:
+        layers: `id(layer)` of each.
+        passing: Those among them that produce channels from these channels alone, as
+            a convolution with one group per channel does. Like a depthwise one, they
+            pass on how large channels are.
+    """
+
+    layers: set[int]
+    passing: set[int]
+
+
+def acting_layers(graph: ChannelGraph, norms: bool = True) -> Acting:
     """Find the layers that determine how large channels are where they are read.
 
     These are the last producers and normalisations before the readers, and what
@@ -104,14 +121,11 @@ def acting_layers(graph: ChannelGraph, norms: bool = True) -> set[int]:
     Args:
         graph: The model's channel graph.
         norms: Whether normalisations count. If not, they are passed.
-
-    Returns:
-        `id(layer)` of each.
     """
     finder = _Finder(graph, norms)
     functional = walk.require_functional(graph.model)
     finder.follow(functional, [True] * len(functional.outputs))
-    return finder.found
+    return Acting(finder.found, finder.passing)
 
 
 class _Finder:
@@ -123,6 +137,7 @@ class _Finder:
         self._readers = _with_role(graph, INPUT)
         self._producers = _with_role(graph, FILTER)
         self.found: set[int] = set()
+        self.passing: set[int] = set()
 
     def follow(self, functional: Any, read: list[bool]) -> list[bool]:
         """Return which inputs of a model are read as they are, given the outputs."""
@@ -150,15 +165,30 @@ class _Finder:
             self.found.add(id(layer))
         if id(layer) in self._readers:
             return [True] * count
-        ends = id(layer) in self._producers
-        if ends or not read or (self._norms and batch_norm_of(layer)):
+        if not read or (self._norms and batch_norm_of(layer)):
             return [False] * count
         visit = self._graph.visits.get(id(node))
+        if id(layer) in self._producers:
+            if visit is None or not self._passes(visit):
+                return [False] * count
+            self.passing.add(id(layer))
         if visit is not None and getattr(visit.rule, "product", False):
             carried = self._carriers(visit.inputs, visit.outputs[0])
             if len(carried) == count:
                 return carried
         return [True] * count
+
+    def _passes(self, visit: Visit) -> bool:
+        """Return whether the channels of the outputs are those of the inputs."""
+        given, made = (
+            {g.name for x in labels for g in self._prunable(x)}
+            for labels in (visit.inputs, visit.outputs)
+        )
+        return bool(given & made)
+
+    def _prunable(self, labels: Labels) -> list[Group]:
+        groups = self._graph.groups_on(labels.factors)
+        return [g for g in groups if g.pinned is None]
 
     def _carriers(self, factors: list[Labels], product: Labels) -> list[bool]:
         """Return which factors of a product are scaled, so that it is scaled once."""
@@ -172,8 +202,7 @@ class _Finder:
         carried = [False] * len(factors)
         scaled: set[str] = set()
         for n in order:
-            groups = self._graph.groups_on(factors[n].factors)
-            names = {g.name for g in groups if g.pinned is None}
+            names = {g.name for g in self._prunable(factors[n])}
             carried[n] = bool(names - scaled)
             scaled |= names
         return carried

@@ -392,18 +392,21 @@ def test_a_filter_in_front_of_a_depthwise_convolution_can_return(padding):
     assert gamma[[0, 1]].min() > 1e-4
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("target", ["bn", "kernel"])
-def test_channels_that_pass_two_producers_are_scaled_once(target):
+def test_channels_that_pass_two_producers_are_scaled_once(target, residual):
     """Of a convolution with one channel per group, which is depthwise."""
 
     def build():
         x = inputs = keras.Input((8, 8, 1))
         x = layers.Conv2D(6, 3, name="conv")(x)
-        x = layers.Conv2D(6, 3, groups=6, name="grouped")(x)
+        y = layers.Conv2D(6, 3, padding="same", groups=6, name="grouped")(x)
+        x = layers.Add()([x, y]) if residual else y
         x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
         return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
     masked, (x, _) = compiled(build), arrays()
+    masked.get_layer("grouped").layer.bias.assign(np.ones(6))
     expected = between(masked, "grouped", x, True)
     expected[..., [0, 3]] *= 0.5
     (group,) = kprune.trace(masked).prunable
