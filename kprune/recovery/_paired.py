@@ -13,6 +13,8 @@ import numpy as np
 
 from kprune.graph import walk
 from kprune.graph.values import read
+from kprune.masking import DynamicGate
+from kprune.masking import gates
 from kprune.masking.state import WeightSnapshot
 from kprune.masking.state import no_gradients
 from kprune.session.program import ProgramCall
@@ -169,6 +171,9 @@ class PairedRun:
             calls that segments begin with are visited. The model has no nested
             models. Defaults to call by call.
 
+    Raises:
+        ValueError: If the model has gates that depend on the sample.
+
     Example:
 
     ```python
@@ -186,6 +191,7 @@ class PairedRun:
         inputs: Any,
         segments: Segments | None = None,
     ) -> None:
+        _require_no_dynamic_gates(masked)
         self.masked = masked
         self.past = before
         self.segments = segments
@@ -224,6 +230,16 @@ class PairedRun:
             inner = walk.functional_of(node.operation)
             if inner is not None:
                 self._count(inner)
+
+
+def _require_no_dynamic_gates(masked: keras.Model) -> None:
+    # Also closed ones pass what they predict from layer to layer.
+    if any(isinstance(gate, DynamicGate) for gate in gates(masked).values()):
+        raise ValueError(
+            f"Model '{masked.name}' has gates that depend on the sample, so its layers "
+            "cannot run one by one, as this repair does. Repair the static model: "
+            "kprune.masking.close_gates(masked), then kprune.rebuild(masked)."
+        )
 
 
 class _Run:

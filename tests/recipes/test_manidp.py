@@ -208,6 +208,23 @@ def test_a_layer_that_is_called_twice_has_no_gate():
         add_dynamic_gates(masked)
 
 
+@pytest.mark.parametrize("recovery", ["bn", "reconstruct"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_repairs_by_layers_say_that_gates_depend_on_the_sample(
+    recovery, closed
+):
+    masked = kprune.wrap(models.convolutions([6, 4], norms=1))
+    add_dynamic_gates(masked)
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    session = kprune.Session(masked, x)
+    before = session.snapshot()
+    if closed:
+        kprune.masking.close_gates(masked)
+    session.remove({"conv1": np.array([1.0, 1, 1, 1, 1, 0])})
+    with pytest.raises(ValueError, match=r"depend on the sample.*close_gates"):
+        kprune.recovery.recover(session, before, recovery)
+
+
 def test_the_form_of_images_is_named_as_the_cause():
     x = inputs = keras.Input((3, 8, 8))
     x = keras.layers.Conv2D(4, 3, data_format="channels_first", name="c1")(x)
