@@ -213,7 +213,9 @@ class Record:
             model: The model in training, to tell its metrics from other logs.
         """
         if model is not None and "metrics" not in self.run:
-            self.run["metrics"] = list(model.get_metrics_result())
+            self.run["metrics"] = []
+            with suppress(Exception):  # Own metrics may raise anything.
+                self.run["metrics"] = list(model.get_metrics_result())
         now = time.monotonic()
         self.run["epochs"].append(
             {
