@@ -18,6 +18,7 @@ from keras.src.losses.loss import scale_loss_for_distribution
 from kprune.cost.model import CostModel
 from kprune.data.targets import meanings
 from kprune.graph import walk
+from kprune.masking import DynamicGate
 from kprune.masking import FilterMask
 from kprune.masking import GatedInput
 from kprune.masking import filter_masks
@@ -92,6 +93,23 @@ class AddedLoss:
                 "compute_loss. Take the loss from self.compute_loss(x=x, y=y, "
                 "y_pred=y_pred)."
             )
+
+
+def release(
+    masked: keras.Model, added: AddedLoss, gates: Mapping[str, Any]
+) -> None:
+    """Remove an added loss, and the observers of layers and gates that it needs.
+
+    Args:
+        masked: The masked model.
+        added: The loss.
+        gates: The gates of the model.
+    """
+    added.detach()
+    for watched in (*filter_masks(masked), *gates.values()):
+        watched.observer = None
+        if isinstance(watched, DynamicGate):
+            watched.witness = None
 
 
 def _added(model: Any) -> list[AddedLoss]:

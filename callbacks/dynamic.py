@@ -20,12 +20,12 @@ from kprune.callbacks._fitting import undo_if_interrupted
 from kprune.callbacks._losses import AddedLoss
 from kprune.callbacks._losses import PerReplica
 from kprune.callbacks._losses import keeper
+from kprune.callbacks._losses import release
 from kprune.callbacks._losses import showing
 from kprune.callbacks.base import PruningCallback
 from kprune.graph import Group
 from kprune.graph.values import read
 from kprune.masking import DynamicGate
-from kprune.masking import filter_masks
 from kprune.masking import gates
 from kprune.masking import protect_gates
 from kprune.masking import trained_part
@@ -129,7 +129,6 @@ class DynamicGateCallback(PruningCallback):
                 "These groups have no gate, so less is saved than requested: %s.",
                 ", ".join(whole),
             )
-        undo_if_interrupted(self, self._release)
         protect_gates(masked, session.optimizer)
         each = _loss_by_sample(trained_part(self.model))
         for name, gate in self._gates.items():
@@ -137,6 +136,9 @@ class DynamicGateCallback(PruningCallback):
         for name, (wrapper, reader) in showing(session).items():
             wrapper.observer = keeper(self._features, name, reader.axis)
         self._added = AddedLoss(self, self._loss_function(each))
+        # Not what `self` has by then: it may train another model meanwhile.
+        undo = functools.partial(release, masked, self._added, self._gates)
+        undo_if_interrupted(self, undo)
         self._added.attach()
 
     def act(self, session: Session, fraction: float) -> None:
@@ -164,11 +166,8 @@ class DynamicGateCallback(PruningCallback):
         """Remove the added loss and its observers."""
         completed(self)
         if self._added is not None:
-            self._added.detach()
-        for gate in self._gates.values():
-            gate.witness = None
-        for wrapper in filter_masks(self.session.masked):
-            wrapper.observer = None
+            release(self.session.masked, self._added, self._gates)
+            self._added = None
         self._saliencies, self._features = PerReplica(), PerReplica()
 
     def _mean(self, group: Group) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from kprune.callbacks._losses import compared_as
 from kprune.callbacks._losses import divergence
 from kprune.callbacks._losses import frozen
 from kprune.callbacks._losses import keeper
+from kprune.callbacks._losses import release
 from kprune.callbacks._losses import showing
 from kprune.callbacks._steps import NormalizedSteps
 from kprune.callbacks.base import PruningCallback
@@ -180,9 +182,11 @@ class GateCallback(PruningCallback):
             )
         if not any(gate.acts for gate in self._gates.values()):
             return  # The run was resumed after its gates became masks.
-        undo_if_interrupted(self, self._release)
-        self._count(session)
         self._added = AddedLoss(self, self._loss_function(session))
+        # Not what `self` has by then: it may train another model meanwhile.
+        undo = functools.partial(release, masked, self._added, self._gates)
+        undo_if_interrupted(self, undo)
+        self._count(session)
         self._added.attach()
         found = self._gates.values()
         self._steps = NormalizedSteps(
@@ -266,12 +270,8 @@ class GateCallback(PruningCallback):
         completed(self)
         self._steps = None
         if self._added is not None:
-            self._added.detach()
+            release(self.session.masked, self._added, self._gates)
             self._added = None
-            for wrapper in filter_masks(self.session.masked):
-                wrapper.observer = None
-        for gate in self._gates.values():
-            gate.observer = None
         self._kept, self._features = PerReplica(), PerReplica()
 
     def _count(self, session: Session) -> None:

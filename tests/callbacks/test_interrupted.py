@@ -118,10 +118,12 @@ def test_penalties_that_were_attached_since_stay():
     assert [layer.name for layer, _ in attached(masked)] == ["conv1"]
 
 
-@pytest.mark.parametrize("begin", [penalised, binary])
+@pytest.mark.parametrize("begin", [gated, dynamic, penalised, binary])
 def test_a_callback_that_trains_another_model_meanwhile(begin):
     one, callback = interrupted(begin)
-    train(kprune.wrap(compiled()), callback)
+    other = kprune.wrap(compiled())
+    begin(other)
+    train(other, callback)
     train(one)
     assert not left(one)
 
