@@ -197,7 +197,9 @@ def about_result(
     if "--data" not in given:
         way = "Pass samples to choose filters and repair layers with."
         changes = {**plain, "data": given["--validation"]}
-    elif "--method" in given and "--recover" not in given:
+    elif {"--method", "--recover"} & set(given) == {"--method"} and (
+        given["--method"] != "refit"  # It repairs them by default.
+    ):
         way = "Repair the layers before training."
         changes = {"recover": "reconstruct"}
     elif "--method" in given:

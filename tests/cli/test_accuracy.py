@@ -237,6 +237,8 @@ def score(accuracy):
          ("Repair the layers", "--method hgs --epochs 9 --recover reconstruct")),
         (0.8, {"--data": "d", "--recover": "bn", "--method": "hgs", "--epochs": 9},
          True, ("longer", "--method hgs --epochs 18")),
+        (0.8, {"--data": "d", "--method": "refit", "--epochs": 9}, False,
+         ("longer", "--method refit --epochs 18")),
         (0.8, {"--validation": "v"}, False, ("--validation v --data v",)),
     ],
 )  # fmt: skip
