@@ -130,6 +130,7 @@ class DynamicGateCallback(PruningCallback):
                 ", ".join(whole),
             )
         protect_gates(masked, session.optimizer)
+        self._saliencies, self._features = PerReplica(), PerReplica()
         each = _loss_by_sample(trained_part(self.model))
         for name, gate in self._gates.items():
             gate.witness = keeper(self._saliencies, name)

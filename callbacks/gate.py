@@ -299,6 +299,13 @@ class GateCallback(PruningCallback):
         taught = PerReplica()
         if teacher is not None:
             by_name = {w.name: w for w in filter_masks(teacher)}
+            missing = {w.name for w, _ in stages.values()} - set(by_name)
+            if missing:
+                raise ValueError(
+                    "The teacher of GateCallback needs layers of the same names to "
+                    f"compare features. It has none named {sorted(missing)}. Compare "
+                    "outputs alone: modelling=0."
+                )
             for name, (wrapper, reader) in stages.items():
                 axis = reader.axis
                 wrapper.observer = keeper(self._features, name, axis)

@@ -66,6 +66,7 @@ def train(
     from kprune.masking import acting_gates
     from kprune.masking import close_gates
     from kprune.masking.rates import rate_for_fine_tuning
+    from kprune.runs.measure import not_finite
     from kprune.session import dynamic_cost
 
     if resumable.trained.exists():
@@ -102,6 +103,10 @@ def train(
         verbose=0,
         shuffle=False,
     )
+    lost = not_finite(masked)
+    if lost is not None:
+        resumable.remove()  # There is nothing to continue from.
+        raise ValueError(lost)
     open_ = acting_gates(masked).values()
     if any(isinstance(gate, DynamicGate) for gate in open_):
         few = keras.tree.map_structure(lambda values: values[:COUNTED], x)

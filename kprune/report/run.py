@@ -25,6 +25,14 @@ _PARTS = 3
 
 _LOSS, _VALIDATION = "loss", "val_"
 _SHARE = "pruned_"
+_COUNTERS = {
+    "clustered_filters",
+    "learning_rate",
+    "open_gates",
+    "returned_filters",
+    "weak_filters",
+}
+"""Logs that judge no model, in records that do not note the metrics."""
 
 
 def run_page(run: Mapping[str, Any], name: str) -> str:
@@ -125,7 +133,9 @@ def _compiled(run: Mapping[str, Any]) -> set[str]:
     found.update(name for row in run["results"] for name in row["metrics"])
     if "metrics" not in run:  # a record of an earlier version
         names = {name for epoch in run["epochs"] for name in epoch["logs"]}
-        found |= {name for name in names if _VALIDATION + name in names}
+        validated = {name for name in names if _VALIDATION + name in names}
+        others = {n for n in names if not n.startswith(_SHARE)}
+        found |= validated or others - _COUNTERS
     return found
 
 

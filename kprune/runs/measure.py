@@ -132,9 +132,10 @@ def evaluated(
 def not_finite(model: keras.Model) -> str | None:
     """Return a sentence that names the first weight with NaN; None if there is none.
 
-    Infinite values count too.
+    Infinite values count too. Weights that are not trained may have such values on
+    purpose, so they do not count.
     """
-    for weight in model.weights:
+    for weight in model.trainable_weights:
         if first_not_finite(read(weight)) is not None:
             return (
                 f"Training has diverged: weight '{weight.path}' has NaN or infinite "

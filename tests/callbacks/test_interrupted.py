@@ -128,6 +128,19 @@ def test_a_callback_that_trains_another_model_meanwhile(begin):
     assert not left(one)
 
 
+@pytest.mark.parametrize("begin", [gated, dynamic])
+def test_another_model_may_have_other_names(begin):
+    one, callback = interrupted(begin)
+    base = models.convolutions([8, 8])
+    x = keras.layers.Dense(3, name="other")(base.layers[-2].output)
+    other = kprune.wrap(keras.Model(base.input, x))
+    other.compile("sgd", "mse", jit_compile=False)
+    begin(other)
+    train(other, callback)
+    train(one)
+    assert not left(one) and not left(other)
+
+
 def test_training_inside_of_training_undoes_nothing():
     masked = kprune.wrap(compiled())
     seen = []

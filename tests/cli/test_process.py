@@ -58,6 +58,13 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+def test_nothing_is_left_of_a_training_that_diverged(files):
+    result = prune(files, "--learning-rate", 1e20)
+    assert result.exit_code == 1
+    assert "lower learning rate" in result.stderr.splitlines()[-1]
+    assert {p.name for p in files.glob("small*")} == set()
+
+
 def test_an_interrupted_training_goes_on(files, monkeypatch):
     Interrupt.begun = []
     bar = training.FitProgress

@@ -400,3 +400,19 @@ def test_features_that_cannot_be_compared_are_named(caplog):
     recipe = kprune.recipe("kdfs", {"macs": 0.3}, epochs=3)
     found = gates(recipe.prepare(stream(0))).values()
     assert [gate.decoder for gate in found] == [None]
+
+
+def test_a_teacher_with_other_names_is_refused_at_once():
+    masked = kprune.wrap(models.convolutions([4, 4, 4]))
+    kprune.masking.add_gates(masked, decoders=["conv1"])
+    masked.compile("sgd", "mse")
+    teacher = models.convolutions([4, 4, 4], names=["a", "b", "c"])
+    callback = GateCallback(
+        None, {"macs": 0.3}, kprune.OneShot(1), modelling=1.0, teacher=teacher
+    )
+    callback.set_model(masked)
+    callback.set_params({"epochs": 3, "steps": 1})
+    with pytest.raises(ValueError, match=r"none named \['conv2'\]"):
+        callback.on_train_begin()
+    wrappers = kprune.masking.filter_masks(masked)
+    assert all(wrapper.observer is None for wrapper in wrappers)

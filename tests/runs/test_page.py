@@ -150,6 +150,7 @@ LOGS = {"weak_filters": 9.0, "learning_rate": 0.1, "pruned_macs": 0.5}
         ({"acc": 0.5, "loss": 2.0}, ["loss", "acc"], ("acc", 0.5)),
         ({"acc": 0.5, "val_acc": 0.4}, ["acc"], ("val_acc", 0.4)),
         ({"acc": 0.5, "val_acc": 0.4}, None, ("val_acc", 0.4)),
+        ({"acc": 0.5, "loss": 2.0}, None, ("acc", 0.5)),
         ({}, ["loss"], None),
     ],
 )

@@ -281,3 +281,27 @@ def test_a_run_that_ends_in_nan_has_failed(tmp_path, caplog):
     told = " ".join(r.getMessage() for r in caplog.records)
     assert run["error"] in told and "schedule" not in told
     assert runs.folder_of(masked) is None
+
+
+@keras.saving.register_keras_serializable("test_record")
+class Barrier(keras.layers.Layer):
+    """Adds a constant with infinite values, as masks of logits do."""
+
+    def build(self, shape):
+        self.mask = self.add_weight(shape=(shape[-1],), trainable=False)
+
+    def call(self, x):
+        return x + keras.ops.maximum(self.mask, -100.0)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_constants_may_be_infinite(tmp_path):
+    base = plain()
+    barrier = Barrier()
+    model = keras.Model(base.input, barrier(base.output))
+    barrier.mask.assign([0.0] * (base.output.shape[-1] - 1) + [-np.inf])
+    kprune.prune(model, "l1", {"macs": 0.4}, run_dir=tmp_path)
+    run = read_run(tmp_path / "latest" / "run.json")
+    assert run["status"] == "finished" and "compact" in run["files"]
