@@ -17,12 +17,14 @@ from keras.src.losses.loss import scale_loss_for_distribution
 
 from kprune.cost.model import CostModel
 from kprune.data.targets import meanings
+from kprune.data.targets import takes_probabilities
 from kprune.graph import walk
 from kprune.masking import DynamicGate
 from kprune.masking import FilterMask
 from kprune.masking import GatedInput
 from kprune.masking import filter_masks
-from kprune.recovery._pupils import endings
+from kprune.masking import trained_part
+from kprune.recovery._endings import endings
 from kprune.session import Session
 
 Loss = Callable[[Any, Any, Any, Any], Any]
@@ -264,19 +266,39 @@ def compared_as(model: keras.Model, teacher: keras.Model) -> list[str]:
     not say so, several units are classes, and a single one is a value.
 
     Args:
-        model: The model in training.
+        model: The model in training, or the Distiller of it.
         teacher: The model with the outputs to compare.
     """
-    found = []
-    for output, end, meaning in zip(
-        teacher.outputs, endings(teacher), meanings(model), strict=True
-    ):
-        if end == "linear":
-            several = output.shape[-1] != 1
-            meaning = meaning or ("classes" if several else "values")
-            end = meaning if several or meaning == "labels" else "values"
-        found.append(end or "values")
-    return found
+    trained = trained_part(model)
+    loss = getattr(trained, "loss", None)
+    if loss is None:
+        loss = getattr(model, "_student_loss", None)
+    return [
+        _compared_as(output.shape, end, meaning, probabilities)
+        for output, end, meaning, probabilities in zip(
+            teacher.outputs,
+            endings(teacher),
+            meanings(trained, loss),
+            takes_probabilities(trained, loss),
+            strict=True,
+        )
+    ]
+
+
+def _compared_as(
+    shape: Sequence[int | None], end: str, meaning: str, probabilities: bool
+) -> str:
+    if end == "log_softmax":
+        return "classes"  # logits too, which sum to 1 as probabilities
+    if end not in ("linear", "unknown"):
+        return end or "values"
+    several = len(shape) > 1 and shape[-1] != 1
+    meaning = meaning or ("classes" if several else "values")
+    if not several and meaning != "labels":
+        return "values"
+    if end == "unknown" and probabilities:
+        return {"classes": "softmax", "labels": "sigmoid"}[meaning]
+    return meaning
 
 
 def attention(features: Any) -> Any:

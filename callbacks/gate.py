@@ -310,7 +310,7 @@ class GateCallback(PruningCallback):
                 axis = reader.axis
                 wrapper.observer = keeper(self._features, name, axis)
                 by_name[wrapper.name].observer = keeper(taught, name, axis)
-            kinds = compared_as(session.masked, teacher)
+            kinds = compared_as(self.model, teacher)
 
         def loss(x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
             kept = [self._kept[name] for name in order]

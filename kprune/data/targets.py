@@ -50,7 +50,7 @@ def check_targets(
             )
         if getattr(one, "axis", -1) != -1 or not target.size:
             continue
-        check = _CHECKS.get(name.lower().replace("_", ""))
+        check = _CHECKS.get(_key(one))
         if check is not None:
             check(target, output.shape, one, f"`{argument}`", owner)
 
@@ -72,7 +72,7 @@ def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
     if len(model.outputs) != 1 or len(pairs) != 1:
         return targets
     output, one, array = pairs[0]
-    kind = _CHECKS.get((_name(one) or "").lower().replace("_", ""))
+    kind = _CHECKS.get(_key(one))
     classes = output.shape[-1]
     if classes in (None, 1) or getattr(one, "axis", -1) != -1:
         return targets
@@ -88,24 +88,49 @@ def as_loss_wants(targets: Any, model: keras.Model, loss: Any = None) -> Any:
     return keras.utils.to_categorical(indices, classes)
 
 
-def meanings(model: keras.Model) -> list[str]:
-    """Return what the compiled loss takes each output of a model for.
+def meanings(model: keras.Model, loss: Any = None) -> list[str]:
+    """Return what the loss takes each output of a model for.
 
     Args:
         model: A functional model.
+        loss: Loss in any form that `compile` takes. Defaults to the model's.
 
     Returns:
         `"classes"` of which one is true, `"labels"` of which any may be true,
         `"values"` of a regression, or `""` if the loss does not say so.
     """
+    return [_MEANINGS.get(_key(one), "") for one in _loss_of_each(model, loss)]
+
+
+def takes_probabilities(model: keras.Model, loss: Any = None) -> list[bool]:
+    """Return whether the loss takes each output of a model for probabilities.
+
+    Args:
+        model: A functional model.
+        loss: Loss in any form that `compile` takes. Defaults to the model's.
+    """
+    return [
+        (
+            (key := _key(one)).endswith("crossentropy")
+            and not getattr(one, "from_logits", False)
+        )
+        or key == "kldivergence"
+        for one in _loss_of_each(model, loss)
+    ]
+
+
+def _loss_of_each(model: keras.Model, loss: Any) -> list[Any]:
+    """Return the loss of each output, or None, in the order of `model.outputs`."""
+    loss = getattr(model, "loss", None) if loss is None else loss
     outputs = _outputs(model)
-    losses = _by_output(getattr(model, "loss", None), outputs)
+    losses = _by_output(loss, outputs)
     keys = {id(tensor): key for key, tensor in outputs.items()}
-    found = []
-    for tensor in model.outputs:
-        name = _name(losses.get(keys.get(id(tensor), ""))) or ""
-        found.append(_MEANINGS.get(name.lower().replace("_", ""), ""))
-    return found
+    return [losses.get(keys.get(id(t), "")) for t in model.outputs]
+
+
+def _key(loss: Any) -> str:
+    """Return the key of a Keras loss in the tables below."""
+    return (_name(loss) or "").lower().replace("_", "")
 
 
 def class_indices(

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 
 from kprune.graph import walk
 from kprune.graph.kept import Kept
@@ -17,12 +16,12 @@ from kprune.masking import masks
 from kprune.masking.state import WeightSnapshot
 from kprune.rebuild import rebuild
 from kprune.recovery._calibration import norms
+from kprune.recovery._endings import ends
 from kprune.recovery._features import last_features
 from kprune.recovery._linear import linear
 from kprune.session import Session
 from kprune.session.gradients import trainable
 from kprune.session.program import Program
-from kprune.session.program import ProgramCall
 
 MOMENTUM = 0.9
 """Largest momentum of moving statistics, as training takes only a few hundred steps."""
@@ -189,7 +188,8 @@ def _first_kernels(model: keras.Model) -> list[keras.Variable]:
 def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
     """Return a context with the model without its final softmax or sigmoid.
 
-    An activation whose layer has other outputs, or readers inside the model, stays.
+    What shapes, casts or clips the probabilities is left out too, where it can be. An
+    activation whose layer has other outputs, or readers inside the model, stays.
 
     Args:
         model: A functional model. Its last layers lack their activation inside
@@ -216,89 +216,30 @@ def logits(model: keras.Model, scale: float) -> Iterator[keras.Model]:
             kernel.assign(read(kernel) / scale)
 
 
-def endings(model: keras.Model) -> list[str]:
-    """Return what each output is: of a `"softmax"` or `"sigmoid"`, `"linear"`, or `""`.
-
-    Layers that only change the shape do not count. An output is `""` if another
-    activation ends it.
-
-    Args:
-        model: A functional model.
-    """
-    program = Program(model)
-    makers = {slot: call for call in program.calls for slot in call.outputs}
-    found = []
-    for slot in program.outputs:
-        call = makers.get(slot)
-        while call is not None and isinstance(call.layer, _SHAPING):
-            call = makers.get(call.given[0])
-        found.append("linear" if call is None else _ending(call.layer))
-    return found
-
-
-_SHAPING = (layers.Reshape, layers.Flatten, layers.Identity, layers.Dropout)
-
-
-_ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
-
-_ACTING = keras.src.ops.nn.__name__
-"""The module of activations in `keras.ops`."""
-
-
-def _ending(layer: Any) -> str:
-    if isinstance(layer, layers.Softmax | keras.src.ops.nn.Softmax):
-        return "softmax"
-    if isinstance(layer, keras.src.ops.nn.Sigmoid):
-        return "sigmoid"
-    if isinstance(layer, _ACTIVATIONS) or type(layer).__module__ == _ACTING:
-        return ""
-    activation = getattr(layer, "activation", None)
-    if activation in (None, keras.activations.linear):
-        return "linear"
-    name = getattr(activation, "__name__", "")
-    return name if activation in _SQUASHING else ""
-
-
 def _ends(functional: keras.Model) -> list[tuple[Any, Any]]:
     """Return, for each output, its logits and the layer to strip of its activation."""
     program = Program(functional)
+    outer = {id(node) for node in walk.nodes(program.functional)}
     read_inside = {slot for call in program.calls for slot in call.given}
-    ends = []
-    for tensor, slot, call in zip(
-        functional.outputs, program.outputs, _last_calls(program), strict=True
+    found: list[tuple[Any, Any]] = []
+    for tensor, slot, end in zip(
+        functional.outputs, program.outputs, ends(program), strict=True
     ):
-        found, layer = tensor, None
-        if call is not None and _squashes(call.layer):
+        pair = tensor, None
+        if end is not None and end.squashes:
             # A new end inside a nested model would have no effect outside it.
-            outer = any(tensor is output for output in call.node.outputs)
-            only_squashes = isinstance(
-                call.layer, keras.layers.Softmax | keras.layers.Activation
+            inside = id(end.call.node) not in outer
+            between = [call.given[0] for call in end.behind]
+            only_here = slot not in read_inside and all(
+                program.only_reader(part) is not None for part in between
             )
-            once = len(program.calls_of([call.layer])) == 1
-            if outer and only_squashes:
-                found = call.tensors[0]
-            elif (
-                hasattr(call.layer, "activation")
-                and once
-                and slot not in read_inside
-            ):
-                layer = call.layer
-        ends.append((found, layer))
-    return ends
-
-
-def _last_calls(program: Program) -> list[ProgramCall | None]:
-    """Return the call that makes each output, or None if it is an input."""
-    makers = {slot: call for call in program.calls for slot in call.outputs}
-    return [makers.get(slot) for slot in program.outputs]
-
-
-def _squashes(layer: Any) -> bool:
-    """Return whether a layer, or its activation, is a softmax or sigmoid."""
-    return (
-        isinstance(layer, layers.Softmax)
-        or getattr(layer, "activation", None) in _SQUASHING
-    )
-
-
-_SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
+            once = len(program.calls_of([end.layer])) == 1
+            if end.only_squashes and not inside:
+                pair = end.call.tensors[0], None
+            elif hasattr(end.layer, "activation") and once and only_here:
+                if not inside:
+                    pair = end.call.node.outputs[end.index], end.layer
+                elif not end.clipped:
+                    pair = tensor, end.layer
+        found.append(pair)
+    return found

@@ -150,6 +150,141 @@ def test_outputs_are_compared_as_what_they_are():
         assert compared_as(model, model) == expected
 
 
+BINARY = keras.losses.BinaryCrossentropy
+SEVERAL = keras.losses.CategoricalCrossentropy
+
+
+def softmax(x, units=3):
+    return keras.layers.Dense(units, "softmax")(x)
+
+
+def timed(layer):
+    return lambda x: keras.layers.TimeDistributed(layer)(x)
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        (lambda x: keras.layers.Dense(3, "log_softmax")(x), "classes"),
+        (lambda x: keras.ops.log_softmax(x), "classes"),
+        (timed(keras.layers.Dense(2, "softmax")), "softmax"),
+        (timed(keras.layers.Dense(2, "sigmoid")), "sigmoid"),
+        (timed(keras.layers.Softmax(1)), "softmax"),
+        (lambda x: keras.ops.reshape(softmax(x), (-1, 15)), "softmax"),
+        (lambda x: keras.ops.cast(softmax(x), "float16"), "softmax"),
+        (
+            lambda x: keras.layers.Activation("linear", dtype="float16")(
+                softmax(x)
+            ),
+            "softmax",
+        ),
+        (lambda x: keras.ops.clip(softmax(x), 1e-6, 1 - 1e-6), "softmax"),
+        (
+            lambda x: keras.ops.squeeze(
+                keras.ops.sigmoid(keras.layers.Dense(1)(x)), -1
+            ),
+            "sigmoid",
+        ),
+        (lambda x: keras.ops.expand_dims(softmax(x), 1), "softmax"),
+        (lambda x: keras.ops.expand_dims(softmax(x), -1), "values"),
+        (lambda x: keras.layers.Dense(3, keras.ops.softmax)(x), "softmax"),
+        # Only over the last axis.
+        (lambda x: keras.layers.Softmax(axis=1)(x), "values"),
+        (lambda x: keras.layers.Permute((2, 1))(softmax(x)), "values"),
+        (
+            lambda x: keras.layers.Permute((2, 1))(
+                keras.layers.Softmax(axis=1)(x)
+            ),
+            "softmax",
+        ),
+        (
+            lambda x: keras.ops.transpose(keras.ops.softmax(x, 1), (0, 2, 1)),
+            "softmax",
+        ),
+        (
+            lambda x: keras.layers.Permute((2, 1, 3))(
+                softmax(keras.layers.Reshape((5, 2, 2))(x))
+            ),
+            "softmax",
+        ),
+        (
+            lambda x: keras.ops.squeeze(
+                keras.layers.Dense(1)(keras.layers.Flatten()(x)), -1
+            ),
+            "values",
+        ),
+    ],
+)
+def test_what_only_shapes_outputs_does_not_change_their_kind(end, kind):
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, end(inputs))
+    assert compared_as(model, model) == [kind]
+
+
+@pytest.mark.parametrize(
+    ("loss", "unknown", "linear"),
+    [
+        (BINARY(), "sigmoid", "labels"),
+        ("binary_crossentropy", "sigmoid", "labels"),
+        (BINARY(from_logits=True), "labels", "labels"),
+        ("categorical_crossentropy", "softmax", "classes"),
+        (SEVERAL(), "softmax", "classes"),
+        (SEVERAL(from_logits=True), "classes", "classes"),
+        ("kl_divergence", "softmax", "classes"),
+        ("mse", "values", "values"),
+        (None, "classes", "classes"),
+    ],
+)
+def test_the_loss_tells_probabilities_from_logits(loss, unknown, linear):
+    inputs = keras.Input((4,))
+    mean = keras.layers.Average()([softmax(inputs), softmax(inputs)])
+    for output, kind in (
+        (mean, unknown),
+        (keras.layers.Dense(3)(inputs), linear),
+    ):
+        model = keras.Model(inputs, output)
+        model.compile("sgd", loss)
+        assert compared_as(model, model) == [kind]
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        (BINARY(from_logits=True), "labels"),
+        (SEVERAL(from_logits=True), "classes"),
+        ("mse", "values"),
+    ],
+)
+def test_a_distillers_loss_tells_what_its_student_returns(
+    monkeypatch, loss, kind
+):
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, name="a")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    student = keras.Model(inputs, keras.layers.Dense(4)(x))
+    recipe = kprune.recipe("kdfs", {"macs": 0.3}, epochs=2)
+    masked = recipe.prepare(student)
+    training = keras.distillation.Distiller(
+        keras.models.clone_model(student),
+        masked,
+        keras.distillation.LogitsDistillation(),
+    )
+    training.compile("sgd", loss)
+    seen = []
+
+    def note(*args):
+        seen.extend(compared_as(*args))
+        return list(seen)
+
+    monkeypatch.setattr("kprune.callbacks.gate.compared_as", note)
+    callback = recipe.callbacks[-1]
+    callback.set_model(training)
+    callback.set_params({"epochs": 2})
+    callback.on_train_begin()
+    callback.on_train_end()
+    assert seen == [kind]
+
+
 @pytest.mark.not_on("jax", reason="compiles for long what is the same there")
 @pytest.mark.parametrize("name", ["kdfs", "manidp"])
 def test_gates_train_in_mixed_precision(name):

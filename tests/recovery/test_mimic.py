@@ -17,7 +17,7 @@ from kprune.recovery import Mimic
 from kprune.recovery import recover
 from kprune.recovery._augment import flip_and_crop
 from kprune.recovery._augment import mix
-from kprune.recovery._pupils import endings
+from kprune.recovery._endings import endings
 from kprune.recovery._pupils import input_scale
 from kprune.recovery._pupils import logits
 
@@ -184,6 +184,73 @@ def test_an_activation_that_acts_inside_the_model_stays(again):
     assert np.abs(plain - probabilities).max() > 0.1
     assert_only_ends_change(model, x, 1.0, [plain, plain, g])
     assert endings(model) == ["linear", "softmax", "sigmoid"]
+
+
+def timed(x):
+    head = layers.Dense(4, activation="softmax", name="head")
+    return layers.TimeDistributed(head)(layers.Reshape((2, 3))(x))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: keras.ops.softmax(layers.Dense(4, name="head")(x)),
+        lambda x: keras.ops.sigmoid(layers.Dense(4, name="head")(x)),
+        lambda x: layers.Reshape((2, 2))(
+            layers.Softmax()(layers.Dense(4, name="head")(x))
+        ),
+        lambda x: layers.Reshape((2, 2))(
+            layers.Dense(4, activation="softmax", name="head")(x)
+        ),
+        lambda x: keras.ops.clip(
+            layers.Dense(4, activation="sigmoid", name="head")(x), 1e-6, 1.0
+        ),
+        lambda x: layers.Activation("linear")(
+            layers.Dense(4, activation="softmax", name="head")(x)
+        ),
+        timed,
+    ],
+)
+def test_logits_are_found_behind_what_shapes_or_clips_them(end):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, end(inputs))
+    randomise(model)
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    kernel, bias = map(np.array, model.get_weights())
+    wanted = x.reshape(-1, len(kernel)) @ kernel + bias
+    before = outputs(model, x)
+    with logits(model, 1.0) as bare:
+        (found,) = outputs(bare, x)
+    np.testing.assert_allclose(
+        found.reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(outputs(model, x)[0], before[0], rtol=1e-5)
+
+
+def test_probabilities_that_are_read_behind_a_reshape_stay():
+    inputs = keras.Input((6,))
+    y = layers.Dense(4, activation="softmax")(inputs)
+    shaped = layers.Reshape((2, 2))(y)
+    model = keras.Model(inputs, [shaped, layers.Dense(3)(shaped)])
+    randomise(model)
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    assert_only_ends_change(model, x, 1.0, outputs(model, x))
+
+
+def test_logits_of_a_nested_model_are_not_clipped():
+    y = keras.Input((6,))
+    z = layers.Dense(4, activation="sigmoid")(y)
+    inputs = keras.Input((6,))
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    clipped = keras.Model(y, keras.ops.clip(z, 1e-6, 1.0))
+    shaped = keras.Model(y, layers.Reshape((2, 2))(z))
+    for nested in (clipped, shaped):
+        model = keras.Model(inputs, nested(inputs))
+        randomise(model)
+        kernel, bias = map(np.array, model.get_weights())
+        plain = (x @ kernel + bias).reshape(-1, 2, 2)
+        wanted = outputs(model, x) if nested is clipped else [plain]
+        assert_only_ends_change(model, x, 1.0, wanted)
 
 
 def test_inputs_of_a_layer_that_is_called_again_are_not_scaled():
