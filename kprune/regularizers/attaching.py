@@ -16,6 +16,46 @@ from kprune.graph.shortcuts import projections
 from kprune.masking import FilterMask
 
 
+class GroupedKernel(keras.Variable):
+    """A copy of a kernel in the shape in which penalties get it.
+
+    Args:
+        kernel: The variable. The copy has its name and path.
+        value: Its value, of shape `(..., inputs per group, outputs)`.
+        groups: Number of groups. The outputs of a group are adjacent.
+    """
+
+    def __init__(self, kernel: Any, value: Any, groups: int) -> None:
+        super().__init__(
+            keras.ops.copy(value),  # PyTorch would share a parameter.
+            dtype=kernel.dtype,
+            trainable=False,
+            name=kernel.name,
+        )
+        self._path = kernel.path
+        self.groups = groups
+
+
+def groups_of(kernel: Any) -> int:
+    """Return the number of groups of a kernel that `across` gets."""
+    return getattr(kernel, "groups", 1)
+
+
+def summed(regularizer: Any, kernel: Any, groups: int) -> Any:
+    """Return the sum of a penalty on each group of a kernel.
+
+    Args:
+        regularizer: The penalty.
+        kernel: Tensor of shape `(..., inputs per group, outputs)`.
+        groups: Number of groups. Their filters read different channels.
+    """
+    if groups == 1:
+        return regularizer(kernel)
+    apart = (*kernel.shape[:-1], groups, -1)
+    parts = keras.ops.moveaxis(keras.ops.reshape(kernel, apart), -2, 0)
+    return keras.ops.sum(keras.ops.vectorized_map(regularizer, parts))
+
+
 class Attached(keras.regularizers.Regularizer):
     """A penalty that replaces a variable's own regularizer, and includes it.
 
@@ -50,12 +90,7 @@ class Attached(keras.regularizers.Regularizer):
             # The masked weights, so that removed ones are not penalised.
             acting = self._wrapper.effective(self._index)
         kernel, groups = grouped_kernel(self._layer, acting)
-        if groups == 1:
-            return self.regularizer(kernel)
-        # Filters of different groups read different channels.
-        apart = (*kernel.shape[:-1], groups, -1)
-        parts = keras.ops.moveaxis(keras.ops.reshape(kernel, apart), -2, 0)
-        return keras.ops.sum(keras.ops.vectorized_map(self.regularizer, parts))
+        return summed(self.regularizer, kernel, groups)
 
     def __call__(self, value: Any) -> Any:
         penalty = self.alone(value)
@@ -80,8 +115,12 @@ def attach(
         regularizer: A `keras.regularizers.Regularizer`, or its name. It is called with
             kernels of shape `(..., inputs, outputs)`, also of transposed convolutions,
             and for each group of a convolution with groups or a depthwise one; these
-            are added up. If it has a method `across(kernels)`, that returns one
-            regularizer per kernel.
+            are added up. Groups are passed under `keras.ops.vectorized_map`, so it has
+            to use `keras.ops` throughout. If it has a method `across(kernels)`, that
+            returns one regularizer per kernel. It gets the layers' variables; in place
+            of those of other shapes or with groups, copies with the same `name` and
+            `path`, of shape `(..., inputs per group, outputs)`, and their number of
+            groups as attribute `groups`.
         layers: Layers with a kernel, or their names. Defaults to all convolutions and
             transposed convolutions except depthwise and separable ones and 1x1
             projections in shortcuts; without any, to all Dense layers.
@@ -121,7 +160,7 @@ def attach(
     if hasattr(regularizer, "across"):
         penalties = regularizer.across(
             [
-                grouped_kernel(walk.unwrap(outer), kernel)[0]
+                _arranged(walk.unwrap(outer), kernel)
                 for outer, kernel in zip(chosen, kernels, strict=True)
             ]
         )
@@ -200,6 +239,14 @@ def _kernel(outer: Any) -> Any:
             "or more axes to penalise."
         )
     return kernel
+
+
+def _arranged(layer: Any, kernel: Any) -> Any:
+    """Return a kernel as `across` gets it: the variable itself, if possible."""
+    value, groups = grouped_kernel(layer, kernel)
+    if value is kernel and groups == 1:
+        return kernel
+    return GroupedKernel(kernel, value, groups)
 
 
 def _found_kernel(layer: Any) -> Any:

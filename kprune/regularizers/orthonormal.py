@@ -12,6 +12,7 @@ from keras import ops
 from kprune.arguments import choice
 from kprune.arguments import number
 from kprune.parts import Part
+from kprune.regularizers.attaching import groups_of
 
 NORMS = ("l1", "frobenius")
 
@@ -57,13 +58,14 @@ class Orthonormal(Part, keras.regularizers.Regularizer):
     def across(self, kernels: Sequence[Any]) -> list[Orthonormal]:
         """Return one penalty per kernel, with shares that sum to 1.
 
-        A layer's share is proportional to the square root of its number of filters, or
-        of weights per filter, whichever is smaller.
+        A layer's share is proportional to the square root of its number of filters, in
+        each group, or of weights per filter, whichever is smaller.
 
         Args:
-            kernels: Kernels of shape `(..., inputs, outputs)`.
+            kernels: Kernels of shape `(..., inputs, outputs)`. See
+                `kprune.regularizers.attach`.
         """
-        roots = np.sqrt([min(_sizes(kernel.shape)) for kernel in kernels])
+        roots = np.sqrt([_rows(kernel) for kernel in kernels])
         return [
             Orthonormal(self.strength, self.norm, float(share))
             for share in roots / roots.sum()
@@ -88,6 +90,12 @@ class Orthonormal(Part, keras.regularizers.Regularizer):
             # The gradient at 0 is 0, unlike that of `abs` on JAX.
             total = ops.sum(apart * ops.stop_gradient(ops.sign(apart)))
         return self.strength * self.share * total
+
+
+def _rows(kernel: Any) -> int:
+    """Return the number of rows of a group's `P`."""
+    outputs, weights = _sizes(kernel.shape)
+    return min(outputs // groups_of(kernel), weights)
 
 
 def _sizes(shape: Any) -> tuple[int, int]:

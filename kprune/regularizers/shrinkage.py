@@ -10,6 +10,8 @@ from keras import ops
 from keras.ops import convert_to_numpy
 
 from kprune.masking.slots import base_optimizers
+from kprune.regularizers.attaching import groups_of
+from kprune.regularizers.attaching import summed
 
 
 class Shrinkage(keras.regularizers.Regularizer):
@@ -43,6 +45,9 @@ class Shrinkage(keras.regularizers.Regularizer):
     def across(self, kernels: Sequence[Any]) -> list[Any]:
         """Return one regularizer for each kernel.
 
+        Args:
+            kernels: See `kprune.regularizers.attach`.
+
         Raises:
             ValueError: The penalty does not fall when a kernel shrinks.
         """
@@ -52,11 +57,12 @@ class Shrinkage(keras.regularizers.Regularizer):
         config = self._regularizer.get_config()
         unit = type(self._regularizer).from_config({**config, "strength": 1.0})
         weights = ops.convert_to_tensor(kernel)
+        groups = groups_of(kernel)
         whole, shrunk, squared = (
             float(convert_to_numpy(value))
             for value in (
-                unit(weights),
-                unit((1.0 - self._share) * weights),
+                summed(unit, weights, groups),
+                summed(unit, (1.0 - self._share) * weights, groups),
                 ops.sum(ops.square(ops.cast(weights, "float32"))),
             )
         )

@@ -177,6 +177,38 @@ def test_orthonormal_filters_of_a_transposed_convolution_cost_nothing():
     assert losses(model) == pytest.approx(0, abs=1e-4)
 
 
+class Named(keras.regularizers.Regularizer):
+    """Keeps the kernels that `across` gets."""
+
+    def across(self, kernels):
+        self.kernels = kernels
+        return [PENALTY] * len(kernels)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_across_gets_variables_with_the_names_of_the_layers_kernels(masked):
+    model = other_layouts()
+    penalty = Named()
+    names = ["apart", "up", "deep"]
+    attach(kprune.wrap(model) if masked else model, penalty, names)
+    for name, kernel in zip(names, penalty.kernels, strict=True):
+        parts = rows_of(model, name)
+        own = model.get_layer(name).kernel
+        assert (kernel.name, kernel.path) == (own.name, own.path)
+        assert kernel.groups == len(parts)
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(kernel), np.concatenate(parts, -1)
+        )
+
+
+def test_across_gets_the_layers_own_variables_where_possible():
+    model = small_net(6)
+    penalty = Named()
+    names = attach(model, penalty, ["conv1", "head"])
+    for name, kernel in zip(names, penalty.kernels, strict=True):
+        assert kernel is model.get_layer(name).kernel
+
+
 def test_by_default_all_convolutions_but_depthwise_ones_are_penalised():
     assert attach(other_layouts(), PENALTY) == ["apart", "up"]
 

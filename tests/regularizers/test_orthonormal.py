@@ -65,6 +65,22 @@ def test_layers_share_the_penalty_by_the_roots_of_their_sizes():
     assert regularizers.detach(model) == names
 
 
+def test_filters_of_one_group_count_for_the_share():
+    x = inputs = keras.Input((8, 8, 8))
+    x = keras.layers.Conv2D(8, 3, groups=2, name="apart")(x)
+    x = keras.layers.Conv2DTranspose(9, 3, name="up")(x)
+    x = keras.layers.DepthwiseConv2D(3, name="deep")(x)
+    model = keras.Model(inputs, x)
+    names = regularizers.attach(
+        model, Orthonormal(0.5), ["apart", "up", "deep"]
+    )
+    shares = [
+        model.get_layer(name).kernel.regularizer.regularizer.share
+        for name in names
+    ]
+    assert shares == pytest.approx([2 / 6, 3 / 6, 1 / 6])
+
+
 def test_it_comes_back_from_its_configuration():
     penalty = Orthonormal(0.5, "frobenius", 0.25)
     saved = keras.saving.serialize_keras_object(penalty)
