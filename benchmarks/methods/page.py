@@ -76,10 +76,6 @@ The result file of each run lists its parts. The controls that remove filters at
 same time (`later-...` in `arms.py`) have not been run in these series, so the claims
 that need them are not tested below.
 
-**FilterSketch and KDFS were run with earlier versions** in the series of ResNet-8, too.
-Since then, sketches leave out the weights that read channels which are cut, and of the
-five groups that had a decoder in KDFS the two residual streams have one.
-
 **Batch normalisation** has a momentum of 0.9, also in ResNet-8, which was published
 with Keras' default of 0.99. At 0.99 the moving statistics need 300 steps to follow a
 change to 95 %. In runs this short, that would be a disadvantage for every method that
