@@ -27,6 +27,8 @@ import pathlib
 import sys
 import time
 
+import best_path
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -37,7 +39,6 @@ TARGETS = {
     "resnet56": (0.36, 0.49, 0.66),
 }
 STEPS = 800
-SAMPLES = 1024
 
 sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
@@ -61,14 +62,13 @@ def path_of(
     network: str, target: float, steps: int, options: argparse.Namespace
 ) -> pathlib.Path:
     budget = f"{steps}"
-    if options.samples != SAMPLES:
+    if options.samples != best_path.SAMPLES:
         budget += f"x{options.samples}"
     name = f"{network}-{100 * target:g}-{budget}-{options.seed}.json"
     return RESULTS / name
 
 
 def measure(network: str, target: float, options: argparse.Namespace) -> None:
-    import best_path
     import keras
 
     import kprune
@@ -82,7 +82,7 @@ def measure(network: str, target: float, options: argparse.Namespace) -> None:
     full = kprune.cost(model)
     masked = kprune.wrap(model)
     session = kprune.Session(masked, data)
-    few = data[:SAMPLES]
+    few = data[: best_path.SAMPLES]
     baseline, before = top1(masked), session.snapshot()
     start = time.process_time()
     kprune.prune(masked, reduce={"macs": target}, data=few)
@@ -135,7 +135,12 @@ def main() -> None:
         help="shares of the MACs; default: three",
     )
     add("--steps", type=int, nargs="+", default=[STEPS])
-    add("--samples", type=int, default=SAMPLES, help="images to train on")
+    add(
+        "--samples",
+        type=int,
+        default=best_path.SAMPLES,
+        help="images to train on",
+    )
     add("--seed", type=int, default=0)
     add("--data-dir", type=pathlib.Path)
     add("--list", action="store_true", help="list what is missing; run nothing")

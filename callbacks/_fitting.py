@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import traceback
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -125,16 +126,11 @@ class _Fit:
 
 def _is_fitting(model: Any) -> bool:
     """Return whether this is called inside of a `fit` of the model or its Distiller."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "fit":
-            owner = frame.f_locals.get("self")
-            if isinstance(owner, keras.Model) and model in (
-                owner,
-                trained_part(owner),
-            ):
+    for frame, _ in traceback.walk_stack(inspect.currentframe()):
+        owner = frame.f_locals.get("self")
+        if frame.f_code.co_name == "fit" and isinstance(owner, keras.Model):
+            if model in (owner, trained_part(owner)):
                 return True
-        frame = frame.f_back
     return False
 
 
@@ -153,12 +149,10 @@ def companions(
     Keras gives a callback no access to the others, so the list that is calling it
     is looked up on the stack. The result is empty if there is none.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame, _ in traceback.walk_stack(inspect.currentframe()):
         owner = frame.f_locals.get("self")
         if isinstance(owner, keras.callbacks.CallbackList):
             return list(owner.callbacks)
-        frame = frame.f_back
     return []
 
 

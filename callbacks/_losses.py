@@ -247,7 +247,8 @@ def divergence(wanted: Any, given: Any, temperature: float, kind: str) -> Any:
 
 def _gain(target: Any, value: Any, log: Callable[[Any], Any]) -> Any:
     """Return the contributions of outcomes to a divergence, from their logits."""
-    return ops.exp(log(target)) * (log(target) - log(value))
+    expected = log(target)
+    return ops.exp(expected) * (expected - log(value))
 
 
 def _logits(outputs: Any, kind: str) -> Any:

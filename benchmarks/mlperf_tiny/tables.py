@@ -287,9 +287,11 @@ def trained_row(runs: list[Result]) -> str:
         spread(lambda r: r["int8"]["accuracy"]["after"]["test[5000:]"]),
     ]
     if setting["qat"]:
-        cells.append(f"{setting['qat']}, rate {setting['qat_rate']:g}")
-        for part in ("test", "test[5000:]"):
-            cells.append(spread(lambda r: r["qat"]["accuracy"][part]))  # noqa: B023
+        cells += [
+            f"{setting['qat']}, rate {setting['qat_rate']:g}",
+            spread(lambda r: r["qat"]["accuracy"]["test"]),
+            spread(lambda r: r["qat"]["accuracy"]["test[5000:]"]),
+        ]
     else:
         cells += ["", "", ""]
     return f"| {' | '.join(cells)} |"

@@ -112,9 +112,8 @@ class Resumable:
             if not self.begun:
                 self.remove()
                 raise
-            if isinstance(
-                error, SystemExit
-            ):  # See `kprune.outputs.clean_exit`.
+            # See `kprune.outputs.clean_exit`.
+            if isinstance(error, SystemExit):
                 raise
             left = self._left()
             if isinstance(error, KeyboardInterrupt):
